@@ -1,0 +1,162 @@
+"""Prompt templates: what a row is asked, for each presence case, original and augmented.
+
+The grammar is that of the authors' released prompts (checked against 5,200 generated records)::
+
+    instruction + basis + ".\\n" + [text + "\\n"] + question + "?\\nOptions:" + options + "\\n" + closing
+
+The augmented ("modality-agnostic") variant is the prompt augmentation of FedMLLM, section 4.1.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ConfigError, DataError
+
+VARIANTS = ("original", "augmented")
+CASES = ("both", "text", "image", "neither")
+TASKS = ("choice", "vqa")
+METRICS = ("auc", "macro_f1", "accuracy")
+_KEYS = {"name", "task", "metric", "options", "positive", "instruction", "closing", *VARIANTS}
+
+#: Options are lettered, so a template can have at most this many.
+LETTERS = string.ascii_uppercase
+
+
+def template_dir() -> Path:
+    """The folder of the templates that ship with the package."""
+    packaged = Path(__file__).resolve().parent.parent / "data_templates"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "data_templates"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What changes with the modalities that a row shows."""
+
+    basis: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """The prompts of one data set.
+
+    Attributes:
+        name: file name without ``.yaml``.
+        task: ``choice`` (one question, lettered options) or ``vqa`` (the row asks its own question).
+        metric: the number that the data set is judged by.
+        options: the answers to choose from, in letter order; empty for ``vqa``.
+        positive: index of the option whose probability is the score of the AUC.
+        instruction: opening of a choice prompt.
+        closing: end of a choice prompt.
+        cases: variant -> presence case -> what changes.
+    """
+
+    name: str
+    task: str
+    metric: str
+    options: tuple[str, ...]
+    positive: int
+    instruction: str
+    closing: str
+    cases: Mapping[str, Mapping[str, Case]]
+
+    def answer(self, label: int) -> str:
+        """The completion for an option, ``(A) name``."""
+        return f"({LETTERS[label]}) {self.options[label]}"
+
+    def prompt(self, sample: Sample, variant: str = "original") -> str:
+        """The user's turn as text, without any image placeholder (the chat template adds that).
+
+        Args:
+            sample: the row; its presence picks the case.
+            variant: ``original`` or ``augmented``.
+
+        Raises:
+            DataError: a ``vqa`` row has no question.
+        """
+        case = self.cases[variant][sample.presence]
+        if self.task == "vqa":
+            if not sample.question:
+                raise DataError(f"{sample.source or sample.id}: the template {self.name!r} needs a question in every row.")
+            lines = [sample.text] if sample.text else []
+            return "\n".join([*lines, case.question.replace("{question}", sample.question)])
+        options = "".join(f"\n({LETTERS[i]}) {name}" for i, name in enumerate(self.options))
+        text = f"{sample.text}\n" if sample.text is not None else ""
+        return f"{self.instruction}{case.basis}.\n{text}{case.question}?\nOptions:{options}\n{self.closing}"
+
+    def record_prompt(self, sample: Sample, variant: str = "original") -> str:
+        """The prompt as the authors' record format stores it, with ``<image>\\n`` where there is an image."""
+        return ("<image>\n" if sample.image is not None else "") + self.prompt(sample, variant)
+
+
+def _case(value: Any, task: str, where: str) -> Case:
+    if task == "vqa":
+        if not isinstance(value, str) or "{question}" not in value:
+            raise ConfigError(f"{where} must be a text that contains {{question}}.")
+        return Case("", value)
+    if not isinstance(value, Mapping) or set(value) != {"basis", "question"}:
+        raise ConfigError(f"{where} must have exactly the keys basis and question.")
+    return Case(str(value["basis"]), str(value["question"]))
+
+
+def load_template(name_or_path: str | Path) -> Template:
+    """Read a template by name (one that ships) or by path (the user's own).
+
+    Raises:
+        ConfigError: no such template, or a key is missing, unknown or of the wrong type.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = template_dir() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in template_dir().glob("*.yaml")))
+        raise ConfigError(f"No prompt template {name_or_path!r}: give the path of a .yaml file, or one of {known}.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping of keys to values.")
+    unknown = sorted(set(raw) - _KEYS)
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
+    missing = sorted({"task", "metric", *VARIANTS} - set(raw))
+    if missing:
+        raise ConfigError(f"{path}: the key {missing[0]!r} is missing.")
+    task, metric = raw["task"], raw["metric"]
+    if task not in TASKS:
+        raise ConfigError(f"{path}: task must be one of {', '.join(TASKS)}, not {task!r}.")
+    if metric not in METRICS:
+        raise ConfigError(f"{path}: metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+    options = tuple(str(option) for option in raw.get("options") or ())
+    if task == "choice" and not 2 <= len(options) <= len(LETTERS):
+        raise ConfigError(f"{path}: a choice needs 2 to {len(LETTERS)} options, got {len(options)}.")
+    if len(set(options)) != len(options):
+        raise ConfigError(f"{path}: two options are the same.")
+    positive = raw.get("positive", 1)
+    if metric == "auc" and (len(options) != 2 or positive not in (0, 1)):
+        raise ConfigError(f"{path}: metric auc needs exactly two options and positive: 0 or 1.")
+    cases: dict[str, dict[str, Case]] = {}
+    for variant in VARIANTS:
+        given = raw[variant]
+        if not isinstance(given, Mapping) or set(given) != set(CASES):
+            raise ConfigError(f"{path}: {variant} must have exactly the keys {', '.join(CASES)}.")
+        cases[variant] = {case: _case(given[case], task, f"{path}: {variant}.{case}") for case in CASES}
+    return Template(
+        name=path.stem,
+        task=task,
+        metric=metric,
+        options=options,
+        positive=int(positive),
+        instruction=str(raw.get("instruction", "")),
+        closing=str(raw.get("closing", "")),
+        cases=cases,
+    )

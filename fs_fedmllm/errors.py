@@ -1,0 +1,33 @@
+"""Errors a user can act on.
+
+Each message is one paragraph that names the file, line or key at fault and what to change.
+The command line prints it without a traceback and exits with code 2.
+"""
+
+
+class FedMLLMError(Exception):
+    """Base of every error that the user, not the programmer, can put right."""
+
+
+class ConfigError(FedMLLMError):
+    """A configuration key or value is wrong; the message names its full key path."""
+
+
+class DataError(FedMLLMError):
+    """A data file, row or image is wrong; the message names the file and the row."""
+
+
+class ScenarioError(FedMLLMError):
+    """A scenario cannot be applied to these samples and clients."""
+
+
+class ModelError(FedMLLMError):
+    """A model cannot be loaded or does not have what the configuration asks of it."""
+
+
+class UpdateError(FedMLLMError):
+    """A client's update cannot be aggregated, or no valid update is left in a round."""
+
+
+class HostError(FedMLLMError):
+    """A host framework is missing, is not what it should be, or cannot run the job."""
