@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 #: The modalities that a scenario can take away, in the order in which draws are made.
 MODALITIES = ("image", "text")
-
-_NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Sample:
     question: str | None = None
     label: int | None = None
     kind: str = ""
-    keys: Mapping[str, str] = field(default=_NO_KEYS)
+    keys: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
 
     @property

@@ -85,7 +85,9 @@ class Template:
         case = self.cases[variant][sample.presence]
         if self.task == "vqa":
             if not sample.question:
-                raise DataError(f"{sample.source or sample.id}: the template {self.name!r} needs a question in every row.")
+                raise DataError(
+                    f"{sample.source or sample.id}: the template {self.name!r} needs a question in every row."
+                )
             lines = [sample.text] if sample.text else []
             return "\n".join([*lines, case.question.replace("{question}", sample.question)])
         options = "".join(f"\n({LETTERS[i]}) {name}" for i, name in enumerate(self.options))
