@@ -1,0 +1,100 @@
+"""From the value of ``data.type`` to a data set. Adapters are imported only when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.sample import Dataset
+from fs_fedmllm.errors import ConfigError
+
+#: Data sets that are read from a folder of the user's: name -> module with ``load(root, **options)``.
+ADAPTERS: Mapping[str, str] = {
+    "hateful_memes": "fs_fedmllm.data.hateful_memes",
+    "crisismmd": "fs_fedmllm.data.crisismmd",
+    "vqa_rad": "fs_fedmllm.data.vqa_rad",
+    "slake": "fs_fedmllm.data.slake",
+    "flashcards": "fs_fedmllm.data.flashcards",
+    "medical": "fs_fedmllm.data.medical",
+    "own": "fs_fedmllm.data.own",
+    "records": "fs_fedmllm.data.records",
+}
+#: Constructed data sets that need no folder: they are made in the cache.
+EMBEDDED = ("digits_match", "digits_triage", "digits_panel")
+NAMES = (*ADAPTERS, *EMBEDDED)
+
+
+def cache_dir() -> Path:
+    """Where constructed data is kept: ``$FS_FEDMLLM_CACHE`` or ``~/.cache/fs-fedmllm``."""
+    return Path(os.environ.get("FS_FEDMLLM_CACHE") or Path.home() / ".cache" / "fs-fedmllm")
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _loader(name: str) -> Callable[..., Dataset]:
+    if name in EMBEDDED:
+        return importlib.import_module("fs_fedmllm.data.digits").load_digits_dataset
+    if name in ADAPTERS:
+        return importlib.import_module(ADAPTERS[name]).load
+    raise ConfigError(f"data.type: no data set {name!r}.{_nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
+
+
+def known_options(name: str) -> dict[str, Any]:
+    """The options of a data set and their defaults (``inspect.Parameter.empty`` where one must be given)."""
+    reserved = {"name", "root", "cache", "findings"}
+    parameters = inspect.signature(_loader(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in reserved}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the data set does not have, lack, or have with a value of another type.
+
+    Raises:
+        ConfigError: naming the data set, the option, and the ones it knows.
+    """
+    known = known_options(name)
+    for key, value in options.items():
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise ConfigError(f"{name} has no option {key!r}.{_nearest(key, tuple(known))} Known options: {listed}.")
+        for kind in (bool, int, str):
+            if type(known[key]) is kind and type(value) is not kind:
+                raise ConfigError(f"{name}: option {key} must be of type {kind.__name__}, not {value!r}.")
+    for key, default in known.items():
+        if default is inspect.Parameter.empty and key not in options:
+            raise ConfigError(f"{name} needs the option {key!r}. Known options: {', '.join(known)}.")
+
+
+def load_dataset(
+    name: str, root: Path | str, options: Mapping[str, Any] | None = None, findings: Findings | None = None
+) -> Dataset:
+    """Read a data set by name.
+
+    Args:
+        name: the value of ``data.type``, one of ``NAMES``.
+        root: the folder that the data lies in; ignored by the constructed sets.
+        options: the adapter's keyword options.
+        findings: where to put errors and warnings; without it the first error is raised.
+
+    Raises:
+        ConfigError: unknown name or option.
+        DataError: the data is wrong; the message names file, row and remedy.
+    """
+    load = _loader(name)
+    options = dict(options or {})
+    check_options(name, options)
+    if name in EMBEDDED:
+        return load(name, cache=cache_dir(), **options)
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError(f"data.root: {root} is not a folder; give the folder that the data of {name} lies in.")
+    return load(root, findings=findings, **options)
