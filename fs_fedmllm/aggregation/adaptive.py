@@ -1,0 +1,54 @@
+"""What FedAdagrad, FedAdam and FedYogi share (Reddi et al. 2021, "Adaptive Federated Optimization", Algorithm 2).
+
+    m <- beta1 m + (1 - beta1) Delta,  v <- rule(v, Delta^2),  W <- W + eta m / (sqrt(v) + tau)
+
+with a uniform mean over the round's clients, m = 0 and v = tau^2 at the start, and no bias correction.
+``fedopt: first_delta_full`` is the authors' code: m = Delta in round 0 (for FedAdagrad in every round), and
+the second moment is fed with m^2 instead of Delta^2.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fs_fedmllm.aggregation.base import ServerOptimizer, State, is_first_round, round_counter
+
+
+@dataclass(frozen=True)
+class AdaptiveOptimizer(ServerOptimizer):
+    """Algorithm 2; a method supplies the update of the second moment."""
+
+    weighting: ClassVar[str] = "uniform"
+
+    @abstractmethod
+    def second_moment(self, v: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        """The new second moment from the old one and the squared delta, elementwise."""
+
+    def first_moment(self, m: torch.Tensor, delta: torch.Tensor, first: bool) -> torch.Tensor:
+        """The new first moment."""
+        if first and self.switches.get("fedopt") == "first_delta_full":
+            return delta
+        return self.beta1 * m + (1 - self.beta1) * delta
+
+    def init(self, params: State) -> State:
+        state: State = {"round": round_counter(0)}
+        for name, p in params.items():
+            state[f"m.{name}"] = torch.zeros_like(p)
+            state[f"v.{name}"] = torch.full_like(p, self.tau**2)
+        return state
+
+    def step(self, params: State, state: State, mean_delta: State) -> tuple[State, State]:
+        new, moved = dict(params), dict(state)
+        upstream = self.switches.get("fedopt") == "first_delta_full"
+        first = is_first_round(state)
+        for name, delta in mean_delta.items():
+            m = self.first_moment(state[f"m.{name}"], delta, first)
+            v = self.second_moment(state[f"v.{name}"], (m if upstream else delta).square())
+            moved[f"m.{name}"], moved[f"v.{name}"] = m, v
+            new[name] = params[name] + self.lr * m / (v.sqrt() + self.tau)
+        moved["round"] = state["round"] + 1
+        return new, moved

@@ -1,0 +1,82 @@
+"""The weighted mean of the clients' deltas, as a float32 running sum, normalised per tensor.
+
+Adding clients in sorted order makes every engine produce the same bytes; normalising per name means that a
+tensor which only some clients train is averaged over those clients, and is never lost or shrunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.errors import UpdateError
+
+
+def check_update(client: int, params: State, update: Mapping[str, torch.Tensor]) -> None:
+    """Refuse an update that would harm the global adapter.
+
+    Args:
+        client: id for the message.
+        params: the global parameters that the update must fit.
+        update: the client's parameters.
+
+    Raises:
+        UpdateError: an unknown name, a wrong shape, or a value that is not finite.
+    """
+    if not update:
+        raise UpdateError(f"Client {client} sent no tensors.")
+    for name, tensor in update.items():
+        if name not in params:
+            raise UpdateError(f"Client {client} sent an unknown tensor {name!r}.")
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise UpdateError(f"Client {client} sent {name!r} as something other than a floating-point tensor.")
+        if tensor.shape != params[name].shape:
+            raise UpdateError(
+                f"Client {client} sent {name!r} with shape {tuple(tensor.shape)}, expected {tuple(params[name].shape)}."
+            )
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in update.values()])
+    if not bool(finite.all()):
+        bad = list(update)[int((~finite).nonzero()[0])]
+        raise UpdateError(f"Client {client} sent values in {bad!r} that are not finite (NaN or infinite).")
+
+
+class RunningMean:
+    """Accumulates ``weight * (client - global)``; memory is one adapter whatever the number of clients."""
+
+    def __init__(self, params: State):
+        self._params = params
+        self._sums: State = {}
+        self._weights: dict[str, float] = {}
+        self._last = -1
+
+    def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
+        """Add one client; clients must come in ascending order.
+
+        Args:
+            client: id.
+            weight: positive weight, the client's rows or 1.
+            update: the client's parameters, any floating dtype.
+
+        Raises:
+            UpdateError: the weight is not positive.
+            ValueError: the clients come out of order (a mistake of the engine, not of the user).
+        """
+        if client <= self._last:
+            raise ValueError(f"client {client} added after {self._last}; sums must run in ascending order")
+        if not weight > 0:
+            raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
+        self._last = client
+        for name, tensor in update.items():
+            delta = tensor.detach().to(device="cpu", dtype=torch.float32) - self._params[name]
+            if name in self._sums:
+                self._sums[name].add_(delta, alpha=weight)
+                self._weights[name] += weight
+            else:
+                self._sums[name] = delta.mul_(weight)
+                self._weights[name] = weight
+
+    def mean(self) -> State:
+        """The weighted mean of the deltas; names that nobody sent are absent."""
+        return {name: total / self._weights[name] for name, total in self._sums.items()}
