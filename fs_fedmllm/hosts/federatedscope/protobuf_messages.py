@@ -50,9 +50,9 @@ def file_description() -> descriptor_pb2.FileDescriptorProto:
     _map(file.message_type.add(name="mDict_keyIsString"), "dict_value", _Field.TYPE_STRING)
     _map(file.message_type.add(name="mDict_keyIsInt"), "dict_value", _Field.TYPE_INT32)
     _field(file.message_type.add(name="MessageResponse"), "msg", 1, _Field.TYPE_STRING)
-    file.service.add(name="gRPCComServeFunc").method.add(
-        name="sendMessage", input_type=".MessageRequest", output_type=".MessageResponse"
-    )
+    call = file.service.add(name="gRPCComServeFunc").method.add(name="sendMessage")
+    call.input_type, call.output_type = ".MessageRequest", ".MessageResponse"
+    call.options.SetInParent()  # the .proto file ends the call with an empty {}
     return file
 
 
