@@ -1,0 +1,204 @@
+"""Reading annotation files: where they lie, their rows with line numbers, their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.data.findings import Findings, RowError
+from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
+from fs_fedmllm.data.sample import Sample
+
+Row = Mapping[str, Any]
+Rows = Iterable[tuple[str, Row]]
+
+#: How many folders deep an archive may have been unpacked.
+DEPTH = 4
+#: Folders that hold only images; looking for an annotation file in them would cost time for nothing.
+IMAGE_FOLDERS = frozenset({"img", "imgs", "images", "data_image", "VQA_RAD Image Folder"})
+
+_SPACE = re.compile(r"[\s,]*")
+
+
+def find(root: Path, names: Iterable[str], *, folder: bool = False) -> Path | None:
+    """The file (or folder) with one of the names that lies least deep under ``root``, or None.
+
+    Archives unpack into folders that are nested once or twice; two finds at the same depth are an error,
+    because a guess could read the wrong edition.
+    """
+    wanted = list(names)
+    level = [str(root)]
+    for _ in range(DEPTH + 1):
+        hits: dict[str, list[str]] = {}
+        below: list[str] = []
+        for place in level:
+            with os.scandir(place) as entries:
+                for entry in sorted(entries, key=lambda e: e.name):
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if entry.name in wanted and (entry.is_dir() if folder else entry.is_file()):
+                        hits.setdefault(entry.name, []).append(entry.path)
+                    elif is_folder and not entry.name.startswith(".") and entry.name not in IMAGE_FOLDERS:
+                        below.append(entry.path)
+        for name in wanted:
+            if len(found := hits.get(name, [])) > 1:
+                raise RowError(
+                    str(root), f"{name} is there twice: {found[0]} and {found[1]}.", "Point the root at one of them."
+                )
+            if found:
+                return Path(found[0])
+        level = below
+    return None
+
+
+def find_or_fail(root: Path, names: Iterable[str], remedy: str, *, folder: bool = False) -> Path:
+    """As ``find``, but nothing found is an error that says what to do."""
+    names = list(names)
+    path = find(root, names, folder=folder)
+    if path is None:
+        kind = "folder" if folder else "file"
+        raise RowError(str(root), f"no {kind} {' or '.join(names)} in this folder or the {DEPTH} below it.", remedy)
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; a Git LFS pointer is refused by name."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
+    if is_lfs_pointer(raw):
+        raise lfs_error(str(path), path.name)
+    return raw
+
+
+def decode(raw: bytes, where: str) -> str:
+    """Bytes as UTF-8 text, without a byte-order mark."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RowError(where, f"the text is not UTF-8 (byte {error.start}).", "Save the file as UTF-8.") from error
+
+
+def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
+    """The objects of a JSON list, or of JSON Lines: ``(file:line, object)`` each."""
+    with _lines(path) as stream:
+        head = stream.read(64)
+    is_list = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    yield from _list_rows(path, found) if is_list else _line_rows(path, found)
+
+
+def _lines(path: Path) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
+
+
+def _bad_json(where: str, error: Exception) -> RowError:
+    return RowError(where, f"this is not valid JSON ({error}).", "Correct the row, or download the file again.")
+
+
+def _not_object(where: str, row: Any) -> RowError:
+    return RowError(where, f"a JSON object is expected, not {type(row).__name__}.", "Write one {...} per row.")
+
+
+def _object(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise _not_object(where, row)
+    return row
+
+
+def _line_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
+    with _lines(path) as stream:
+        for number, raw in enumerate(stream, 1):
+            where = f"{path}:{number}"
+            if number == 1 and is_lfs_pointer(raw):
+                raise lfs_error(where, path.name)
+            if not raw.strip():
+                continue
+            try:
+                row = _object(json.loads(decode(raw, where)), where)
+            except RowError as error:
+                found.error(error)
+            except (json.JSONDecodeError, RecursionError) as error:
+                found.error(_bad_json(where, error))
+            else:
+                yield where, row
+
+
+def _list_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
+    """Walks the list one object at a time, so that a bad row is named by its line."""
+    text = decode(read_bytes(path), str(path))
+    parse = json.JSONDecoder().raw_decode
+    one_line = text.strip().count("\n") == 0
+    at, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
+    number = 0
+    while True:
+        start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        line += text.count("\n", at, start)
+        if text[start : start + 1] == "]":
+            return
+        number += 1
+        where = f"{path}:{line}" + (f" (row {number})" if one_line else "")
+        try:
+            row, at = parse(text, start)
+        except (json.JSONDecodeError, RecursionError) as error:
+            return found.error(_bad_json(where, error))  # where the next row begins is anybody's guess
+        line += text.count("\n", start, at)
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            found.error(_not_object(where, row))
+
+
+def need(row: Row, key: str, where: str) -> Any:
+    """A row's value; without the key, an error that lists the keys there are."""
+    if key not in row:
+        have = ", ".join(str(k) for k in list(row)[:12]) or "none"
+        raise RowError(where, f"the key {key!r} is missing (keys here: {have}).", "Check that this is the right file.")
+    return row[key]
+
+
+def text_of(row: Row, key: str, where: str) -> str:
+    """A row's value as text; numbers are taken as they are written."""
+    value = need(row, key, where)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError(where, f"{key} must be text, not {value!r}.", "Write a text or a number.")
+    return str(value)
+
+
+def filled(row: Row, key: str, where: str) -> str:
+    """As ``text_of``, and it must not be blank."""
+    value = text_of(row, key, where)
+    if not value.strip():
+        raise RowError(where, f"{key} is empty.", "Fill it in, or remove the row.")
+    return value
+
+
+def unique() -> Callable[[Sample], Sample]:
+    """A function that passes samples on and refuses an id that it has seen."""
+    seen: dict[str, str] = {}
+
+    def check(sample: Sample) -> Sample:
+        first = seen.setdefault(sample.id, sample.source)
+        if first != sample.source:
+            raise RowError(
+                sample.source, f"the id {sample.id!r} is already used in {first}.", "Give each row its own id."
+            )
+        return sample
+
+    return check
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """One sha256 over the names and contents of the source files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with _lines(path) as stream:
+            digest.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

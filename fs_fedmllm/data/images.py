@@ -1,0 +1,237 @@
+"""The one way to an image file: only inside the data root, only real images, only of a sane size.
+
+Every reader goes through this module. Nothing is unpickled or executed: only the raster formats
+of ``FORMATS`` are tried (Pillow would hand PostScript to an external interpreter).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fs_fedmllm.data.findings import RowError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Largest image in pixels (8192 x 8192; 192 MiB as RGB). A file of a few kB can declare far more.
+MAX_PIXELS = 2**26
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+
+_LEAVES = "Put the file inside the data folder and name it relative to that folder."
+_LINK = "Copy the file into the data folder, or point the root at the folder that holds both the link and its target."
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins so is the stand-in that Git LFS leaves when the file was not downloaded."""
+    return head.startswith(LFS_MARK)
+
+
+def lfs_error(where: str, path: str) -> RowError:
+    """The error for a file that Git LFS has not downloaded."""
+    return RowError(
+        where, f"{path} is a Git LFS pointer, not the file itself.", "Run 'git lfs pull' where it came from."
+    )
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+class ImageFolder:
+    """The images under one root.
+
+    Each folder is listed once, so that thousands of rows cost a few listings and not thousands of
+    file-system calls. Make a new object to see files that were added since.
+
+    Args:
+        root: the data root.
+        required: whether a missing file is an error; if not, its path is still checked.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], required: bool = True) -> None:
+        self.root = os.path.abspath(root)
+        self.required = required
+        self._real = os.path.realpath(self.root)
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def resolve(self, relative: object, where: str) -> str:
+        """The absolute path of an image that a row names.
+
+        Raises:
+            DataError: the path leaves the root, is a link out of it, or there is no such file.
+        """
+        full = self._lexical(relative, where)
+        folder, name = os.path.split(full)
+        kinds = self._list(folder, where)
+        kind = kinds.get(name)
+        if kind is None:
+            if self.required:
+                raise RowError(where, f"the image {full} does not exist.", _missing_remedy(name, kinds))
+        elif kind == "link":
+            target = os.path.realpath(full)
+            if not _inside(target, self._real):
+                raise RowError(where, f"the image {full} is a symbolic link out of the data folder.", _LINK)
+            if not os.path.isfile(target):
+                raise RowError(where, f"the image {full} is a symbolic link to no file.", "Restore the file it names.")
+        elif kind != "file":
+            raise RowError(where, f"the image {full} is not a regular file.", "Name an image file.")
+        return full
+
+    def _lexical(self, relative: object, where: str) -> str:
+        if not isinstance(relative, str) or not relative.strip() or "\0" in relative:
+            raise RowError(where, f"the image path {relative!r} is not a path.", "Give a path relative to the root.")
+        # '..' is taken out as text: what is returned holds none, so no link can change its meaning.
+        full = os.path.normpath(os.path.join(self.root, relative))
+        if os.path.isabs(relative) and _inside(full, self._real):
+            full = os.path.join(self.root, os.path.relpath(full, self._real))
+        if not _inside(full, self.root):
+            raise RowError(where, f"the image path {relative!r} leaves the data folder {self.root}.", _LEAVES)
+        return full
+
+    def _list(self, folder: str, where: str) -> dict[str, str]:
+        listed = self._listed.get(folder)
+        if listed is None:
+            real = os.path.realpath(folder)
+            if real != self._real and not _inside(real, self._real):
+                raise RowError(where, f"the folder {folder} is a symbolic link out of the data folder.", _LINK)
+            try:
+                with os.scandir(folder) as entries:
+                    listed = {entry.name: _kind(entry) for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                listed = {}
+            except OSError as error:
+                raise RowError(where, f"the folder {folder} cannot be read: {error.strerror}.", "") from error
+            self._listed[folder] = listed
+        return listed
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"
+
+
+def _missing_remedy(name: str, kinds: dict[str, str]) -> str:
+    folded = name.casefold()
+    stem = os.path.splitext(folded)[0]
+    for other in kinds:
+        if other.casefold() == folded or os.path.splitext(other.casefold())[0] == stem:
+            return f"There is {other!r} beside it: give the name as it is written there."
+    return "Unpack the images of the archive to where the row expects them, or correct the row."
+
+
+def resolve_image(root: str | os.PathLike[str], relative: str, where: str) -> str:
+    """The absolute path of one image; for many, keep an ``ImageFolder``.
+
+    Args:
+        root: the data root, which the image must lie in.
+        relative: the path as the row gives it.
+        where: ``file:line``, for the message.
+
+    Raises:
+        DataError: the path leaves the root, is a link out of it, or there is no such file.
+    """
+    return ImageFolder(root).resolve(relative, where)
+
+
+@contextmanager
+def _opened(path: str, where: str) -> Iterator[Image]:
+    """The image with its header read and checked, its pixels not yet decoded."""
+    from PIL import Image as pil
+    from PIL import UnidentifiedImageError
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise RowError(where, f"the image {path} is not a regular file.", "Name an image file.")
+        stream = open(path, "rb")  # noqa: SIM115 - closed below, where reading starts
+    except FileNotFoundError as error:
+        raise RowError(where, f"the image {path} does not exist.", "Restore it, or correct the row.") from error
+    except OSError as error:
+        raise RowError(
+            where, f"the image {path} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
+    with stream:
+        if is_lfs_pointer(stream.read(len(LFS_MARK))):
+            raise lfs_error(where, path)
+        stream.seek(0)
+        try:
+            image = pil.open(stream, formats=FORMATS)
+        except pil.DecompressionBombError as error:
+            raise _bomb(where, path, "more") from error
+        except UnidentifiedImageError as error:
+            known = ", ".join(name for name in FORMATS if name != "MPO")
+            raise RowError(where, f"{path} is not an image.", f"Replace it; formats are {known}.") from error
+        except Exception as error:  # a parser that is fed a hostile file may raise anything
+            raise _broken(where, path, error) from error
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _bomb(where, path, f"{width:,} x {height:,}")
+            yield image
+
+
+def _bomb(where: str, path: str, size: str) -> RowError:
+    problem = f"the image {path} declares {size} pixels; at most {MAX_PIXELS:,} are opened (decompression bomb)."
+    return RowError(where, problem, "Scale it down if it is genuine, or remove the row.")
+
+
+def _broken(where: str, path: str, error: Exception) -> RowError:
+    problem = f"the image {path} is truncated or damaged ({type(error).__name__}: {error})."
+    return RowError(where, problem, "Download or copy the file again.")
+
+
+def open_image(path: str, where: str = "") -> Image:
+    """Decode an image to RGB; the first frame of an animated one. EXIF rotation is not applied.
+
+    Args:
+        path: as ``resolve_image`` gave it.
+        where: ``file:line`` of the row, for the message.
+
+    Raises:
+        DataError: a Git LFS pointer, not an image, damaged, or larger than ``MAX_PIXELS``.
+    """
+    where = where or path
+    with _opened(path, where) as image:
+        try:
+            return _rgb(image)
+        except RowError:
+            raise
+        except Exception as error:  # as above
+            raise _broken(where, path, error) from error
+
+
+def _rgb(image: Any) -> Image:
+    """8-bit RGB. Pillow alone would clip 16-bit grey (radiographs) to white; its high byte is kept instead."""
+    if image.mode.startswith("I"):
+        import numpy as np
+        from PIL import Image as pil
+
+        grey = np.asarray(image)
+        if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 0xFFFF):
+            raise ValueError("grey values beyond 16 bits")
+        return pil.fromarray((grey.astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point grey values: save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def check_image(path: str, where: str = "") -> tuple[int, int]:
+    """Read the header only: width and height in pixels.
+
+    Raises:
+        DataError: as ``open_image``, except that damaged pixels go unseen.
+    """
+    with _opened(path, where or path) as image:
+        return image.size
+
+
+def image_sha256(path: str) -> str:
+    """The sha256 of the file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
