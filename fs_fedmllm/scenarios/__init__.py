@@ -1,1 +1,28 @@
-"""See docs/architecture.md."""
+"""Who gets which rows, and which modalities each client may see. See docs/architecture.md."""
+
+from fs_fedmllm.scenarios.build import SCENARIOS, apply_scenario
+from fs_fedmllm.scenarios.manifest import (
+    ClientRecord,
+    Manifest,
+    Split,
+    apply_manifest,
+    read_manifest,
+    write_manifest,
+)
+from fs_fedmllm.scenarios.switches import LEVELS, PROFILES, SWITCHES, ScenarioParams, profile_params
+
+__all__ = [
+    "LEVELS",
+    "PROFILES",
+    "SCENARIOS",
+    "SWITCHES",
+    "ClientRecord",
+    "Manifest",
+    "ScenarioParams",
+    "Split",
+    "apply_manifest",
+    "apply_scenario",
+    "profile_params",
+    "read_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,78 @@
+"""Apply a scenario by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ScenarioError
+from fs_fedmllm.scenarios.aligned import aligned
+from fs_fedmllm.scenarios.cross import cross
+from fs_fedmllm.scenarios.hybrid import hybrid
+from fs_fedmllm.scenarios.manifest import Split, describe, materialise
+from fs_fedmllm.scenarios.missing import missing
+from fs_fedmllm.scenarios.rows import Assignment, Rows
+from fs_fedmllm.scenarios.switches import ScenarioParams
+
+SCENARIOS: dict[str, Callable[[Rows, int, ScenarioParams, int], Assignment]] = {
+    "aligned": aligned,
+    "missing": missing,
+    "cross": cross,
+    "hybrid": hybrid,
+}
+
+
+def apply_scenario(
+    name: str,
+    samples: Sequence[Sample],
+    client_num: int,
+    params: ScenarioParams | None = None,
+    seed: int = 0,
+    *,
+    dataset: str = "",
+    fingerprint: str = "",
+) -> Split:
+    """Distribute training rows over clients and take modalities away.
+
+    Validation and test rows keep every modality in every scenario: do not pass them.
+
+    Args:
+        name: ``aligned``, ``missing``, ``cross`` or ``hybrid``.
+        samples: training rows in file order.
+        client_num: number of clients; their ids are 1..client_num.
+        params: levels and switches; None is the profile ``fixed``.
+        seed: the run's seed; ``params.seed`` and ``split_seed: upstream`` go before it.
+        dataset: name of the data set, for the manifest.
+        fingerprint: of its source files, for the manifest.
+
+    Raises:
+        ScenarioError: the scenario cannot be applied to these rows and clients.
+    """
+    if name not in SCENARIOS:
+        raise ScenarioError(f"scenario {name!r} is unknown; use one of {', '.join(SCENARIOS)}")
+    if not isinstance(client_num, int) or isinstance(client_num, bool) or client_num < 1:
+        raise ScenarioError(f"federate.client_num: {client_num!r} must be a whole number of 1 or more")
+    if not samples:
+        raise ScenarioError(
+            "the data set has no training rows to distribute; use one that has (it may be for testing only)"
+        )
+    _unique(samples)
+    params = params or ScenarioParams()
+    rows = Rows(samples)
+    assignment = SCENARIOS[name](rows, client_num, params, seed)
+    manifest = describe(rows, assignment, name, params, dataset=dataset, fingerprint=fingerprint)
+    return Split(materialise(rows, assignment), manifest)
+
+
+def _unique(samples: Sequence[Sample]) -> None:
+    """The manifest names rows by id."""
+    if len({s.id for s in samples}) == len(samples):
+        return
+    seen: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.id in seen:
+            raise ScenarioError(
+                f"row id {sample.id!r} occurs twice ({seen[sample.id].source or 'no source'} and "
+                f"{sample.source or 'no source'}); ids must be unique in the training rows"
+            )
+        seen[sample.id] = sample

@@ -1,0 +1,97 @@
+"""The rows of a scenario as arrays, and what a scenario makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ScenarioError
+from fs_fedmllm.scenarios.draws import IntArray
+
+#: What a row shows, as two bits.
+NEITHER, IMAGE, TEXT, BOTH = 0, 1, 2, 3
+ShowArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows in file order."""
+
+    samples: Sequence[Sample]
+
+    @cached_property
+    def native(self) -> ShowArray:
+        """What each row shows before any scenario."""
+        bits = ((IMAGE if s.image is not None else 0) | (TEXT if s.text is not None else 0) for s in self.samples)
+        return np.fromiter(bits, dtype=np.uint8, count=len(self.samples))
+
+    @property
+    def unpaired(self) -> bool:
+        """No row has both modalities, as in the medical sets: images there, texts elsewhere."""
+        return not bool((self.native == BOTH).any())
+
+    def values(self, key: str, setting: str) -> list[Hashable]:
+        """One value per row to group by; ``setting`` is named in the error if rows lack it."""
+        values: list[Hashable]
+        if key == "label":
+            values = [s.label for s in self.samples]
+            lacking = [] if any(value is not None for value in values) else [self.samples[0]]
+        elif key == "modality":
+            return [s.presence for s in self.samples]
+        else:
+            values = [s.keys.get(key) for s in self.samples]
+            lacking = [s for s, value in zip(self.samples, values, strict=True) if value is None]
+            if len(lacking) == len(values) and key == "kind":
+                return [s.kind for s in self.samples]
+        if lacking:
+            row = lacking[0]
+            keys = ", ".join(["label", "kind", "modality", *sorted(row.keys)])
+            raise ScenarioError(
+                f"scenario setting {setting}: {key!r} is absent from row {row.id} ({row.source or 'no source'}); "
+                f"set it to one of {keys}"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Who gets which rows, in order, and what each row still shows.
+
+    Attributes:
+        rows: per client, indices into the rows.
+        shows: per client, one of the four codes for each of its rows.
+        dropped: per client, how many rows it lost because they would have shown nothing.
+        seed: the seed that the split was drawn with.
+    """
+
+    rows: tuple[IntArray, ...]
+    shows: tuple[ShowArray, ...]
+    dropped: tuple[int, ...]
+    seed: int
+
+
+def whole(rows: Rows, parts: Sequence[IntArray], seed: int) -> Assignment:
+    """These rows for these clients, nothing masked."""
+    return Assignment(tuple(parts), tuple(rows.native[part] for part in parts), (0,) * len(parts), seed)
+
+
+def without_blind(assignment: Assignment) -> Assignment:
+    """Drop and count rows that would show nothing because they lack what their client may see."""
+    keep = [shows != NEITHER for shows in assignment.shows]
+    for client, (kept, rows) in enumerate(zip(keep, assignment.rows, strict=True), start=1):
+        if not kept.any():
+            raise ScenarioError(
+                f"client {client} would keep none of its {len(rows)} rows, because they lack the modality that the "
+                "scenario leaves it; use fewer clients, another seed, or a data set whose rows have both modalities"
+            )
+    return Assignment(
+        tuple(rows[kept] for rows, kept in zip(assignment.rows, keep, strict=True)),
+        tuple(shows[kept] for shows, kept in zip(assignment.shows, keep, strict=True)),
+        tuple(int((~kept).sum()) for kept in keep),
+        assignment.seed,
+    )
