@@ -113,21 +113,22 @@ def _table(path: Path, allow_missing_text: bool, found: Findings) -> Iterator[tu
             if column != "tweet_text":
                 remedy = "Use the official file of the humanitarian task."
             raise RowError(f"{path}:1", f"the column {column!r} is missing.", remedy)
-    line = reader.line_num
     while True:
-        where, line = f"{path}:{line + 1}", reader.line_num
+        where = f"{path}:{reader.line_num + 1}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
             return found.error(RowError(where, f"the table is broken ({error}).", _QUOTES))
         if fields is None:
             return
-        where, line = f"{path}:{line + 1}", reader.line_num
         if not fields:
             continue
         row = dict(zip(columns, fields, strict=False))
-        if len(fields) != len(columns) or "\t" in row.get("tweet_text", ""):
+        text = row.get("tweet_text", "")
+        if len(fields) != len(columns):
             found.error(RowError(where, f"{len(fields)} columns where the header has {len(columns)}.", _QUOTES))
+        elif "\n" in text and text.count("\t") > 1:
+            found.error(RowError(where, "an unclosed quote has swallowed the rows that follow.", _QUOTES))
         elif "split" in row and row["split"] not in SPLITS:
             found.error(RowError(where, f"split {row['split']!r} is unknown.", f"Give {', '.join(SPLITS)}."))
         else:
