@@ -34,7 +34,8 @@ def check_update(client: int, params: State, update: Mapping[str, torch.Tensor])
             raise UpdateError(f"Client {client} sent {name!r} as something other than a floating-point tensor.")
         if tensor.shape != params[name].shape:
             raise UpdateError(
-                f"Client {client} sent {name!r} with shape {tuple(tensor.shape)}, expected {tuple(params[name].shape)}."
+                f"Client {client} sent {name!r} with shape {tuple(tensor.shape)} instead of "
+                f"{tuple(params[name].shape)}."
             )
     finite = torch.stack([tensor.detach().isfinite().all() for tensor in update.values()])
     if not bool(finite.all()):

@@ -1,0 +1,162 @@
+"""Outputs of the frozen vision tower and projector, computed once per image.
+
+A client's images return every time it is drawn, and the part of the model that reads them is frozen, so its
+output is a constant. It is computed one image at a time: then the values do not depend on which images happened
+to share a batch, and a resumed run has the bytes of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fs_fedmllm.models.loader import MLLM
+
+#: Keys of a processor's output that the vision tower alone consumes; the rest goes on to the language model.
+PIXEL_KEYS = ("pixel_values", "pixel_attention_mask")
+
+
+@dataclass(frozen=True)
+class VisionEntry:
+    """What the language model needs of one image.
+
+    Attributes:
+        features: list of tensors (tokens, width), or one tensor with a leading image axis, as the model returns it.
+        side: further inputs that ``forward`` wants beside the features, such as ``image_grid_thw``.
+    """
+
+    features: list[torch.Tensor] | torch.Tensor
+    side: Mapping[str, torch.Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the entry holds."""
+        tensors = [*self.features, *self.side.values()] if isinstance(self.features, list) else [self.features]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class VisionFeatures:
+    """Memory first, then disk, under a byte budget; the least recently used entry goes first.
+
+    Args:
+        mllm: the model; its identity is part of every key.
+        memory_bytes: budget in memory.
+        folder: folder of the disk cache, or None. Files are written beside and renamed, so several processes can
+            share it.
+    """
+
+    def __init__(self, mllm: MLLM, memory_bytes: int, folder: Path | None = None):
+        self._mllm = mllm
+        self._budget = memory_bytes
+        self._folder = folder
+        self._entries: OrderedDict[str, VisionEntry] = OrderedDict()
+        self._bytes = 0
+        self.computed = 0
+        self.hits = 0
+
+    def get(self, image_key: str) -> VisionEntry | None:
+        """The entry of an image, or None if it must be computed."""
+        entry = self._entries.get(image_key)
+        if entry is not None:
+            self._entries.move_to_end(image_key)
+            self.hits += 1
+            return entry
+        entry = self._read(image_key)
+        if entry is not None:
+            self.hits += 1
+            self._store(image_key, entry)
+        return entry
+
+    def compute(self, image_key: str, inputs: Mapping[str, torch.Tensor]) -> VisionEntry:
+        """Run the vision tower on one image and keep the result.
+
+        Args:
+            image_key: content hash of the image.
+            inputs: the processor's vision outputs for that image.
+        """
+        device = self._mllm.device
+        arguments = {name: tensor.to(device) for name, tensor in inputs.items()}
+        if "pixel_values" in arguments:
+            arguments["pixel_values"] = arguments["pixel_values"].to(self._mllm.inner.dtype)
+        was_training = self._mllm.inner.training
+        self._mllm.inner.eval()
+        with torch.inference_mode(False), torch.no_grad():
+            output = self._mllm.inner.get_image_features(**arguments, return_dict=True).pooler_output
+        if was_training:
+            self._mllm.inner.train()
+        features = [f.detach() for f in output] if isinstance(output, list | tuple) else output.detach()
+        side = {name: tensor for name, tensor in arguments.items() if name not in PIXEL_KEYS}
+        entry = VisionEntry(features, side)
+        self.computed += 1
+        self._store(image_key, entry)
+        self._write(image_key, entry)
+        return entry
+
+    def _store(self, image_key: str, entry: VisionEntry) -> None:
+        self._entries[image_key] = entry
+        self._bytes += entry.bytes
+        while self._bytes > self._budget and len(self._entries) > 1:
+            _, old = self._entries.popitem(last=False)
+            self._bytes -= old.bytes
+
+    def _path(self, image_key: str) -> Path | None:
+        if self._folder is None:
+            return None
+        digest = hashlib.sha256(f"{self._mllm.identity}:{image_key}".encode()).hexdigest()
+        return self._folder / digest[:2] / f"{digest}.safetensors"
+
+    def _write(self, image_key: str, entry: VisionEntry) -> None:
+        path = self._path(image_key)
+        if path is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {f"side.{name}": t.cpu().contiguous() for name, t in entry.side.items()}
+        if isinstance(entry.features, list):
+            tensors |= {f"list.{i:04d}": t.cpu().contiguous() for i, t in enumerate(entry.features)}
+        else:
+            tensors["tensor"] = entry.features.cpu().contiguous()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+
+    def _read(self, image_key: str) -> VisionEntry | None:
+        path = self._path(image_key)
+        if path is None or not path.is_file():
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(str(path), device=str(self._mllm.device))
+        except SafetensorError:  # a torn file is a miss; it is written anew
+            return None
+        side = {name[5:]: t for name, t in tensors.items() if name.startswith("side.")}
+        listed = [tensors[name] for name in sorted(tensors) if name.startswith("list.")]
+        return VisionEntry(listed if listed else tensors["tensor"], side)
+
+
+def forward_arguments(entries: Sequence[VisionEntry]) -> dict[str, Any]:
+    """The model's keyword arguments for the images of a batch, in row order; {} for a batch without images."""
+    if not entries:
+        return {}
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    first = entries[0].features
+    pooled: Any
+    if isinstance(first, list):
+        pooled = [tensor for entry in entries for tensor in entry.features]
+    else:
+        pooled = torch.cat([entry.features for entry in entries])  # type: ignore[misc]
+    side = {name: torch.cat([entry.side[name] for entry in entries]) for name in entries[0].side}
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}, **side}

@@ -1,0 +1,208 @@
+"""From samples to token ids and model inputs, through the processor's own chat template.
+
+A row is encoded once and kept as integers. Batches are padded on the left, for training and for scoring alike:
+then the answers of all rows end in the last columns, and the language-model head is asked for those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fs_fedmllm.data.images import image_sha256, open_image
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.errors import ModelError
+from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as integers.
+
+    Attributes:
+        prompt: token ids up to and including the assistant's header; image placeholders expanded.
+        completion: token ids of the answer and of the end of the turn.
+        extras: further inputs with one value per prompt token, such as ``mm_token_type_ids``.
+        image: path of the row's image, or None.
+        source: for error messages.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    extras: dict[str, tuple[int, ...]]
+    image: str | None
+    source: str
+
+
+@dataclass
+class Batch:
+    """Inputs of one forward pass.
+
+    Attributes:
+        inputs: keyword arguments of ``forward``.
+        labels: (rows, longest completion) token ids, ``IGNORED`` where a row has none.
+    """
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    @property
+    def supervised(self) -> int:
+        """Number of supervised tokens."""
+        return int((self.labels != IGNORED).sum())
+
+
+class Encoder:
+    """Encodes rows for one model, template and prompt variant, and remembers them.
+
+    Args:
+        mllm: the model.
+        template: what rows are asked.
+        variant: ``original`` or ``augmented``.
+        vision: the cache of vision features, or None to send pixels through the model every time.
+    """
+
+    def __init__(self, mllm: MLLM, template: Template, variant: str, vision: VisionFeatures | None):
+        self.mllm = mllm
+        self.template = template
+        self.variant = variant
+        self.vision = vision
+        self._rows: dict[tuple[str, str | None, str], Encoded] = {}
+        self._completions: dict[str, tuple[int, ...]] = {}
+        self._keys: dict[str, str] = {}
+        self._suffix = self._turn_suffix()
+
+    def _chat(self, text: str, image: bool) -> str:
+        content: list[dict[str, str]] = [{"type": "text", "text": text}]
+        if image:
+            content.insert(0, {"type": "image"})
+        return self.mllm.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+
+    def _turn_suffix(self) -> str:
+        """What the chat template writes after an answer; the model learns to stop with it."""
+        marker = "\u241eanswer\u241e"
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": marker}]},
+        ]
+        whole = self.mllm.processor.apply_chat_template(messages, tokenize=False)
+        if marker not in whole:
+            raise ModelError("The processor's chat template drops the assistant's answer; it cannot be used to train.")
+        suffix = whole.split(marker, 1)[1].rstrip("\n")
+        return suffix or (self.mllm.tokenizer.eos_token or "")
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without special tokens of the tokenizer's own."""
+        return tuple(self.mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def completion(self, answer: str) -> tuple[int, ...]:
+        """Token ids of an answer and the end of the turn."""
+        if answer not in self._completions:
+            self._completions[answer] = self.tokens(answer + self._suffix)
+        return self._completions[answer]
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Encode rows; each distinct row goes through the processor once.
+
+        Raises:
+            DataError: an image cannot be read (with its row).
+        """
+        encoded = []
+        for sample in samples:
+            prompt = self.template.prompt(sample, self.variant)
+            key = (prompt, sample.image, sample.answer)
+            if key not in self._rows:
+                self._rows[key] = self._encode_one(sample, prompt)
+            encoded.append(self._rows[key])
+        return encoded
+
+    def _encode_one(self, sample: Sample, prompt: str) -> Encoded:
+        where = sample.source or f"row {sample.id}"
+        chat = self._chat(prompt, sample.image is not None)
+        if sample.image is None:
+            return Encoded(self.tokens(chat), self.completion(sample.answer), {}, None, where)
+        outputs = self._process(chat, sample.image, where)
+        ids = outputs.pop("input_ids")
+        outputs.pop("attention_mask", None)
+        extras = {}
+        for name in list(outputs):
+            tensor = outputs[name]
+            if tensor.shape == ids.shape:
+                extras[name] = tuple(outputs.pop(name)[0].tolist())
+        if self.vision is not None:
+            image_key = self._image_key(sample.image, where)
+            if self.vision.get(image_key) is None:
+                self.vision.compute(image_key, outputs)
+        return Encoded(tuple(ids[0].tolist()), self.completion(sample.answer), extras, sample.image, where)
+
+    def _process(self, chat: str, image: str, where: str) -> dict[str, torch.Tensor]:
+        picture = open_image(image, where)
+        return dict(self.mllm.processor(text=[chat], images=[picture], return_tensors="pt", add_special_tokens=False))
+
+    def _image_key(self, path: str, where: str) -> str:
+        if path not in self._keys:
+            self._keys[path] = image_sha256(path, where)
+        return self._keys[path]
+
+    def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:
+        """The processor's vision outputs for a row's image, computed again (after eviction, or without a cache)."""
+        assert row.image is not None
+        outputs = self._process(self._chat("", True), row.image, row.source)
+        length = outputs["input_ids"].shape
+        return {name: t for name, t in outputs.items() if t.shape != length}
+
+    def _vision_entry(self, row: Encoded) -> VisionEntry:
+        assert self.vision is not None and row.image is not None
+        image_key = self._image_key(row.image, row.source)
+        entry = self.vision.get(image_key)
+        return entry if entry is not None else self.vision.compute(image_key, self._vision_inputs(row))
+
+    def collate(self, rows: Sequence[Encoded], *, completions: bool, suffix: Sequence[int] = ()) -> Batch:
+        """A left-padded batch.
+
+        Args:
+            rows: encoded rows with or without images, mixed as they come.
+            completions: append each row's completion and return labels for it.
+            suffix: token ids appended to every prompt (the forced opening of an answer).
+        """
+        device = self.mllm.device
+        sequences = [[*row.prompt, *suffix, *(row.completion if completions else ())] for row in rows]
+        longest = max(len(s) for s in sequences)
+        pad = self.mllm.tokenizer.pad_token_id
+        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for i, sequence in enumerate(sequences):
+            ids[i, longest - len(sequence) :] = torch.tensor(sequence)
+            mask[i, longest - len(sequence) :] = 1
+        inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        for name in {name for row in rows for name in row.extras}:
+            values = torch.zeros((len(rows), longest), dtype=torch.long)
+            for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+                if name in row.extras:
+                    start = longest - len(sequence)
+                    values[i, start : start + len(row.extras[name])] = torch.tensor(row.extras[name])
+            inputs[name] = values.to(device)
+        pictured = [row for row in rows if row.image is not None]
+        if self.vision is not None:
+            inputs |= forward_arguments([self._vision_entry(row) for row in pictured])
+        elif pictured:
+            parts = [self._vision_inputs(row) for row in pictured]
+            for name in parts[0]:
+                tensor = torch.cat([part[name] for part in parts]).to(device)
+                inputs[name] = tensor.to(self.mllm.inner.dtype) if tensor.is_floating_point() else tensor
+        if not completions:
+            return Batch(inputs)
+        widest = max(len(row.completion) for row in rows)
+        labels = torch.full((len(rows), widest), IGNORED, dtype=torch.long)
+        for i, row in enumerate(rows):
+            labels[i, widest - len(row.completion) :] = torch.tensor(row.completion)
+        return Batch(inputs, labels.to(device))

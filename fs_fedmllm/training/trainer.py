@@ -1,0 +1,200 @@
+"""The local trainer: a Hugging Face ``Trainer`` whose turn is a lean loop over the adapter's tensors.
+
+``Trainer.train()`` works and gives the same numbers (a test shows it), but each call collects garbage, rebuilds
+its loaders and keeps Adam's moments from one client to the next unless told otherwise. :meth:`LocalTrainer.fit`
+runs the same optimizer, clipping and loss without that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import Trainer, TrainingArguments
+
+from fs_fedmllm.config import LocalConfig
+from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.training.encoding import IGNORED, Batch, Encoded, Encoder
+from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
+from fs_fedmllm.training.schedule import step_lr
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one client does in one round.
+
+    Attributes:
+        batches: row indices of each optimizer step.
+        lr: the round's learning rate.
+        lr_inner: schedule inside the turn, ``constant`` or ``cosine``.
+        penalty: the client's regulariser.
+        dropout_seed: seed of the dropout masks.
+    """
+
+    batches: Sequence[Sequence[int]]
+    lr: float
+    lr_inner: str = "constant"
+    penalty: Penalty = NO_PENALTY
+    dropout_seed: int = 0
+
+
+@dataclass(frozen=True)
+class TurnLog:
+    """What a turn reports (Figures 13 and 14 of the paper plot the means over rounds).
+
+    Attributes:
+        loss: mean task loss per supervised token, over the turn's steps.
+        penalty: mean value of the regulariser.
+        grad_norm: mean gradient norm before clipping.
+        steps: optimizer steps taken.
+        rows: rows processed.
+        seconds: duration.
+    """
+
+    loss: float
+    penalty: float
+    grad_norm: float
+    steps: int
+    rows: int
+    seconds: float
+
+
+class LocalTrainer(Trainer):
+    """One per process; clients take turns on it.
+
+    Args:
+        mllm: the model.
+        encoder: how rows become batches.
+        local: ``fedmllm.train``.
+    """
+
+    def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
+        self.mllm = mllm
+        self.encoder = encoder
+        self.local = local
+        arguments = TrainingArguments(
+            output_dir=tempfile.gettempdir(),
+            per_device_train_batch_size=local.micro_batch_size or local.batch_size,
+            gradient_accumulation_steps=1,
+            optim="adamw_torch_fused",
+            adam_beta1=local.beta1,
+            adam_beta2=local.beta2,
+            adam_epsilon=local.eps,
+            weight_decay=local.weight_decay,
+            max_grad_norm=local.max_grad_norm,
+            lr_scheduler_type="constant",
+            num_train_epochs=1,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            label_names=["labels"],
+            use_cpu=mllm.device.type == "cpu",
+        )
+        # Trainer.__init__ seeds the global generators; whoever runs beside us must not notice.
+        with torch.random.fork_rng(devices=[]):
+            super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
+        decayed = set(self.get_decay_parameter_names(mllm.model))
+        self._decays = [name in decayed for name, p in mllm.model.named_parameters() if p.requires_grad]
+
+    def _collate(self, rows: list[Encoded]) -> dict[str, Any]:
+        batch = self.encoder.collate(rows, completions=True)
+        return {"labels": batch.labels, **batch.inputs}
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
+        width = batch.labels.shape[1]
+        logits = self.mllm.inner(**batch.inputs, logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
+        return F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]).float(),
+            batch.labels.reshape(-1),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss that ``Trainer.train()`` uses: completion tokens only, mean over the step's tokens."""
+        inputs = dict(inputs)
+        batch = Batch(labels=inputs.pop("labels"), inputs=inputs)
+        total = self._loss_sum(batch)
+        loss = total / (num_items_in_batch if num_items_in_batch is not None else batch.supervised)
+        return (loss, None) if return_outputs else loss
+
+    def _new_optimizer(self, lr: float) -> torch.optim.AdamW:
+        """A fresh AdamW, as every client's turn starts with: no moments leak from one client to the next."""
+        parameters = self.mllm.adapter.parameters
+        groups = [
+            {
+                "params": [p for p, d in zip(parameters, self._decays, strict=True) if d],
+                "weight_decay": self.local.weight_decay,
+            },
+            {"params": [p for p, d in zip(parameters, self._decays, strict=True) if not d], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]],
+            lr=lr,
+            betas=(self.local.beta1, self.local.beta2),
+            eps=self.local.eps,
+            fused=True,
+        )
+
+    def fit(self, rows: Sequence[Encoded], turn: Turn) -> TurnLog:
+        """Train the live adapter in place; the caller loads it before and exports it after.
+
+        Args:
+            rows: the client's encoded rows.
+            turn: the plan.
+
+        Raises:
+            UpdateError: the loss is not finite.
+        """
+        started = time.perf_counter()
+        parameters = self.mllm.adapter.parameters
+        anchors = [p.detach().clone() for p in parameters] if turn.penalty.gamma else []
+        optimizer = self._new_optimizer(turn.lr)
+        micro = self.local.micro_batch_size or self.local.batch_size
+        losses, penalties, norms, processed = [], [], [], 0
+        devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
+        self.mllm.inner.train()
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(turn.dropout_seed)
+            for step, indices in enumerate(turn.batches):
+                step_rows = [rows[i] for i in indices]
+                supervised = sum(len(row.completion) for row in step_rows)
+                total = torch.zeros((), device=self.mllm.device)
+                for start in range(0, len(step_rows), micro):
+                    loss = self._loss_sum(self.encoder.collate(step_rows[start : start + micro], completions=True))
+                    loss = loss / supervised
+                    loss.backward()
+                    total += loss.detach()
+                penalties.append(turn.penalty.add_gradient(parameters, anchors))
+                norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
+                rate = step_lr(turn.lr, step, len(turn.batches), inner=turn.lr_inner)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                losses.append(total)
+                processed += len(step_rows)
+        self.mllm.inner.eval()
+        mean_loss = float(torch.stack(losses).mean())
+        if not torch.isfinite(torch.tensor(mean_loss)):
+            raise UpdateError(f"the training loss is {mean_loss} after {len(losses)} steps")
+        return TurnLog(
+            loss=mean_loss,
+            penalty=float(torch.stack([p.cpu() for p in penalties]).mean()),
+            grad_norm=float(torch.stack(norms).mean()),
+            steps=len(losses),
+            rows=processed,
+            seconds=time.perf_counter() - started,
+        )
