@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.profiles import PROFILES, SWITCHES, profile_switches
+from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "local", "global")
 SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
@@ -249,10 +249,21 @@ class Config:
 
     @property
     def switches(self) -> dict[str, str]:
-        """Every switch of the profile, with the single overrides applied."""
+        """Every switch of the profile but the scenario's own, with the single overrides applied."""
         return profile_switches(self.fedmllm.profile) | {
-            name: str(value) for name, value in self.fedmllm.switches.items()
+            name: str(value) for name, value in self.fedmllm.switches.items() if name in SWITCHES
         }
+
+    @property
+    def scenario(self) -> str:
+        """Name of the scenario: the splitter without our prefix."""
+        return self.data.splitter.removeprefix("fedmllm_")
+
+    @property
+    def scenario_settings(self) -> dict[str, Any]:
+        """Parameters of the scenario, and the scenario switches that the user set."""
+        chosen = {name: value for name, value in self.fedmllm.switches.items() if name in SCENARIO_SWITCHES}
+        return self.scenario_args | chosen
 
     @property
     def init_seed(self) -> int:
@@ -481,7 +492,12 @@ def check(config: Config, where: str = "configuration") -> None:
     refuse(config.fedmllm.regularizer.mu < 0, "fedmllm.regularizer.mu must not be negative.")
     refuse(config.fedmllm.regularizer.skip_layers < 0, "fedmllm.regularizer.skip_layers must not be negative.")
     for name, value in config.fedmllm.switches.items():
-        refuse(name not in SWITCHES, f"unknown switch 'fedmllm.switches.{name}'{_nearest(str(name), SWITCHES)}")
+        if name in SCENARIO_SWITCHES:
+            continue  # the scenario checks the value
+        refuse(
+            name not in SWITCHES,
+            f"unknown switch 'fedmllm.switches.{name}'{_nearest(str(name), [*SWITCHES, *SCENARIO_SWITCHES])}",
+        )
         refuse(
             str(value) not in SWITCHES[name],
             f"fedmllm.switches.{name} is {value!r}, which is not one of {', '.join(SWITCHES[name])}.",

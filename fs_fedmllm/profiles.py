@@ -12,15 +12,7 @@ from types import MappingProxyType
 
 #: switch -> (allowed values, value in `fixed`, in `paper`, in `upstream`)
 _TABLE: dict[str, tuple[tuple[str, ...], str, str, str]] = {
-    # Scenarios (the value of `dataset` for hidden details is in scenarios/).
-    "split_seed": (("run", "authors"), "run", "run", "authors"),
-    "rows_within_label": (("shuffled", "file_order"), "shuffled", "shuffled", "file_order"),
-    "remainder": (("largest", "last_client"), "largest", "largest", "last_client"),
-    "minimum": (("client", "label", "first_label"), "client", "client", "label"),
-    "missing_both": (("keep_one", "keep_empty"), "keep_one", "keep_empty", "keep_empty"),
-    "missing_draw": (("per_client", "single_stream"), "per_client", "per_client", "single_stream"),
-    "hybrid_both": (("client_coin", "sample_coin"), "client_coin", "client_coin", "sample_coin"),
-    "cross_draw": (("seeded", "upstream"), "seeded", "seeded", "upstream"),
+    # Data.
     "text_only_label": (("text", "image"), "text", "text", "image"),
     # Rounds.
     "client_sampling": (("run_generator", "round_seed"), "run_generator", "run_generator", "round_seed"),
@@ -53,15 +45,19 @@ PROFILES = ("fixed", "paper", "upstream")
 #: switch -> allowed values
 SWITCHES: Mapping[str, tuple[str, ...]] = MappingProxyType({name: row[0] for name, row in _TABLE.items()})
 
-#: Switches that belong to the scenarios and are handed to them unchanged.
+#: Switches that belong to the scenarios; their values and meanings are in ``fs_fedmllm.scenarios.switches``,
+#: which gets the profile's name and those that the user set.
 SCENARIO_SWITCHES = (
+    "split_seed",
+    "partition_draw",
     "rows_within_label",
     "remainder",
     "minimum",
     "missing_both",
     "missing_draw",
-    "hybrid_both",
     "cross_draw",
+    "presence_draw",
+    "hybrid_both",
 )
 
 

@@ -139,7 +139,7 @@ class Encoder:
             if tensor.shape == ids.shape:
                 extras[name] = tuple(outputs.pop(name)[0].tolist())
         if self.vision is not None:
-            image_key = self._image_key(sample.image, where)
+            image_key = self._image_key(sample.image)
             if self.vision.get(image_key) is None:
                 self.vision.compute(image_key, outputs)
         return Encoded(tuple(ids[0].tolist()), self.completion(sample.answer), extras, sample.image, where)
@@ -148,9 +148,9 @@ class Encoder:
         picture = open_image(image, where)
         return dict(self.mllm.processor(text=[chat], images=[picture], return_tensors="pt", add_special_tokens=False))
 
-    def _image_key(self, path: str, where: str) -> str:
+    def _image_key(self, path: str) -> str:
         if path not in self._keys:
-            self._keys[path] = image_sha256(path, where)
+            self._keys[path] = image_sha256(path)
         return self._keys[path]
 
     def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:
@@ -162,7 +162,7 @@ class Encoder:
 
     def _vision_entry(self, row: Encoded) -> VisionEntry:
         assert self.vision is not None and row.image is not None
-        image_key = self._image_key(row.image, row.source)
+        image_key = self._image_key(row.image)
         entry = self.vision.get(image_key)
         return entry if entry is not None else self.vision.compute(image_key, self._vision_inputs(row))
 

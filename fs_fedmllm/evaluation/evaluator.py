@@ -1,0 +1,140 @@
+"""Score rows with the live adapter: forced choice in one batched pass, or greedy generation for open answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics
+from fs_fedmllm.evaluation.normalise import same_answer
+from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
+from fs_fedmllm.training.encoding import IGNORED, Encoded, Encoder
+
+#: What a slice shows of each row.
+SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True)}
+
+
+class Evaluator:
+    """Evaluates on the adapter that is loaded at the time of the call.
+
+    Args:
+        encoder: turns rows into batches; it knows the model and the template.
+        config: ``fedmllm.eval``.
+    """
+
+    def __init__(self, encoder: Encoder, config: EvaluationConfig):
+        self.encoder = encoder
+        self.config = config
+        self.seconds = 0.0
+        self._options: OptionTokens | None = None
+        template = encoder.template
+        if template.task == "choice":
+            answers = [template.answer(i) for i in range(len(template.options))]
+            self._options = option_tokens([encoder.completion(answer) for answer in answers])
+
+    def evaluate(self, samples: Sequence[Sample], shown: str = "both") -> dict[str, float]:
+        """Metrics of the rows, showing only what ``shown`` names.
+
+        Args:
+            samples: rows of a validation or test set, with labels where the template has options.
+            shown: ``both``, ``image`` or ``text``. Rows that would show nothing are left out.
+
+        Returns:
+            Metric name -> value; empty if there are no rows.
+        """
+        started = time.perf_counter()
+        image, text = SHOWN[shown]
+        rows = [s if shown == "both" else s.showing(image=image, text=text) for s in samples]
+        if shown != "both":
+            rows = [s for s in rows if s.presence != "neither"]
+        numbers: dict[str, float] = {}
+        if rows:
+            numbers = self._choice(rows) if self._options is not None else self._answers(rows)
+        self.seconds += time.perf_counter() - started
+        return numbers
+
+    def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:
+        """(rows, options) log-probabilities over the template's options, in the order of the rows.
+
+        One pass per batch: the shared opening of the answers is forced, and the logits of the next token are
+        normalised over the options' deciding tokens.
+        """
+        assert self._options is not None
+        tokens = self._options
+        decisions = torch.tensor(tokens.decisions, device=self.encoder.mllm.device)
+        encoded = self.encoder.encode(samples)
+        scores = np.zeros((len(encoded), len(tokens.decisions)))
+        for indices in self._batches(encoded):
+            batch = self.encoder.collate([encoded[i] for i in indices], completions=False, suffix=tokens.prefix)
+            with torch.no_grad():
+                logits = self._model()(**batch.inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+            scores[indices] = F.log_softmax(logits[:, decisions].double(), dim=-1).cpu().numpy()
+        return scores
+
+    def generate(self, samples: Sequence[Sample]) -> list[str]:
+        """Greedy answers, batched, in the order of the rows."""
+        encoded = self.encoder.encode(samples)
+        tokenizer = self.encoder.mllm.tokenizer
+        stop = self.encoder.tokens(self.encoder._suffix)[:1]
+        answers = [""] * len(encoded)
+        for indices in self._batches(encoded):
+            batch = self.encoder.collate([encoded[i] for i in indices], completions=False)
+            with torch.no_grad():
+                output = self._model().generate(
+                    **batch.inputs,
+                    do_sample=False,
+                    max_new_tokens=self.config.max_new_tokens,
+                    eos_token_id=list({*stop, tokenizer.eos_token_id}),
+                    pad_token_id=tokenizer.pad_token_id,
+                    use_cache=True,
+                )
+            new = output[:, batch.inputs["input_ids"].shape[1] :]
+            for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                answers[i] = text.strip()
+        return answers
+
+    def _model(self) -> torch.nn.Module:
+        self.encoder.mllm.inner.eval()
+        return self.encoder.mllm.inner
+
+    def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+        """Rows of similar length share a batch, so little is spent on padding."""
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
+        for start in range(0, len(order), self.config.batch_size):
+            yield order[start : start + self.config.batch_size]
+
+    def _choice(self, rows: Sequence[Sample]) -> dict[str, float]:
+        template = self.encoder.template
+        labels = [s.label if s.label is not None else -1 for s in rows]
+        positive = template.positive if template.metric == "auc" else None
+        return choice_metrics(self.option_log_probs(rows), labels, positive)
+
+    def _answers(self, rows: Sequence[Sample]) -> dict[str, float]:
+        answers = self.generate(rows)
+        correct = [same_answer(answer, row.answer) for answer, row in zip(answers, rows, strict=True)]
+        return answer_metrics(correct, [row.kind for row in rows], self._reference_loss(rows))
+
+    def _reference_loss(self, rows: Sequence[Sample]) -> float:
+        """Mean negative log-likelihood per token of the reference answers."""
+        encoded = self.encoder.encode(rows)
+        total, count = 0.0, 0
+        for indices in self._batches(encoded):
+            batch = self.encoder.collate([encoded[i] for i in indices], completions=True)
+            width = batch.labels.shape[1]
+            with torch.no_grad():
+                logits = self._model()(**batch.inputs, logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
+                loss = F.cross_entropy(
+                    logits.reshape(-1, logits.shape[-1]).float(),
+                    batch.labels.reshape(-1),
+                    ignore_index=IGNORED,
+                    reduction="sum",
+                )
+            total += float(loss)
+            count += batch.supervised
+        return total / max(1, count)
