@@ -8,6 +8,7 @@ rephrasings are left out, as in the paper. Test images also occur in train: the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fs_fedmllm.data.files import Row, filled, find, find_or_fail, fingerprint, json_rows, need, unique
@@ -79,7 +80,7 @@ def _read(files: list[tuple[str, Path]], images: ImageFolder, found: Findings) -
     once = {"train": unique(), "test": unique()}
     frames = 0
 
-    def make(row: Row, where: str) -> tuple[str, Sample] | None:
+    def make(by_file: str, row: Row, where: str) -> tuple[str, Sample] | None:
         nonlocal frames
         phrase = filled(row, "phrase_type", where).strip()
         if "frame" in phrase:
@@ -91,7 +92,7 @@ def _read(files: list[tuple[str, Path]], images: ImageFolder, found: Findings) -
         return split, once[split](_sample(row, where, images))
 
     for by_file, path in files:
-        yield from convert(json_rows(path, found), make, found)
+        yield from convert(json_rows(path, found), partial(make, by_file), found)
     if frames:
         found.warn(str(files[0][1].parent), f"{frames:,} 'frame' rows were dropped, as in the paper.")
 
