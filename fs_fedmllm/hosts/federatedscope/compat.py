@@ -161,7 +161,9 @@ def _apply_numpy_int() -> None:
 
 
 def _sparse_needed() -> bool:
-    return _major("scipy") > 0 and importlib.util.find_spec(SPARSE_MODULE) is None
+    if _major("scipy") == 0 or SPARSE_MODULE in sys.modules:
+        return False
+    return importlib.util.find_spec(SPARSE_MODULE) is None
 
 
 def _apply_sparse() -> None:

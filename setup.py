@@ -1,0 +1,90 @@
+"""Packaging of fs-fedmllm.
+
+The presets (``configs/``) and prompt templates (``data_templates/``) lie at the top of the repository, where readers
+look for them; a wheel carries them inside the package, and an editable install uses them in place.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED_FOLDERS = ("configs", "data_templates")
+
+
+def version() -> str:
+    """``fs_fedmllm.__version__``, read and not imported: an isolated build has none of our dependencies."""
+    text = (ROOT / "fs_fedmllm" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit('fs_fedmllm/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+class BuildWithFolders(build_py):
+    """Put the shipped folders inside the package, unless it is used in place."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for name in SHIPPED_FOLDERS:
+            if (ROOT / name).is_dir():
+                target = Path(self.build_lib) / "fs_fedmllm" / name
+                shutil.rmtree(target, ignore_errors=True)  # a file that is gone from the repository
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+
+
+# The lower bounds are the oldest and constraints.txt the newest versions that the whole test suite was run with.
+# FederatedScope itself is no dependency: it is on no index and its pins exclude every package below.
+INSTALL = [
+    "torch>=2.6,<2.14",
+    "transformers>=5.10,<6",
+    "peft>=0.19,<0.22",
+    "accelerate>=1.10.1,<2",
+    "datasets>=4.7,<6",
+    "scikit-learn>=1.5,<2",
+    "numpy>=2.0,<3",
+    "safetensors>=0.5,<1",
+    "pillow>=11,<14",
+    "pyyaml>=6.0.1,<7",
+    "tqdm>=4.66,<5",
+    "tensorboard>=2.17,<3",
+]
+EXTRAS = {
+    "fs": ["protobuf>=4.22", "grpcio>=1.60", "pympler>=1.0", "scipy>=1.13"],
+    "quant": ["bitsandbytes>=0.46"],
+    "judge": ["openai>=2"],
+    "hub": ["huggingface_hub>=1.3,<3"],
+    "trl": ["trl>=1.10,<2"],
+    "evaluate": ["evaluate>=0.4.3,<1"],
+    "plot": ["matplotlib>=3.9,<4"],
+}
+EXTRAS["dev"] = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff>=0.12",
+    "mypy>=1.16",
+    "types-PyYAML>=6.0.12",
+    *EXTRAS["trl"],
+]
+
+setup(
+    name="fs-fedmllm",
+    version=version(),
+    description="Federated fine-tuning of multimodal large language models, on FederatedScope or on its own",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["fs_fedmllm", "fs_fedmllm.*"]),
+    package_data={"fs_fedmllm": ["py.typed", "models/tiny/*", "models/tiny/**/*"]},
+    cmdclass={"build_py": BuildWithFolders},
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["fs-fedmllm = fs_fedmllm.cli:main"]},
+)

@@ -1,0 +1,49 @@
+"""A copy of FederatedScope and a virtual environment to run it in, for the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def copy_checkout(source: Path, target: Path) -> Path:
+    """Copy what a run needs of a checkout, without compiled files and without our plug."""
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc", "fedmllm_plug.py")
+    for folder in ("federatedscope", "scripts"):
+        if (source / folder).is_dir():
+            shutil.copytree(source / folder, target / folder, ignore=skip)
+    if (source / "setup.py").is_file():
+        shutil.copy2(source / "setup.py", target / "setup.py")
+    return target
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that sees the packages of this one, so that nothing is written into this one."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+    def run(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run this environment's Python; PYTHONPATH is what the test says and no more."""
+        inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+        return subprocess.run(
+            [self.python, *arguments],
+            cwd=cwd,
+            env={**inherited, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **variables},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
