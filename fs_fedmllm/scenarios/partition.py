@@ -32,7 +32,7 @@ def partition(rows: Rows, clients: int, params: ScenarioParams, seed: int) -> li
     """Row indices of each client, every row exactly once.
 
     Raises:
-        ScenarioError: a client would have no row, or rows lack the key to group by.
+        ScenarioError: there are too few rows for every client, or rows lack the key to group by.
     """
     labels = codes(rows.values(params.by, "by"))
     units = units_of(rows, np.arange(len(rows.samples)), params)
@@ -54,12 +54,6 @@ def partition(rows: Rows, clients: int, params: ScenarioParams, seed: int) -> li
     if params.minimum == "client":
         owners = give_everyone_one(dealt, owners, units, clients)
     parts = [units.expand(part) for part in split(dealt, owners, clients)]
-    empty = [client for client, part in enumerate(parts, start=1) if not len(part)]
-    if empty:
-        raise ScenarioError(
-            f"the partition leaves client {empty[0]} of {clients} without rows (alpha {params.alpha}, minimum: "
-            f"{params.minimum}); set minimum: client, a larger alpha, or fewer clients"
-        )
     return mix(parts, params, seed)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios.draws import ORDER, UNPAIRED, IntArray, generator, shuffled
-from fs_fedmllm.scenarios.partition import require, units_of
+from fs_fedmllm.scenarios.partition import give_everyone_one, require, units_of
 from fs_fedmllm.scenarios.rows import IMAGE, Assignment, Rows, whole
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.units import deal, split
@@ -75,13 +75,8 @@ def _even_blocks(
     total = len(indices)
     targets = np.array([total // holders + (block < total % holders) for block in range(holders)], dtype=np.int64)
     owner = deal(units.sizes[order], targets)
-    parts = [units.expand(part) for part in split(order, owner, holders)]
-    if not all(len(part) for part in parts):
-        raise ScenarioError(
-            f"groups of {params.keep_together!r} are too uneven to share {total} {name} rows evenly between "
-            f"{holders} clients; use fewer clients, or remove keep_together"
-        )
-    return parts
+    owner = give_everyone_one(order, owner, units, holders)
+    return [units.expand(part) for part in split(order, owner, holders)]
 
 
 def _joined(blocks: list[IntArray], client: int, seed: int, stream: random.Random | None) -> IntArray:
