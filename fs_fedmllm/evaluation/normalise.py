@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 
 _NUMBERS = {
-    word: str(value) for value, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
 }
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = re.compile(r"[;/\[\]\"{}()=+\\_<>@`?!.,:]")

@@ -1,0 +1,318 @@
+"""The pieces of a federated run, put together once and called by every engine.
+
+An engine (the embedded loop, FederatedScope's server and clients) decides who talks to whom; what a client's turn
+computes, how updates are checked and averaged, and what is evaluated is decided here and nowhere else. That is
+why all engines end with the same adapter bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fs_fedmllm.aggregation import RunningMean, ServerOptimizer, State, build_server_optimizer, check_update
+from fs_fedmllm.config import Config
+from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.data.sample import Dataset, Sample
+from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.errors import ConfigError, DataError, UpdateError
+from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.models.loader import MLLM, load_mllm
+from fs_fedmllm.models.vision import VisionFeatures
+from fs_fedmllm.scenarios.build import apply_scenario
+from fs_fedmllm.scenarios.manifest import Manifest
+from fs_fedmllm.scenarios.switches import profile_params
+from fs_fedmllm.training.encoding import Encoder
+from fs_fedmllm.training.plan import STREAM_DROPOUT, STREAM_ORDER, STREAM_SAMPLING, plan_batches, turn_generator
+from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, layer_mask
+from fs_fedmllm.training.schedule import round_lr
+from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Data after the scenario.
+
+    Attributes:
+        dataset: what the adapter read.
+        template: its prompts.
+        clients: client id (from 1) -> training rows, with what the client may see.
+        manifest: how the rows were dealt.
+    """
+
+    dataset: Dataset
+    template: Template
+    clients: Mapping[int, Sequence[Sample]]
+    manifest: Manifest
+
+
+def prepare_data(config: Config) -> FederatedData:
+    """Read the data set and apply the scenario to its training rows.
+
+    Raises:
+        ConfigError: the metric that picks the best round is on a split without rows, or is not one of the task's.
+        DataError: a label is outside the template's options.
+        ScenarioError: the scenario cannot be applied.
+    """
+    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    template = load_template(config.fedmllm.template or dataset.template)
+    _check_labels(dataset, template)
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
+    }
+    split = apply_scenario(
+        config.scenario,
+        dataset.train,
+        config.federate.client_num,
+        profile_params(config.fedmllm.profile, dataset=dataset.name, **settings),
+        config.seed,
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+    )
+    clients = dict(split.clients)
+    if config.switches["text_only_label"] == "text":
+        clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
+    wanted = config.eval.best_res_update_round_wise_key.partition("_")[0]
+    if wanted != "train" and not getattr(dataset, wanted):
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, but "
+            f"{dataset.name} has no {wanted} rows; use a metric of its {'test' if wanted == 'val' else 'val'} rows."
+        )
+    return FederatedData(dataset, template, clients, split.manifest)
+
+
+def _check_labels(dataset: Dataset, template: Template) -> None:
+    if template.task != "choice":
+        return
+    for row in (*dataset.train, *dataset.val, *dataset.test):
+        if row.label is None or not 0 <= row.label < len(template.options):
+            raise DataError(
+                f"{row.source or row.id}: the label {row.label!r} is outside the {len(template.options)} options of "
+                f"the template {template.name!r}. Correct the row or name another template (fedmllm.template)."
+            )
+
+
+def _own_label(row: Sample, template: Template) -> Sample:
+    """A text-only row takes its text's own label where the data set has one (CrisisMMD)."""
+    name = row.keys.get("label_text")
+    if row.presence != "text" or name is None or name not in template.options:
+        return row
+    label = template.options.index(name)
+    return dataclasses.replace(row, label=label, answer=template.answer(label))
+
+
+def set_threads(config: Config) -> None:
+    """Give torch the run's CPU threads; FederatedScope's runner sets one, and numbers depend on the count."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    available = int(limit) if limit.isdigit() and int(limit) > 0 else len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.fedmllm.threads or available)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client's turn gives back.
+
+    Attributes:
+        client: id, from 1.
+        rows: size of the client's training set, the weight of sample-weighted methods.
+        state: the client's adapter, float32, by canonical name.
+        log: the turn's figures.
+    """
+
+    client: int
+    rows: int
+    state: State
+    log: TurnLog
+
+
+@dataclass
+class Federation:
+    """A run's pieces. Build it with :meth:`build`.
+
+    Attributes:
+        config: the run's configuration.
+        data: rows of every client, validation and test rows.
+        mllm: the process-wide model.
+        encoder: rows to token ids.
+        trainer: local training.
+        evaluator: scores.
+        server: the server optimizer; None for the baselines ``local`` and ``global``.
+    """
+
+    config: Config
+    data: FederatedData
+    mllm: MLLM
+    encoder: Encoder
+    trainer: LocalTrainer
+    evaluator: Evaluator
+    server: ServerOptimizer | None
+    _mask: tuple[int, ...] = ()
+    _encoded: dict[int, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, config: Config, data: FederatedData) -> Federation:
+        """Load the model and prepare training and evaluation.
+
+        Raises:
+            ModelError: the model cannot be loaded or has no language layers where the configuration looks.
+            ConfigError: the regulariser's layer mask is empty.
+        """
+        set_threads(config)
+        mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
+        vision = None
+        if config.fedmllm.vision_cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:
+            cache = config.fedmllm.vision_cache
+            vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
+        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
+        server = None
+        if config.federate.method not in ("local", "global"):
+            options = config.fedmllm.server
+            server = build_server_optimizer(
+                config.federate.method,
+                lr=config.server_lr,
+                beta1=options.beta1,
+                beta2=options.beta2,
+                tau=options.tau,
+                switches=config.switches,
+            )
+        return cls(
+            config=config,
+            data=data,
+            mllm=mllm,
+            encoder=encoder,
+            trainer=LocalTrainer(mllm, encoder, config.fedmllm.train),
+            evaluator=Evaluator(encoder, config.fedmllm.eval),
+            server=server,
+            _mask=_regularised(config, mllm),
+        )
+
+    def initial_state(self) -> State:
+        """The global adapter before round 0."""
+        return self.mllm.adapter.initial_state(self.config.init_seed)
+
+    def sample_clients(self, round_index: int) -> list[int]:
+        """The round's clients, ascending; a pure function of the seed and the round."""
+        total, wanted = self.config.federate.client_num, self.config.sampled_clients
+        if self.config.switches["client_sampling"] == "round_seed":
+            return sorted(k + 1 for k in random.Random(round_index).sample(range(total), wanted))
+        rng = turn_generator(self.config.seed, STREAM_SAMPLING, round_index, 0)
+        return sorted(int(k) + 1 for k in rng.choice(total, size=wanted, replace=False))
+
+    def penalty(self, client: int) -> Penalty:
+        """The client's regulariser, adapted to its measured missing rate."""
+        config = self.config
+        gamma = coefficient(
+            config.fedmllm.regularizer,
+            beta=self.data.manifest.betas.get(client, 0.0),
+            switch=config.switches["regularizer_coefficient"],
+            scenario=config.scenario,
+            scenario_args=config.scenario_args,
+        )
+        return Penalty(gamma, self._mask) if gamma else NO_PENALTY
+
+    def plan(self, client: int, round_index: int, rows: int) -> Turn:
+        """What the client does in this round: rows of each step, learning rate, regulariser, dropout seed."""
+        config, local = self.config, self.config.fedmllm.train
+        switches = config.switches
+        order_round = 0 if switches["sample_order"] == "repeated" else round_index
+        return Turn(
+            batches=plan_batches(
+                rows,
+                amount=config.train.local_update_steps,
+                unit=config.train.batch_or_epoch,
+                batch_size=local.batch_size,
+                rng=turn_generator(config.seed, STREAM_ORDER, order_round, client),
+                drop_tail=switches["accumulation_tail"] == "dropped",
+            ),
+            lr=round_lr(
+                config.train.optimizer.lr,
+                round_index,
+                local.lr_horizon,
+                local.warmup_ratio,
+                clamp=switches["lr_round0"] == "clamped",
+            ),
+            lr_inner=switches["lr_inner"],
+            penalty=self.penalty(client),
+            dropout_seed=int(turn_generator(config.seed, STREAM_DROPOUT, round_index, client).integers(2**31)),
+        )
+
+    def client_turn(self, client: int, round_index: int, state: Mapping[str, torch.Tensor]) -> Update:
+        """Load the global adapter, train on the client's rows, and return the client's adapter.
+
+        Raises:
+            UpdateError: the loss is not finite.
+        """
+        if client not in self._encoded:
+            self._encoded[client] = self.encoder.encode(self.data.clients[client])
+        rows = self._encoded[client]
+        self.mllm.adapter.load(state)
+        log = self.trainer.fit(rows, self.plan(client, round_index, len(rows)))
+        return Update(client, len(rows), self.mllm.adapter.export(), log)
+
+    def weight(self, rows: int) -> float:
+        """A client's weight in the mean."""
+        assert self.server is not None
+        return float(rows) if self.server.weighting == "samples" else 1.0
+
+    def accept(self, mean: RunningMean, params: State, update: Update) -> None:
+        """Check an update and add it to the round's sum; call in ascending client order.
+
+        Raises:
+            UpdateError: the update is refused; the sum is as before.
+        """
+        check_update(update.client, params, update.state)
+        mean.add(update.client, self.weight(update.rows), update.state)
+
+    def server_step(self, params: State, server_state: State, mean: RunningMean) -> tuple[State, State]:
+        """One step of the server optimizer.
+
+        Raises:
+            UpdateError: no client's update was accepted.
+        """
+        assert self.server is not None
+        deltas = mean.mean()
+        if not deltas:
+            raise UpdateError("No client sent a valid update in this round.")
+        return self.server.step(params, server_state, deltas)
+
+    def evaluate(self, state: Mapping[str, torch.Tensor], *, slices: bool) -> dict[str, float]:
+        """Metrics of a global adapter on the validation and test rows.
+
+        Args:
+            state: the adapter.
+            slices: also show the test rows with their image only and with their text only.
+
+        Returns:
+            ``val_*`` and ``test_*`` metrics; ``test_image_*`` and ``test_text_*`` for the slices.
+        """
+        self.mllm.adapter.load(state)
+        numbers: dict[str, float] = {}
+        for split in ("val", "test"):
+            rows = getattr(self.data.dataset, split)
+            numbers |= {f"{split}_{k}": v for k, v in self.evaluator.evaluate(rows).items()}
+        if slices and any(row.presence == "both" for row in self.data.dataset.test):
+            for shown in ("image", "text"):
+                figures = self.evaluator.evaluate(self.data.dataset.test, shown)
+                numbers |= {f"test_{shown}_{k}": v for k, v in figures.items()}
+        return numbers
+
+    def wants_slices(self, done_rounds: int) -> bool:
+        """Whether the single-modality slices are due after so many rounds."""
+        wanted = self.config.fedmllm.eval.slices
+        return wanted == "always" or (wanted == "ends" and done_rounds in (0, self.config.federate.total_round_num))
+
+
+def _regularised(config: Config, mllm: MLLM) -> tuple[int, ...]:
+    regularizer = config.fedmllm.regularizer
+    if regularizer.type == "none":
+        return ()
+    skip = 0 if regularizer.type == "fedprox" else regularizer.skip_layers
+    fixed = config.switches["regularizer_layers"] == "fixed_27"
+    return layer_mask(mllm.adapter.layers, mllm.adapter.depth, skip, fixed_27=fixed)

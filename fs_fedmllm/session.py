@@ -1,0 +1,273 @@
+"""The book-keeping of a run, the same on every engine: rounds, evaluations, the best adapter, files, resume."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+from fs_fedmllm import __version__
+from fs_fedmllm.aggregation import RunningMean, State
+from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
+from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.federation import Federation, Update
+from fs_fedmllm.models.export import adapter_bytes, write_adapter
+from fs_fedmllm.run_folder import RunFolder, config_digest
+from fs_fedmllm.scenarios.manifest import write_manifest
+
+logger = logging.getLogger(__name__)
+
+#: Metrics for which less is better.
+LOWER_IS_BETTER = ("loss",)
+
+
+class Listener(Protocol):
+    """Whoever shows the run's progress."""
+
+    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """After an evaluation."""
+
+    def trained(self, round_index: int, update: Update) -> None:
+        """After a client's turn."""
+
+    def refused(self, round_index: int, client: int, reason: str) -> None:
+        """After an update was refused."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def trained(self, round_index: int, update: Update) -> None:
+        """Nothing."""
+
+    def refused(self, round_index: int, client: int, reason: str) -> None:
+        """Nothing."""
+
+
+class Session:
+    """One run.
+
+    Args:
+        federation: the pieces.
+        folder: where files go.
+        listener: shows progress.
+        started: ``time.perf_counter()`` of the command's start, so that loading counts in the closing table.
+    """
+
+    def __init__(self, federation: Federation, folder: RunFolder, listener: Listener, started: float | None = None):
+        self.federation = federation
+        self.config = federation.config
+        self.folder = folder
+        self.listener = listener
+        self._started = time.perf_counter() if started is None else started
+        self._digest = config_digest(self.config)
+        self._mean: RunningMean | None = None
+        self._carried = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
+        self._training_seconds = 0.0
+        self.state = self._open()
+
+    def _open(self) -> RunState:
+        write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
+        saved = load_checkpoint(self.folder.path / "checkpoint", self._digest)
+        if saved is not None:
+            logger.info("Resuming %s after round %d.", self.folder.path, saved.round)
+            self._carried = saved.figures["seconds"]
+            self.folder.keep_lines(saved.lines)
+            return saved
+        self.folder.keep_lines(0)
+        params = self.federation.initial_state()
+        server = self.federation.server.init(params) if self.federation.server is not None else {}
+        figures: dict[str, Any] = {"evaluations": [], "refused": [], "bytes_sent": 0, "turns": 0}
+        return RunState(0, params, server, {}, figures)
+
+    @property
+    def params(self) -> State:
+        """The global adapter."""
+        return self.state.params
+
+    @property
+    def adapter_size(self) -> int:
+        """Bytes of one adapter on the wire: the size of its safetensors file."""
+        if not hasattr(self, "_adapter_size"):
+            self._adapter_size = len(adapter_bytes(self.state.params))
+        return self._adapter_size
+
+    def _record(self, kind: str, round_index: int, figures: dict[str, Any]) -> None:
+        self.folder.record(kind, round_index, figures)
+        self.state.lines += 1
+
+    # Rounds -----------------------------------------------------------------------------------------------------
+
+    def zero_shot(self) -> None:
+        """Evaluate before round 0, unless a resumed run has done so."""
+        if self.config.fedmllm.eval.zero_shot and not self.state.figures["evaluations"]:
+            self.evaluate(0)
+
+    def begin_round(self) -> list[int]:
+        """The clients of the next round."""
+        self._mean = RunningMean(self.state.params)
+        return self.federation.sample_clients(self.state.round)
+
+    def turn(self, client: int) -> Update | None:
+        """Let a client take its turn; None if its training failed (it is named and left out)."""
+        try:
+            update = self.federation.client_turn(client, self.state.round, self.state.params)
+        except UpdateError as error:
+            self._refuse(client, f"client {client}: {error}")
+            return None
+        self.count_turn(update)
+        return update
+
+    def count_turn(self, update: Update) -> None:
+        """Record a turn's figures: the task loss, the regulariser and the gradient norm (Figures 13 and 14)."""
+        log = update.log
+        self._training_seconds += log.seconds
+        self.state.figures["turns"] += 1
+        self._record(
+            "turn",
+            self.state.round,
+            {
+                "client": update.client,
+                "loss": log.loss,
+                "penalty": log.penalty,
+                "grad_norm": log.grad_norm,
+                "steps": log.steps,
+                "rows": log.rows,
+            },
+        )
+        self.listener.trained(self.state.round, update)
+
+    def accept(self, update: Update) -> bool:
+        """Check an update and add it to the round's sum; False if it is refused. Ascending client order."""
+        assert self._mean is not None
+        try:
+            self.federation.accept(self._mean, self.state.params, update)
+        except UpdateError as error:
+            self._refuse(update.client, str(error))
+            return False
+        return True
+
+    def _refuse(self, client: int, reason: str) -> None:
+        logger.warning("Round %d: update refused: %s", self.state.round, reason)
+        self.state.figures["refused"].append({"round": self.state.round, "client": client, "reason": reason})
+        self.listener.refused(self.state.round, client, reason)
+
+    def end_round(self, clients: int) -> None:
+        """Take the server's step and move on.
+
+        Args:
+            clients: how many were sent the adapter (each sends one back).
+
+        Raises:
+            UpdateError: no valid update is left; the last good adapter is saved first.
+        """
+        assert self._mean is not None
+        try:
+            params, server = self.federation.server_step(self.state.params, self.state.server, self._mean)
+        except UpdateError as error:
+            self.save_adapters()
+            names = "; ".join(r["reason"] for r in self.state.figures["refused"] if r["round"] == self.state.round)
+            raise UpdateError(
+                f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path / 'adapter'}."
+            ) from error
+        self.state.params, self.state.server = params, server
+        self.state.figures["bytes_sent"] += 2 * clients * self.adapter_size
+        self.state.round += 1
+        self._mean = None
+
+    def evaluation_due(self) -> bool:
+        """Whether the round that just ended is to be evaluated; the last one always is."""
+        done = self.state.round
+        return done % self.config.eval.freq == 0 or done >= self.config.federate.total_round_num
+
+    def evaluate(self, done_rounds: int) -> dict[str, float]:
+        """Evaluate the global adapter and keep it if it is the best so far."""
+        figures = self.federation.evaluate(self.state.params, slices=self.federation.wants_slices(done_rounds))
+        self.note_evaluation(done_rounds, figures)
+        return figures
+
+    def note_evaluation(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """Record an evaluation's figures."""
+        self._record("evaluation", done_rounds, dict(figures))
+        entry = {"round": done_rounds, **figures}
+        evaluations = self.state.figures["evaluations"]
+        best = self.best_entry()
+        evaluations.append(entry)
+        if best is None or self._better(entry, best):
+            self.state.best = dict(self.state.params)
+        self.listener.evaluated(done_rounds, figures)
+
+    def _better(self, entry: dict[str, Any], than: dict[str, Any]) -> bool:
+        name = self.config.eval.best_res_update_round_wise_key
+        if name not in entry:
+            known = ", ".join(k for k in entry if k != "round")
+            raise UpdateError(f"eval.best_res_update_round_wise_key is {name!r}, but the evaluation has {known}.")
+        if name.partition("_")[2] in LOWER_IS_BETTER:
+            return bool(entry[name] < than[name])
+        return bool(entry[name] > than[name])
+
+    def best_entry(self) -> dict[str, Any] | None:
+        """The best evaluation so far; the earliest of equals."""
+        best: dict[str, Any] | None = None
+        for entry in self.state.figures["evaluations"]:
+            if best is None or self._better(entry, best):
+                best = entry
+        return best
+
+    def checkpoint(self) -> None:
+        """Save the run's state, if this round is due."""
+        every = self.config.fedmllm.checkpoint_every
+        if every and self.state.round % every == 0 and self.state.round < self.config.federate.total_round_num:
+            self.state.figures["seconds"] = self.seconds()
+            save_checkpoint(self.folder.path / "checkpoint", self.state, self._digest)
+
+    # The end ----------------------------------------------------------------------------------------------------
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time so far: total, training, evaluation; what is left is everything else."""
+        return {
+            "total": self._carried["total"] + time.perf_counter() - self._started,
+            "training": self._carried["training"] + self._training_seconds,
+            "evaluation": self._carried["evaluation"] + self.federation.evaluator.seconds,
+        }
+
+    def save_adapters(self) -> str:
+        """Write the last and the best adapter; the sha256 of the last."""
+        mllm = self.federation.mllm
+        digest = write_adapter(self.folder.path / "adapter", mllm, self.state.params)
+        if self.state.best:
+            write_adapter(self.folder.path / "adapter_best", mllm, self.state.best)
+        return digest
+
+    def close(self) -> dict[str, Any]:
+        """Write the adapters and results.json, and return the results."""
+        digest = self.save_adapters()
+        figures = self.state.figures
+        evaluations = figures["evaluations"]
+        results = {
+            "version": __version__,
+            "profile": self.config.fedmllm.profile,
+            "dataset": self.federation.data.dataset.name,
+            "scenario": self.config.scenario,
+            "method": self.config.federate.method,
+            "seed": self.config.seed,
+            "rounds": self.state.round,
+            "zero_shot": evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None,
+            "evaluations": evaluations,
+            "best": self.best_entry(),
+            "best_by": self.config.eval.best_res_update_round_wise_key,
+            "bytes_sent": figures["bytes_sent"],
+            "adapter_bytes": self.adapter_size,
+            "refused": figures["refused"],
+            "adapter_sha256": digest,
+            "manifest_sha256": self.federation.data.manifest.sha256,
+            "config_sha256": self._digest,
+            "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
+        }
+        self.folder.write_json("results.json", results)
+        self.folder.close()
+        remove_checkpoint(self.folder.path / "checkpoint")
+        return results

@@ -1,0 +1,80 @@
+"""The federated run as plain code: the reference semantics, and the embedded engine.
+
+adapter <- seeded LoRA
+for each round: draw clients; each loads the adapter, trains, and gives its own back;
+                the server steps along the weighted mean of the differences
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fs_fedmllm.aggregation import State
+from fs_fedmllm.config import Config
+from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.run_folder import RunFolder, run_path
+from fs_fedmllm.session import Listener, Session, Silent
+
+
+def run(
+    config: Config, *, listener: Listener | None = None, started: float | None = None, label: str = ""
+) -> tuple[dict[str, Any], RunFolder]:
+    """Run a configuration on the embedded engine.
+
+    Args:
+        config: what to run.
+        listener: shows progress.
+        started: when the command started, for the time split.
+        label: name of the configuration, for the run folder's name.
+
+    Returns:
+        The results (as in results.json) and the run folder.
+
+    Raises:
+        FedMLLMError: bad configuration, data, model or updates.
+    """
+    data = prepare_data(config)
+    federation = Federation.build(config, data)
+    folder = RunFolder(run_path(config, label), config)
+    session = Session(federation, folder, listener or Silent(), started)
+    if config.federate.method == "local":
+        _run_local(session)
+    else:
+        _run_rounds(session)
+    return session.close(), folder
+
+
+def _run_rounds(session: Session) -> None:
+    session.zero_shot()
+    total = session.config.federate.total_round_num
+    while session.state.round < total:
+        clients = session.begin_round()
+        for client in clients:
+            update = session.turn(client)
+            if update is not None:
+                session.accept(update)
+        session.end_round(len(clients))
+        if session.evaluation_due():
+            session.evaluate(session.state.round)
+        session.checkpoint()
+
+
+def _run_local(session: Session) -> None:
+    """The baseline Local: each client trains alone; reported is the uniform mean of the clients' metrics."""
+    federation, config = session.federation, session.config
+    session.zero_shot()
+    start = session.params
+    per_client: list[dict[str, float]] = []
+    total = config.federate.total_round_num
+    for client in sorted(federation.data.clients):
+        state: State = start
+        for round_index in range(total):
+            update = federation.client_turn(client, round_index, state)
+            session.count_turn(update)
+            state = update.state
+        figures = federation.evaluate(state, slices=federation.wants_slices(total))
+        session.folder.write_json(f"clients/client_{client}.json", figures)
+        per_client.append(figures)
+    session.state.round = total
+    names = [name for name in per_client[0] if all(name in figures for figures in per_client)]
+    session.note_evaluation(total, {n: sum(f[n] for f in per_client) / len(per_client) for n in names})
