@@ -10,6 +10,7 @@ from scenario_rows import HATEFUL, hateful, ids, medical, paired, presence
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios import apply_scenario, profile_params
 from fs_fedmllm.scenarios.cross import image_clients
+from fs_fedmllm.scenarios.draws import RECORDED_PRESENCE_SEED
 from fs_fedmllm.scenarios.hybrid import presence as client_presence
 from fs_fedmllm.scenarios.partition import repair
 
@@ -172,6 +173,20 @@ def test_medical_cross_equals_plain_loops_on_the_global_generator(k):
     held = [len(part) for part in split.clients.values()]
     assert {3: 599, 5: 359, 7: 256}[k] == held[image[0]]
     assert {3: 4850, 5: 6790, 7: 11317}[k] == held[text[0]]
+
+
+@pytest.mark.parametrize(
+    ("p", "matrix"),
+    [
+        (0.8, "11 11 11 11 01 11 11 11 11 11"),
+        (0.7, "11 11 11 11 01 11 11 11 01 01"),
+        (0.6, "11 01 10 10 01 11 11 11 01 01"),
+    ],
+)
+def test_recorded_medical_presence(p, matrix):
+    """Ours: the authors' medical script leaves this draw unseeded."""
+    held = client_presence(10, profile_params("upstream", p=p), RECORDED_PRESENCE_SEED)
+    assert " ".join(f"{show & 1}{show >> 1}" for show in held) == matrix
 
 
 @pytest.mark.parametrize("p", [0.8, 0.7, 0.6])
