@@ -79,6 +79,8 @@ def prepare_data(config: Config) -> FederatedData:
     clients = dict(split.clients)
     if config.switches["text_only_label"] == "text":
         clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
+    if config.federate.method == "global":
+        clients = {1: [row for client in sorted(clients) for row in clients[client]]}
     wanted = config.eval.best_res_update_round_wise_key.partition("_")[0]
     if wanted != "train" and not getattr(dataset, wanted):
         raise ConfigError(
@@ -143,7 +145,7 @@ class Federation:
         encoder: rows to token ids.
         trainer: local training.
         evaluator: scores.
-        server: the server optimizer; None for the baselines ``local`` and ``global``.
+        server: the server optimizer; None for the baseline ``local``.
     """
 
     config: Config
@@ -172,10 +174,11 @@ class Federation:
             vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
         encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
         server = None
-        if config.federate.method not in ("local", "global"):
+        if config.federate.method != "local":
             options = config.fedmllm.server
             server = build_server_optimizer(
-                config.federate.method,
+                # The centralised baseline is FedAvg with one client that holds every row.
+                "fedavg" if config.federate.method == "global" else config.federate.method,
                 lr=config.server_lr,
                 beta1=options.beta1,
                 beta2=options.beta2,
@@ -199,6 +202,8 @@ class Federation:
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round."""
+        if self.config.federate.method == "global":
+            return [1]
         total, wanted = self.config.federate.client_num, self.config.sampled_clients
         if self.config.switches["client_sampling"] == "round_seed":
             return sorted(k + 1 for k in random.Random(round_index).sample(range(total), wanted))

@@ -171,7 +171,7 @@ class Session:
             self.save_adapters()
             names = "; ".join(r["reason"] for r in self.state.figures["refused"] if r["round"] == self.state.round)
             raise UpdateError(
-                f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path / 'adapter'}."
+                f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
         self.state.params, self.state.server = params, server
         self.state.figures["bytes_sent"] += 2 * clients * self.adapter_size

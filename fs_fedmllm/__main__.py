@@ -1,0 +1,7 @@
+"""``python -m fs_fedmllm``."""
+
+import sys
+
+from fs_fedmllm.cli import main
+
+sys.exit(main())

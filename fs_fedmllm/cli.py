@@ -1,0 +1,142 @@
+"""The command line: ``fs-fedmllm``.
+
+Heavy imports happen inside the commands, so that ``--help`` and configuration errors answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fs_fedmllm import __version__
+from fs_fedmllm.errors import ConfigError, FedMLLMError
+
+EXIT_USER_ERROR = 2
+
+
+def find_config(name: str) -> Path:
+    """A configuration by path, or one that ships with the package by name (``configs/cross_i3t7.yaml``).
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).resolve().parent
+    wanted = Path(*[part for part in path.parts if part != "configs"]).with_suffix(".yaml")
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / wanted).is_file():
+            return folder / wanted
+    raise ConfigError(f"No configuration {name!r}: neither a file here nor one that ships with fs-fedmllm.")
+
+
+def _run(args: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    path = find_config(args.config)
+    engine = args.engine
+    if engine == "auto":
+        import importlib.util
+
+        engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
+    from fs_fedmllm import config as schema
+
+    config = schema.load(path, args.overrides)
+    if engine == "federatedscope":
+        from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
+
+        return run_in_federatedscope(path, args.overrides)
+    if config.federate.mode != "standalone":
+        raise ConfigError("The embedded engine simulates; federate.mode distributed needs --engine federatedscope.")
+    from fs_fedmllm.report.console import ConsoleProgress, closing_table
+    from fs_fedmllm.simulation import run
+
+    progress = ConsoleProgress(config)
+    try:
+        results, folder = run(config, listener=progress, started=started, label=path.stem)
+    finally:
+        progress.close()
+    print(closing_table(results, str(folder.path)))
+    return 0
+
+
+def _plug(args: argparse.Namespace) -> int:
+    from fs_fedmllm.hosts.federatedscope import plug
+
+    if args.status:
+        print(plug.status(args.checkout))
+    else:
+        print(plug.plug(args.checkout))
+    return 0
+
+
+def _unplug(args: argparse.Namespace) -> int:
+    from fs_fedmllm.hosts.federatedscope import plug
+
+    print(plug.unplug(args.checkout))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    from fs_fedmllm import config as schema
+
+    if args.file:
+        import yaml
+
+        print(yaml.safe_dump(schema.to_mapping(schema.load(find_config(args.file), args.overrides)), sort_keys=False))
+        return 0
+    for name, kind, default, doc in schema.describe():
+        print(f"{name} ({kind}, default {default})\n    {doc}")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = argparse.ArgumentParser(
+        prog="fs-fedmllm",
+        description="Federated fine-tuning of multimodal large language models when clients lack modalities.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a configuration")
+    run.add_argument("config", help="a .yaml, or the name of one that ships, e.g. configs/cross_i3t7.yaml")
+    run.add_argument("overrides", nargs="*", help="key value pairs, e.g. federate.total_round_num 3 seed 7")
+    run.add_argument("--engine", choices=("auto", "embedded", "federatedscope"), default="auto",
+                     help="auto takes FederatedScope where it can be imported")  # fmt: skip
+    run.set_defaults(function=_run)
+
+    plug = commands.add_parser("plug", help="make a FederatedScope checkout know our jobs")
+    plug.add_argument("checkout", help="folder of the checkout")
+    plug.add_argument("--status", action="store_true", help="only say what is plugged")
+    plug.set_defaults(function=_plug)
+
+    unplug = commands.add_parser("unplug", help="undo plug, exactly")
+    unplug.add_argument("checkout", help="folder of the checkout")
+    unplug.set_defaults(function=_unplug)
+
+    config = commands.add_parser("config", help="explain every key, or print a resolved configuration")
+    config.add_argument("file", nargs="?", help="a .yaml to resolve")
+    config.add_argument("overrides", nargs="*", help="key value pairs")
+    config.set_defaults(function=_config)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 for what the user can put right."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.function(args))
+    except FedMLLMError as error:
+        print(f"fs-fedmllm: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("fs-fedmllm: interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

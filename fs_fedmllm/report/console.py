@@ -1,0 +1,105 @@
+"""What a run shows in the terminal: a progress bar, and a closing table."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.federation import Update
+
+
+class ConsoleProgress:
+    """One bar over all client turns, with round, client, loss and the time left.
+
+    Args:
+        config: for the number of turns.
+    """
+
+    def __init__(self, config: Config):
+        per_round = 1 if config.federate.method == "global" else config.sampled_clients
+        self._rounds = config.federate.total_round_num
+        self._metric = config.eval.best_res_update_round_wise_key
+        self._bar = tqdm(
+            total=per_round * self._rounds, unit="turn", file=sys.stderr, dynamic_ncols=True, mininterval=0.5
+        )
+
+    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """Print the metric that picks the best round, above the bar."""
+        shown = [n for n in (self._metric, "test_macro_f1", "test_auc", "test_acc") if n in figures]
+        text = ", ".join(f"{name} {figures[name]:.4f}" for name in dict.fromkeys(shown))
+        self._bar.write(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}", file=sys.stderr)
+
+    def trained(self, round_index: int, update: Update) -> None:
+        """Advance the bar."""
+        self._bar.set_description(f"round {round_index + 1}/{self._rounds} client {update.client}", refresh=False)
+        self._bar.set_postfix_str(f"loss {update.log.loss:.3f}", refresh=False)
+        self._bar.update()
+
+    def refused(self, round_index: int, client: int, reason: str) -> None:
+        """Say who was left out."""
+        self._bar.write(f"round {round_index + 1}: refused: {reason}", file=sys.stderr)
+
+    def resumed(self, turns: int) -> None:
+        """Start the bar where the checkpoint stands."""
+        self._bar.update(turns)
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self._bar.close()
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def closing_table(results: dict[str, Any], folder: str) -> str:
+    """The figures of a finished run as text.
+
+    Args:
+        results: as in results.json.
+        folder: the run folder.
+    """
+    evaluations = results["evaluations"]
+    order = ("test_macro_f1", "test_auc", "test_acc", "test_open_acc", "test_closed_acc", "test_loss")
+    present = {name for entry in evaluations for name in entry}
+    columns = [name for name in (results["best_by"], *order) if name in present]
+    columns = list(dict.fromkeys(columns))
+    slices = [n for n in ("test_image_acc", "test_text_acc") if n in present]
+    header = [
+        "",
+        *[c.replace("test_", "").replace("val_", "val ") for c in columns],
+        *[c.replace("test_", "").replace("_", " ") for c in slices],
+    ]
+    best_round = results["best"]["round"] if results["best"] else None
+    rows = []
+    for entry in evaluations:
+        name = "zero-shot" if entry["round"] == 0 else f"round {entry['round']}"
+        if entry["round"] == best_round:
+            name += " (best)"
+        rows.append([name, *[f"{entry[c]:.4f}" if c in entry else "" for c in (*columns, *slices)]])
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in [header, *rows]
+    ]
+    seconds = results["seconds"]
+    rest = seconds["total"] - seconds["training"] - seconds["evaluation"]
+    lines += [
+        "",
+        f"best by {results['best_by']}: round {best_round}",
+        f"bytes sent: {_bytes(results['bytes_sent'])} (adapter {_bytes(results['adapter_bytes'])})",
+        f"time: {seconds['total']:.1f} s = training {seconds['training']:.1f} s + evaluation "
+        f"{seconds['evaluation']:.1f} s + everything else {rest:.1f} s",
+        f"adapter sha256: {results['adapter_sha256']}",
+        f"run folder: {folder}",
+    ]
+    if results["refused"]:
+        lines.insert(-2, f"refused updates: {len(results['refused'])} (see results.json)")
+    return "\n".join(lines)
