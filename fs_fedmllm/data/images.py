@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Largest image in pixels (8192 x 8192; 192 MiB as RGB). A file of a few kB can declare far more.
 MAX_PIXELS = 2**26
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
 _LEAVES = "Put the file inside the data folder and name it relative to that folder."
@@ -165,7 +165,7 @@ def _opened(path: str, where: str) -> Iterator[Image]:
         except pil.DecompressionBombError as error:
             raise _bomb(where, path, "more") from error
         except UnidentifiedImageError as error:
-            known = ", ".join(name for name in FORMATS if name != "MPO")
+            known = ", ".join(FORMATS)
             raise RowError(where, f"{path} is not an image.", f"Replace it; formats are {known}.") from error
         except Exception as error:  # a parser that is fed a hostile file may raise anything
             raise _broken(where, path, error) from error

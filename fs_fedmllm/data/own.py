@@ -174,9 +174,10 @@ def _label(row: Row, template: Template, where: str) -> int:
     if isinstance(value, str):
         value = value.strip()
         index = names.get(value, completions.get(value, int(value) if value.isdecimal() else -1))
-    else:
-        whole = isinstance(value, float) and value.is_integer()  # pandas writes whole numbers so beside nulls
-        index = int(value) if whole or (isinstance(value, int) and not isinstance(value, bool)) else -1
+    elif isinstance(value, int) and not isinstance(value, bool):
+        index = value
+    else:  # pandas writes whole numbers as floats beside nulls
+        index = int(value) if isinstance(value, float) and value.is_integer() else -1
     if not 0 <= index < len(names):
         known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for name, i in names.items())
         raise RowError(where, f"{key} {row.get(key)!r} is none of the options.", f"Give one of {known}.")

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fs_fedmllm.data.images import open_image
+from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.data.template import load_template
+from fs_fedmllm.errors import ConfigError, DataError
+
+CASES = "\n".join(f'  {c}: {{basis: "", question: "Which ward"}}' for c in ("both", "text", "image", "neither"))
+WARDS = f"""
+task: choice
+metric: macro_f1
+options: [heart, lung, bone]
+instruction: Choose
+closing: "Answer: "
+original:
+{CASES}
+augmented:
+{CASES}
+"""
+
+
+def ward(number: int, **more: object) -> dict:
+    return {"id": f"r{number}", "image": "scan/a.png", "text": f"note {number}", "label": number % 3, **more}
+
+
+@pytest.fixture
+def clinic(tmp_path, picture, jsonl) -> Path:
+    picture(tmp_path / "scan" / "a.png")
+    (tmp_path / "wards.yaml").write_text(WARDS)
+    jsonl(tmp_path / "train.jsonl", [ward(i, site=f"s{i % 2}") for i in range(6)])
+    jsonl(tmp_path / "test.jsonl", [ward(i, site="s9") for i in range(3)])
+    return tmp_path
+
+
+OPTIONS = {"template": "wards.yaml"}
+
+
+def test_jsonl_with_a_file_a_split(clinic):
+    data = load_dataset("own", clinic, OPTIONS | {"groups": ["site"]})
+    assert [len(part) for part in (data.train, data.val, data.test)] == [6, 0, 3]
+    row = data.train[1]
+    assert (row.id, row.text, row.label, row.answer, row.keys) == ("r1", "note 1", 1, "(B) lung", {"site": "s1"})
+    assert row.image == str(clinic / "scan" / "a.png") and row.source.endswith("train.jsonl:2")
+    assert load_template(data.template).prompt(row) == (
+        "Choose.\nnote 1\nWhich ward?\nOptions:\n(A) heart\n(B) lung\n(C) bone\nAnswer: "
+    )
+    assert data.warnings == ()
+
+
+def test_one_file_with_a_split_column(tmp_path, clinic, jsonl):
+    names = ["train", "Train", "validation", "dev", "test", "val"]
+    jsonl(clinic / "all.jsonl", [ward(i, part=name) for i, name in enumerate(names)])
+    data = load_dataset("own", clinic, OPTIONS | {"file": "all.jsonl", "split_column": "part"})
+    assert [len(part) for part in (data.train, data.val, data.test)] == [2, 3, 1]
+    jsonl(clinic / "all.jsonl", [ward(0, part="holdout")])
+    with pytest.raises(DataError, match=r"all\.jsonl:1: the column 'part' says 'holdout', which is no split"):
+        load_dataset("own", clinic, OPTIONS | {"file": "all.jsonl", "split_column": "part"})
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", "lung", " lung ", "(B) lung"])
+def test_ways_to_write_a_label(clinic, jsonl, value):
+    jsonl(clinic / "train.jsonl", [ward(0, label=value)])
+    assert load_dataset("own", clinic, OPTIONS).train[0].label == 1
+    row = ward(0, answer=value)
+    del row["label"]
+    jsonl(clinic / "train.jsonl", [row])
+    assert load_dataset("own", clinic, OPTIONS).train[0].answer == "(B) lung"
+
+
+@pytest.mark.parametrize("value", [3, -1, True, 1.5, float("nan"), float("inf"), "liver", None, [1]])
+def test_a_label_outside_the_options(clinic, jsonl, value):
+    jsonl(clinic / "train.jsonl", [ward(0, label=value)])
+    with pytest.raises(
+        DataError, match=r"train\.jsonl:1: (label|answer) .* is none of the options\. Give one of 0 = A = h"
+    ):
+        load_dataset("own", clinic, OPTIONS)
+
+
+def test_blanks_and_nulls_are_missing_modalities(clinic, jsonl):
+    rows = [
+        ward(0, image=None),
+        ward(1, text=None),
+        ward(2, text="  "),
+        ward(3, image=""),
+        ward(4, image=float("nan")),
+    ]
+    jsonl(clinic / "train.jsonl", rows)
+    assert [s.presence for s in load_dataset("own", clinic, OPTIONS).train] == [
+        "text",
+        "image",
+        "image",
+        "text",
+        "text",
+    ]
+    jsonl(clinic / "train.jsonl", [ward(0, image=None, text=None)])
+    with pytest.raises(DataError, match=r"train\.jsonl:1: the row has no image, no text and no question"):
+        load_dataset("own", clinic, OPTIONS)
+
+
+def test_questions_and_answers(clinic, jsonl):
+    rows = [
+        {"image": "scan/a.png", "question": "Broken?", "answer": "Yes"},
+        {"image": "scan/a.png", "question": "Where?", "answer": 4, "kind": "closed"},
+        {"question": "What is it?", "answer": "a bone"},
+    ]
+    jsonl(clinic / "train.jsonl", rows)
+    jsonl(clinic / "test.jsonl", rows[:1])
+    data = load_dataset("own", clinic, {"template": "medical"})
+    assert [(s.id, s.answer, s.kind) for s in data.train] == [
+        ("1", "Yes", "closed"),
+        ("2", "4", "closed"),
+        ("3", "a bone", "open"),
+    ]
+    jsonl(clinic / "train.jsonl", [{"image": "scan/a.png", "answer": "Yes"}])
+    with pytest.raises(DataError, match=r"train\.jsonl:1: question is empty"):
+        load_dataset("own", clinic, {"template": "medical"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "../a.png"}, "leaves the data folder"),
+        ({"image": "/etc/hostname"}, "leaves the data folder"),
+        ({"image": "link.png"}, "symbolic link out"),
+        ({"image": "scan/b.png"}, "does not exist"),
+        ({"image": 3}, "is not a path"),
+        ({"id": "r0"}, r"the id 'r0' is already used in .*train\.jsonl:1"),
+        ({"site": None}, "the group column 'site' is empty"),
+        ({"text": ["a"]}, "text must be text"),
+    ],
+)
+def test_a_wrong_row_is_named(clinic, jsonl, change, message):
+    if not os.path.lexists(clinic / "link.png"):
+        os.symlink("/etc/hostname", clinic / "link.png")
+    jsonl(clinic / "train.jsonl", [ward(0, site="s"), ward(1, site="s") | change])
+    with pytest.raises(DataError, match=rf"train\.jsonl:2: .*{message}"):
+        load_dataset("own", clinic, OPTIONS | {"groups": ["site"]})
+
+
+def test_options_that_cannot_be(clinic):
+    with pytest.raises(ConfigError, match="No prompt template 'nowhere'"):
+        load_dataset("own", clinic, {"template": "nowhere"})
+    with pytest.raises(ConfigError, match="groups must be a list"):
+        load_dataset("own", clinic, OPTIONS | {"groups": "site"})
+    with pytest.raises(ConfigError, match="must be a folder inside"):
+        load_dataset("own", clinic, OPTIONS | {"extract_images": "../out"})
+    with pytest.raises(DataError, match=r"gone\.jsonl: the file does not exist"):
+        load_dataset("own", clinic, OPTIONS | {"train": "gone.jsonl"})
+    (clinic / "rows.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"'\.csv' are not read\. Use \.jsonl, \.json, \.parquet"):
+        load_dataset("own", clinic, OPTIONS | {"train": "rows.csv"})
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="there is no train, val, test or data"):
+        load_dataset("own", tmp_path, {"template": "medical"})
+
+
+def test_parquet(clinic):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows = [ward(i, split="train" if i < 5 else "test") for i in range(7)]
+    rows[2]["text"] = None
+    for name in ("train.jsonl", "test.jsonl"):
+        (clinic / name).unlink()
+    pq.write_table(pa.Table.from_pylist(rows), clinic / "data.parquet")
+    data = load_dataset("own", clinic, OPTIONS)
+    assert (len(data.train), len(data.test)) == (5, 2)
+    assert data.train[2].presence == "image" and data.train[2].source.endswith("data.parquet:3")
+    (clinic / "data.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(DataError, match=r"data\.parquet: this is not a readable Parquet file"):
+        load_dataset("own", clinic, OPTIONS)
+
+
+def test_images_embedded_in_parquet(clinic):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), "blue").save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": "../../x.png"}
+    rows = [ward(0, image=image), ward(1, image=image), ward(2, image={"bytes": None, "path": "scan/a.png"})]
+    pq.write_table(pa.Table.from_pylist(rows), clinic / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet:1: the image is embedded in the file\. Set.*extract_images"):
+        load_dataset("own", clinic, OPTIONS | {"train": "train.parquet"})
+    data = load_dataset("own", clinic, OPTIONS | {"train": "train.parquet", "extract_images": "extracted"})
+    assert open_image(data.train[0].image).size == (3, 2)
+    assert data.train[0].image == data.train[1].image and data.train[2].image == str(clinic / "scan" / "a.png")
+    assert len(list((clinic / "extracted").iterdir())) == 1
+
+
+def test_a_datasets_folder_on_disk(clinic):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "image": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["bone", "heart", "lung"]),
+        }
+    )
+
+    def made(count: int) -> object:
+        rows = {"image": ["scan/a.png"] * count, "text": ["t"] * count, "label": [i % 3 for i in range(count)]}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    root = clinic / "saved"
+    datasets.DatasetDict({"train": made(6), "validation": made(2), "test": made(3)}).save_to_disk(str(root))
+    template = {"template": str(clinic / "wards.yaml")}
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset("own", root, template)
+    os.rename(clinic / "scan", root / "scan")
+    data = load_dataset("own", root, template)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [6, 2, 3]
+    assert [s.answer for s in data.train[:3]] == ["(C) bone", "(A) heart", "(B) lung"], "names, not indices, count"
+    assert len(data.fingerprint) == 64
+
+
+def test_a_hundred_thousand_rows_take_seconds(clinic):
+    with (clinic / "train.jsonl").open("w") as stream:
+        for i in range(100_000):
+            stream.write(json.dumps(ward(i)) + "\n")
+    begin = time.perf_counter()
+    data = load_dataset("own", clinic, OPTIONS)
+    assert time.perf_counter() - begin < 30  # 1.2 s on an idle machine
+    assert len(data.train) == 100_000
