@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -79,7 +80,7 @@ def read_bytes(path: Path) -> bytes:
 def decode(raw: bytes, where: str) -> str:
     """Bytes as UTF-8 text, without a byte-order mark."""
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig" if raw.startswith(codecs.BOM_UTF8) else "utf-8")
     except UnicodeDecodeError as error:
         raise RowError(where, f"the text is not UTF-8 (byte {error.start}).", "Save the file as UTF-8.") from error
 

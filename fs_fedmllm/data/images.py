@@ -59,6 +59,7 @@ class ImageFolder:
         self.required = required
         self._real = os.path.realpath(self.root)
         self._listed: dict[str, dict[str, str]] = {}
+        self._regular: dict[str, tuple[str, dict[str, str]]] = {}
 
     def resolve(self, relative: object, where: str) -> str:
         """The absolute path of an image that a row names.
@@ -66,9 +67,18 @@ class ImageFolder:
         Raises:
             DataError: the path leaves the root, is a link out of it, or there is no such file.
         """
+        if isinstance(relative, str):
+            # A regular file in a folder that has been checked: the listing holds plain names only.
+            name = relative.rpartition("/")[2]
+            head = relative[: len(relative) - len(name)]
+            folder, kinds = self._regular.get(head, ("", {}))
+            if kinds.get(name) == "file":
+                return folder + name
         full = self._lexical(relative, where)
         folder, name = os.path.split(full)
         kinds = self._list(folder, where)
+        if isinstance(relative, str) and relative.endswith(name):
+            self._regular[relative[: len(relative) - len(name)]] = (folder + os.sep, kinds)
         kind = kinds.get(name)
         if kind is None:
             if self.required:

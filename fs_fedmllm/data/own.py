@@ -19,7 +19,8 @@ The options, metric and prompts are stated in a template (see ``data_templates/`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def load(
     if isinstance(groups, str) or not all(isinstance(name, str) for name in groups):
         raise ConfigError(f"own: groups must be a list of column names, not {groups!r}.")
     path = str(root / template) if (root / template).is_file() else template
-    asked = load_template(path)
+    asked = _asked(load_template(path))
     store = _store(root, extract_images)
     images = ImageFolder(root / image_root, required=require_images)
     parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
@@ -102,6 +103,19 @@ def load(
         warnings=found.warnings,
         fingerprint=fingerprint(_hashed(sources)),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The template, with what is the same for every row."""
+
+    template: Template
+    labels: Mapping[object, int]
+    answers: tuple[str, ...]
+
+
+def _asked(template: Template) -> Asked:
+    return Asked(template, _labels(template), tuple(template.answer(i) for i in range(len(template.options))))
 
 
 def _hashed(sources: Sequence[Source]) -> Iterator[Path]:
@@ -135,14 +149,15 @@ def _split(row: Row, column: str, where: str) -> str:
     return SPLITS[value]
 
 
-def _sample(row: Row, where: str, image: str | None, template: Template, groups: Sequence[str]) -> Sample:
+def _sample(row: Row, where: str, image: str | None, asked: Asked, groups: Sequence[str]) -> Sample:
+    template = asked.template
     text, question = _optional(row, "text", where), _optional(row, "question", where)
     if image is None and text is None and question is None:
         raise RowError(where, "the row has no image, no text and no question.", "Fill in one, or remove the row.")
     label, kind = None, _optional(row, "kind", where) or ""
     if template.task == "choice":
-        label = _label(row, template, where)
-        answer = template.answer(label)
+        label = _label(row, asked.labels, template, where)
+        answer = asked.answers[label]
     else:
         answer = (_optional(row, "answer", where) or "").strip()
         if not answer or question is None:
@@ -165,20 +180,22 @@ def _sample(row: Row, where: str, image: str | None, template: Template, groups:
     )
 
 
-def _label(row: Row, template: Template, where: str) -> int:
-    """A number is an index; a text is an option's name, its completion, or a number written as text."""
+def _labels(template: Template) -> dict[object, int]:
+    """Every way to write a label: index, index as text, completion, and, before all others, the option's name."""
+    labels: dict[object, int] = {}
+    for i in range(len(template.options)):
+        labels |= {i: i, str(i): i, template.answer(i): i}
+    return labels | {name: i for i, name in enumerate(template.options)}
+
+
+def _label(row: Row, labels: Mapping[object, int], template: Template, where: str) -> int:
     key = "answer" if _missing(row.get("label")) else "label"
     value = row.get(key)
-    names = {name: i for i, name in enumerate(template.options)}
-    completions = {template.answer(i): i for i in range(len(template.options))}
     if isinstance(value, str):
-        value = value.strip()
-        index = names.get(value, completions.get(value, int(value) if value.isdecimal() else -1))
-    elif isinstance(value, int) and not isinstance(value, bool):
-        index = value
-    else:  # pandas writes whole numbers as floats beside nulls
-        index = int(value) if isinstance(value, float) and value.is_integer() else -1
-    if not 0 <= index < len(names):
-        known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for name, i in names.items())
-        raise RowError(where, f"{key} {row.get(key)!r} is none of the options.", f"Give one of {known}.")
+        index = labels.get(value.strip())
+    else:  # pandas writes whole numbers as floats beside nulls; True is no 1
+        index = labels.get(value) if type(value) in (int, float) else None
+    if index is None:
+        known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for i, name in enumerate(template.options))
+        raise RowError(where, f"{key} {value!r} is none of the options.", f"Give one of {known}.")
     return index

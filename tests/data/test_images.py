@@ -101,6 +101,17 @@ def test_a_folder_is_listed_once_for_many_rows(tmp_path, picture, monkeypatch):
     assert len(calls) == 1
 
 
+def test_a_folder_that_was_seen_opens_no_way_out(tmp_path, picture):
+    picture(tmp_path / "root" / "a.png")
+    picture(tmp_path / "a.png")
+    os.symlink(tmp_path / "a.png", tmp_path / "root" / "link.png")
+    folder = ImageFolder(tmp_path / "root")
+    assert folder.resolve("a.png", WHERE) == folder.resolve("./a.png", WHERE) == str(tmp_path / "root" / "a.png")
+    for given in ("/a.png", "../a.png", "link.png", "./../a.png", "..", ".", "./", "a.png/../../a.png"):
+        with pytest.raises(DataError):
+            folder.resolve(given, WHERE)
+
+
 def test_not_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match="not a regular file"):

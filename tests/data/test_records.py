@@ -67,7 +67,8 @@ def test_a_record_typed_by_hand(tmp_path, picture):
             {
                 "role": "user",
                 "content": "<image>\nSelect the best answer to the following multiple-choice question based on "
-                "the text and image.\nlook\nIs the content hateful based on the text and image?\nOptions:\n(A) not-hateful\n"
+                "the text and image.\nlook\n"
+                "Is the content hateful based on the text and image?\nOptions:\n(A) not-hateful\n"
                 "(B) hateful\nAnswer with the option's letter from the given choices directly and only give the best "
                 "option. The best answer is: ",
             },
