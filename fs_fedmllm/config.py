@@ -46,8 +46,8 @@ class FederateConfig:
     total_round_num: int = key(50, "Rounds to run.", unit="rounds")
     make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.")
     share_local_model: bool = key(False, "One model for all clients. Our runs always share the base.")
-    save_to: str = key("", "File for the final adapter, in FederatedScope's own format (host only).")
-    restore_from: str = key("", "A checkpoint folder of ours (embedded) or FederatedScope's file (host).")
+    save_to: str = key("", "File for a further copy of the final adapter, as safetensors.")
+    restore_from: str = key("", "An adapter to start from: a safetensors file, or the folder that holds it.")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from fs_fedmllm import __version__
 from fs_fedmllm.aggregation import RunningMean, State
+from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.models.export import adapter_bytes, write_adapter
+from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
 from fs_fedmllm.run_folder import RunFolder, config_digest
 from fs_fedmllm.scenarios.manifest import write_manifest
 
@@ -67,6 +72,7 @@ class Session:
         self._mean: RunningMean | None = None
         self._carried = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
         self._training_seconds = 0.0
+        self.last_figures: dict[str, float] = {}
         self.state = self._open()
 
     def _open(self) -> RunState:
@@ -79,6 +85,8 @@ class Session:
             return saved
         self.folder.keep_lines(0)
         params = self.federation.initial_state()
+        if self.config.federate.restore_from:
+            params = read_adapter(Path(self.config.federate.restore_from), params)
         server = self.federation.server.init(params) if self.federation.server is not None else {}
         figures: dict[str, Any] = {"evaluations": [], "refused": [], "bytes_sent": 0, "turns": 0}
         return RunState(0, params, server, {}, figures)
@@ -111,10 +119,17 @@ class Session:
         self._mean = RunningMean(self.state.params)
         return self.federation.sample_clients(self.state.round)
 
-    def turn(self, client: int) -> Update | None:
-        """Let a client take its turn; None if its training failed (it is named and left out)."""
+    def turn(self, client: int, start: Mapping[str, torch.Tensor] | None = None) -> Update | None:
+        """Let a client take its turn; None if its training failed (it is named and left out).
+
+        Args:
+            client: id.
+            start: the adapter that it starts from; None takes the global one.
+        """
         try:
-            update = self.federation.client_turn(client, self.state.round, self.state.params)
+            update = self.federation.client_turn(
+                client, self.state.round, self.state.params if start is None else start
+            )
         except UpdateError as error:
             self._refuse(client, f"client {client}: {error}")
             return None
@@ -189,9 +204,23 @@ class Session:
         self.note_evaluation(done_rounds, figures)
         return figures
 
+    def evaluate_local(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
+        """The baseline Local: evaluate each client's own adapter and report the uniform mean of their metrics."""
+        done = self.state.round
+        per_client = []
+        for client, state in sorted(states.items()):
+            figures = self.federation.evaluate(state, slices=self.federation.wants_slices(done))
+            self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
+            per_client.append(figures)
+        names = [name for name in per_client[0] if all(name in figures for figures in per_client)]
+        means = {name: sum(figures[name] for figures in per_client) / len(per_client) for name in names}
+        self.note_evaluation(done, means)
+        return means
+
     def note_evaluation(self, done_rounds: int, figures: dict[str, float]) -> None:
         """Record an evaluation's figures."""
         self._record("evaluation", done_rounds, dict(figures))
+        self.last_figures = figures
         entry = {"round": done_rounds, **figures}
         evaluations = self.state.figures["evaluations"]
         best = self.best_entry()
@@ -238,6 +267,8 @@ class Session:
         """Write the last and the best adapter; the sha256 of the last."""
         mllm = self.federation.mllm
         digest = write_adapter(self.folder.path / "adapter", mllm, self.state.params)
+        if self.config.federate.save_to:
+            write_atomically(Path(self.config.federate.save_to), adapter_bytes(self.state.params))
         if self.state.best:
             write_adapter(self.folder.path / "adapter_best", mllm, self.state.best)
         return digest

@@ -61,20 +61,18 @@ def _run_rounds(session: Session) -> None:
 
 def _run_local(session: Session) -> None:
     """The baseline Local: each client trains alone; reported is the uniform mean of the clients' metrics."""
-    federation, config = session.federation, session.config
+    federation = session.federation
     session.zero_shot()
-    start = session.params
-    per_client: list[dict[str, float]] = []
-    total = config.federate.total_round_num
+    total = session.config.federate.total_round_num
+    trained: dict[int, State] = {}
     for client in sorted(federation.data.clients):
-        state: State = start
-        for round_index in range(total):
-            update = federation.client_turn(client, round_index, state)
-            session.count_turn(update)
-            state = update.state
-        figures = federation.evaluate(state, slices=federation.wants_slices(total))
-        session.folder.write_json(f"clients/client_{client}.json", figures)
-        per_client.append(figures)
+        session.state.round = 0
+        trained[client] = session.params
+        while session.state.round < total:
+            update = session.turn(client, trained[client])
+            if update is None:
+                break  # named and recorded; the client's last good adapter stands
+            trained[client] = update.state
+            session.state.round += 1
     session.state.round = total
-    names = [name for name in per_client[0] if all(name in figures for figures in per_client)]
-    session.note_evaluation(total, {n: sum(f[n] for f in per_client) / len(per_client) for n in names})
+    session.evaluate_local(trained)

@@ -1,4 +1,4 @@
-"""Write an adapter in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` loads it."""
+"""Adapters on disk, in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` loads what is written here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import MLLM
 
 #: The name that stands for the embedded model in a saved adapter; a local path would leak and not load elsewhere.
@@ -38,3 +40,36 @@ def write_adapter(folder: Path, mllm: MLLM, state: dict[str, torch.Tensor]) -> s
     write_atomically(folder / "adapter_model.safetensors", data)
     write_atomically(folder / "adapter_config.json", (json.dumps(config, indent=2, default=str) + "\n").encode())
     return hashlib.sha256(data).hexdigest()
+
+
+def read_adapter(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read an adapter's tensor file, or the folder that holds it; only safetensors, never a pickle.
+
+    Args:
+        path: ``adapter_model.safetensors`` or its folder.
+        like: the tensors that the model needs, by canonical name.
+
+    Raises:
+        ModelError: the file is missing or damaged, a name is unknown or missing, a shape differs, or a value is not
+            finite.
+    """
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    try:
+        state = load(file.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
+    unknown = [name for name in state if name not in like]
+    missing = [name for name in like if name not in state]
+    if unknown or missing:
+        raise ModelError(
+            f"{file} does not fit the model: "
+            + (f"{len(unknown)} unknown tensors, the first {unknown[0]!r}. " if unknown else "")
+            + (f"{len(missing)} missing tensors, the first {missing[0]!r}. " if missing else "")
+            + "Check model.fedmllm.path and model.fedmllm.lora."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != like[name].shape:
+            raise ModelError(f"{file}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}.")
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{file}: {name!r} holds values that are not finite.")
+    return {name: state[name].float() for name in like}

@@ -1,0 +1,93 @@
+"""Our schema as FederatedScope's config nodes, and back.
+
+FederatedScope merges a YAML file into nodes that exist beforehand; ours are made from the dataclasses' defaults,
+so that presets stay short. A running job's node is turned back into :class:`fs_fedmllm.config.Config` and checked
+by the same code as on the embedded engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
+
+#: Prefix of the method names that only our workers answer to. A job of ours is renamed when its data is built, so
+#: that FederatedScope builds its own workers for its own names and other jobs notice nothing.
+PREFIX = "fedmllm_"
+
+
+def extend_config(cfg: Any) -> None:
+    """Add ``fedmllm`` and ``model.fedmllm`` to FederatedScope's global config; registered as a config extension."""
+    from federatedscope.core.configs.config import CN
+
+    def node(instance: Any) -> Any:
+        made = CN()
+        for field in dataclasses.fields(instance):
+            value = getattr(instance, field.name)
+            made[field.name] = node(value) if dataclasses.is_dataclass(value) else value
+        return made
+
+    cfg.fedmllm = node(schema.FedMLLMConfig())
+    # FederatedScope's command line cannot add keys, so every switch is there with an empty value: "by profile".
+    cfg.fedmllm.switches = CN({name: "" for name in (*SWITCHES, *SCENARIO_SWITCHES)})
+    cfg.fedmllm.data = CN(new_allowed=True)
+    cfg.model.fedmllm = node(schema.ModelOptions())
+    # Ahead of FederatedScope's own check, which silently replaces a sample_client_num above client_num.
+    cfg.__dict__["__cfg_check_funcs__"].insert(0, _check_sampling)
+
+
+def _check_sampling(cfg: Any) -> None:
+    if is_ours(cfg) and cfg.federate.sample_client_num > cfg.federate.client_num > 0:
+        raise ConfigError(
+            f"federate.sample_client_num is {cfg.federate.sample_client_num}, which is above federate.client_num "
+            f"({cfg.federate.client_num}). Lower the first or raise the second."
+        )
+
+
+def is_ours(cfg: Any) -> bool:
+    """Whether a job asks for our trainer."""
+    return bool(cfg.trainer.type == "fedmllm")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _collect(cfg: Any, cls: Any) -> dict[str, Any]:
+    collected: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(cls).items():
+        value = getattr(cfg, name)
+        collected[name] = _collect(value, kind) if dataclasses.is_dataclass(kind) else _plain(value)
+    return collected
+
+
+def to_config(cfg: Any) -> schema.Config:
+    """The job's configuration in our schema, checked.
+
+    Raises:
+        ConfigError: as on the embedded engine, and for FederatedScope options that contradict our runs.
+    """
+    if cfg.fedprox.use:
+        raise ConfigError(
+            "fedprox.use is FederatedScope's own regulariser and does not reach our trainer. Set "
+            "fedmllm.regularizer.type: fedprox (and fedmllm.regularizer.mu) instead."
+        )
+    if cfg.asyn.use or cfg.federate.online_aggr or cfg.federate.use_ss or cfg.federate.process_num > 1:
+        raise ConfigError(
+            "asyn.use, federate.online_aggr, federate.use_ss and federate.process_num > 1 are not available with "
+            "trainer.type fedmllm; leave them at their defaults."
+        )
+    raw = _collect(cfg, schema.Config)
+    raw["fedmllm"]["switches"] = {k: v for k, v in raw["fedmllm"]["switches"].items() if v != ""}
+    raw["federate"]["method"] = raw["federate"]["method"].lower().removeprefix(PREFIX)
+    if raw["federate"]["method"] not in ("local", "global") and not cfg.federate.make_global_eval:
+        raise ConfigError("federate.make_global_eval must be True: our runs are evaluated on the server.")
+    return schema.from_mapping(raw, cfg.cfg_file or "configuration")

@@ -1,0 +1,52 @@
+"""The data closure: FederatedScope asks it first for every job, and it answers for ours only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.hosts.federatedscope import runtime
+from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, is_ours, to_config
+
+
+def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | None:
+    """FederatedScope's data function.
+
+    Returns:
+        ``{0: server rows, 1..K: client rows}`` and the modified config, or None for jobs that are not ours.
+
+    Raises:
+        FedMLLMError: bad configuration or data.
+    """
+    if not is_ours(config):
+        return None
+    from federatedscope.core.data import ClientData
+
+    class Rows(ClientData):
+        """Rows of one worker; without loaders, since the trainer makes its own."""
+
+        def setup(self, new_client_cfg: Any = None) -> bool:
+            self.client_cfg = new_client_cfg
+            return True
+
+    def holder(train: Sequence[Sample], val: Sequence[Sample], test: Sequence[Sample]) -> Any:
+        rows = Rows(config, train=train, val=val, test=test)
+        for name, part in (("train", train), ("val", val), ("test", test)):
+            # A dictionary without a key "x": FederatedScope's shape probe leaves it alone.
+            rows[name] = {"rows": part}
+        return rows
+
+    run = runtime.start(to_config(config))
+    dataset, clients = run.data.dataset, run.data.clients
+    data = {0: holder((), dataset.val, dataset.test)}
+    for client in sorted(clients):
+        data[client] = holder(clients[client], (), ())
+    modified = config.clone()
+    modified.federate.method = PREFIX + run.config.federate.method
+    modified.federate.make_global_eval = True
+    if run.config.federate.method == "global":
+        modified.federate.client_num = 1
+    modified.federate.sample_client_num = 1 if run.config.federate.method == "global" else run.config.sampled_clients
+    modified.federate.sample_client_rate = -1.0
+    return data, modified

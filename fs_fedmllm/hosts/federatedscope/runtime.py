@@ -1,0 +1,82 @@
+"""What the workers of one FederatedScope process share: the run's pieces and its book-keeping.
+
+FederatedScope builds data, models, trainers and workers through separate registries that cannot see each other;
+this is where they meet. There is one run in a process at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.errors import HostError
+from fs_fedmllm.federation import FederatedData, Federation, prepare_data
+from fs_fedmllm.report.console import ConsoleProgress
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session
+
+
+@dataclass
+class Runtime:
+    """A run inside FederatedScope.
+
+    Attributes:
+        config: in our schema.
+        data: rows by client.
+        started: when the data closure was first called.
+    """
+
+    config: Config
+    data: FederatedData
+    started: float = field(default_factory=time.perf_counter)
+    _federation: Federation | None = None
+    _session: Session | None = None
+    progress: ConsoleProgress | None = None
+
+    @property
+    def federation(self) -> Federation:
+        """Model, trainer and evaluator; built at the first call."""
+        if self._federation is None:
+            self._federation = Federation.build(self.config, self.data)
+        return self._federation
+
+    @property
+    def session(self) -> Session:
+        """The server's book-keeping.
+
+        Raises:
+            HostError: no server was set up in this process.
+        """
+        if self._session is None:
+            raise HostError("The run has no server in this process yet.")
+        return self._session
+
+    def open_session(self, outdir: str) -> Session:
+        """Start the book-keeping in FederatedScope's output folder."""
+        self.progress = ConsoleProgress(self.config)
+        self._session = Session(self.federation, RunFolder(Path(outdir), self.config), self.progress, self.started)
+        return self._session
+
+
+_current: Runtime | None = None
+
+
+def start(config: Config) -> Runtime:
+    """Begin a run: read the data and apply the scenario."""
+    global _current
+    started = time.perf_counter()
+    _current = Runtime(config, prepare_data(config), started)
+    return _current
+
+
+def current() -> Runtime:
+    """The process's run.
+
+    Raises:
+        HostError: the model, trainer or server was asked for without our data.
+    """
+    if _current is None:
+        raise HostError("trainer.type fedmllm needs one of our data sets; data.type names none of them.")
+    return _current

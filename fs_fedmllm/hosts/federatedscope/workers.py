@@ -1,0 +1,145 @@
+"""The server and client of our jobs inside FederatedScope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from federatedscope.core.workers import Client, Server
+
+from fs_fedmllm.federation import Update
+from fs_fedmllm.hosts.federatedscope import runtime
+from fs_fedmllm.report.console import closing_table
+from fs_fedmllm.training.trainer import TurnLog
+
+logger = logging.getLogger(__name__)
+
+_NO_LOG = TurnLog(0.0, 0.0, 0.0, 0, 0, 0.0)
+
+
+class RoundSampler:
+    """Draws the clients of a round from the run's own generator, as every engine does."""
+
+    def __init__(self, server: FedMLLMServer):
+        self._server = server
+
+    def sample(self, size: int) -> list[int]:
+        """The round's clients, ascending."""
+        return self._server.session.begin_round()
+
+    def change_state(self, indices: Iterable[int] | int, state: str) -> None:
+        """FederatedScope tracks idle clients here; a synchronous round needs no such state."""
+
+
+class AdapterAggregator:
+    """What FederatedScope's server asks of ``self.aggregator`` beside averaging: files.
+
+    They are safetensors; FederatedScope's own are pickles.
+    """
+
+    def __init__(self, server: FedMLLMServer):
+        self._server = server
+
+    def save_model(self, path: str, cur_round: int = -1) -> None:
+        """Write the global adapter for ``federate.save_to``."""
+        # The session writes it with the run folder's adapters.
+
+    def load_model(self, path: str) -> int:
+        """Read ``federate.restore_from``; the round is the checkpoint folder's business."""
+        raise NotImplementedError("restored before the aggregator is built")
+
+    def reset(self) -> None:
+        """Nothing is kept between rounds."""
+
+
+def _count_once(manager: Any, size: int) -> None:
+    """Give messages their size on the wire; FederatedScope would walk every object to guess it."""
+    send = manager.send
+
+    def sized(message: Any) -> None:
+        carries = isinstance(message.content, dict | tuple) and bool(message.content)
+        each = size if carries else 0
+        receivers = len(message.receiver) if isinstance(message.receiver, list) else 1
+        message.count_bytes = lambda: (each, each * receivers)
+        send(message)
+
+    manager.send = sized
+
+
+class FedMLLMServer(Server):
+    """Aggregates in float32 and in sorted client order, refuses bad updates, evaluates and writes the run folder."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        config = kwargs.get("config")
+        if config is not None and config.federate.restore_from:
+            # The session reads it, as safetensors; FederatedScope would unpickle it.
+            config = config.clone()
+            config.defrost()
+            config.federate.restore_from = ""
+            config.freeze(inform=False, save=False)
+            kwargs["config"] = config
+        super().__init__(*args, **kwargs)
+        if config is None:
+            return
+        run = runtime.current()
+        self.session = run.open_session(config.outdir)
+        self.sampler = RoundSampler(self)
+        self.aggregator = AdapterAggregator(self)
+        self.aggregators = [self.aggregator]
+        self.model.load_state_dict(self.session.params)
+        self._local: dict[int, dict[str, torch.Tensor]] = {}
+        _count_once(self.comm_manager, self.session.adapter_size)
+        self.state = self.session.state.round  # where the run folder's checkpoint stands
+
+    def trigger_for_start(self) -> None:
+        """Evaluate before round 0, then start."""
+        if self.check_client_join_in():
+            self.session.zero_shot()
+        super().trigger_for_start()
+
+    def _perform_federated_aggregation(self) -> int:
+        """Average the round's updates, in sorted client order."""
+        received = self.msg_buffer["train"][self.state]
+        if runtime.current().config.federate.method == "local":
+            self._local = {client: dict(state) for client, (_, state) in sorted(received.items()) if state}
+            self.session.state.round += 1
+            return len(received)
+        for client in sorted(received):
+            rows, state = received[client]
+            if state:  # an empty one was refused where it failed
+                self.session.accept(Update(client, int(rows), state, _NO_LOG))
+        self.session.end_round(len(received))
+        self.model.load_state_dict(self.session.params)
+        return len(received)
+
+    def _start_new_training_round(self, aggregated_num: int = 0) -> None:
+        self.session.checkpoint()
+        super()._start_new_training_round(aggregated_num)
+
+    def eval(self) -> None:
+        """Evaluate on the server and tell FederatedScope's monitor."""
+        if self._local:
+            self.session.evaluate_local(self._local)
+        else:
+            self.session.evaluate(self.session.state.round)
+        super().eval()
+
+    def terminate(self, msg_type: str = "finish") -> None:
+        """Close the books, then tell the clients."""
+        run = runtime.current()
+        results = self.session.close()
+        if run.progress is not None:
+            run.progress.close()
+        super().terminate(msg_type)
+        print(closing_table(results, str(self.session.folder.path)), flush=True)
+
+
+class FedMLLMClient(Client):
+    """FederatedScope's client; only its messages know their size."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if kwargs.get("config") is not None:
+            _count_once(self.comm_manager, runtime.current().session.adapter_size)
