@@ -64,9 +64,9 @@ EXTRAS = {
     "plot": ["matplotlib>=3.9,<4"],
 }
 EXTRAS["dev"] = [
-    "pytest>=8",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3.1",
+    "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
     "ruff>=0.12",
     "mypy>=1.16",
