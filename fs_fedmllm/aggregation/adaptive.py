@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from fs_fedmllm.aggregation.base import ServerOptimizer, State, is_first_round, round_counter
+from fs_fedmllm.aggregation.base import ServerOptimizer, State, advance, is_first_round, round_counter
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ class AdaptiveOptimizer(ServerOptimizer):
             m = self.first_moment(state[f"m.{name}"], delta, first)
             v = self.second_moment(state[f"v.{name}"], (m if upstream else delta).square())
             moved[f"m.{name}"], moved[f"v.{name}"] = m, v
-            new[name] = params[name] + self.lr * m / (v.sqrt() + self.tau)
+            new[name] = advance(params[name], self.lr * m / (v.sqrt() + self.tau))
         moved["round"] = state["round"] + 1
         return new, moved

@@ -64,6 +64,11 @@ def is_first_round(state: State) -> bool:
     return not bool(state["round"].item())
 
 
+def advance(param: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """``param + step``, and the very bits of ``param`` where the step is zero: -0.0 + 0.0 would be 0.0."""
+    return torch.where(step == 0, param, param + step)
+
+
 def round_counter(value: int) -> torch.Tensor:
     """The round counter as a tensor, so that the state stays a flat dictionary of tensors."""
     return torch.tensor([float(value)])

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fs_fedmllm.aggregation.base import ServerOptimizer, State
+import torch
+
+from fs_fedmllm.aggregation.base import ServerOptimizer, State, advance
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,16 @@ class FedAvg(ServerOptimizer):
     name: ClassVar[str] = "fedavg"
 
     def init(self, params: State) -> State:
-        return {}
+        if self.switches.get("fedavg") != "accumulate":
+            return {}
+        # Which tensor comes first is part of the state: a checkpoint does not keep the order of names.
+        return {f"first.{next(iter(params))}": torch.ones(1)}
 
     def step(self, params: State, state: State, mean_delta: State) -> tuple[State, State]:
         new = dict(params)
         doubles = self.switches.get("fedavg") == "accumulate"
-        first = next(iter(params))
         for name, delta in mean_delta.items():
-            new[name] = params[name] + self.lr * delta
-            if doubles and name != first:
+            new[name] = advance(params[name], self.lr * delta)
+            if doubles and f"first.{name}" not in state:
                 new[name] = new[name] + params[name]
         return new, state

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from fs_fedmllm.aggregation.base import ServerOptimizer, State, is_first_round, round_counter
+from fs_fedmllm.aggregation.base import ServerOptimizer, State, advance, is_first_round, round_counter
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class FedAvgM(ServerOptimizer):
             else:
                 momentum = self.beta1 * momentum + (1 - self.beta1) * delta
             moved[f"m.{name}"] = momentum
-            new[name] = params[name] + self.lr * momentum
+            new[name] = advance(params[name], self.lr * momentum)
         moved["round"] = state["round"] + 1
         return new, moved

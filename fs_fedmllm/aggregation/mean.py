@@ -6,12 +6,17 @@ tensor which only some clients train is averaged over those clients, and is neve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 
 from fs_fedmllm.aggregation.base import State
 from fs_fedmllm.errors import UpdateError
+
+#: Largest magnitude of an acceptable value: its square, times any number of rows, is still far from overflowing
+#: float32, so that no client can turn a sum or a second moment into infinity.
+LARGEST = 1.0e15
 
 
 def check_update(client: int, params: State, update: Mapping[str, torch.Tensor]) -> None:
@@ -23,7 +28,7 @@ def check_update(client: int, params: State, update: Mapping[str, torch.Tensor])
         update: the client's parameters.
 
     Raises:
-        UpdateError: an unknown name, a wrong shape, or a value that is not finite.
+        UpdateError: an unknown name, a wrong shape, or a value that is not finite or absurdly large.
     """
     if not update:
         raise UpdateError(f"Client {client} sent no tensors.")
@@ -37,10 +42,12 @@ def check_update(client: int, params: State, update: Mapping[str, torch.Tensor])
                 f"Client {client} sent {name!r} with shape {tuple(tensor.shape)} instead of "
                 f"{tuple(params[name].shape)}."
             )
-    finite = torch.stack([tensor.detach().isfinite().all() for tensor in update.values()])
-    if not bool(finite.all()):
-        bad = list(update)[int((~finite).nonzero()[0])]
-        raise UpdateError(f"Client {client} sent values in {bad!r} that are not finite (NaN or infinite).")
+    sane = torch.stack([(tensor.detach().float().abs() <= LARGEST).all() for tensor in update.values()])
+    if not bool(sane.all()):
+        bad = list(update)[int((~sane).nonzero()[0])]
+        raise UpdateError(
+            f"Client {client} sent values in {bad!r} that are not finite (NaN or infinite) or beyond {LARGEST:g}."
+        )
 
 
 class RunningMean:
@@ -61,12 +68,12 @@ class RunningMean:
             update: the client's parameters, any floating dtype.
 
         Raises:
-            UpdateError: the weight is not positive.
+            UpdateError: the weight is not positive and finite.
             ValueError: the clients come out of order (a mistake of the engine, not of the user).
         """
         if client <= self._last:
             raise ValueError(f"client {client} added after {self._last}; sums must run in ascending order")
-        if not weight > 0:
+        if not (weight > 0 and math.isfinite(weight)):
             raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
         self._last = client
         for name, tensor in update.items():
