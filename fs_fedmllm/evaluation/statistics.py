@@ -1,0 +1,233 @@
+"""How sure a number is: bootstrap intervals, paired comparison of two runs, McNemar's test, spread over seeds.
+
+A resample is a vector of row weights, so all resamples of a metric are a few matrix products. Rows that belong
+together (one patient, one post, one question) are resampled together when ``groups`` says so.
+
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile: chapter 13, BCa: 14.3);
+McNemar, Psychometrika 12 (1947), in its exact binomial form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError, same_rows
+
+METHODS = ("percentile", "bca")
+
+#: Weights held at once (8 MiB of them as float64), whatever the numbers of rows and resamples.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its confidence interval.
+
+    Attributes:
+        value: on the rows as they are.
+        low, high: ends of the interval.
+        level: share of intervals made this way that hold the true value.
+        resamples: resamples that the interval rests on.
+        undefined: resamples left out because the metric does not exist there (an AUC of one class).
+        method: ``percentile`` or ``bca``.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    resamples: int
+    undefined: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First run minus second run on the same rows, with its interval and a two-sided bootstrap p-value."""
+
+    interval: Interval
+    p_value: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test.
+
+    Attributes:
+        only_first: rows that only the first run has right.
+        only_second: rows that only the second run has right.
+        p_value: two-sided; 1 where the runs never differ.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1) over seeds; ``std`` is None for one seed."""
+
+    mean: float
+    std: float | None
+    seeds: int
+
+
+def bootstrap(
+    metric: RowMetric,
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    groups: Sequence[object] | Array | None = None,
+    method: str = "percentile",
+) -> Interval:
+    """Confidence interval of a metric.
+
+    Args:
+        metric: from :mod:`fs_fedmllm.evaluation.row_metrics`.
+        rng: draws the resamples; the same generator state gives the same interval.
+        resamples: how many.
+        level: confidence level, between 0 and 1.
+        groups: a key for each row; rows with the same key are drawn together.
+        method: ``percentile``, or ``bca`` (corrected for bias and skew; costs one more evaluation per group).
+
+    Raises:
+        StatisticsError: wrong arguments, or the metric is undefined on the rows or on every resample.
+    """
+    _check(metric.rows, resamples, level, method)
+    value = metric.value
+    if np.isnan(value):
+        raise StatisticsError(f"{metric.name} is undefined on these rows, so it has no interval.")
+    unit = _units(groups, metric.rows)
+    draws = np.concatenate([metric.weighted(w) for w in _resamples(unit, resamples, rng)])
+    return _interval(metric, value, draws, level, method, unit)
+
+
+def paired_bootstrap(
+    first: RowMetric,
+    second: RowMetric,
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    groups: Sequence[object] | Array | None = None,
+    method: str = "percentile",
+) -> Difference:
+    """Interval of ``first - second`` where both see the same resamples of the same rows.
+
+    The p-value is twice the smaller share of resamples on either side of 0, zero counting to both sides, with one
+    added to count and total, so it is never 0.
+
+    Raises:
+        StatisticsError: as :func:`bootstrap`, or the two have different numbers of rows.
+    """
+    if first.rows != second.rows:
+        raise StatisticsError(f"A paired comparison needs the same rows; got {first.rows} and {second.rows}.")
+    both = RowMetric(f"{first.name} difference", first.rows, lambda w: first.weighted(w) - second.weighted(w))
+    _check(both.rows, resamples, level, method)
+    if np.isnan(both.value):
+        raise StatisticsError(f"{first.name} is undefined on these rows, so runs cannot be compared by it.")
+    unit = _units(groups, both.rows)
+    draws = np.concatenate([both.weighted(w) for w in _resamples(unit, resamples, rng)])
+    interval = _interval(both, both.value, draws, level, method, unit)
+    kept = draws[~np.isnan(draws)]
+    smaller = min(int((kept <= 1e-12).sum()), int((kept >= -1e-12).sum()))
+    return Difference(interval, min(1.0, 2 * (smaller + 1) / (len(kept) + 1)))
+
+
+def mcnemar(first_correct: Sequence[bool] | Array, second_correct: Sequence[bool] | Array) -> McNemar:
+    """Whether two runs err differently on the same rows.
+
+    Raises:
+        StatisticsError: different numbers of rows.
+    """
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
+    same_rows(first, second)
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return McNemar(only_first, only_second, p_value)
+
+
+def over_seeds(values: Sequence[float] | Array) -> Spread:
+    """Mean and sample standard deviation of one number over seeds.
+
+    Raises:
+        StatisticsError: no values.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if not len(numbers):
+        raise StatisticsError("There are no values to take the mean of.")
+    return Spread(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, len(numbers))
+
+
+def _interval(metric: RowMetric, value: float, draws: Array, level: float, method: str, unit: Array) -> Interval:
+    kept = draws[~np.isnan(draws)]
+    if not len(kept):
+        raise StatisticsError(f"{metric.name} is undefined on every resample of these rows.")
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if method == "bca":
+        tails = _bca_tails(metric, value, kept, tails, unit)
+    low, high = np.quantile(kept, tails)
+    return Interval(value, float(low), float(high), level, len(kept), len(draws) - len(kept), method)
+
+
+def _bca_tails(metric: RowMetric, value: float, draws: Array, tails: Array, unit: Array) -> Array:
+    """Shifted quantiles: bias from the share of draws below the value, acceleration from the jackknife."""
+    from scipy.stats import norm
+
+    below = ((draws < value).mean() + (draws <= value).mean()) / 2
+    if not 0 < below < 1:
+        return tails
+    count = int(unit.max()) + 1
+    if count < 2:
+        return tails
+    step = max(1, _BLOCK // len(unit))
+    left_out = np.concatenate(
+        [
+            metric.weighted((np.arange(start, min(start + step, count))[:, None] != unit).astype(float))
+            for start in range(0, count, step)
+        ]
+    )
+    pull = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
+    spread = (pull**2).sum() ** 1.5
+    acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
+    bias = norm.ppf(below)
+    shifted = bias + norm.ppf(tails)
+    return np.asarray(norm.cdf(bias + shifted / (1 - acceleration * shifted)))
+
+
+def _resamples(unit: Array, resamples: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Blocks of (resamples, rows) weights: how often each row's unit was drawn."""
+    count = int(unit.max()) + 1
+    step = max(1, _BLOCK // max(count, len(unit)))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
+        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)[:, unit].astype(float)
+
+
+def _units(groups: Sequence[object] | Array | None, rows: int) -> Array:
+    """The unit that each row is drawn with, numbered from 0 in order of first occurrence."""
+    if groups is None:
+        return np.arange(rows)
+    keys = list(groups)
+    if len(keys) != rows:
+        raise StatisticsError(f"{len(keys)} group keys do not fit {rows} rows.")
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _check(rows: int, resamples: int, level: float, method: str) -> None:
+    if rows < 1 or resamples < 1:
+        raise StatisticsError(f"A bootstrap needs rows and resamples; got {rows} rows and {resamples} resamples.")
+    if not 0 < level < 1:
+        raise StatisticsError(f"The confidence level must lie between 0 and 1, not {level}.")
+    if method not in METHODS:
+        raise StatisticsError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
