@@ -1,0 +1,63 @@
+"""A suite that tells a correct federated algorithm from one that only runs; use it on your own.
+
+    from fs_fedmllm.conformance import certify
+    print(certify(MyServerOptimizer(lr=1.0)))
+
+or ``python -m fs_fedmllm.conformance my_package.my_module:MyServerOptimizer``, or one pytest parameter per check:
+
+    @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+    def test_mine(check):
+        check(MyServerOptimizer(lr=1.0), RunningMean)
+
+``CHECKS`` are for a server optimizer and the mean that feeds it, ``CLIENT_CHECKS`` for a client's penalty.
+"""
+
+from fs_fedmllm.conformance.client import CLIENT_CHECKS, toy_training
+from fs_fedmllm.conformance.references import FEDAVG_LIMIT, REFERENCES, WEIGHTING, Hyper
+from fs_fedmllm.conformance.server import (
+    CHECKS,
+    NotApplicable,
+    aggregate,
+    certify,
+    check_centralised,
+    check_equals_fedavg,
+    check_noop,
+    check_order,
+    check_precision,
+    check_pure,
+    check_resume,
+    check_single_client,
+    check_trajectory,
+    check_weights,
+    example_params,
+    example_round,
+    fedavg_limit,
+    same_bits,
+)
+
+__all__ = [
+    "CHECKS",
+    "CLIENT_CHECKS",
+    "FEDAVG_LIMIT",
+    "REFERENCES",
+    "WEIGHTING",
+    "Hyper",
+    "NotApplicable",
+    "aggregate",
+    "certify",
+    "check_centralised",
+    "check_equals_fedavg",
+    "check_noop",
+    "check_order",
+    "check_precision",
+    "check_pure",
+    "check_resume",
+    "check_single_client",
+    "check_trajectory",
+    "check_weights",
+    "example_params",
+    "example_round",
+    "fedavg_limit",
+    "same_bits",
+    "toy_training",
+]
