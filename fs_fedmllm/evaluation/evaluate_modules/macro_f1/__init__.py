@@ -1,0 +1,1 @@
+"""See ``macro_f1.py``, which the ``evaluate`` library loads."""

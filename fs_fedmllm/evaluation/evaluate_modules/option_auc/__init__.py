@@ -1,0 +1,1 @@
+"""See ``option_auc.py``, which the ``evaluate`` library loads."""

@@ -1,0 +1,1 @@
+"""See ``vqa_accuracy.py``, which the ``evaluate`` library loads."""
