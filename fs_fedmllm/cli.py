@@ -127,7 +127,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for what the user can put right."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    # Overrides may stand before and after options; argparse collects them in one place only.
+    args, more = parser.parse_known_args(argv)
+    if more:
+        if not hasattr(args, "overrides") or any(word.startswith("--") for word in more):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        args.overrides += more
     try:
         return int(args.function(args))
     except FedMLLMError as error:

@@ -58,7 +58,7 @@ class RunFolder:
         self.path = path
         self.config = config
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
+        write_atomically(path / "resolved_config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
         self._events: Any = None
 
     def keep_lines(self, count: int) -> None:
