@@ -55,7 +55,7 @@ def toy_training(
         with torch.no_grad():
             for tensor in tensors:
                 assert tensor.grad is not None
-                tensor -= lr * tensor.grad
+                tensor.sub_(lr * tensor.grad)
     return {"weight": model.weight.detach().clone(), "bias": model.bias.detach().clone()}
 
 
