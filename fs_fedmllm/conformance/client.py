@@ -84,7 +84,8 @@ def check_penalty_gradient(factory: PenaltyFactory = Penalty) -> None:
     loss = sum((parameters[i] - anchors[i]).square().sum() for i in positions)
     assert isinstance(loss, torch.Tensor)
     loss = gamma * loss
-    torch.testing.assert_close(value, loss.detach(), msg=f"the penalty is {float(value):.6g}, not {float(loss):.6g}")
+    wanted = loss.detach()
+    torch.testing.assert_close(value, wanted, msg=f"the penalty is {float(value):.6g}, not {float(wanted):.6g}")
     slopes = torch.autograd.grad(loss, [parameters[i] for i in positions])
     for i, slope in zip(positions, slopes, strict=True):
         grad = parameters[i].grad
