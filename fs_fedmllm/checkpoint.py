@@ -54,7 +54,8 @@ def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
     """
     tensors = {f"params/{k}": v for k, v in state.params.items()}
     tensors |= {f"server/{k}": v for k, v in state.server.items()}
-    tensors |= {f"best/{k}": v for k, v in state.best.items()}
+    # The best adapter may be the current one; safetensors refuses tensors that share memory.
+    tensors |= {f"best/{k}": v.clone() for k, v in state.best.items()}
     data = save({name: t.contiguous() for name, t in tensors.items()})
     name = f"round-{state.round}.safetensors"
     write_atomically(folder / name, data)

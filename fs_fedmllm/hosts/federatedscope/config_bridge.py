@@ -37,7 +37,7 @@ def extend_config(cfg: Any) -> None:
     cfg.fedmllm.data = CN(new_allowed=True)
     cfg.model.fedmllm = node(schema.ModelOptions())
     # Ahead of FederatedScope's own check, which silently replaces a sample_client_num above client_num.
-    cfg.__dict__["__cfg_check_funcs__"].insert(0, _check_sampling)
+    cfg.__cfg_check_funcs__.insert(0, _check_sampling)
 
 
 def _check_sampling(cfg: Any) -> None:
@@ -53,9 +53,13 @@ def is_ours(cfg: Any) -> bool:
     return bool(cfg.trainer.type == "fedmllm")
 
 
+#: What FederatedScope keeps in every node beside its keys.
+_BOOKKEEPING = ("__cfg_check_funcs__", "__help_info__", "is_ready_for_run")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _plain(item) for name, item in value.items() if name not in _BOOKKEEPING}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

@@ -31,9 +31,17 @@ def run_in_federatedscope(config: Path, overrides: Sequence[str]) -> int:
                 "'fs-fedmllm plug <checkout>' once; or use --engine embedded, which gives the same adapter."
             )
         sys.path.insert(0, str(checkout))
+    from fs_fedmllm.hosts.federatedscope import compat
+
+    compat.apply_fixes()
+    from federatedscope.core.configs.config import global_cfg
+
+    from fs_fedmllm.hosts.federatedscope.config_bridge import extend_config
     from fs_fedmllm.hosts.federatedscope.register import register_all
 
     register_all()
+    if "fedmllm" not in global_cfg:  # a plugged checkout has extended it already
+        extend_config(global_cfg)
     sys.argv = ["federatedscope/main.py", "--cfg", str(config), *overrides]
     runpy.run_module("federatedscope.main", run_name="__main__", alter_sys=True)
     return 0
