@@ -38,7 +38,8 @@ class BuildWithFolders(build_py):
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
-# The lower bounds are the oldest and constraints.txt the newest versions that the whole test suite was run with.
+# Lower bounds: the oldest set that the test suite was run with, all at once; constraints.txt: the newest.
+# Upper bounds: the next release that may break. bitsandbytes has the bound that transformers states.
 # FederatedScope itself is no dependency: it is on no index and its pins exclude every package below.
 INSTALL = [
     "torch>=2.6,<2.14",
@@ -51,14 +52,14 @@ INSTALL = [
     "safetensors>=0.5,<1",
     "pillow>=11,<14",
     "pyyaml>=6.0.1,<7",
-    "tqdm>=4.66,<5",
+    "tqdm>=4.67,<5",
     "tensorboard>=2.17,<3",
 ]
 EXTRAS = {
-    "fs": ["protobuf>=4.22", "grpcio>=1.60", "pympler>=1.0", "scipy>=1.13"],
-    "quant": ["bitsandbytes>=0.46"],
-    "judge": ["openai>=2"],
-    "hub": ["huggingface_hub>=1.3,<3"],
+    "fs": ["protobuf>=4.22,<8", "grpcio>=1.60,<2", "pympler>=1.0,<2", "scipy>=1.13,<2"],
+    "quant": ["bitsandbytes>=0.46.1"],
+    "judge": ["openai>=2,<4"],
+    "hub": ["huggingface_hub>=1.33,<3"],
     "trl": ["trl>=1.10,<2"],
     "evaluate": ["evaluate>=0.4.3,<1"],
     "plot": ["matplotlib>=3.9,<4"],
