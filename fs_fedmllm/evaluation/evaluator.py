@@ -100,7 +100,7 @@ class Evaluator:
         return answers
 
     def _model(self) -> torch.nn.Module:
-        self.encoder.mllm.inner.eval()
+        self.encoder.mllm.set_training(False)
         return self.encoder.mllm.inner
 
     def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:

@@ -87,11 +87,10 @@ class VisionFeatures:
         if "pixel_values" in arguments:
             arguments["pixel_values"] = arguments["pixel_values"].to(self._mllm.inner.dtype)
         was_training = self._mllm.inner.training
-        self._mllm.inner.eval()
+        self._mllm.set_training(False)
         with torch.inference_mode(False), torch.no_grad():
             output = self._mllm.inner.get_image_features(**arguments, return_dict=True).pooler_output
-        if was_training:
-            self._mllm.inner.train()
+        self._mllm.set_training(was_training)
         features = [f.detach() for f in output] if isinstance(output, list | tuple) else output.detach()
         side = {name: tensor for name, tensor in arguments.items() if name not in PIXEL_KEYS}
         entry = VisionEntry(features, side)

@@ -6,7 +6,7 @@ then the answers of all rows end in the last columns, and the language-model hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,38 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What stands for one image among the token ids.
+
+    Attributes:
+        placeholder: token id that the chat template writes for an image.
+        ids: token ids that take its place.
+        extras: the token-aligned inputs over those ids.
+    """
+
+    placeholder: int
+    ids: tuple[int, ...]
+    extras: dict[str, tuple[int, ...]]
+
+
+def _token_aligned(outputs: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """Token ids, and the further inputs of a processor's output with one value per token."""
+    ids = outputs["input_ids"]
+    extras = {
+        name: tuple(tensor[0].tolist())
+        for name, tensor in outputs.items()
+        if name not in ("input_ids", "attention_mask") and tensor.shape == ids.shape
+    }
+    return tuple(ids[0].tolist()), extras
+
+
+def _vision_part(outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of the vision tower among a processor's output."""
+    shape = outputs["input_ids"].shape
+    return {name: tensor for name, tensor in outputs.items() if tensor.shape != shape}
+
+
 class Encoder:
     """Encodes rows for one model, template and prompt variant, and remembers them.
 
@@ -77,6 +109,7 @@ class Encoder:
         self._rows: dict[tuple[str, str | None, str], Encoded] = {}
         self._completions: dict[str, tuple[int, ...]] = {}
         self._keys: dict[str, str] = {}
+        self._expansions: dict[str, Expansion | None] = {}
         self._suffix = self._turn_suffix()
 
     def _chat(self, text: str, image: bool) -> str:
@@ -128,21 +161,46 @@ class Encoder:
     def _encode_one(self, sample: Sample, prompt: str) -> Encoded:
         where = sample.source or f"row {sample.id}"
         chat = self._chat(prompt, sample.image is not None)
+        completion = self.completion(sample.answer)
         if sample.image is None:
-            return Encoded(self.tokens(chat), self.completion(sample.answer), {}, None, where)
+            return Encoded(self.tokens(chat), completion, {}, None, where)
+        expansion = self._expansion(sample.image, where)
+        ids = self.tokens(chat)
+        if expansion is not None and ids.count(expansion.placeholder) == 1:
+            at = ids.index(expansion.placeholder)
+            ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
+            after = len(ids) - at - len(expansion.ids)
+            extras = {name: (0,) * at + values + (0,) * after for name, values in expansion.extras.items()}
+            return Encoded(ids, completion, extras, sample.image, where)
         outputs = self._process(chat, sample.image, where)
-        ids = outputs.pop("input_ids")
-        outputs.pop("attention_mask", None)
-        extras = {}
-        for name in list(outputs):
-            tensor = outputs[name]
-            if tensor.shape == ids.shape:
-                extras[name] = tuple(outputs.pop(name)[0].tolist())
+        ids_tensor, aligned = _token_aligned(outputs)
+        return Encoded(ids_tensor, completion, aligned, sample.image, where)
+
+    def _expansion(self, image: str, where: str) -> Expansion | None:
+        """What the processor puts in place of an image's placeholder; each image goes through it once.
+
+        None if it does more to a prompt than that; then every row goes through the processor as a whole.
+        """
+        if image in self._expansions:
+            return self._expansions[image]
+        probe = self._chat("?", True)
+        outputs = self._process(probe, image, where)
         if self.vision is not None:
-            image_key = self._image_key(sample.image)
+            image_key = self._image_key(image)
             if self.vision.get(image_key) is None:
-                self.vision.compute(image_key, outputs)
-        return Encoded(tuple(ids[0].tolist()), self.completion(sample.answer), extras, sample.image, where)
+                self.vision.compute(image_key, _vision_part(outputs))
+        ids, extras = _token_aligned(outputs)
+        plain = self.tokens(probe)
+        placeholder = getattr(self.mllm.processor, "image_token_id", None)
+        found = None
+        if placeholder is not None and plain.count(placeholder) == 1:
+            at = plain.index(placeholder)
+            end = len(ids) - (len(plain) - at - 1)
+            only_inside = all(not any(v[:at]) and not any(v[end:]) for v in extras.values())
+            if end > at and ids[:at] == plain[:at] and ids[end:] == plain[at + 1 :] and only_inside:
+                found = Expansion(placeholder, ids[at:end], {name: v[at:end] for name, v in extras.items()})
+        self._expansions[image] = found
+        return found
 
     def _process(self, chat: str, image: str, where: str) -> dict[str, torch.Tensor]:
         picture = open_image(image, where)
@@ -156,9 +214,7 @@ class Encoder:
     def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:
         """The processor's vision outputs for a row's image, computed again (after eviction, or without a cache)."""
         assert row.image is not None
-        outputs = self._process(self._chat("", True), row.image, row.source)
-        length = outputs["input_ids"].shape
-        return {name: t for name, t in outputs.items() if t.shape != length}
+        return _vision_part(self._process(self._chat("?", True), row.image, row.source))
 
     def _vision_entry(self, row: Encoded) -> VisionEntry:
         assert self.vision is not None and row.image is not None

@@ -165,7 +165,7 @@ class LocalTrainer(Trainer):
         micro = self.local.micro_batch_size or self.local.batch_size
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
-        self.mllm.inner.train()
+        self.mllm.set_training(True)
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(turn.dropout_seed)
             for step, indices in enumerate(turn.batches):
@@ -186,7 +186,7 @@ class LocalTrainer(Trainer):
                 optimizer.zero_grad(set_to_none=True)
                 losses.append(total)
                 processed += len(step_rows)
-        self.mllm.inner.eval()
+        self.mllm.set_training(False)
         mean_loss = float(torch.stack(losses).mean())
         if not torch.isfinite(torch.tensor(mean_loss)):
             raise UpdateError(f"the training loss is {mean_loss} after {len(losses)} steps")
