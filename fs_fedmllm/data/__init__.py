@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Samples, the adapters of the data sets, and the prompt templates."""

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Scores and answers of a global adapter, and the numbers made from them."""

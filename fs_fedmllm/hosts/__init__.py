@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Hosts: frameworks that run a federation and call the core. Nothing in the core imports from here."""

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""What is shown to people."""

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""A client's turn: encoding, the local trainer, the regulariser, the schedules."""

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""FederatedScope as a host: thin adapters that register the core with it, and the plug into a checkout."""
