@@ -170,7 +170,12 @@ class VerdictCache:
                     "by a crash, so the file was changed by something else; delete that line, or use another file."
                 ) from error
         if whole < len(data):
-            self._file.truncate(whole)
+            try:
+                self._take(json.loads(data[whole:]))
+            except (ValueError, KeyError, TypeError):
+                self._file.truncate(whole)
+            else:
+                self._file.write(b"\n")  # only the line's end was lost
 
     def _lock(self) -> None:
         try:

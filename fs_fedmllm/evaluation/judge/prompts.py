@@ -76,19 +76,13 @@ def upstream_messages(row: JudgeRow) -> list[Message]:
 
 
 def read_structured(reply: str) -> bool | None:
-    """``correct`` of the one JSON object in a reply, which may stand in a code fence or between words."""
-    for text in (reply, *re.findall(r"\{[^{}]*\}", reply)[:1]):
-        try:
-            found = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            correct = found.get("correct")
-            if isinstance(correct, bool):
-                return correct
-            if isinstance(correct, int) and correct in (0, 1):
-                return bool(correct)
-    return None
+    """``correct`` of the first JSON object in a reply, which may stand in a code fence or between words."""
+    try:
+        found, _ = json.JSONDecoder().raw_decode(reply[reply.index("{") :])
+    except (ValueError, RecursionError):
+        return None
+    correct = found.get("correct")
+    return bool(correct) if isinstance(correct, int) and correct in (0, 1) else None
 
 
 def read_upstream(reply: str) -> bool | None:

@@ -117,7 +117,8 @@ class Endpoint:
 
         Args:
             body: from :meth:`body`.
-            request_id: sent as ``Idempotency-Key``, for gateways that honour it.
+            request_id: sent as ``Idempotency-Key``, for gateways that honour it; the same when a request without a
+                reply is repeated, another when a reply could not be read.
         """
         openai = self._openai
         try:
@@ -188,6 +189,6 @@ def _answer(completion: Any) -> Outcome:
         return Troubled("broken reply (no choices in it)", 0, None)
     message, usage = choices[0].message, getattr(completion, "usage", None)
     text = message.content if isinstance(message.content, str) else (getattr(message, "refusal", None) or "")
-    counts = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-    known = Usage(*counts) if all(isinstance(count, int) and count >= 0 for count in counts) else None
+    prompt, completed = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    known = Usage(prompt, completed) if isinstance(prompt, int) and isinstance(completed, int) else None
     return Answered(text, known, str(getattr(completion, "model", None) or ""))

@@ -21,7 +21,7 @@ ASKED = 2
 
 _LONGEST_BACKOFF_S = 60.0
 
-#: Rows tried before an endpoint that refuses every form of output is given up.
+#: Rows refused in every form, or failed one after the other, before the endpoint and not the row is at fault.
 _PROBES = 3
 
 Progress = Callable[[int, int], None]
@@ -68,26 +68,33 @@ class _Run:
         self.jitter = random.Random(config.seed)
         self.steps = steps(config.prompt, config.output)
         known = [step.output for step in self.steps]
+        every = self.every = {key for step in self.steps for key in self._keys(step)}
+        self.budget = Budget(config, cache.spent(every) + cache.unconfirmed(every))
         recorded = cache.output(config.model) if len(known) > 1 else ""
         self.choose(self.steps[known.index(recorded)] if recorded in known else self.steps[0])
+        self.before = {key for key in every if self.settled(key)}
+        self.open = 0
         self.endpoint: Endpoint | None = None
         self.failed: dict[str, str] = {}
         self.stopped = ""
         self.hopeless = ""
         self.not_before = 0.0
+        self.streak = 0
         self.requests = 0
         self.retries = 0
 
     def choose(self, step: Step) -> None:
         """Ask by this protocol from now on; the keys follow, since the wording is part of them."""
-        config = self.config
         self.step = step
-        self.version = f"{step.protocol.name} temperature={config.temperature} seed={config.seed}"
-        self.keys = [verdict_key(config.model, self.version, row) for row in self.rows]
+        self.keys = self._keys(step)
         self.contents = dict(zip(self.keys, self.rows, strict=True))
-        self.cached = {key for key in self.contents if self.settled(key)}
-        spent = self.cache.spent(self.contents) + self.cache.unconfirmed(self.contents)
-        self.budget = Budget(config, spent)
+
+    def _version(self, step: Step) -> str:
+        return f"{step.protocol.name} temperature={self.config.temperature} seed={self.config.seed}"
+
+    def _keys(self, step: Step) -> list[str]:
+        version = self._version(step)
+        return [verdict_key(self.config.model, version, row) for row in self.rows]
 
     def settled(self, key: str) -> bool:
         """Whether the row needs no further request."""
@@ -100,11 +107,13 @@ class _Run:
 
     async def finish(self) -> None:
         """Ask until every row is settled, or the run has to stop."""
-        if len(self.cached) == len(self.contents):
+        if not self._waiting():
             return
         self.endpoint = Endpoint(self.config)
         await self._probe()
-        queue = iter([key for key in self.contents if key not in self.failed and not self.settled(key)])
+        waiting = self._waiting()
+        self.open = len(waiting)
+        queue = iter(waiting)
         await asyncio.gather(*(self._work(queue) for _ in range(self.config.concurrency)))
         if self.hopeless:
             kept = sum(self.settled(key) for key in self.contents)
@@ -113,25 +122,33 @@ class _Run:
                 f"{self.cache.path}; run again to go on from there."
             )
 
+    def _waiting(self) -> list[str]:
+        return [key for key in self.contents if key not in self.failed and not self.settled(key)]
+
     async def _probe(self) -> None:
         """One request alone: it finds the form of output, and a wrong key costs one request and not many."""
-        first = self.steps.index(self.step)
+        first, reason = self.steps.index(self.step), ""
         for _ in range(_PROBES):
             for step in self.steps[first:]:
-                if step is not self.step:
-                    self.choose(step)
-                key = next((k for k in self.contents if k not in self.failed and not self.settled(k)), None)
-                if key is None:
+                self.choose(step)
+                waiting = self._waiting()
+                if not waiting:
                     return
-                refused = await self._settle(key)
+                refused = await self._settle(waiting[0])
                 if not refused:
-                    if len(self.steps) > 1 and self.settled(key):
-                        self.cache.note_output(self.config.model, step.output)
-                    return
-            # Every form was refused: the row's own fault (too long, filtered), or the endpoint's.
-            self.failed[key] = refused
+                    break
+            if self.stopped or self.hopeless:
+                return
+            place = self.keys.index(waiting[0])
+            if self.settled(waiting[0]):
+                if len(self.steps) > 1:
+                    self.cache.note_output(self.config.model, self.step.output)
+                return
+            # Nothing was learnt: every form was refused (too long, filtered, or the endpoint's fault), or no reply.
+            reason = refused or self.failed[waiting[0]]
             self.choose(self.steps[first])
-        self.hopeless = f"{_PROBES} rows in a row were refused ({refused})"
+            self.failed[self.keys[place]] = reason
+        self.hopeless = f"{_PROBES} rows one after the other got no verdict: {reason}"
 
     async def _work(self, queue: Iterator[str]) -> None:
         for key in queue:
@@ -140,7 +157,8 @@ class _Run:
             refused = await self._settle(key)
             if refused:
                 self.failed[key] = refused
-            self.progress(sum(self.settled(k) for k in self.contents) + len(self.failed), len(self.contents))
+            self.open -= 1
+            self.progress(len(self.contents) - self.open, len(self.contents))
 
     async def _settle(self, key: str) -> str:
         """Ask about one row until it is settled; returns why the endpoint refuses it, or nothing."""
@@ -162,6 +180,9 @@ class _Run:
                 return ""
             if tries == self.config.max_retries:
                 self.failed[key] = f"given up after {tries + 1} requests: {outcome.what}"
+                self.streak += 1
+                if self.streak >= _PROBES:
+                    self.stopped = f"{self.streak} rows one after the other got no reply: {outcome.what}"
                 return ""
             if outcome.wait_s is not None:  # a limit on the account: it holds for every worker
                 self.not_before = max(self.not_before, time.monotonic() + outcome.wait_s)
@@ -189,8 +210,9 @@ class _Run:
             return None
         number = self.cache.sent(key, bound)
         self.requests += 1
-        outcome = await self.endpoint.ask(body, f"{key}-{number}")
+        outcome = await self.endpoint.ask(body, f"{key}-{len(self.cache.replies(key)) + 1}")
         if isinstance(outcome, Answered):
+            self.streak = 0
             usage = outcome.usage if outcome.usage is not None else bound
             verdict = self.step.protocol.read(outcome.text)
             self.cache.reply(key, number, Reply(verdict, outcome.text, usage, outcome.served, outcome.usage is None))
@@ -205,10 +227,10 @@ class _Run:
     def report(self) -> JudgeReport:
         verdicts = tuple(self._verdict(key, row) for key, row in zip(self.keys, self.rows, strict=True))
         served = Counter(self.cache.replies(key)[-1].served for key in self.keys if self.cache.replies(key))
-        usage, unconfirmed = self.cache.spent(self.contents), self.cache.unconfirmed(self.contents)
+        usage, unconfirmed = self.cache.spent(self.every), self.cache.unconfirmed(self.every)
         return JudgeReport(
             model=self.config.model,
-            prompt=self.version,
+            prompt=self._version(self.step),
             output=self.step.output,
             verdicts=verdicts,
             stopped=self.stopped,
@@ -230,4 +252,4 @@ class _Run:
             last = replies[-1]
             state = "unparsable" if last.verdict is None else "correct" if last.verdict else "wrong"
             text = last.text
-        return RowVerdict(row.id, row.kind, state, text, key in self.cached)
+        return RowVerdict(row.id, row.kind, state, text, key in self.before)
