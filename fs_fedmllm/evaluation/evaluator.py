@@ -14,7 +14,7 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics
 from fs_fedmllm.evaluation.normalise import same_answer
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
-from fs_fedmllm.training.encoding import IGNORED, Encoded, Encoder
+from fs_fedmllm.training.encoding import Encoded, Encoder
 
 #: What a slice shows of each row.
 SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True)}
@@ -126,15 +126,9 @@ class Evaluator:
         total, count = 0.0, 0
         for indices in self._batches(encoded):
             batch = self.encoder.collate([encoded[i] for i in indices], completions=True)
-            width = batch.labels.shape[1]
             with torch.no_grad():
-                logits = self._model()(**batch.inputs, logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
-                loss = F.cross_entropy(
-                    logits.reshape(-1, logits.shape[-1]).float(),
-                    batch.labels.reshape(-1),
-                    ignore_index=IGNORED,
-                    reduction="sum",
-                )
+                output = self._model()(**batch.inputs, logits_to_keep=batch.labels.shape[1], use_cache=False)
+                loss = batch.loss_sum(output.logits)
             total += float(loss)
             count += batch.supervised
         return total / max(1, count)

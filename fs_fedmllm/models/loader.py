@@ -49,6 +49,7 @@ class MLLM:
     source: str
 
     def __post_init__(self) -> None:
+        self.inner.eval()  # PEFT's new modules come in training mode inside a model that is not
         self._modules = list(self.inner.modules())
 
     def set_training(self, training: bool) -> None:

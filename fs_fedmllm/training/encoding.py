@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fs_fedmllm.data.images import image_sha256, open_image
 from fs_fedmllm.data.sample import Sample
@@ -47,11 +48,25 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of ``forward``.
-        labels: (rows, longest completion) token ids, ``IGNORED`` where a row has none.
+        labels: (rows, longest completion + 1) token ids of the last columns, ``IGNORED`` where there is no answer.
+            The first column never holds an answer: logits of a column predict the label of the next.
     """
 
     inputs: dict[str, Any]
     labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    def loss_sum(self, logits: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens.
+
+        Args:
+            logits: (rows, columns of ``labels``, vocabulary), of the last columns.
+        """
+        return F.cross_entropy(
+            logits[:, :-1].reshape(-1, logits.shape[-1]).float(),
+            self.labels[:, 1:].reshape(-1),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
 
     @property
     def supervised(self) -> int:
@@ -258,7 +273,7 @@ class Encoder:
         if not completions:
             return Batch(inputs)
         widest = max(len(row.completion) for row in rows)
-        labels = torch.full((len(rows), widest), IGNORED, dtype=torch.long)
+        labels = torch.full((len(rows), widest + 1), IGNORED, dtype=torch.long)
         for i, row in enumerate(rows):
-            labels[i, widest - len(row.completion) :] = torch.tensor(row.completion)
+            labels[i, widest + 1 - len(row.completion) :] = torch.tensor(row.completion)
         return Batch(inputs, labels.to(device))

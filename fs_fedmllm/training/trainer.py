@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.training.encoding import IGNORED, Batch, Encoded, Encoder
+from fs_fedmllm.training.encoding import Batch, Encoded, Encoder
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
 from fs_fedmllm.training.schedule import step_lr
 
@@ -111,14 +110,8 @@ class LocalTrainer(Trainer):
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
-        width = batch.labels.shape[1]
-        logits = self.mllm.inner(**batch.inputs, logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
-        return F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(),
-            batch.labels.reshape(-1),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
+        logits = self.mllm.inner(**batch.inputs, logits_to_keep=batch.labels.shape[1], use_cache=False).logits
+        return batch.loss_sum(logits)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

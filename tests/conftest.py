@@ -1,0 +1,44 @@
+"""What many tests share: small configurations of the embedded task, and the pieces of a run built once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Tests run beside each other; numbers that are compared come from the same thread count.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from fs_fedmllm import config as schema
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs"
+
+#: A run of seconds: two rounds of two steps on the embedded model.
+SHORT = [
+    *("federate.total_round_num", "2", "train.local_update_steps", "2", "eval.freq", "2"),
+    *("fedmllm.train.batch_size", "4", "fedmllm.eval.zero_shot", "False", "fedmllm.eval.slices", "never"),
+]
+
+
+@pytest.fixture
+def short_config(tmp_path: Path) -> Callable[..., schema.Config]:
+    """Make a short configuration: ``short_config("cross_i3t7", "seed", "7")``."""
+
+    def make(name: str = "cross_i3t7", *overrides: Any) -> schema.Config:
+        words = [*SHORT, "outdir", str(tmp_path / "exp"), *[str(word) for word in overrides]]
+        return schema.load(CONFIGS / f"{name}.yaml", words)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def federation() -> Any:
+    """The pieces of a short cross run, built once; tests must leave them as they are."""
+    from fs_fedmllm.federation import Federation, prepare_data
+
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", SHORT)
+    return Federation.build(config, prepare_data(config))

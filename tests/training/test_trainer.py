@@ -1,0 +1,135 @@
+"""The lean loop has the numbers of the stock Hugging Face trainer, and of the plain loss."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
+from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.training.encoding import Encoder
+from fs_fedmllm.training.regularizer import Penalty
+from fs_fedmllm.training.trainer import LocalTrainer, Turn
+
+
+@pytest.fixture(scope="module")
+def trained(federation):
+    """A model without dropout, whose steps can be compared, with its rows."""
+    mllm = load_mllm(ModelOptions(lora=LoraConfig(dropout=0.0)))
+    encoder = Encoder(mllm, federation.data.template, "original", None)
+    rows = list(federation.data.dataset.test[:12])
+    mixed = [r if i % 3 == 0 else r.showing(image=i % 3 == 1, text=i % 3 == 2) for i, r in enumerate(rows)]
+    return mllm, encoder, encoder.encode(mixed)
+
+
+def _state(mllm):
+    return mllm.adapter.initial_state(5)
+
+
+def _moved(mllm, start):
+    return {n: t - start[n] for n, t in mllm.adapter.export().items()}
+
+
+def test_the_answer_columns_give_the_loss_of_the_whole_sequence(trained) -> None:
+    mllm, encoder, rows = trained
+    mllm.adapter.load(_state(mllm))
+    mllm.set_training(False)
+    trainer = LocalTrainer(mllm, encoder, LocalConfig())
+    batch = encoder.collate(rows, completions=True)
+    with torch.no_grad():
+        lean = trainer._loss_sum(batch) / batch.supervised
+        logits = mllm.inner(**batch.inputs).logits
+    whole = torch.full_like(batch.inputs["input_ids"], -100)
+    whole[:, -batch.labels.shape[1] :] = batch.labels
+    plain = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), whole[:, 1:].reshape(-1))
+    assert abs(float(lean) - float(plain)) < 1e-6
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch(trained) -> None:
+    mllm, encoder, rows = trained
+    start = _state(mllm)
+    moves = []
+    for micro in (0, 5):
+        mllm.adapter.load(start)
+        trainer = LocalTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=micro))
+        trainer.fit(rows, Turn(batches=[list(range(12))], lr=1e-3))
+        moves.append(_moved(mllm, start))
+    for name in start:
+        torch.testing.assert_close(moves[0][name], moves[1][name], rtol=0, atol=2e-5)
+
+
+def test_fit_equals_the_stock_trainer(trained) -> None:
+    mllm, encoder, rows = trained
+    start = _state(mllm)
+    local = LocalConfig(batch_size=4)
+    batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    mllm.adapter.load(start)
+    trainer = LocalTrainer(mllm, encoder, local)
+    log = trainer.fit(rows, Turn(batches=batches, lr=1e-3))
+    lean = mllm.adapter.export()
+
+    mllm.adapter.load(start)
+    stock = LocalTrainer(mllm, encoder, local)
+    stock.args.learning_rate = 1e-3
+    ordered = [rows[i] for batch in batches for i in batch]
+    stock.get_train_dataloader = lambda: [stock._collate(ordered[i : i + 4]) for i in range(0, 12, 4)]
+    stock.train_dataset = ordered
+    result = stock.train()
+    assert result.global_step == log.steps == 3
+    assert abs(result.training_loss - log.loss) < 1e-5
+    for name, value in mllm.adapter.export().items():
+        torch.testing.assert_close(value, lean[name], rtol=0, atol=1e-6)
+    assert any(not torch.equal(lean[n], start[n]) for n in start)
+
+
+def test_nothing_leaks_from_one_turn_to_the_next(federation) -> None:
+    state = federation.initial_state()
+    first = federation.client_turn(1, 0, state)
+    federation.client_turn(2, 0, state)
+    again = federation.client_turn(1, 0, state)
+    assert all(torch.equal(first.state[n], again.state[n]) for n in state)
+    assert first.log.loss == again.log.loss
+
+
+def test_the_global_generators_are_left_alone(federation) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    federation.client_turn(1, 0, federation.initial_state())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_strong_penalty_holds_the_masked_layers(federation) -> None:
+    adapter = federation.mllm.adapter
+    masked = tuple(i for i, layer in enumerate(adapter.layers) if layer in (4, 5))
+    rows = federation.encoder.encode(federation.data.clients[1])
+    start = federation.initial_state()
+    turns = {}
+    for gamma in (0.0, 1e5):
+        adapter.load(start)
+        log = federation.trainer.fit(rows, Turn([[0, 1], [0, 1], [0, 1]], 1e-2, penalty=Penalty(gamma, masked)))
+        moved = {n: float((t - start[n]).norm()) for n, t in adapter.export().items()}
+        turns[gamma] = (log, moved)
+    free, held = turns[0.0][1], turns[1e5][1]
+    inside = [adapter.names[i] for i in masked]
+    assert sum(held[n] for n in inside) < sum(free[n] for n in inside)
+    assert turns[0.0][0].penalty == 0.0 and turns[1e5][0].penalty > 0.0
+
+
+def test_a_loss_that_is_not_finite_is_refused(federation) -> None:
+    state = federation.initial_state()
+    name = next(iter(state))
+    with pytest.raises(UpdateError, match="loss"):
+        federation.client_turn(1, 0, state | {name.replace("lora_A", "lora_B"): torch.full_like(
+            state[name.replace("lora_A", "lora_B")], float("nan"))})  # fmt: skip
+
+
+def test_fewer_rows_than_a_batch_still_train(federation) -> None:
+    update = federation.trainer
+    rows = federation.encoder.encode(federation.data.clients[1][:1])
+    start = federation.initial_state()
+    federation.mllm.adapter.load(start)
+    log = update.fit(rows, dataclasses.replace(federation.plan(1, 0, 1), lr=1e-3))
+    assert log.rows == log.steps == 2
