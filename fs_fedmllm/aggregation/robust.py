@@ -107,9 +107,7 @@ def trimmed_mean(updates: Updates, *, trim: float) -> State:
     drop = math.ceil(trim * len(chosen) - 1.0e-9)
     if not 0 <= trim < 0.5 or 2 * drop >= len(chosen):
         raise ConfigError(f"A trimmed mean that drops {trim:g} of {len(chosen)} updates at each end leaves none.")
-    return {
-        name: _middle(torch.stack([delta[name].float() for _, delta in chosen]), drop) for name in chosen[0][1]
-    }
+    return {name: _middle(torch.stack([delta[name].float() for _, delta in chosen]), drop) for name in chosen[0][1]}
 
 
 def _middle(stack: torch.Tensor, drop: int) -> torch.Tensor:
