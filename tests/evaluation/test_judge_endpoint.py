@@ -155,6 +155,15 @@ def test_rows_without_a_reply_are_reported(tmp_path):
     assert again.complete and again.requests == 1
 
 
+def test_scattered_failures_are_no_outage(tmp_path):
+    def every_third(request):
+        return {"status": 500} if int(request["question"].split()[1].strip("?")) % 3 == 0 else {}
+
+    with JudgeServer(every_third) as server:
+        report = judge_answers(some_rows(18), config(server, tmp_path, max_retries=0, concurrency=1))
+    assert not report.stopped and Counter(row.state for row in report.verdicts)["failed"] == 6
+
+
 def test_an_outage_stops_the_run_early(tmp_path):
     with JudgeServer(lambda request: {"status": 502}) as server:
         report = judge_answers(some_rows(50), config(server, tmp_path, max_retries=1))
@@ -356,3 +365,12 @@ def test_retry_after_in_all_its_forms():
     assert retry_after({"retry-after": email.utils.formatdate(now - 30, usegmt=True)}, now) == 0
     for nonsense in ({}, {"retry-after": "soon"}, {"retry-after": "-3"}, {"retry-after": "nan"}):
         assert retry_after(nonsense, now) is None
+
+
+def test_progress_reaches_the_end_and_no_rows_are_no_error(tmp_path):
+    seen: list[tuple[int, int]] = []
+    with JudgeServer() as server:
+        judge_answers(some_rows(7), config(server, tmp_path), lambda done, total: seen.append((done, total)))
+        empty = judge_answers([], config(server, tmp_path))
+    assert seen[-1] == (7, 7) and [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert empty.complete and empty.scores.accuracy is None and empty.by_kind() == {}
