@@ -184,6 +184,9 @@ class EvaluationConfig:
         choices=("never", "ends", "always"),
     )
     max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens")
+    limit: int = key(
+        0, "Evaluate on so many rows of a split, evenly spaced (for trying things out); 0 is all.", unit="rows"
+    )
 
 
 @dataclass(frozen=True)

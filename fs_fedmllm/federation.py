@@ -300,13 +300,22 @@ class Federation:
         self.mllm.adapter.load(state)
         numbers: dict[str, float] = {}
         for split in ("val", "test"):
-            rows = getattr(self.data.dataset, split)
+            rows = self._evaluated(split)
             numbers |= {f"{split}_{k}": v for k, v in self.evaluator.evaluate(rows).items()}
-        if slices and any(row.presence == "both" for row in self.data.dataset.test):
+        test = self._evaluated("test")
+        if slices and any(row.presence == "both" for row in test):
             for shown in ("image", "text"):
-                figures = self.evaluator.evaluate(self.data.dataset.test, shown)
+                figures = self.evaluator.evaluate(test, shown)
                 numbers |= {f"test_{shown}_{k}": v for k, v in figures.items()}
         return numbers
+
+    def _evaluated(self, split: str) -> Sequence[Sample]:
+        """Rows of a split, thinned out evenly where the configuration limits them."""
+        rows: Sequence[Sample] = getattr(self.data.dataset, split)
+        limit = self.config.fedmllm.eval.limit
+        if not 0 < limit < len(rows):
+            return rows
+        return [rows[i * len(rows) // limit] for i in range(limit)]
 
     def wants_slices(self, done_rounds: int) -> bool:
         """Whether the single-modality slices are due after so many rounds."""

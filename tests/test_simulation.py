@@ -1,0 +1,255 @@
+"""The embedded engine: what "identical" means, refusals, resume, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS, SHORT
+
+from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.models.export import adapter_bytes
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.simulation import run
+
+METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
+
+
+def _federation(config) -> Federation:
+    return Federation.build(config, prepare_data(config))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounds_in_which_clients_change_nothing_leave_the_adapter_bit_identical(short_config, method) -> None:
+    config = short_config("cross_i3t7", "train.optimizer.lr", 0.0, "federate.method", method, "eval.freq", 5)
+    results, folder = run(config)
+    saved = (folder.path / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert saved == adapter_bytes(_federation(config).initial_state())
+    assert results["rounds"] == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_configuration_gives_the_same_adapter(short_config, method) -> None:
+    config = short_config("hybrid_p60", "federate.method", method, "seed", 3)
+    first, _ = run(config)
+    again, _ = run(config)
+    other, _ = run(short_config("hybrid_p60", "federate.method", method, "seed", 4))
+    assert first["adapter_sha256"] == again["adapter_sha256"] != other["adapter_sha256"]
+    assert first["manifest_sha256"] == again["manifest_sha256"] != other["manifest_sha256"]
+    assert first["evaluations"] == again["evaluations"]
+
+
+def test_one_client_equals_centralised(short_config) -> None:
+    one = short_config("aligned_a05", "federate.client_num", 1, "federate.sample_client_num", 1)
+    federation = _federation(one)
+    state = federation.initial_state()
+    for round_index in range(2):
+        state = federation.client_turn(1, round_index, state).state
+    _, folder = run(one)
+    from safetensors.torch import load_file
+
+    federated = load_file(folder.path / "adapter" / "adapter_model.safetensors")
+    scale = max(float(t.abs().max()) for t in state.values())
+    for name, tensor in state.items():
+        torch.testing.assert_close(federated[name], tensor, rtol=1e-6, atol=1e-6 * scale)
+    _, pooled = run(dataclasses.replace(one, federate=dataclasses.replace(one.federate, method="global")))
+    centralised = load_file(pooled.path / "adapter" / "adapter_model.safetensors")
+    for name, tensor in federated.items():
+        torch.testing.assert_close(centralised[name], tensor, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_the_order_in_which_updates_arrive_does_not_matter(short_config, tmp_path) -> None:
+    """Engines add in sorted order; whatever comes early waits. Adding out of order is refused, not averaged."""
+    config = short_config()
+    federation = _federation(config)
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    clients = session.begin_round()
+    updates = {c: federation.client_turn(c, 0, session.params) for c in reversed(clients)}
+    for client in sorted(updates):
+        assert session.accept(updates[client])
+    session.end_round(len(clients))
+    expected, _ = run(dataclasses.replace(config, federate=dataclasses.replace(config.federate, total_round_num=1)))
+    import hashlib
+
+    assert hashlib.sha256(adapter_bytes(session.params)).hexdigest() == expected["adapter_sha256"]
+
+
+@pytest.mark.parametrize("fault", ["nan", "shape", "unknown", "nothing"])
+def test_a_bad_update_is_refused_and_named_and_the_round_goes_on(short_config, tmp_path, fault) -> None:
+    config = short_config("cross_i3t7", "federate.sample_client_num", 3)
+    federation = _federation(config)
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    clients = session.begin_round()
+    updates = [federation.client_turn(c, 0, session.params) for c in clients]
+    name = next(iter(session.params))
+    spoilt = {
+        "nan": updates[1].state | {name: torch.full_like(session.params[name], float("nan"))},
+        "shape": updates[1].state | {name: torch.zeros(3, 3)},
+        "unknown": updates[1].state | {"something.else": torch.zeros(3)},
+        "nothing": {},
+    }[fault]
+    assert session.accept(updates[0])
+    assert not session.accept(dataclasses.replace(updates[1], state=spoilt))
+    assert session.accept(updates[2])
+    session.end_round(3)
+    (refused,) = session.state.figures["refused"]
+    assert refused["client"] == clients[1] and f"Client {clients[1]}" in refused["reason"]
+    reference = Session(federation, RunFolder(tmp_path / "reference", config), Silent())
+    reference.begin_round()
+    for update in (updates[0], updates[2]):
+        reference.accept(update)
+    reference.end_round(3)
+    assert adapter_bytes(session.params) == adapter_bytes(reference.params)
+
+
+def test_without_a_valid_client_the_run_stops_and_keeps_the_last_good_adapter(short_config, monkeypatch) -> None:
+    config = short_config("cross_i3t7", "expname", "stops")
+    turn = Federation.client_turn
+
+    def broken(self, client, round_index, state):
+        update = turn(self, client, round_index, state)
+        if round_index == 0:
+            return update
+        return dataclasses.replace(update, state={n: t * float("inf") for n, t in update.state.items()})
+
+    monkeypatch.setattr(Federation, "client_turn", broken)
+    with pytest.raises(UpdateError, match=r"Round 1.*not finite.*last good adapter"):
+        run(config)
+    kept = (Path(config.outdir) / "stops" / "adapter" / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setattr(Federation, "client_turn", turn)
+    shorter = dataclasses.replace(config.federate, total_round_num=1)
+    _, folder = run(dataclasses.replace(config, federate=shorter, expname="one"))
+    assert kept == (folder.path / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_the_run_folder_holds_what_it_promises(short_config) -> None:
+    config = short_config("cross_i3t7", "fedmllm.eval.zero_shot", True, "fedmllm.regularizer.type", "adaptive")
+    results, folder = run(config, label="promise")
+    assert folder.path.name.startswith("promise-fedavg-")
+    names = {p.name for p in folder.path.iterdir()}
+    assert {"resolved_config.yaml", "manifest.json", "metrics.jsonl", "results.json", "adapter", "events"} <= names
+    assert "checkpoint" not in names
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    turns = [line for line in lines if line["kind"] == "turn"]
+    assert len(turns) == 4 and {"client", "loss", "penalty", "grad_norm"} <= set(turns[0])
+    assert all(turn["penalty"] > 0 and turn["grad_norm"] > 0 for turn in turns)
+    assert results["zero_shot"]["round"] == 0 and results["evaluations"][-1]["round"] == 2
+    size = (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert results["adapter_bytes"] == size and results["bytes_sent"] == 2 * 2 * 2 * size
+    from fs_fedmllm import config as schema
+
+    assert schema.load(folder.path / "resolved_config.yaml") == config
+    assert list((folder.path / "events").iterdir())
+    _, second = run(config, label="promise")
+    assert second.path != folder.path
+
+
+@pytest.mark.parametrize("rounds_before", [1, 2])
+def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
+    long = ("federate.total_round_num", 3, "eval.freq", 1, "federate.method", "fedyogi")
+    whole, _ = run(short_config("missing_b50", *long, "expname", "whole"))
+    config = short_config("missing_b50", *long, "expname", "killed")
+    turn = Federation.client_turn
+
+    def dies(self, client, round_index, state):
+        if round_index == rounds_before:
+            raise KeyboardInterrupt
+        return turn(self, client, round_index, state)
+
+    monkeypatch.setattr(Federation, "client_turn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(Federation, "client_turn", turn)
+    resumed, folder = run(config)
+    assert folder.path.name == "killed"
+    assert resumed["adapter_sha256"] == whole["adapter_sha256"]
+    assert resumed["evaluations"] == whole["evaluations"] and resumed["best"] == whole["best"]
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 2 + 3  # three rounds of two turns, three evaluations; nothing twice
+
+
+def test_kill_nine_and_the_same_command_again(tmp_path) -> None:
+    words = [*SHORT, "federate.total_round_num", "4", "eval.freq", "4", "outdir", str(tmp_path), "expname"]
+    command = [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded"]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent)}
+    process = subprocess.Popen([*command, *words, "killed"], env=environment, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "killed" / "checkpoint" / "state.json"
+    while process.poll() is None and not state.is_file():
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.is_file() and not (tmp_path / "killed" / "results.json").is_file()
+    subprocess.run([*command, *words, "killed"], env=environment, check=True, capture_output=True)
+    subprocess.run([*command, *words, "whole"], env=environment, check=True, capture_output=True)
+    digests = {json.loads((tmp_path / n / "results.json").read_text())["adapter_sha256"] for n in ("killed", "whole")}
+    assert len(digests) == 1
+
+
+def test_another_runs_checkpoint_and_a_torn_one_are_refused(short_config, monkeypatch) -> None:
+    config = short_config("cross_i3t7", "expname", "mine", "federate.total_round_num", 3)
+    monkeypatch.setattr(Session, "close", lambda self: {})  # as if killed before the end
+    run(config)
+    with pytest.raises(ConfigError, match="another configuration"):
+        run(dataclasses.replace(config, seed=9))
+    (tensors,) = (Path(config.outdir) / "mine" / "checkpoint").glob("*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-4])
+    with pytest.raises(ConfigError, match="damaged"):
+        run(config)
+
+
+def _base_storages() -> list[int]:
+    """Storages of float32 tensors as large as the embedding table: one per live copy of the base."""
+    gc.collect()
+    seen = set()
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.nn.Parameter) and thing.numel() > 40_000 and not thing.requires_grad:
+            seen.add((thing.untyped_storage().data_ptr(), thing.shape))
+    return sorted(pointer for pointer, _ in seen)
+
+
+def test_one_live_copy_of_the_base_whatever_the_clients(short_config) -> None:
+    run(short_config("aligned_a05", "federate.client_num", 2))
+    few = _base_storages()
+    run(short_config("aligned_a05", "federate.client_num", 40, "federate.sample_client_num", 4))
+    assert few and _base_storages() == few
+
+
+def test_local_reports_the_uniform_mean_of_the_clients(short_config) -> None:
+    config = short_config("cross_i3t7", "federate.method", "local", "federate.client_num", 3,
+                          "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 2}]")  # fmt: skip
+    results, folder = run(config)
+    figures = [json.loads(p.read_text()) for p in sorted((folder.path / "clients").iterdir())]
+    assert len(figures) == 3
+    last = results["evaluations"][-1]
+    assert last["test_acc"] == pytest.approx(sum(f["test_acc"] for f in figures) / 3)
+
+
+@pytest.mark.parametrize("dataset", ["digits_match", "digits_panel"])
+def test_the_other_embedded_tasks_run(short_config, dataset) -> None:
+    key = {"digits_match": "val_auc", "digits_panel": "val_acc"}[dataset]
+    args = ["data.type", dataset, "eval.best_res_update_round_wise_key", key]
+    if dataset == "digits_panel":
+        args += ["data.splitter_args", "[{alpha: 0.5, by: kind}]"]
+    results, _ = run(short_config("aligned_a05", *args))
+    last = results["evaluations"][-1]
+    expected = {"digits_match": {"test_auc", "test_auc_hard"}, "digits_panel": {"test_open_acc", "test_closed_acc"}}
+    assert expected[dataset] <= set(last)
+
+
+def test_the_augmented_prompt_reaches_training_and_evaluation(short_config) -> None:
+    plain = _federation(short_config())
+    augmented = _federation(short_config("cross_i3t7", "fedmllm.prompt", "augmented"))
+    row = plain.data.dataset.test[0]
+    texts = [f.mllm.tokenizer.decode(f.encoder.encode([row])[0].prompt) for f in (plain, augmented)]
+    assert "without considering the modality" in texts[1] and "without considering" not in texts[0]
+    assert plain.evaluator.encoder is plain.encoder is plain.trainer.encoder
