@@ -286,7 +286,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _all_keys(cls: type, prefix: str = "") -> list[str]:
+def _all_keys(cls: Any, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, kind in typing.get_type_hints(cls).items():
         path = f"{prefix}{name}"
@@ -532,7 +532,8 @@ def describe() -> list[tuple[str, str, str, str]]:
             if dataclasses.is_dataclass(kind):
                 walk(kind, f"{prefix}{f.name}.")
                 continue
-            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+            made: Any = f.default_factory
+            default = made() if f.default is dataclasses.MISSING else f.default
             doc = str(f.metadata["doc"])
             if f.metadata["choices"]:
                 doc += f" One of: {', '.join(f.metadata['choices'])}."

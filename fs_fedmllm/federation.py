@@ -11,9 +11,8 @@ import dataclasses
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,7 +75,7 @@ def prepare_data(config: Config) -> FederatedData:
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
     )
-    clients = dict(split.clients)
+    clients: dict[int, Sequence[Sample]] = dict(split.clients)
     if config.switches["text_only_label"] == "text":
         clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
     if config.federate.method == "global":
@@ -156,7 +155,6 @@ class Federation:
     evaluator: Evaluator
     server: ServerOptimizer | None
     _mask: tuple[int, ...] = ()
-    _encoded: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def build(cls, config: Config, data: FederatedData) -> Federation:
@@ -254,11 +252,12 @@ class Federation:
         Raises:
             UpdateError: the loss is not finite.
         """
-        if client not in self._encoded:
-            self._encoded[client] = self.encoder.encode(self.data.clients[client])
-        rows = self._encoded[client]
+        rows = self.data.clients[client]
+        turn = self.plan(client, round_index, len(rows))
+        used = sorted({i for batch in turn.batches for i in batch})
+        encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
         self.mllm.adapter.load(state)
-        log = self.trainer.fit(rows, self.plan(client, round_index, len(rows)))
+        log = self.trainer.fit(encoded, turn)
         return Update(client, len(rows), self.mllm.adapter.export(), log)
 
     def weight(self, rows: int) -> float:

@@ -58,14 +58,17 @@ def test_one_client_equals_centralised(short_config) -> None:
     _, folder = run(one)
     from safetensors.torch import load_file
 
+    def apart(left, right) -> float:
+        """Distance of two adapters over the norm of one: Adam amplifies rounding where gradients vanish."""
+        flat = [torch.cat([t.flatten() for _, t in sorted(s.items())]).double() for s in (left, right)]
+        return float((flat[0] - flat[1]).norm() / flat[1].norm())
+
     federated = load_file(folder.path / "adapter" / "adapter_model.safetensors")
-    scale = max(float(t.abs().max()) for t in state.values())
-    for name, tensor in state.items():
-        torch.testing.assert_close(federated[name], tensor, rtol=1e-6, atol=1e-6 * scale)
+    assert apart(federation.initial_state(), state) > 0
+    assert apart(federated, state) < 1e-6
     _, pooled = run(dataclasses.replace(one, federate=dataclasses.replace(one.federate, method="global")))
     centralised = load_file(pooled.path / "adapter" / "adapter_model.safetensors")
-    for name, tensor in federated.items():
-        torch.testing.assert_close(centralised[name], tensor, rtol=1e-6, atol=1e-6 * scale)
+    assert apart(centralised, federated) < 1e-6
 
 
 def test_the_order_in_which_updates_arrive_does_not_matter(short_config, tmp_path) -> None:
@@ -179,7 +182,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
 
 
 def test_kill_nine_and_the_same_command_again(tmp_path) -> None:
-    words = [*SHORT, "federate.total_round_num", "4", "eval.freq", "4", "outdir", str(tmp_path), "expname"]
+    words = [*SHORT, "federate.total_round_num", "8", "eval.freq", "8", "outdir", str(tmp_path), "expname"]
     command = [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded"]
     environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent)}
     process = subprocess.Popen([*command, *words, "killed"], env=environment, stderr=subprocess.PIPE, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ class Evaluator:
                 answers[i] = text.strip()
         return answers
 
-    def _model(self) -> torch.nn.Module:
+    def _model(self) -> Any:
         self.encoder.mllm.set_training(False)
         return self.encoder.mllm.inner
 

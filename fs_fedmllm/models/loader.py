@@ -205,7 +205,7 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
             hint = "" if options.trust_remote_code else " If it ships its own code and you trust it, set it so."
             raise ModelError(f"Cannot load the model {options.path!r}: {error}{hint}") from error
         depth = language_depth(inner, lora_target := options.lora.target)
-        inner.to(device)
+        torch.nn.Module.to(inner, device)
         inner.config.use_cache = False
         model = get_peft_model(
             inner,

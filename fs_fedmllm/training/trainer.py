@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,11 +141,11 @@ class LocalTrainer(Trainer):
             fused=True,
         )
 
-    def fit(self, rows: Sequence[Encoded], turn: Turn) -> TurnLog:
+    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
         """Train the live adapter in place; the caller loads it before and exports it after.
 
         Args:
-            rows: the client's encoded rows.
+            rows: the client's encoded rows, at least those that the turn names.
             turn: the plan.
 
         Raises:
