@@ -2,7 +2,7 @@
 
     python scripts/pretrain_tiny.py --out fs_fedmllm/models/tiny
 
-Everything is seeded; on two CPU cores it takes about twenty minutes (``--steps`` sets it). The model sees
+Everything is seeded; on one CPU thread it takes a quarter to half an hour. The model sees
 only ``pretrain`` images and sentences, which no federated row uses. It learns four things:
 
 * naming: which digit is shown, left and right digits of a panel, and comparisons;
@@ -161,7 +161,7 @@ def build_processor(templates: Sequence[Template]) -> LlavaProcessor:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A LLaVA of 1.4 M parameters: SigLIP tower, two-layer projector, twelve Llama layers, tied embeddings."""
+    """A LLaVA of 1.5 M parameters: SigLIP tower, two-layer projector, twelve Llama layers, tied embeddings."""
     vision = SiglipVisionConfig(
         hidden_size=96,
         intermediate_size=192,
