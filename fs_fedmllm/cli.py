@@ -10,9 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fs_fedmllm import __version__
 from fs_fedmllm.errors import ConfigError, FedMLLMError
+
+if TYPE_CHECKING:
+    from fs_fedmllm.hosts.federatedscope.plug import PlugStatus
 
 EXIT_USER_ERROR = 2
 
@@ -37,6 +41,10 @@ def find_config(name: str) -> Path:
 def _run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     path = find_config(args.config)
+    if args.tiny:
+        from fs_fedmllm.presets import TINY
+
+        args.overrides = [*TINY, *args.overrides]
     engine = args.engine
     if engine == "auto":
         import importlib.util
@@ -66,17 +74,17 @@ def _run(args: argparse.Namespace) -> int:
 def _plug(args: argparse.Namespace) -> int:
     from fs_fedmllm.hosts.federatedscope import plug
 
-    if args.status:
-        print(plug.status(args.checkout))
-    else:
-        print(plug.plug(args.checkout))
-    return 0
+    return _tell((plug.status if args.status else plug.plug)(args.checkout))
 
 
 def _unplug(args: argparse.Namespace) -> int:
     from fs_fedmllm.hosts.federatedscope import plug
 
-    print(plug.unplug(args.checkout))
+    return _tell(plug.unplug(args.checkout))
+
+
+def _tell(status: PlugStatus) -> int:
+    print(status.summary())
     return 0
 
 
@@ -107,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", help="key value pairs, e.g. federate.total_round_num 3 seed 7")
     run.add_argument("--engine", choices=("auto", "embedded", "federatedscope"), default="auto",
                      help="auto takes FederatedScope where it can be imported")  # fmt: skip
+    run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
     run.set_defaults(function=_run)
 
     plug = commands.add_parser("plug", help="make a FederatedScope checkout know our jobs")
@@ -117,6 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
     unplug = commands.add_parser("unplug", help="undo plug, exactly")
     unplug.add_argument("checkout", help="folder of the checkout")
     unplug.set_defaults(function=_unplug)
+
+    from fs_fedmllm.data_commands import add_data_commands
+
+    add_data_commands(commands)
 
     config = commands.add_parser("config", help="explain every key, or print a resolved configuration")
     config.add_argument("file", nargs="?", help="a .yaml to resolve")

@@ -11,18 +11,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = REPOSITORY / "configs"
-
-#: A run of seconds: two rounds of two steps on the embedded model.
-SHORT = [
-    *("federate.total_round_num", "2", "train.local_update_steps", "2", "eval.freq", "2"),
-    *("fedmllm.train.batch_size", "4", "fedmllm.eval.zero_shot", "False", "fedmllm.eval.slices", "never"),
-    *("fedmllm.eval.limit", "16"),
-]
 
 
 @pytest.fixture

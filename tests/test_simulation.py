@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS, SHORT
+from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.federation import Federation, prepare_data

@@ -1,0 +1,163 @@
+"""Our jobs inside the real FederatedScope: the same adapter as on the embedded engine, FederatedScope unmodified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from host_environment import Environment
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.simulation import run
+
+MAIN = "federatedscope/main.py"
+
+
+@pytest.fixture
+def plugged(fs_checkout: Path, environment: Environment):
+    """A copy of the checkout, plugged through the command line for the test's own environment, then unplugged."""
+    done = environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout)
+    assert done.returncode == 0, done.stderr
+    yield fs_checkout
+    done = environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout)
+    assert done.returncode == 0, done.stderr
+
+
+def _both(environment: Environment, checkout: Path, tmp_path: Path, name: str, words: list[str], *program: str):
+    """Results of a configuration in FederatedScope and on the embedded engine, and FederatedScope's own log."""
+    words = [*SHORT, *words]
+    outdir = tmp_path / "fs"
+    done = environment.run(
+        *(program or (MAIN,)),
+        "--cfg",
+        CONFIGS / f"{name}.yaml",
+        *words,
+        "outdir",
+        outdir,
+        "expname",
+        "job",
+        cwd=checkout,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    inside = json.loads((outdir / "job" / "results.json").read_text())
+    log = (outdir / "job" / "eval_results.log").read_text()
+    embedded, _ = run(schema.load(CONFIGS / f"{name}.yaml", [*words, "outdir", str(tmp_path / "embedded")]))
+    return inside, embedded, log
+
+
+def test_main_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp_path) -> None:
+    inside, embedded, log = _both(
+        environment, plugged, tmp_path, "cross_i3t7",
+        ["seed", "7", "federate.total_round_num", "3", "eval.freq", "1", "fedmllm.eval.zero_shot", "True",
+         "fedmllm.eval.slices", "always"],
+    )  # fmt: skip
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+    assert inside["evaluations"] == embedded["evaluations"] and inside["zero_shot"] is not None
+    assert inside["manifest_sha256"] == embedded["manifest_sha256"]
+    assert inside["bytes_sent"] == embedded["bytes_sent"]
+    assert inside["best"] == embedded["best"]
+    assert "test_macro_f1" in log and "val_macro_f1" in log and "test_image_acc" in log
+    assert "np.float64" not in log
+
+
+def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, environment, tmp_path) -> None:
+    inside, embedded, _ = _both(
+        environment, plugged, tmp_path, "missing_b50",
+        ["federate.method", "fedyogi", "fedmllm.regularizer.type", "adaptive", "fedmllm.prompt", "augmented"],
+        "-m", "federatedscope.main",
+    )  # fmt: skip
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+    turns = [json.loads(x) for x in (tmp_path / "fs" / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert [t["penalty"] for t in turns if t["kind"] == "turn"] and turns[0]["penalty"] > 0
+
+
+@pytest.mark.parametrize("method", ["local", "global"])
+def test_the_baselines(plugged, environment, tmp_path, method) -> None:
+    words = ["federate.method", method, "federate.client_num", "3", "federate.sample_client_num", "3"]
+    words += ["data.splitter_args", "[{'alpha': 5.0, 'image_clients': 1, 'text_clients': 2}]"]
+    inside, embedded, _ = _both(environment, plugged, tmp_path, "cross_i3t7", words)
+    assert inside["method"] == method
+    assert inside["evaluations"][-1] == embedded["evaluations"][-1]
+    if method == "global":
+        assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+
+
+def test_a_bad_client_is_left_out_and_named(plugged, environment, tmp_path) -> None:
+    """A client whose loss is not finite is refused on FederatedScope too, and the round goes on without it."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import runpy, sys\n"
+        "import federatedscope.core.configs.config\n"  # plugged: registers us
+        "from fs_fedmllm.federation import Federation\n"
+        "from fs_fedmllm.errors import UpdateError\n"
+        "turn = Federation.client_turn\n"
+        "def broken(self, client, round_index, state):\n"
+        "    if client == self.sample_clients(round_index)[0]:\n"
+        "        raise UpdateError('the training loss is nan')\n"
+        "    return turn(self, client, round_index, state)\n"
+        "Federation.client_turn = broken\n"
+        "sys.argv = ['main.py', *sys.argv[1:]]\n"
+        "runpy.run_module('federatedscope.main', run_name='__main__')\n"
+    )
+    done = environment.run(
+        driver, "--cfg", CONFIGS / "cross_i3t7.yaml", *SHORT, "outdir", tmp_path, "expname", "job", cwd=plugged
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "job" / "results.json").read_text())
+    assert len(results["refused"]) == 2 and "loss is nan" in results["refused"][0]["reason"]
+    assert results["rounds"] == 2
+
+
+def test_memory_is_one_base_and_adapters(plugged, environment, tmp_path) -> None:
+    """Storages of the base are counted after runs with 2 and with 30 clients."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import gc, runpy, sys, torch\n"
+        "sys.argv = ['main.py', *sys.argv[1:]]\n"
+        "done = runpy.run_module('federatedscope.main', run_name='__main__')\n"
+        "gc.collect()\n"
+        "big = {p.untyped_storage().data_ptr() for p in gc.get_objects()\n"
+        "       if isinstance(p, torch.nn.Parameter) and not p.requires_grad and p.dim() == 2 and p.shape[0] > 500}\n"
+        "server = done['runner'].server\n"
+        "adapter = sum(t.numel() for t in server.model.state_dict().values())\n"
+        "views = {id(c.model) for c in done['runner'].client.values()}\n"
+        "print('COUNTED', len(big), adapter, len(views))\n"
+    )
+    counted = {}
+    for clients in (2, 30):
+        done = environment.run(
+            driver, "--cfg", CONFIGS / "aligned_a05.yaml", *SHORT, "federate.client_num", str(clients),
+            "federate.sample_client_num", "2", "outdir", tmp_path, "expname", f"job{clients}", cwd=plugged,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        counted[clients] = done.stdout.split("COUNTED ")[1].split()
+    assert counted[2] == counted[30]
+    assert counted[2][0] == "1" and counted[2][2] == "1"
+
+
+def test_a_stock_job_gains_our_server_optimizers(plugged, environment, tmp_path) -> None:
+    """FederatedScope's own data, model and trainer with ``federate.method: fedyogi``."""
+    (tmp_path / "job.yaml").write_text(
+        "use_gpu: False\n"
+        "federate: {mode: standalone, total_round_num: 3, client_num: 5, method: METHOD, save_to: SAVE}\n"
+        "model: {type: lr, use_bias: True}\n"
+        "train: {local_update_steps: 5, batch_or_epoch: batch, optimizer: {lr: 0.1}}\n"
+        "criterion: {type: BCELoss}\ntrainer: {type: general}\n"
+        "eval: {freq: 3, metrics: ['acc'], count_flops: False}\n"
+        "data: {type: toy, splitter: '', subsample: 1.0}\n"
+    )
+    text = (tmp_path / "job.yaml").read_text()
+    saved = {}
+    for method in ("FedAvg", "fedyogi"):
+        path = tmp_path / f"{method}.yaml"
+        path.write_text(text.replace("METHOD", method).replace("SAVE", str(tmp_path / f"{method}.pt")))
+        done = environment.run(MAIN, "--cfg", path, "outdir", tmp_path, "expname", method, cwd=plugged)
+        assert done.returncode == 0, done.stderr[-3000:]
+        import torch
+
+        saved[method] = torch.load(tmp_path / f"{method}.pt", weights_only=True)["model"]
+    assert any(not torch.equal(saved["FedAvg"][n], saved["fedyogi"][n]) for n in saved["FedAvg"])
+    # Three damped steps: each moves a weight by at most eta * 1 / (1 + tau / |m|) < 1e-2.
+    assert all(float(t.abs().max()) < 1 for t in saved["fedyogi"].values())
