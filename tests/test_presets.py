@@ -1,0 +1,62 @@
+"""Presets: what is on disk is what the table says, and each is a configuration that resolves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fs_fedmllm import cli, config, presets
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ALL = dict(presets.presets())
+
+
+def test_the_files_have_not_drifted_from_the_table():
+    on_disk = {
+        f"{path.parent.name}/{path.name}": path.read_text(encoding="utf-8")
+        for task in presets.TASKS
+        for path in (CONFIGS / task.folder).glob("*")
+    }
+    assert sorted(on_disk) == sorted(ALL)
+    assert on_disk == ALL, "run python -m fs_fedmllm.presets"
+
+
+def test_every_cell_of_the_tables_is_there():
+    assert len(ALL) == 12 + 12 + 6 + 3
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_preset_has_the_papers_protocol(name):
+    loaded = config.load(CONFIGS / name)
+    assert loaded.federate.total_round_num == {"hateful_memes": 25, "crisismmd": 40, "medical": 50}[loaded.data.type]
+    assert loaded.train.optimizer.lr == 2e-5
+    assert loaded.fedmllm.train.lr_horizon == 50
+    assert (loaded.train.local_update_steps, loaded.train.batch_or_epoch) == (1, "epoch")
+    assert loaded.fedmllm.train.batch_size == 4
+    drawn, clients = (int(word) for word in name[:-5].rsplit("_", 1)[1].split("of")) if "of" in name[-11:] else (2, 10)
+    assert (loaded.federate.sample_client_num, loaded.federate.client_num) == (drawn, clients)
+    assert loaded.model.fedmllm.path == presets.MODEL
+    assert not loaded.model.fedmllm.trust_remote_code
+
+
+def test_levels_are_the_papers():
+    args = {Path(name).stem: config.load(CONFIGS / name).scenario_args for name in ALL if name.startswith("hateful")}
+    assert [args[f"aligned_a{a}"]["alpha"] for a in ("50", "10", "05")] == [5.0, 1.0, 0.5]
+    assert [args[f"missing_b{b}"]["beta"] for b in (30, 40, 50)] == [0.3, 0.4, 0.5]
+    assert [args[f"cross_{x}"]["image_clients"] for x in ("i3t7", "i5t5", "i7t3")] == [3, 5, 7]
+    assert [args[f"hybrid_p{p}"]["p"] for p in (80, 70, 60)] == [0.8, 0.7, 0.6]
+
+
+def test_presets_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.find_config("configs/hateful_memes/aligned_a05.yaml") == CONFIGS / "hateful_memes/aligned_a05.yaml"
+    assert cli.find_config("medical/cross_i3t7") == CONFIGS / "medical/cross_i3t7.yaml"
+
+
+def test_tiny_swaps_the_model_and_nothing_that_is_measured():
+    path = CONFIGS / "crisismmd/hybrid_p60.yaml"
+    tiny = config.load(path, presets.TINY)
+    assert (tiny.model.fedmllm.path, tiny.use_gpu) == ("tiny", False)
+    assert tiny.data == config.load(path).data
+    assert tiny.federate == config.load(path).federate
