@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import LETTERS, load_template
 
 
-def inputs(processor: AutoProcessor, rows: Sequence[Sample], ending: str = "") -> dict[str, torch.Tensor]:
+def inputs(processor: Any, rows: Sequence[Sample], ending: str = "") -> dict[str, torch.Tensor]:
     """Prompts of rows that show both inputs, padded on the left."""
     template = load_template("digits_triage")
     texts = []

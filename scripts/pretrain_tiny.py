@@ -188,7 +188,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
         image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
@@ -281,6 +281,8 @@ class Lessons:
     def spelled(self) -> Row:
         """Multiple choice among spelled words: the digit that is shown, or the topic of a sentence."""
         count = int(self.rng.integers(2, 5))
+        shown: tuple[int, ...]
+        text: str | None
         if self.rng.random() < 0.5:
             digit, index = self._digit()
             others = self.rng.permutation([w for w in WORDS if w != WORDS[digit]])[: count - 1]
