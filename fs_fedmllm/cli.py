@@ -52,11 +52,17 @@ def _run(args: argparse.Namespace) -> int:
         engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
     from fs_fedmllm import config as schema
 
-    config = schema.load(path, args.overrides)
+    config = schema.load(path, args.overrides, host=engine == "federatedscope")
     if engine == "federatedscope":
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
-        return run_in_federatedscope(path, args.overrides)
+        try:
+            return run_in_federatedscope(path, args.overrides)
+        except KeyError as error:  # FederatedScope's own word for a key that neither of us has
+            said, _, name = str(error.args[0] if error.args else "").partition("Non-existent config key: ")
+            if said or not name:
+                raise
+            raise ConfigError(f"{path}: {schema.unknown_key(name)}") from error
     if config.federate.mode != "standalone":
         raise ConfigError("The embedded engine simulates; federate.mode distributed needs --engine federatedscope.")
     from fs_fedmllm.report.console import ConsoleProgress, closing_table
@@ -151,6 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.function(args))
     except FedMLLMError as error:
         print(f"fs-fedmllm: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"fs-fedmllm: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("fs-fedmllm: interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
