@@ -1,9 +1,258 @@
-"""The commands ``fs-fedmllm data``."""
+"""The commands ``fs-fedmllm data check | split | show | plot``. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fs_fedmllm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from fs_fedmllm.config import Config
+    from fs_fedmllm.data.findings import Finding
+    from fs_fedmllm.data.sample import Dataset, Sample
+    from fs_fedmllm.federation import FederatedData
+
+CASES = ("both", "image", "text", "neither")
+EXIT_FINDINGS = 1
 
 
 def add_data_commands(commands: Any) -> None:
     """Add ``data`` to the command line's grammar."""
+    data = commands.add_parser("data", help="check, split, browse and plot data sets")
+    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    check = verbs.add_parser("check", help="validate every row and image; exit code 1 if there are errors")
+    check.add_argument("target", help="name of a data set, with its folder next, or a configuration")
+    check.add_argument("overrides", nargs="*", help="the folder and the adapter's options, or a configuration's keys")
+    check.add_argument("--decode", action="store_true", help="decode every image; otherwise only headers are read")
+    check.add_argument("--baseline", action="store_true", help="fit the question-only baseline too (seconds)")
+    check.add_argument("--most", type=int, default=50, help="findings to print (default 50)")
+    check.set_defaults(function=_check)
+
+    split = _configured(verbs, "split", "apply a scenario and write the manifest and the clients' files")
+    split.add_argument("--out", default="split", help="folder to write to (default split)")
+    split.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
+    split.add_argument("--per-client-folders", action="store_true",
+                       help="a folder per client with its rows and images, so that it reads nothing else")  # fmt: skip
+    split.add_argument("--images", choices=("link", "copy"), default="link", help="hard links (default) or copies")
+    split.set_defaults(function=_split)
+
+    show = _configured(verbs, "show", "browse rows and their final prompt")
+    show.add_argument("--client", type=int, help="rows of this client, as it may see them")
+    show.add_argument("--split", choices=("train", "val", "test"), default="train", help="without --client")
+    show.add_argument("--case", choices=CASES, help="only rows that show this")
+    show.add_argument("-n", type=int, default=3, help="rows (default 3)")
+    show.add_argument("--skip", type=int, default=0, help="rows to pass over first")
+    show.set_defaults(function=_show)
+
+    plot = _configured(verbs, "plot", "draw who holds what, as PNG and SVG")
+    plot.add_argument("--out", default="plots", help="folder to write to (default plots)")
+    plot.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
+    plot.add_argument("--embedding", action="store_true",
+                      help="also embed vision and text features in two dimensions (loads the model)")  # fmt: skip
+    plot.add_argument("--rows", type=int, default=60, help="rows of a client in the embedding (default 60)")
+    plot.set_defaults(function=_plot)
+
+
+def _configured(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=says)
+    parser.add_argument("config", help="a .yaml, or the name of one that ships")
+    parser.add_argument("overrides", nargs="*", help="key value pairs, as for run")
+    return parser
+
+
+def _load(name: str, overrides: Sequence[str]) -> Config:
+    from fs_fedmllm import config as schema
+    from fs_fedmllm.cli import find_config
+
+    return schema.load(find_config(name), overrides)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from fs_fedmllm.data.check import inspect
+    from fs_fedmllm.data.registry import EMBEDDED, NAMES
+
+    words = list(args.overrides)
+    if args.target in NAMES:
+        name, root = args.target, "" if args.target in EMBEDDED else words.pop(0) if words else ""
+        if not root and name not in EMBEDDED:
+            raise ConfigError(f"data check {name} needs the folder that the data lies in.")
+        options = _options(words)
+    else:
+        config = _load(args.target, words)
+        name, root, options = config.data.type, config.data.root, config.fedmllm.data
+    dataset, findings = inspect(name, root, options, decode=args.decode)
+    print(findings_table(findings, args.most))
+    if dataset is not None:
+        print(_counts(dataset))
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{name}: {errors} errors, {len(findings) - errors} warnings")
+    if dataset is not None and args.baseline:
+        print(f"question-only baseline: {_baseline(dataset)}")
+    return EXIT_FINDINGS if errors else 0
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    from fs_fedmllm.config import apply_overrides
+
+    return apply_overrides({}, words)
+
+
+def _baseline(dataset: Dataset) -> str:
+    from fs_fedmllm.evaluation.question_only import question_only
+
+    figures = question_only(dataset.train, dataset.test)
+    if not figures:
+        return "none, because training or test rows have no questions"
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items())
+
+
+def findings_table(findings: Sequence[Finding], most: int) -> str:
+    """Severity, place, problem and remedy, wrapped for the terminal; errors first."""
+    lines = []
+    for finding in findings[:most]:
+        place = f"{finding.file}:{finding.row}" if finding.row else finding.file
+        lines.append(f"{finding.severity:<8} {place}")
+        for text in (finding.problem, finding.remedy):
+            if text:
+                lines += textwrap.wrap(text, 100, initial_indent=" " * 9, subsequent_indent=" " * 9)
+    if len(findings) > most:
+        lines.append(f"... and {len(findings) - most:,} more (--most shows them)")
+    return "\n".join(lines) or "nothing is wrong"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Text columns, the first to the left and numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    )
+
+
+def _counts(dataset: Dataset) -> str:
+    rows = []
+    for split in ("train", "val", "test"):
+        samples: Sequence[Sample] = getattr(dataset, split)
+        shown = Counter(sample.presence for sample in samples)
+        kinds = Counter(sample.kind for sample in samples if sample.kind)
+        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        rows.append([split, f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES), said])
+    return table(["split", "rows", *CASES, "kinds"], rows)
+
+
+def federated(config: Config, manifest: str | None = None) -> FederatedData:
+    """The data after the scenario: drawn, or as a manifest records it.
+
+    Raises:
+        ScenarioError: the manifest was made from other files or rows.
+    """
+    from fs_fedmllm import federation
+
+    if manifest is None:
+        return federation.prepare_data(config)
+    from fs_fedmllm.data.registry import load_dataset
+    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.scenarios.manifest import apply_manifest, read_manifest
+
+    recorded = read_manifest(manifest)
+    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    template = load_template(config.fedmllm.template or dataset.template)
+    split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
+    clients: dict[int, Sequence[Sample]] = dict(split.clients)
+    if config.switches["text_only_label"] == "text":
+        clients = {c: [federation._own_label(row, template) for row in rows] for c, rows in clients.items()}
+    return federation.FederatedData(dataset, template, clients, split.manifest)
+
+
+def _split(args: argparse.Namespace) -> int:
+    from fs_fedmllm.data.client_folders import write_client
+    from fs_fedmllm.data.records import write_records
+    from fs_fedmllm.scenarios.manifest import write_manifest
+
+    config = _load(args.config, args.overrides)
+    data = federated(config, args.from_manifest)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_manifest(data.manifest, out / "manifest.json")
+    for client, rows in data.clients.items():
+        if args.per_client_folders:
+            record = data.manifest.clients.get(client)
+            head = {
+                "client": client,
+                "dataset": data.dataset.name,
+                "scenario": data.manifest.scenario,
+                "beta": record.beta if record else None,
+                "manifest_sha256": data.manifest.sha256,
+            }
+            write_client(out / f"client_{client}", rows, data.template, head, images=args.images)
+        else:
+            write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
+    _tell(data.dataset.warnings)
+    print(client_table(data.clients))
+    print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
+    print(f"written to {out}")
+    return 0
+
+
+def _tell(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}")
+
+
+def client_table(clients: Mapping[int, Sequence[Sample]]) -> str:
+    """Rows of each client by what they show."""
+    rows = []
+    for client, samples in sorted(clients.items()):
+        shown = Counter(sample.presence for sample in samples)
+        rows.append([client, f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES)])
+    return table(["client", "rows", *CASES], rows)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from fs_fedmllm.data.registry import load_dataset
+    from fs_fedmllm.data.template import load_template
+
+    config = _load(args.config, args.overrides)
+    rows: Sequence[Sample]
+    if args.client is None:
+        dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+        template, rows, of = load_template(config.fedmllm.template or dataset.template), [], args.split
+        rows = getattr(dataset, args.split)
+    else:
+        data = federated(config)
+        if args.client not in data.clients:
+            raise ConfigError(f"There is no client {args.client}; there are 1 to {max(data.clients)}.")
+        template, rows, of = data.template, data.clients[args.client], f"client {args.client}"
+    chosen = [row for row in rows if args.case in (None, row.presence)]
+    if not chosen:
+        raise DataError(f"No row of {of} shows {args.case}.")
+    shown = chosen[max(0, args.skip) : max(0, args.skip) + max(0, args.n)]
+    for number, row in enumerate(shown, max(0, args.skip) + 1):
+        print(f"--- {of}, row {number} of {len(chosen):,}: id {row.id}, shows {row.presence}, {row.source}")
+        if row.image is not None:
+            print(f"image: {row.image}")
+        print(template.prompt(row, config.fedmllm.prompt))
+        print(f"=> {row.answer}" + (f"  ({row.kind})" if row.kind else ""))
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from fs_fedmllm.report.plots import draw_all
+
+    config = _load(args.config, args.overrides)
+    data = federated(config, args.from_manifest)
+    features = None
+    if args.embedding:
+        from fs_fedmllm.report.embedding import client_features
+
+        features = client_features(config, data, args.rows)
+    for path in draw_all(data, Path(args.out), features=features, seed=config.seed):
+        print(path)
+    return 0

@@ -99,8 +99,7 @@ TASKS = (
          together="tweet"),
     Task("medical", "medical", "data", 50, "test_acc", "acc, open_acc, closed_acc",
          note="VQA-RAD gives the images and the flashcards the text; the data root holds vqa_rad/, flashcards/ and,\n"
-              "# for fedmllm.data.test slake or both, slake/. No validation rows exist: report the last round, not the\n"
-              "# best one.",
+              "# for fedmllm.data.test slake or both, slake/. No validation rows exist: report the last round.",
          options="  eval:\n    max_new_tokens: 32\n"),
 )  # fmt: skip
 
@@ -171,12 +170,12 @@ def presets() -> Iterator[tuple[str, str]]:
 
 def write(folder: Path) -> int:
     """Write every preset; returns how many."""
-    count = 0
-    for count, (name, text) in enumerate(presets(), 1):
+    made = list(presets())
+    for name, text in made:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return count
+    return len(made)
 
 
 if __name__ == "__main__":
