@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``--help`` and configuration e
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -58,11 +59,11 @@ def _run(args: argparse.Namespace) -> int:
 
         try:
             return run_in_federatedscope(path, args.overrides)
-        except KeyError as error:  # FederatedScope's own word for a key that neither of us has
-            said, _, name = str(error.args[0] if error.args else "").partition("Non-existent config key: ")
-            if said or not name:
+        except (KeyError, AssertionError) as error:  # from a file the former, from the command line the latter
+            found = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", str(error.args[0]) if error.args else "")
+            if found is None:
                 raise
-            raise ConfigError(f"{path}: {schema.unknown_key(name)}") from error
+            raise ConfigError(f"{path}: {schema.unknown_key(found.group(1))}") from error
     if config.federate.mode != "standalone":
         raise ConfigError("The embedded engine simulates; federate.mode distributed needs --engine federatedscope.")
     from fs_fedmllm.report.console import ConsoleProgress, closing_table
