@@ -1,0 +1,56 @@
+"""Write docs/configuration.md from the schema; ``--check`` says whether it is up to date (exit code 1 if not)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from fs_fedmllm.config import describe
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+
+HEAD = """# Configuration
+
+<!-- Written by scripts/write_config_reference.py; do not edit. -->
+
+A configuration is one YAML file in FederatedScope's format, and it serves both engines. Every key is below, with its
+default; a preset only says what differs. `fs-fedmllm config` prints this, `fs-fedmllm config FILE [key value ...]` a
+resolved file. On the command line, overrides are pairs: `fs-fedmllm run FILE seed 7 federate.method fedyogi`. A key
+that is not below is an error on the embedded engine; in FederatedScope its own other keys keep their meaning.
+
+`2e-5` is text in YAML and is accepted as a number; in FederatedScope's files write `2.0e-5`. A list or mapping on the
+command line is one word: `data.splitter_args "[{alpha: 1.0}]"`.
+"""
+
+
+def section(key: str) -> str:
+    """The section that a key is listed under."""
+    return key.rpartition(".")[0] or "(top level)"
+
+
+def text() -> str:
+    """The whole document."""
+    parts = [HEAD]
+    for name, rows in groupby(sorted(describe(), key=lambda row: section(row[0])), key=lambda row: section(row[0])):
+        parts.append(f"\n## {name if name.startswith('(') else f'`{name}`'}\n\n| key | type | default | meaning |")
+        parts.append("| --- | --- | --- | --- |")
+        for key, kind, default, meaning in rows:
+            cells = (f"`{key.rpartition('.')[2]}`", kind, f"`{default}`", meaning)
+            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Write it, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    if parser.parse_args().check:
+        return int(TARGET.read_text(encoding="utf-8") != text())
+    TARGET.write_text(text(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

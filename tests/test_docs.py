@@ -1,0 +1,186 @@
+"""What the documents say is true: examples run, references and tables are those of the code, links lead somewhere."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import runpy
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from short_runs import REPOSITORY
+
+from fs_fedmllm import config as schema
+from fs_fedmllm import profiles
+from fs_fedmllm.scenarios import switches
+
+DOCUMENTS = [*sorted((REPOSITORY / "docs").glob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
+
+
+def blocks(name: str) -> list[str]:
+    """The Python blocks of a document."""
+    return re.findall(r"^```python\n(.*?)^```$", (REPOSITORY / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def module(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    made = types.ModuleType(name, source)
+    monkeypatch.setitem(sys.modules, name, made)
+    exec(compile(source, name, "exec"), made.__dict__)
+    return made
+
+
+# --- docs/extending.md ----------------------------------------------------------------------------------------------
+
+
+def extension(index: int, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    found = blocks("docs/extending.md")
+    assert len(found) == 3
+    assert all(len(block.splitlines()) <= 45 for block in found)
+    return module(name, found[index], monkeypatch)
+
+
+SKY = """task: choice
+metric: accuracy
+options: [clear, cloudy]
+instruction: What is the sky like
+original: &cases
+  both: &case {basis: "", question: How is the sky}
+  text: *case
+  image: *case
+  neither: *case
+augmented: *cases
+"""
+
+
+def test_the_data_set_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from fs_fedmllm.data import registry
+    from fs_fedmllm.data.check import check
+    from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
+
+    extension(0, "sky_of_the_guide", monkeypatch)
+    monkeypatch.setattr(registry, "ADAPTERS", {**registry.ADAPTERS, "sky": "sky_of_the_guide"})
+    (tmp_path / "sky.yaml").write_text(SKY)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for split, rows in {"train": 6, "val": 2, "test": 2}.items():
+        with (tmp_path / f"{split}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["image", "remark", "class", "station"])
+            for i in range(rows):
+                writer.writerow(["a.png", "" if i == 1 else f"remark {i}", ("clear", "cloudy")[i % 2], f"s{i % 3}"])
+    options = {"template": str(tmp_path / "sky.yaml")}
+    dataset = registry.load_dataset("sky", tmp_path, options)
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [6, 2, 2]
+    assert dataset.train[1].presence == "image" and dataset.train[0].presence == "both"
+    assert dataset.train[1].answer == "(B) cloudy" and dataset.train[4].source == "train.csv:6"
+    split = apply_scenario("aligned", dataset.train, 2, ScenarioParams(alpha=50.0, by="station"))
+    assert sum(len(rows) for rows in split.clients.values()) == 6
+    (tmp_path / "val.csv").write_text("image,remark,class,station\na.png,x,stormy,s1\nb.png,x,clear,s1\n")
+    wrong = [finding for finding in check("sky", tmp_path, options) if finding.severity == "error"]
+    assert [finding.row for finding in wrong] == ["2", "3"] and "stormy" in wrong[0].problem
+
+
+def test_the_server_optimizer_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from fs_fedmllm.conformance import certify
+
+    made = extension(1, "optimizer_of_the_guide", monkeypatch).FedAdaBelief(lr=1.0, beta1=0.5, beta2=0.75, tau=0.5)
+    verdicts = certify(made)
+    assert not [check for check, verdict in verdicts.items() if verdict.startswith("FAILED")], verdicts
+    params = {"w": torch.zeros(1)}
+    new, _ = made.step(params, made.init(params), {"w": torch.ones(1)})
+    # m = 0.5; v = 0.75 * 0.25 + 0.25 * (1 - 0.5)^2 = 0.25; W = 0.5 / (0.5 + 0.5)
+    assert new["w"].item() == 0.5
+
+
+def test_the_scenario_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fs_fedmllm.data.registry import load_dataset
+    from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, build
+
+    camera = extension(2, "scenario_of_the_guide", monkeypatch).camera
+    monkeypatch.setitem(build.SCENARIOS, "camera", camera)
+    rows = load_dataset("digits_triage", tmp_path).train
+    split = apply_scenario("camera", rows, 5, ScenarioParams(alpha=50.0), seed=3)
+    missing = [record.missing["image"] for _, record in sorted(split.manifest.clients.items())]
+    assert missing[0] == 1.0 and missing[-1] == 0.0
+    assert missing[2] == pytest.approx(0.5, abs=0.1)
+    again = apply_scenario("camera", rows, 5, ScenarioParams(alpha=50.0), seed=3)
+    assert again.manifest.sha256 == split.manifest.sha256
+
+
+# --- examples and references ----------------------------------------------------------------------------------------
+
+
+def test_the_minimal_example_runs_and_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    path = REPOSITORY / "examples" / "minimal.py"
+    assert len(path.read_text().splitlines()) <= 120
+    names = runpy.run_path(str(path))
+    figures = names["main"](["--rounds", "2", "--steps", "1", "--rows", "16"])
+    assert 0 <= figures["acc"] <= 1 and figures["total"] == 16
+    told = capsys.readouterr().out
+    assert "beta 1.0" in told and "shown the text only" in told
+
+
+def test_the_configuration_reference_is_what_the_schema_says() -> None:
+    """If this fails: python scripts/write_config_reference.py."""
+    spec = importlib.util.spec_from_file_location("reference", REPOSITORY / "scripts" / "write_config_reference.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.TARGET.read_text(encoding="utf-8") == script.text()
+
+
+def table(name: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table that begins with this head, by their first cell; back-ticks taken off."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(head))
+    rows = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        first, *rest = [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+        rows[first] = rest
+    return rows
+
+
+def test_the_table_of_profiles_is_that_of_the_code() -> None:
+    found = table("docs/profiles.md", "| switch | `fixed`")
+    expected = {}
+    for name in profiles.SWITCHES:
+        expected[name] = [profiles.profile_switches(profile)[name] for profile in profiles.PROFILES]
+    for name in switches.SWITCHES:
+        expected[name] = [getattr(switches.PROFILES[profile], name) for profile in profiles.PROFILES]
+    assert {name: cells[:3] for name, cells in found.items()} == expected
+
+
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    assert set(table("README.md", "| `federate.method`")) == set(schema.METHODS)
+
+
+def test_the_table_of_fixes_is_that_of_the_code() -> None:
+    from fs_fedmllm.hosts.federatedscope.compat import FIXES
+
+    found = table("docs/federatedscope.md", "| fix |")
+    assert {name: cells[0] for name, cells in found.items()} == {fix.name: fix.where for fix in FIXES}
+
+
+def test_the_test_command_is_the_one_that_ci_runs() -> None:
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    for shared in ("install -c constraints.txt -e '.[dev,fs,judge,plot,evaluate]'", "--dist loadfile"):
+        assert shared in ci and shared in readme
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    named = re.findall(r"`((?:fs_fedmllm|docs|tests|configs|scripts|examples|data_templates)/[\w./-]+)`", text)
+    missing += [name for name in named if not (REPOSITORY / name).exists() and "sky" not in name]
+    assert not missing
