@@ -189,7 +189,7 @@ class Federation:
             mllm=mllm,
             encoder=encoder,
             trainer=LocalTrainer(mllm, encoder, config.fedmllm.train),
-            evaluator=Evaluator(encoder, config.fedmllm.eval),
+            evaluator=Evaluator(encoder, config.fedmllm.eval, config.switches),
             server=server,
             _mask=_regularised(config, mllm),
         )

@@ -17,6 +17,7 @@ from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, 
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
+from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.run_folder import RunFolder, config_digest
 from fs_fedmllm.scenarios.manifest import write_manifest
 
@@ -75,7 +76,23 @@ class Session:
         self.last_figures: dict[str, float] = {}
         self.state = self._open()
 
+    def _say_deviations(self) -> None:
+        """A run that follows anything but the corrected rules says so in its log."""
+        fixed = profile_switches("fixed")
+        chosen = {name: value for name, value in self.config.switches.items() if value != fixed[name]}
+        if self.config.fedmllm.profile != "fixed" or chosen:
+            listed = ", ".join(f"{name}: {value}" for name, value in sorted(chosen.items()))
+            logger.warning(
+                "Profile %s; not as in 'fixed': %s.", self.config.fedmllm.profile, listed or "scenario only"
+            )
+        if chosen.get("federated_parts") == "lora_and_modules" and not self.config.model.fedmllm.modules_to_save:
+            logger.warning(
+                "The authors also train and send the token embeddings and the resampler; "
+                "model.fedmllm.modules_to_save names none, so only LoRA is sent."
+            )
+
     def _open(self) -> RunState:
+        self._say_deviations()
         write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
         saved = load_checkpoint(self.folder.path / "checkpoint", self._digest)
         if saved is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from fs_fedmllm.config import EvaluationConfig
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics
+from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics, label_metrics, upstream_auc
 from fs_fedmllm.evaluation.normalise import same_answer
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
+from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.training.encoding import Encoded, Encoder
 
 #: What a slice shows of each row.
@@ -27,11 +28,13 @@ class Evaluator:
     Args:
         encoder: turns rows into batches; it knows the model and the template.
         config: ``fedmllm.eval``.
+        switches: the profile's; ``decision``, ``auc`` and ``unparsable`` are read.
     """
 
-    def __init__(self, encoder: Encoder, config: EvaluationConfig):
+    def __init__(self, encoder: Encoder, config: EvaluationConfig, switches: Mapping[str, str] | None = None):
         self.encoder = encoder
         self.config = config
+        self.switches = switches or {}
         self.seconds = 0.0
         self._options: OptionTokens | None = None
         template = encoder.template
@@ -78,18 +81,28 @@ class Evaluator:
             scores[indices] = F.log_softmax(logits[:, decisions].double(), dim=-1).cpu().numpy()
         return scores
 
-    def generate(self, samples: Sequence[Sample]) -> list[str]:
-        """Greedy answers, batched, in the order of the rows."""
+    def generate(self, samples: Sequence[Sample], *, sampled: bool = False) -> list[str]:
+        """Answers as text, batched, in the order of the rows.
+
+        Args:
+            samples: rows.
+            sampled: draw tokens as the authors' inference library does by default (temperature 0.7, top-p 0.8,
+                top-k 100, repetition penalty 1.05, torch seed 0) instead of taking the likeliest.
+        """
+        style: dict[str, Any] = {"do_sample": False}
+        if sampled:
+            style = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
         encoded = self.encoder.encode(samples)
         tokenizer = self.encoder.mllm.tokenizer
         stop = self.encoder.tokens(self.encoder._suffix)[:1]
         answers = [""] * len(encoded)
         for indices in self._batches(encoded):
             batch = self.encoder.collate([encoded[i] for i in indices], completions=False)
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(indices[0])
                 output = self._model().generate(
                     **batch.inputs,
-                    do_sample=False,
+                    **style,
                     max_new_tokens=self.config.max_new_tokens,
                     eos_token_id=list({*stop, tokenizer.eos_token_id}),
                     pad_token_id=tokenizer.pad_token_id,
@@ -114,7 +127,24 @@ class Evaluator:
         template = self.encoder.template
         labels = [s.label if s.label is not None else -1 for s in rows]
         positive = template.positive if template.metric == "auc" else None
-        return choice_metrics(self.option_log_probs(rows), labels, positive)
+        if self.switches.get("decision") == "sampled_text":
+            return self._parsed_choice(rows, labels, positive)
+        figures = choice_metrics(self.option_log_probs(rows), labels, positive)
+        if self.switches.get("auc") == "hard_label" and "auc_hard" in figures:
+            figures["auc"] = figures["auc_hard"]
+        return figures
+
+    def _parsed_choice(self, rows: Sequence[Sample], labels: list[int], positive: int | None) -> dict[str, float]:
+        """The authors' way: sample a text, parse a letter out of it."""
+        mode = "upstream" if self.switches.get("unparsable") == "class_2" else "lenient"
+        parsed = parse_options(self.generate(rows, sampled=True), self.encoder.template.options, mode)
+        figures = label_metrics(parsed.codes, labels)
+        figures["unparsable"] = parsed.unparsable_rate
+        if positive is not None:
+            auc = upstream_auc(parsed.codes, labels)
+            if auc is not None:
+                figures["auc"] = figures["auc_hard"] = auc
+        return figures
 
     def _answers(self, rows: Sequence[Sample]) -> dict[str, float]:
         answers = self.generate(rows)
