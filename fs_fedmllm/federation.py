@@ -8,6 +8,7 @@ why all engines end with the same adapter bytes.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,8 @@ def prepare_data(config: Config) -> FederatedData:
         ScenarioError: the scenario cannot be applied.
     """
     dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    for warning in dataset.warnings:
+        logging.getLogger("fs_fedmllm").warning("%s", warning)
     template = load_template(config.fedmllm.template or dataset.template)
     _check_labels(dataset, template)
     settings = {

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 #: Hatches in the order of the parts; neighbours differ even where the luminance is close.
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "++", "**")
+#: What a row shows, by its presence; then the same for rows that ask a question of their own.
 CASES = {"both": "image and text", "image": "image only", "text": "text only", "neither": "neither"}
-#: More parts than this are summed up as "other".
+ASKING = {"both": "image, text and question", "image": "image and question", "text": "text and question",
+          "neither": "question only"}  # fmt: skip
+#: More parts than this are summed up as ``REST``.
 MOST_PARTS = 10
+REST = "other"
 
 
 def _pyplot() -> Any:
@@ -66,7 +70,7 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
     if labels:
         written += draw_counts(labels_of(data.clients, labels), f"{title}: labels", folder / "labels", order=labels)
     written += draw_counts(modalities_of(data.clients), f"{title}: modalities", folder / "modalities",
-                           order=list(CASES.values()))  # fmt: skip
+                           order=[*CASES.values(), *ASKING.values()])  # fmt: skip
     for name, rows in categories(data):
         part = name.rpartition(", ")[2].replace(" ", "_")
         written += draw_bars(rows, f"{data.dataset.name}: {name}", folder / f"{part}")
@@ -85,12 +89,20 @@ def labels_of(clients: Mapping[int, Sequence[Sample]], names: Sequence[str]) -> 
 
 def modalities_of(clients: Mapping[int, Sequence[Sample]]) -> dict[int, Counter[str]]:
     """Client -> rows by what they show."""
-    return {client: Counter(CASES[row.presence] for row in rows) for client, rows in sorted(clients.items())}
+    return {
+        client: Counter((ASKING if row.question else CASES)[row.presence] for row in rows)
+        for client, rows in sorted(clients.items())
+    }
 
 
 def categories(data: FederatedData) -> Iterator[tuple[str, dict[str, Counter[str]]]]:
-    """(what is counted, split -> counts) for the keys and the kind of the rows of a question-answering set."""
-    splits = {name: getattr(data.dataset, name) for name in ("train", "test")}
+    """(what is counted, split -> counts) for the keys and the kind of the rows of a question-answering set.
+
+    Where some rows have an image, only those count: flashcards beside them have question types of their own.
+    """
+    splits: dict[str, Sequence[Sample]] = {name: getattr(data.dataset, name) for name in ("train", "test")}
+    if any(row.image is not None for rows in splits.values() for row in rows):
+        splits = {name: [row for row in rows if row.image is not None] for name, rows in splits.items()}
     for key, called in (("organ", "image category"), ("question_type", "question type"), ("", "answer kind")):
         counts = {
             split: Counter(_kinds(row, key) for row in rows if _kinds(row, key)) for split, rows in splits.items()
@@ -112,13 +124,12 @@ def _parts(counts: Mapping[Any, Counter[str]], order: Sequence[str]) -> tuple[li
     names += sorted((name for name in total if name not in names), key=lambda n: (-total[n], n))
     if len(names) <= MOST_PARTS:
         return names, dict(counts)
-    kept = set(sorted(names, key=lambda n: (-total[n], n))[: MOST_PARTS - 1])
-    merged = {
-        key: Counter({name: count for name, count in own.items() if name in kept})
-        + Counter(other=sum(count for name, count in own.items() if name not in kept))
-        for key, own in counts.items()
-    }
-    return [name for name in names if name in kept] + ["other"], merged
+    kept = set(sorted((name for name in names if name != REST), key=lambda n: (-total[n], n))[: MOST_PARTS - 1])
+    merged = {}
+    for key, own in counts.items():
+        merged[key] = Counter({name: count for name, count in own.items() if name in kept})
+        merged[key][REST] = own.total() - merged[key].total()
+    return [*(name for name in names if name in kept), REST], merged
 
 
 def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, order: Sequence[str]) -> list[Path]:
@@ -136,7 +147,8 @@ def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, o
     for place, total in enumerate(bottom):
         axes.annotate(f"{total:,}", (place, total), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
                       textcoords="offset points", rotation=90 if len(clients) > 14 else 0)  # fmt: skip
-    axes.margins(y=0.12)
+    axes.set_ylim(0, 1.12 * max(bottom))  # room for the numbers
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xticks(range(len(clients)), [str(client) for client in clients])
     axes.set(title=title, xlabel="client", ylabel="training rows")
     axes.spines[["top", "right"]].set_visible(False)
@@ -162,11 +174,12 @@ def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> lis
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.margins(x=0.1)
+    axes.set_xlim(0, 1.12 * max(count for own in counts.values() for count in own.values()))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set(title=title, xlabel="rows")
     axes.spines[["top", "right"]].set_visible(False)
     if len(splits) > 1:
-        axes.legend(frameon=False, loc="lower right", handlelength=2.4, handleheight=1.4)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=2.4, handleheight=1.4)
     return _save(plt, figure, path)
 
 
