@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,13 +115,17 @@ def _baseline(dataset: Dataset) -> str:
 
 def findings_table(findings: Sequence[Finding], most: int) -> str:
     """Severity, place, problem and remedy, wrapped for the terminal; errors first."""
+    margin = " " * 9
+    wrapper = textwrap.TextWrapper(
+        width=100, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+    )
     lines = []
     for finding in findings[:most]:
         place = f"{finding.file}:{finding.row}" if finding.row else finding.file
         lines.append(f"{finding.severity:<8} {place}")
         for text in (finding.problem, finding.remedy):
             if text:
-                lines += textwrap.wrap(text, 100, initial_indent=" " * 9, subsequent_indent=" " * 9)
+                lines += wrapper.wrap(text)
     if len(findings) > most:
         lines.append(f"... and {len(findings) - most:,} more (--most shows them)")
     return "\n".join(lines) or "nothing is wrong"
@@ -163,6 +168,8 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
 
     recorded = read_manifest(manifest)
     dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    for warning in dataset.warnings:
+        logging.getLogger("fs_fedmllm").warning("%s", warning)
     template = load_template(config.fedmllm.template or dataset.template)
     split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
     clients: dict[int, Sequence[Sample]] = dict(split.clients)
@@ -194,16 +201,10 @@ def _split(args: argparse.Namespace) -> int:
             write_client(out / f"client_{client}", rows, data.template, head, images=args.images)
         else:
             write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
-    _tell(data.dataset.warnings)
     print(client_table(data.clients))
     print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
     print(f"written to {out}")
     return 0
-
-
-def _tell(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        print(f"warning: {warning}")
 
 
 def client_table(clients: Mapping[int, Sequence[Sample]]) -> str:
