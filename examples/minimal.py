@@ -1,4 +1,4 @@
-"""A whole federated run as plain loops over the library's pieces: FedYogi, cross scenario, embedded data and model.
+"""A whole federated run as plain loops over the library's pieces: FedAvg, cross scenario, embedded data and model.
 
     python examples/minimal.py                 # about a minute on two cores
     python examples/minimal.py --rounds 2 --steps 2 --rows 32
@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from fs_fedmllm.aggregation import FedYogi, RunningMean
+from fs_fedmllm.aggregation import FedAvg, RunningMean
 from fs_fedmllm.config import EvaluationConfig, LocalConfig, ModelOptions, RegularizerConfig
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     evaluator = Evaluator(encoder, EvaluationConfig())
     mask = layer_mask(mllm.adapter.layers, mllm.adapter.depth, regularizer.skip_layers)  # the other: equation 3
 
-    server = FedYogi(lr=1e-2)
+    server = FedAvg()
     params = mllm.adapter.initial_state(args.seed)
     state = server.init(params)
 
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             mllm.adapter.load(params)  # what the server sent
             used = sorted({i for batch in turn.batches for i in batch})
             log = trainer.fit(dict(zip(used, encoder.encode([rows[i] for i in used]), strict=True)), turn)
-            mean.add(client, 1.0, mllm.adapter.export())  # FedYogi's mean is uniform
+            mean.add(client, float(len(rows)), mllm.adapter.export())
         params, state = server.step(params, state, mean.mean())
         if round_index % 10 == 9:
             tqdm.write(f"round {round_index + 1}: client {client}, loss {log.loss:.3f}, penalty {log.penalty:.4f}")

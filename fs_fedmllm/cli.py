@@ -58,6 +58,9 @@ def _run(args: argparse.Namespace) -> int:
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
         try:
+            # FederatedScope reads its command line as Python, we as YAML: [{alpha: 1.0}], true.
+            values = [(word, schema.parse_override(word)) for word in args.overrides[1::2]]
+            args.overrides[1::2] = [word if isinstance(value, str) else repr(value) for word, value in values]
             return run_in_federatedscope(path, args.overrides)
         except (KeyError, AssertionError) as error:  # from a file the former, from the command line the latter
             found = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", str(error.args[0]) if error.args else "")

@@ -489,7 +489,8 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
     return config
 
 
-def _parse_override(text: str) -> Any:
+def parse_override(text: str) -> Any:
+    """The value of a word on the command line, as YAML reads it."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -516,7 +517,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 raise ConfigError(f"Override {name!r}: {parent!r} is a value, not a section.")
             node[parent] = dict(child or {})
             node = node[parent]
-        node[last] = _parse_override(text)
+        node[last] = parse_override(text)
     return merged
 
 

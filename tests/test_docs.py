@@ -169,6 +169,31 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
     assert {name: cells[0] for name, cells in found.items()} == {fix.name: fix.where for fix in FIXES}
 
 
+#: Room -> rooms that it may import at module level or inside a function; errors and atomic files are for all.
+MAY_IMPORT = {
+    "config": {"profiles"},
+    "profiles": set(),
+    "data": set(),
+    "scenarios": {"data"},
+    "models": {"config"},
+    "aggregation": set(),
+    "training": {"config", "data", "models"},
+    "evaluation": {"config", "data", "models", "training"},
+    "federation": {"config", "data", "models", "scenarios", "aggregation", "training", "evaluation"},
+}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_what_the_architecture_allows(room: str) -> None:
+    place = REPOSITORY / "fs_fedmllm" / room
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    assert files
+    for file in files:
+        found = re.findall(r"^\s*(?:from|import) fs_fedmllm\.(\w+)", file.read_text(), re.MULTILINE)
+        assert set(found) - {room, "errors", "atomic"} <= MAY_IMPORT[room], file
+        assert not re.search(r"^\s*(?:from|import) federatedscope", file.read_text(), re.MULTILINE), file
+
+
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     readme = (REPOSITORY / "README.md").read_text()

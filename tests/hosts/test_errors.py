@@ -58,6 +58,7 @@ def test_a_key_that_neither_knows_through_our_command_line(
         done = environment.run(*words, cwd=tmp_path, **path)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
         assert "unknown key 'federate.methd'; did you mean 'federate.method'?" in done.stderr
-    done = environment.run(*command, "wandb.use", "False", "eval.count_flops", "False", cwd=tmp_path, **path)
+    lists = ("data.splitter_args", "[{alpha: 5.0, image_clients: 4}]", "fedmllm.eval.zero_shot", "false")
+    done = environment.run(*command, "wandb.use", "False", "eval.count_flops", "False", *lists, cwd=tmp_path, **path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "adapter sha256" in done.stdout
