@@ -181,12 +181,15 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
 def _split(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.client_folders import write_client
     from fs_fedmllm.data.records import write_records
-    from fs_fedmllm.scenarios.manifest import write_manifest
+    from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
     config = _load(args.config, args.overrides)
     data = federated(config, args.from_manifest)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    kept = out / "manifest.json"
+    if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
+        raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")
     write_manifest(data.manifest, out / "manifest.json")
     for client, rows in data.clients.items():
         if args.per_client_folders:
@@ -198,7 +201,8 @@ def _split(args: argparse.Namespace) -> int:
                 "beta": record.beta if record else None,
                 "manifest_sha256": data.manifest.sha256,
             }
-            write_client(out / f"client_{client}", rows, data.template, head, images=args.images)
+            write_client(out / f"client_{client}", rows, data.template, head, images=args.images,
+                         variant=config.fedmllm.prompt)  # fmt: skip
         else:
             write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
     print(client_table(data.clients))

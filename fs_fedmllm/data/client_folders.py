@@ -30,7 +30,13 @@ _AGAIN = "Write the client's folder again with data split."
 
 
 def write_client(
-    folder: Path, samples: Sequence[Sample], template: Template, head: Mapping[str, Any], *, images: str = "link"
+    folder: Path,
+    samples: Sequence[Sample],
+    template: Template,
+    head: Mapping[str, Any],
+    *,
+    images: str = "link",
+    variant: str = "original",
 ) -> int:
     """Write one client's folder.
 
@@ -40,6 +46,7 @@ def write_client(
         template: of the prompts in ``records.json``.
         head: what ``client.json`` says beside the hash, such as the client's id and the manifest's sha256.
         images: ``link`` (hard links; a copy where the file system has none) or ``copy``.
+        variant: of the prompts in ``records.json``.
 
     Returns:
         How many image files the folder holds.
@@ -49,8 +56,11 @@ def write_client(
     for sample in samples:
         if sample.image is not None and sample.image not in names:
             names[sample.image] = _place(sample.image, folder, images)
+    for old in (folder / "images").glob("*"):  # of an earlier split: another client's, perhaps
+        if f"images/{old.name}" not in names.values():
+            old.unlink()
     local = [replace(s, image=names[s.image]) if s.image is not None else s for s in samples]
-    write_records(local, folder / RECORDS, template)
+    write_records(local, folder / RECORDS, template, variant)
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, local))
     write_atomically(folder / ROWS, rows.encode())
     digest = hashlib.sha256(rows.encode()).hexdigest()

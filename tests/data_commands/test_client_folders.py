@@ -80,6 +80,22 @@ def test_a_turn_on_the_folder_gives_the_bytes_of_a_turn_on_the_whole(federation,
     assert all((there[name] == here[name]).all() for name in there)
 
 
+def test_writing_again_leaves_no_image_of_another_client_behind(tmp_path, own_vqa):
+    rows = [row for row in load_dataset("own", own_vqa, {"template": "medical"}).train if row.image]
+    template = load_template("medical")
+    assert write_client(tmp_path / "c", rows, template, {}) > 1
+    assert write_client(tmp_path / "c", rows[:1], template, {}) == len(list(tmp_path.glob("c/images/*"))) == 1
+
+
+def test_a_folder_with_another_split_is_left_alone(cli, own_config, tmp_path):
+    config = own_config()
+    assert cli("data", "split", config, "--out", tmp_path / "out")[0] == 0
+    assert cli("data", "split", config, "--out", tmp_path / "out")[0] == 0
+    code, said = cli("data", "split", config, "--out", tmp_path / "out", "seed", "5")
+    assert code == 2
+    assert "holds another split" in said
+
+
 def test_an_empty_text_stays_a_text(tmp_path):
     template = load_template("crisismmd")
     row = Sample("1", None, "", template.answer(7), label=7)

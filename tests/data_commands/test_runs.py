@@ -1,0 +1,71 @@
+"""Whole runs from the command line on the real medical sets and on your own data, beside what a blind model gets."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.evaluation.question_only import question_only
+
+#: Two rounds of two clients; the learning rate is one at which two steps can be seen.
+SHORT = (
+    *("--engine", "embedded", "federate.total_round_num", "2", "federate.method", "fedavg", "eval.freq", "2"),
+    *("train.batch_or_epoch", "batch", "train.local_update_steps", "2", "train.optimizer.lr", "5.0e-3"),
+    *("fedmllm.train.warmup_ratio", "0", "fedmllm.eval.slices", "never", "fedmllm.eval.limit", "24"),
+)
+
+
+def _evaluations(folder: Path) -> list[dict]:
+    (path,) = folder.glob("*/results.json")
+    return json.loads(path.read_text())["evaluations"]
+
+
+def _is_a_vqa_result(figures: dict) -> None:
+    kinds = [figures[f"test_{name}"] for name in ("acc", "open_acc", "closed_acc")]
+    assert all(0 <= value <= 1 for value in kinds)
+    assert min(kinds[1:]) <= kinds[0] <= max(kinds[1:])
+    assert math.isfinite(figures["test_loss"])
+
+
+@pytest.mark.parametrize("preset", ["cross_i3t7", "hybrid_p60"])
+def test_a_medical_preset_runs_on_the_real_sets(cli, real_data, tmp_path, caplog, preset):
+    data = ("data.root", real_data, "fedmllm.data", "{flashcards: medquad, max_repeats: 20}")
+    code, said = cli("run", f"configs/medical/{preset}.yaml", "--tiny", *SHORT, *data, "outdir", tmp_path)
+    assert code == 0, said
+    before, after = _evaluations(tmp_path)
+    assert (before["round"], after["round"]) == (0, 2)
+    _is_a_vqa_result(after)
+    assert after["test_loss"] < before["test_loss"]
+    assert "rows were dropped: max_repeats is 20" in caplog.text  # what the data set warns of is told
+
+
+def test_the_question_only_baseline_of_the_real_vqa_rad(real_data):
+    rad = load_dataset("medical", real_data, {"flashcards": "medquad", "max_repeats": 20})
+    figures = question_only(rad.train, rad.test)
+    assert figures["closed_acc"] == pytest.approx(0.57, abs=0.02)
+    assert figures["open_acc"] == pytest.approx(0.15, abs=0.03)
+    kinds = [row.kind for row in rad.test]
+    assert (kinds.count("open"), kinds.count("closed")) == (179, 272)
+
+
+def test_baseline_of_rows_without_questions_is_empty():
+    triage = load_dataset("digits_triage", "")
+    assert question_only(triage.train[:50], triage.test[:50]) == {}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "args"),
+    [("cross", {"image_clients": 2, "text_clients": 2}), ("hybrid", {"p": 0.6}), ("aligned", {"by": "kind"})],
+)
+def test_your_own_data_runs(cli, own_config, own_vqa, tmp_path, scenario, args):
+    code, said = cli("run", own_config(scenario, **args), *SHORT, "seed", "1")
+    assert code == 0, said
+    before, after = _evaluations(tmp_path / "exp")
+    _is_a_vqa_result(after)
+    assert after["test_loss"] < before["test_loss"]
+    own = load_dataset("own", own_vqa, {"template": "medical"})
+    assert question_only(own.train, own.test)["closed_acc"] == 0.5  # "is it red?" cannot be answered unseen
