@@ -7,7 +7,7 @@ at the image (Goyal et al., CVPR 2017). On VQA-RAD it answers about 57 % of the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.metrics import answer_metrics
@@ -60,3 +60,17 @@ def _answers(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
         warnings.simplefilter("ignore", UserWarning)  # many answers occur once
         model = LogisticRegression(max_iter=200).fit(features, given)
     return [str(answer) for answer in model.predict(words.transform([row.question or "" for row in test]))]
+
+
+def beside(figures: Mapping[str, float], baseline: Mapping[str, float]) -> str:
+    """A table of a run's test accuracies and the baseline's, in percent.
+
+    Args:
+        figures: of an evaluation, ``test_acc`` and so on, as in results.json.
+        baseline: as :func:`question_only` gives it.
+    """
+    lines = [f"{'':<8}  {'run':>6}  {'question only':>13}"]
+    for name, called in (("open_acc", "open"), ("closed_acc", "closed"), ("acc", "overall")):
+        if f"test_{name}" in figures and name in baseline:
+            lines.append(f"{called:<8}  {100 * figures[f'test_{name}']:>4.1f} %  {100 * baseline[name]:>11.1f} %")
+    return "\n".join(lines)

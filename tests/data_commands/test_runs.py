@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.evaluation.question_only import question_only
+from fs_fedmllm.evaluation.question_only import beside, question_only
 
 #: Two rounds of two clients; the learning rate is one at which two steps can be seen.
 SHORT = (
@@ -68,4 +68,8 @@ def test_your_own_data_runs(cli, own_config, own_vqa, tmp_path, scenario, args):
     _is_a_vqa_result(after)
     assert after["test_loss"] < before["test_loss"]
     own = load_dataset("own", own_vqa, {"template": "medical"})
-    assert question_only(own.train, own.test)["closed_acc"] == 0.5  # "is it red?" cannot be answered unseen
+    baseline = question_only(own.train, own.test)
+    assert baseline["closed_acc"] == 0.5  # "is it red?" cannot be answered unseen
+    shown = beside(after, baseline).splitlines()
+    assert [line.split()[0] for line in shown[1:]] == ["open", "closed", "overall"]
+    assert shown[2].endswith("50.0 %")
