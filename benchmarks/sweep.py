@@ -1,4 +1,4 @@
-"""Every method on ``cross_i3t7`` and ``aligned_a05`` of the embedded task, three seeds, with and without the strategies.
+"""Every method on ``cross_i3t7`` and ``aligned_a05``, three seeds, with and without the two strategies.
 
     python benchmarks/sweep.py run [--workers 2]     finished cells are skipped; killed cells start again
     python benchmarks/sweep.py table                 writes benchmarks/sweep.md from the cells
@@ -171,7 +171,7 @@ def table() -> str:
             "",
             f"## {level}",
             "",
-            "| method | strategies | seeds | macro F1 | accuracy | best round by val: accuracy | image only | text only "
+            "| method | strategies | seeds | macro F1 | accuracy | accuracy of the best round | image only | text only "
             "| images shuffled | texts shuffled |",
             "|---|---|---|---|---|---|---|---|---|---|",
             f"| zero-shot | none | - | {100 * zero[0]['test_macro_f1']:.1f} | {100 * zero[0]['test_acc']:.1f} | | "

@@ -83,13 +83,31 @@ def prepare_data(config: Config) -> FederatedData:
         clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
     if config.federate.method == "global":
         clients = {1: [row for client in sorted(clients) for row in clients[client]]}
-    wanted = config.eval.best_res_update_round_wise_key.partition("_")[0]
-    if wanted != "train" and not getattr(dataset, wanted):
-        raise ConfigError(
-            f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, but "
-            f"{dataset.name} has no {wanted} rows; use a metric of its {'test' if wanted == 'val' else 'val'} rows."
-        )
+    _check_best(config, dataset, template)
     return FederatedData(dataset, template, clients, split.manifest)
+
+
+def _check_best(config: Config, dataset: Dataset, template: Template) -> None:
+    """The metric that picks the best round must be one that this task's evaluations have."""
+    name = config.eval.best_res_update_round_wise_key
+    part, _, metric = name.partition("_")
+    rows: Sequence[Sample] = getattr(dataset, part)
+    if not rows:
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, but {dataset.name} has no {part} rows; use a metric of "
+            f"its {'test' if part == 'val' else 'val'} rows."
+        )
+    if template.task == "choice":
+        known = {"acc", "macro_f1", "weighted_f1", "loss"} | (
+            {"auc", "auc_hard"} if template.metric == "auc" else set()
+        )
+    else:
+        known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
+    if metric.removeprefix("image_").removeprefix("text_") not in known:
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, but an evaluation of {dataset.name} has "
+            f"{', '.join(sorted(known))}."
+        )
 
 
 def _check_labels(dataset: Dataset, template: Template) -> None:

@@ -31,7 +31,8 @@ def config_digest(config: Config) -> str:
     for name in ("outdir", "expname"):
         mapping.pop(name)
     mapping["federate"].pop("save_to")
-    mapping["fedmllm"].pop("checkpoint_every")
+    for name in ("checkpoint_every", "workers"):
+        mapping["fedmllm"].pop(name)
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
 
 

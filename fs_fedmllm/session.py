@@ -73,6 +73,7 @@ class Session:
         self._mean: RunningMean | None = None
         self._carried = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
         self._training_seconds = 0.0
+        self._round_started, self._round_training = self._started, 0.0
         self.last_figures: dict[str, float] = {}
         self.state = self._open()
 
@@ -93,6 +94,8 @@ class Session:
 
     def _open(self) -> RunState:
         self._say_deviations()
+        if self.config.federate.save_to:  # a folder that cannot be made is better known now than after the last round
+            Path(self.config.federate.save_to).parent.mkdir(parents=True, exist_ok=True)
         write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
         saved = load_checkpoint(self.folder.path / "checkpoint", self._digest)
         if saved is not None:
@@ -134,6 +137,7 @@ class Session:
     def begin_round(self) -> list[int]:
         """The clients of the next round."""
         self._mean = RunningMean(self.state.params)
+        self._round_started, self._round_training = time.perf_counter(), self._training_seconds
         return self.federation.sample_clients(self.state.round)
 
     def turn(self, client: int, start: Mapping[str, torch.Tensor] | None = None) -> Update | None:
@@ -152,6 +156,14 @@ class Session:
             return None
         self.count_turn(update)
         return update
+
+    def take(self, outcome: Update | tuple[int, UpdateError]) -> None:
+        """Record a turn that ran elsewhere, and add it to the round's sum. Ascending client order."""
+        if isinstance(outcome, Update):
+            self.count_turn(outcome)
+            self.accept(outcome)
+        else:
+            self._refuse(outcome[0], f"client {outcome[0]}: {outcome[1]}")
 
     def count_turn(self, update: Update) -> None:
         """Record a turn's figures: the task loss, the regulariser and the gradient norm (Figures 13 and 14)."""
@@ -207,6 +219,16 @@ class Session:
             ) from error
         self.state.params, self.state.server = params, server
         self.state.figures["bytes_sent"] += 2 * clients * self.adapter_size
+        self._record(
+            "round",
+            self.state.round,
+            {
+                "clients": clients,
+                "seconds": time.perf_counter() - self._round_started,
+                "training_seconds": self._training_seconds - self._round_training,
+                "bytes_sent": 2 * clients * self.adapter_size,
+            },
+        )
         self.state.round += 1
         self._mean = None
 

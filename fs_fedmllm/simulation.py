@@ -12,6 +12,7 @@ from typing import Any
 from fs_fedmllm.aggregation import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.parallel import TurnPool, useful_workers
 from fs_fedmllm.run_folder import RunFolder, run_path
 from fs_fedmllm.session import Listener, Session, Silent
 
@@ -47,16 +48,15 @@ def run(
 def _run_rounds(session: Session) -> None:
     session.zero_shot()
     total = session.config.federate.total_round_num
-    while session.state.round < total:
-        clients = session.begin_round()
-        for client in clients:
-            update = session.turn(client)
-            if update is not None:
-                session.accept(update)
-        session.end_round(len(clients))
-        if session.evaluation_due():
-            session.evaluate(session.state.round)
-        session.checkpoint()
+    with TurnPool(session.federation, useful_workers(session.federation)) as pool:
+        while session.state.round < total:
+            clients = session.begin_round()
+            for outcome in pool.turns(clients, session.state.round, session.params):
+                session.take(outcome)
+            session.end_round(len(clients))
+            if session.evaluation_due():
+                session.evaluate(session.state.round)
+            session.checkpoint()
 
 
 def _run_local(session: Session) -> None:

@@ -11,7 +11,9 @@ import pytest
 from short_runs import CONFIGS
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.config.checks import numbers
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.profiles import SCENARIO_SWITCHES
 from fs_fedmllm.scenarios.switches import SWITCHES, ScenarioParams
 
 CROSS = CONFIGS / "cross_i3t7.yaml"
@@ -186,14 +188,14 @@ def test_the_arguments_of_a_splitter_are_those_of_the_scenarios() -> None:
     assert sorted(schema.SCENARIO_ARGS) == sorted(
         f.name for f in dataclasses.fields(ScenarioParams) if f.name not in SWITCHES
     )
-    assert sorted(schema.SCENARIO_SWITCHES) == sorted(SWITCHES)
+    assert sorted(SCENARIO_SWITCHES) == sorted(SWITCHES)
 
 
 def test_every_default_is_within_its_range_and_every_key_is_explained() -> None:
     described = {name: doc for name, _, _, doc in schema.describe()}
     assert sorted(described) == sorted(schema.known_keys())
     assert all(len(doc) > 5 for doc in described.values())
-    outside = [path for path, value, valid in schema._numbers(schema.Config()) if not valid.holds(value)]
+    outside = [path for path, value, valid in numbers(schema.Config()) if not valid.holds(value)]
     assert outside == []
     assert "Must be in [0, 1)" in described["fedmllm.train.beta1"]
 

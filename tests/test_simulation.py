@@ -178,7 +178,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
     assert resumed["adapter_sha256"] == whole["adapter_sha256"]
     assert resumed["evaluations"] == whole["evaluations"] and resumed["best"] == whole["best"]
     lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 3 * 2 + 3  # three rounds of two turns, three evaluations; nothing twice
+    assert len(lines) == 3 * (2 + 1 + 1)  # each round: two turns, the round, its evaluation; nothing twice
 
 
 def test_kill_nine_and_the_same_command_again(tmp_path) -> None:

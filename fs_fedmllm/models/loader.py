@@ -207,6 +207,9 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
         depth = language_depth(inner, lora_target := options.lora.target)
         torch.nn.Module.to(inner, device)
         inner.config.use_cache = False
+        for wanted in options.modules_to_save:
+            if not any(name == wanted or name.endswith(f".{wanted}") for name, _ in inner.named_modules()):
+                raise ModelError(f"model.fedmllm.modules_to_save names {wanted!r}, which the model does not have.")
         model = get_peft_model(
             inner,
             LoraConfig(

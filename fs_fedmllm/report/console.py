@@ -22,9 +22,15 @@ class ConsoleProgress:
         per_round = 1 if config.federate.method == "global" else config.sampled_clients
         self._rounds = config.federate.total_round_num
         self._metric = config.eval.best_res_update_round_wise_key
-        self._bar = tqdm(
-            total=per_round * self._rounds, unit="turn", file=sys.stderr, dynamic_ncols=True, mininterval=0.5
-        )
+        self._total = per_round * self._rounds
+        self._made: tqdm | None = None
+
+    @property
+    def _bar(self) -> tqdm:
+        """The bar; drawn at the first event, so that errors before it stand alone."""
+        if self._made is None:
+            self._made = tqdm(total=self._total, unit="turn", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        return self._made
 
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
         """Print the metric that picks the best round, above the bar."""
@@ -48,7 +54,8 @@ class ConsoleProgress:
 
     def close(self) -> None:
         """Finish the bar."""
-        self._bar.close()
+        if self._made is not None:
+            self._made.close()
 
 
 def _bytes(count: float) -> str:

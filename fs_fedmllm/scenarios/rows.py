@@ -26,8 +26,12 @@ class Rows:
 
     @cached_property
     def native(self) -> ShowArray:
-        """What each row shows before any scenario."""
-        bits = ((IMAGE if s.image is not None else 0) | (TEXT if s.text is not None else 0) for s in self.samples)
+        """What each row shows before any scenario; a question without an image (a flashcard) is text."""
+        bits = (
+            (IMAGE if s.image is not None else 0)
+            | (TEXT if s.text is not None or (s.image is None and s.question is not None) else 0)
+            for s in self.samples
+        )
         return np.fromiter(bits, dtype=np.uint8, count=len(self.samples))
 
     @property

@@ -1,0 +1,82 @@
+"""The one configuration schema: frozen dataclasses with units and defaults.
+
+A file is in FederatedScope's own YAML format, and the same file serves both engines. The keys outside
+``fedmllm`` and ``model.fedmllm`` are FederatedScope's; this module mirrors those that the embedded engine
+honours and refuses every other key by name. Cross-field checks are in :func:`check`.
+"""
+
+from fs_fedmllm.config.checks import check
+from fs_fedmllm.config.fields import Range
+from fs_fedmllm.config.reading import (
+    apply_overrides,
+    from_mapping,
+    known_keys,
+    load,
+    parse_override,
+    read_yaml,
+    to_mapping,
+    unknown_key,
+)
+from fs_fedmllm.config.reference import describe
+from fs_fedmllm.config.schema import (
+    FOREIGN_SECTIONS,
+    METHODS,
+    METRICS,
+    SCENARIO_ARGS,
+    SPLITS,
+    SPLITTERS,
+    CacheConfig,
+    Config,
+    DataConfig,
+    EarlyStopConfig,
+    EvalConfig,
+    EvaluationConfig,
+    FederateConfig,
+    FedMLLMConfig,
+    LocalConfig,
+    LoraConfig,
+    ModelConfig,
+    ModelOptions,
+    OptimizerConfig,
+    RegularizerConfig,
+    ServerConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+
+__all__ = [
+    "FOREIGN_SECTIONS",
+    "METHODS",
+    "METRICS",
+    "SCENARIO_ARGS",
+    "SPLITS",
+    "SPLITTERS",
+    "CacheConfig",
+    "Config",
+    "DataConfig",
+    "EarlyStopConfig",
+    "EvalConfig",
+    "EvaluationConfig",
+    "FedMLLMConfig",
+    "FederateConfig",
+    "LocalConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "ModelOptions",
+    "OptimizerConfig",
+    "Range",
+    "RegularizerConfig",
+    "ServerConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "apply_overrides",
+    "check",
+    "describe",
+    "from_mapping",
+    "known_keys",
+    "load",
+    "parse_override",
+    "read_yaml",
+    "to_mapping",
+    "unknown_key",
+]

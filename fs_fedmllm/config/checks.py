@@ -1,0 +1,105 @@
+"""Ranges and cross-field checks: what cannot mean anything is refused before anything heavy starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fs_fedmllm.config.fields import Range
+from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
+
+
+def check(config: Config, where: str = "configuration") -> None:
+    """Cross-field checks: what cannot mean anything is refused before anything heavy starts.
+
+    Raises:
+        ConfigError: names the keys that contradict each other and what to change.
+    """
+
+    def refuse(condition: bool, message: str) -> None:
+        if condition:
+            raise ConfigError(f"{where}: {message}")
+
+    for path, value, valid in numbers(config):
+        refuse(not valid.holds(value), f"{path} is {value!r}; it must be {valid}.")
+    refuse(len(config.data.splitter_args) > 1, "data.splitter_args must hold one mapping.")
+    refuse(
+        bool(config.data.splitter_args) and not isinstance(config.data.splitter_args[0], Mapping),
+        "data.splitter_args must hold one mapping, for example [{alpha: 0.5}].",
+    )
+    federate, args = config.federate, config.scenario_args
+    refuse(not config.data.type, "data.type is not set; name a data set, for example digits_triage.")
+    refuse(not config.data.splitter, f"data.splitter is not set; choose one of {', '.join(SPLITTERS)}.")
+    refuse(federate.client_num < 1, f"federate.client_num is {federate.client_num}; it must be at least 1.")
+    refuse(
+        federate.sample_client_num > federate.client_num,
+        f"federate.sample_client_num is {federate.sample_client_num}, which is above federate.client_num "
+        f"({federate.client_num}). Lower the first or raise the second.",
+    )
+    refuse(
+        config.early_stop.patience != 0,
+        "early_stop.patience must be 0: these runs end at federate.total_round_num and keep the best round.",
+    )
+    for name in args:
+        refuse(
+            name not in (*SCENARIO_ARGS, *SCENARIO_SWITCHES),
+            f"unknown parameter {name!r} in data.splitter_args{nearest(str(name), SCENARIO_ARGS)} "
+            f"Known: {', '.join(SCENARIO_ARGS)}.",
+        )
+    for name, value in config.fedmllm.switches.items():
+        if name in SCENARIO_SWITCHES:
+            continue  # the scenario checks the value
+        refuse(
+            name not in SWITCHES,
+            f"unknown switch 'fedmllm.switches.{name}'{nearest(str(name), [*SWITCHES, *SCENARIO_SWITCHES])} "
+            f"Known: {', '.join([*SWITCHES, *SCENARIO_SWITCHES])}.",
+        )
+        refuse(
+            str(value) not in SWITCHES[name],
+            f"fedmllm.switches.{name} is {value!r}, which is not one of {', '.join(SWITCHES[name])}.",
+        )
+    if config.data.splitter == "fedmllm_cross":
+        image, text = args.get("image_clients"), args.get("text_clients")
+        for name, count in (("image_clients", image), ("text_clients", text)):
+            refuse(
+                count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0),
+                f"data.splitter_args: {name} must be a whole number of 0 or more, got {count!r}.",
+            )
+        refuse(image is None and text is None, "the cross scenario needs image_clients in data.splitter_args.")
+        total = (image or 0) + (text or 0)
+        refuse(
+            image is not None and text is not None and total != federate.client_num,
+            f"data.splitter_args has {image} image + {text} text clients, but federate.client_num is "
+            f"{federate.client_num}. Make them add up.",
+        )
+    key_split, _, key_metric = config.eval.best_res_update_round_wise_key.partition("_")
+    refuse(
+        key_split not in SPLITS or not key_metric,
+        "eval.best_res_update_round_wise_key must be a split and a metric, for example val_macro_f1.",
+    )
+    # Answers of a kind are scored apart (open_acc); the slices are there for every round only if always wanted.
+    sliced = key_metric.startswith(("image_", "text_"))
+    refuse(
+        sliced and config.fedmllm.eval.slices != "always",
+        f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, which needs "
+        "fedmllm.eval.slices: always.",
+    )
+    refuse(
+        not sliced and key_metric not in METRICS and not key_metric.endswith("_acc"),
+        f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, and no evaluation "
+        f"has a metric {key_metric!r}{nearest(key_metric, METRICS)} Known: {', '.join(METRICS)}.",
+    )
+
+
+def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range]]:
+    """Every number of a configuration with its key and its range."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, f"{prefix}{f.name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{f.name}", value, f.metadata["valid"]

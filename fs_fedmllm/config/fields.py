@@ -1,0 +1,52 @@
+"""What a configuration field is: its default, meaning, unit, allowed values and range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a number may have: an interval, and perhaps one number outside it that means "by default"."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    default: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether the number is allowed; infinite ones and NaN never are."""
+        if value == self.default:
+            return True
+        low = value > self.low if self.open_low else value >= self.low
+        high = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and low and high
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            text = f"{'above' if self.open_low else 'at least'} {self.low:g}" if self.low > -math.inf else "finite"
+        else:
+            text = f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:.10g}{')' if self.open_high else ']'}"
+        return text if self.default is None else f"{text}, or {self.default:g}"
+
+
+#: torch and numpy both take seeds up to this one; FederatedScope seeds numpy's older generator.
+MAX_SEED = 2**32 - 1
+ANY = Range()
+POSITIVE = Range(0, open_low=True)
+NOT_NEGATIVE = Range(0)
+ONE_OR_MORE = Range(1)
+SHARE = Range(0, 1)
+DECAY = Range(0, 1, open_high=True)
+
+
+def key(default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), valid: Range = ANY) -> Any:
+    """A configuration field: its default, what it means, its unit and its allowed values."""
+    metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), "valid": valid}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)

@@ -1,0 +1,312 @@
+"""The schema: frozen dataclasses with units and defaults.
+
+The keys outside ``fedmllm`` and ``model.fedmllm`` are FederatedScope's; this module mirrors those that the embedded
+engine honours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
+from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
+
+METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "local", "global")
+SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
+#: Splits that are evaluated.
+SPLITS = ("val", "test")
+
+
+#: What ``data.splitter_args`` may hold beside the switches; the scenarios check the values.
+SCENARIO_ARGS = ("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order")
+#: Metrics of an evaluation, over all tasks; each after its split and an underscore.
+METRICS = ("acc", "macro_f1", "weighted_f1", "auc", "auc_hard", "open_acc", "closed_acc", "loss", "total")
+#: Sections of FederatedScope that mean nothing to our runs.
+FOREIGN_SECTIONS = (
+    *("aggregator", "asyn", "attack", "criterion", "dataloader", "distribute", "feat_engr", "fedopt", "fedprox"),
+    *("fedsageplus", "fedswa", "finetune", "flitplus", "gcflplus", "grad", "hpo", "nbafl", "personalization"),
+    *("quantization", "regularizer", "sgdmf", "vertical", "wandb"),
+)
+
+
+@dataclass(frozen=True)
+class FederateConfig:
+    """``federate``: FederatedScope's section of the federation."""
+
+    mode: str = key("standalone", "How the federation runs.", choices=("standalone", "distributed"))
+    method: str = key("fedavg", "Server method, or one of the baselines local and global.", choices=METHODS)
+    client_num: int = key(0, "Clients in the federation; 0 is refused.", unit="clients")
+    sample_client_num: int = key(
+        -1, "Clients drawn in a round; -1 takes all.", unit="clients", valid=Range(1, default=-1)
+    )
+    sample_client_rate: float = key(
+        -1.0, "The same as a share of the clients; it wins when both are set.", valid=Range(0, 1, True, default=-1)
+    )
+    total_round_num: int = key(50, "Rounds to run.", unit="rounds", valid=ONE_OR_MORE)
+    make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.")
+    share_local_model: bool = key(False, "One model for all clients. Our runs always share the base.")
+    save_to: str = key("", "File for a further copy of the final adapter, as safetensors.")
+    restore_from: str = key("", "An adapter to start from: a safetensors file, or the folder that holds it.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """``data``: the data set and the scenario that splits it."""
+
+    type: str = key("", "Name of the data set.")
+    root: str = key("data", "Folder that holds the data set; the embedded ones need none.")
+    splitter: str = key("", "Scenario.", choices=SPLITTERS)
+    splitter_args: list = key(
+        [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, seed..."
+    )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """``model.fedmllm.lora``: low-rank adaptation (Hu et al. 2022)."""
+
+    r: int = key(8, "Rank.", valid=ONE_OR_MORE)
+    alpha: float = key(8.0, "Scale is alpha / r.", valid=POSITIVE)
+    dropout: float = key(0.05, "Dropout in front of the A factor, training only.", valid=DECAY)
+    target: str = key(
+        r".*(language_model|text_model|llm\.model)\.layers\.(\d+)\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+        "Regular expression over module names; its group of digits is the layer index.",
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """``model.fedmllm``: what a model builder may know (FederatedScope shows it ``cfg.model`` only)."""
+
+    path: str = key("tiny", "'tiny' (the embedded model), a folder, or a hub id.")
+    revision: str = key("", "Hub revision; empty is the default branch.")
+    dtype: str = key("float32", "Precision of the frozen base.", choices=("float32", "bfloat16", "float16"))
+    trust_remote_code: bool = key(False, "Run code that comes with the checkpoint. Off unless you set it.")
+    init_seed: int = key(
+        -1, "Seed of the LoRA initialisation; -1 takes the run's seed.", valid=Range(0, MAX_SEED, default=-1)
+    )
+    modules_to_save: list = key([], "Modules trained and sent in full beside LoRA (the authors send two).")
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """``model``."""
+
+    type: str = key("fedmllm", "Must be fedmllm.", choices=("fedmllm",))
+    fedmllm: ModelOptions = field(default_factory=ModelOptions)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """``train.optimizer``: a client's local optimizer; fresh in every turn."""
+
+    type: str = key("AdamW", "Local optimizer.", choices=("AdamW",))
+    lr: float = key(2.0e-5, "Base learning rate, before the schedule across rounds.", valid=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """``train``: how long a client trains in its turn."""
+
+    local_update_steps: int = key(
+        1, "Optimizer steps (batch) or passes over the client's rows (epoch).", valid=ONE_OR_MORE
+    )
+    batch_or_epoch: str = key("batch", "Unit of local_update_steps.", choices=("batch", "epoch"))
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """``trainer``."""
+
+    type: str = key("fedmllm", "Must be fedmllm.", choices=("fedmllm",))
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """``eval``."""
+
+    freq: int = key(1, "Evaluate after every freq-th round.", unit="rounds", valid=ONE_OR_MORE)
+    metrics: list = key([], "Names that FederatedScope's monitor reports (host only).")
+    best_res_update_round_wise_key: str = key("val_loss", "The metric that picks the best round.")
+
+
+@dataclass(frozen=True)
+class EarlyStopConfig:
+    """``early_stop``."""
+
+    patience: int = key(0, "Must be 0: runs end at total_round_num.", unit="evaluations")
+
+
+@dataclass(frozen=True)
+class RegularizerConfig:
+    """``fedmllm.regularizer``: orthogonal to the server method (Table 10 of the paper)."""
+
+    type: str = key("none", "Client regulariser.", choices=("none", "fedprox", "adaptive"))
+    gamma_max: float = key(0.1, "Largest coefficient of the adaptive regulariser (equation 3).", valid=NOT_NEGATIVE)
+    skip_layers: int = key(
+        4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
+    )
+    mu: float = key(
+        0.01, "FedProx: the penalty is mu / 2 times the squared distance, on every layer.", valid=NOT_NEGATIVE
+    )
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """``fedmllm.train``: the details of a client's turn."""
+
+    batch_size: int = key(4, "Rows behind one optimizer step.", unit="rows", valid=ONE_OR_MORE)
+    micro_batch_size: int = key(
+        0, "Rows in one forward pass; 0 takes the whole batch at once.", unit="rows", valid=NOT_NEGATIVE
+    )
+    weight_decay: float = key(0.1, "AdamW's decoupled weight decay.", valid=NOT_NEGATIVE)
+    beta1: float = key(0.9, "AdamW.", valid=DECAY)
+    beta2: float = key(0.95, "AdamW.", valid=DECAY)
+    eps: float = key(1.0e-8, "AdamW.", valid=POSITIVE)
+    max_grad_norm: float = key(1.0, "Gradients are clipped to this norm.", valid=POSITIVE)
+    lr_horizon: int = key(
+        50,
+        "Rounds over which the cosine falls to 0, whatever total_round_num is.",
+        unit="rounds",
+        valid=ONE_OR_MORE,
+    )
+    warmup_ratio: float = key(0.01, "Share of the horizon with linear warm-up.", valid=SHARE)
+    gradient_checkpointing: bool = key(False, "Trade compute for activation memory.")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """``fedmllm.server``: the server optimizer."""
+
+    lr: float = key(
+        -1.0,
+        "Server learning rate; -1 takes 1 for FedAvg and FedAvgM, 1e-3 for the others.",
+        valid=Range(0, default=-1),
+    )
+    beta1: float = key(0.9, "Momentum of FedAvgM, first moment of the adaptive methods.", valid=DECAY)
+    beta2: float = key(0.99, "Second moment of FedAdam and FedYogi.", valid=DECAY)
+    tau: float = key(1.0e-3, "Adaptivity; the second moment starts at its square.", valid=POSITIVE)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """``fedmllm.eval``."""
+
+    batch_size: int = key(64, "Rows in one forward pass.", unit="rows", valid=ONE_OR_MORE)
+    zero_shot: bool = key(True, "Evaluate before round 0.")
+    slices: str = key(
+        "ends",
+        "When the test rows are also shown with one modality only: never, at both ends of the run, or always.",
+        choices=("never", "ends", "always"),
+    )
+    max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens", valid=ONE_OR_MORE)
+    limit: int = key(
+        0,
+        "Evaluate on so many rows of a split, evenly spaced (for trying things out); 0 is all.",
+        unit="rows",
+        valid=NOT_NEGATIVE,
+    )
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """``fedmllm.vision_cache``: outputs of the frozen vision tower, computed once per image."""
+
+    enabled: bool = key(True, "Off by itself when anything that feeds it is trainable.")
+    memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE)
+    folder: str = key("", "Folder for a cache on disk; empty keeps it in memory only.")
+
+
+@dataclass(frozen=True)
+class FedMLLMConfig:
+    """``fedmllm``: everything of ours that FederatedScope has no section for."""
+
+    profile: str = key("fixed", "Fidelity profile.", choices=PROFILES)
+    switches: dict = key({}, "Single switches that override the profile.")
+    prompt: str = key("original", "Prompt variant, in training and evaluation.", choices=("original", "augmented"))
+    template: str = key("", "Prompt template: a name, or the path of a .yaml; empty takes the data set's own.")
+    data: dict = key({}, "Options of the data set's adapter.")
+    threads: int = key(0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE)
+    workers: int = key(
+        0,
+        "Processes that take client turns side by side on the embedded engine, where a turn runs on one CPU thread; "
+        "0 takes what the machine offers, 1 none. The adapter is the same.",
+        unit="processes",
+        valid=NOT_NEGATIVE,
+    )
+    checkpoint_every: int = key(
+        1, "Save the run's state after every n-th round; 0 never.", unit="rounds", valid=NOT_NEGATIVE
+    )
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    train: LocalConfig = field(default_factory=LocalConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    eval: EvaluationConfig = field(default_factory=EvaluationConfig)
+    vision_cache: CacheConfig = field(default_factory=CacheConfig)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = key(0, "Seed of everything that is drawn.", valid=Range(0, MAX_SEED))
+    outdir: str = key("exp", "Folder of the run folders.")
+    expname: str = key("", "Name of the run folder; empty derives one.")
+    backend: str = key("torch", "Must be torch.", choices=("torch",))
+    use_gpu: bool = key(False, "Use an accelerator.")
+    device: int = key(-1, "Index of the accelerator; -1 is the first.", valid=Range(-1))
+    federate: FederateConfig = field(default_factory=FederateConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    fedmllm: FedMLLMConfig = field(default_factory=FedMLLMConfig)
+
+    @property
+    def sampled_clients(self) -> int:
+        """Clients in a round, by FederatedScope's rule: the rate wins over the number, neither means all."""
+        federate = self.federate
+        if federate.method in ("local", "global"):
+            return federate.client_num
+        if 0 < federate.sample_client_rate <= 1:
+            return max(1, int(federate.sample_client_rate * federate.client_num))
+        return federate.sample_client_num if federate.sample_client_num > 0 else federate.client_num
+
+    @property
+    def scenario_args(self) -> dict[str, Any]:
+        """The parameters of the splitter."""
+        return dict(self.data.splitter_args[0]) if self.data.splitter_args else {}
+
+    @property
+    def switches(self) -> dict[str, str]:
+        """Every switch of the profile but the scenario's own, with the single overrides applied."""
+        return profile_switches(self.fedmllm.profile) | {
+            name: str(value) for name, value in self.fedmllm.switches.items() if name in SWITCHES
+        }
+
+    @property
+    def scenario(self) -> str:
+        """Name of the scenario: the splitter without our prefix."""
+        return self.data.splitter.removeprefix("fedmllm_")
+
+    @property
+    def scenario_settings(self) -> dict[str, Any]:
+        """Parameters of the scenario, and the scenario switches that the user set."""
+        chosen = {name: value for name, value in self.fedmllm.switches.items() if name in SCENARIO_SWITCHES}
+        return self.scenario_args | chosen
+
+    @property
+    def init_seed(self) -> int:
+        """Seed of the LoRA initialisation."""
+        return self.model.fedmllm.init_seed if self.model.fedmllm.init_seed >= 0 else self.seed
+
+    @property
+    def server_lr(self) -> float:
+        """Server learning rate, with the method's default filled in."""
+        if self.fedmllm.server.lr >= 0:
+            return self.fedmllm.server.lr
+        return 1.0e-3 if self.federate.method in ("fedadagrad", "fedadam", "fedyogi") else 1.0

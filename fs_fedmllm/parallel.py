@@ -1,0 +1,152 @@
+"""Client turns side by side, in processes that share the base model's memory.
+
+A turn is a pure function of the client, the round and the global adapter, so where it runs does not change a bit of
+its result, as long as the thread count is the same. The workers are forked after the model is loaded: its pages are
+shared, not copied. What goes through the pipes is safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from fs_fedmllm.errors import FedMLLMError, UpdateError
+from fs_fedmllm.federation import Federation, Update
+from fs_fedmllm.training.trainer import TurnLog
+
+logger = logging.getLogger(__name__)
+
+
+def useful_workers(federation: Federation) -> int:
+    """Processes that help: 0 unless turns run on one CPU thread each and there are cores to spare.
+
+    More than one thread cannot be forked safely, and an accelerator cannot be shared by a fork.
+    """
+    config = federation.config
+    wanted = config.fedmllm.workers
+    if wanted == 1 or federation.mllm.device.type != "cpu" or torch.get_num_threads() != 1 or not hasattr(os, "fork"):
+        return 0
+    clients = 1 if config.federate.method == "global" else config.sampled_clients
+    workers = min(wanted or len(os.sched_getaffinity(0)), clients)
+    return workers if workers > 1 else 0
+
+
+def _serve(pipe: Connection, federation: Federation) -> None:
+    """A worker's life: a turn for every request, until the pipe closes."""
+    try:
+        # Autograd refuses to work in a fork of a process that has used it; the parent then runs turns itself.
+        torch.zeros(1, requires_grad=True).sum().backward()
+    except RuntimeError:
+        pipe.send_bytes(b"no")
+        return
+    pipe.send_bytes(b"ok")
+    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+        while True:
+            request = json.loads(pipe.recv_bytes())
+            state = load(pipe.recv_bytes())
+            answer: dict[str, Any]
+            try:
+                update = federation.client_turn(request["client"], request["round"], state)
+                answer, data = {"rows": update.rows, "log": dataclasses.asdict(update.log)}, save(update.state)
+            except UpdateError as error:
+                answer, data = {"refused": str(error)}, b""
+            except FedMLLMError as error:
+                answer, data = {"told": str(error)}, b""
+            except Exception as error:  # the parent raises it
+                answer, data = {"failed": f"{type(error).__name__}: {error}"}, b""
+            pipe.send_bytes(json.dumps(answer).encode())
+            pipe.send_bytes(data)
+    os._exit(0)
+
+
+class TurnPool:
+    """Workers of one run; a context manager.
+
+    Args:
+        federation: built, and not yet used for training in this process.
+        workers: number of processes; 0 lets the caller run every turn itself.
+    """
+
+    def __init__(self, federation: Federation, workers: int):
+        self._federation = federation
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        context = multiprocessing.get_context("fork") if workers else None
+        for _ in range(workers):
+            assert context is not None
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, federation), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        if any(pipe.recv_bytes() != b"ok" for pipe in self._pipes):
+            logger.info("This process has trained before, so client turns run one after the other.")
+            self.close()
+
+    def turns(
+        self, clients: Sequence[int], round_index: int, state: Mapping[str, torch.Tensor]
+    ) -> Iterator[Update | tuple[int, UpdateError]]:
+        """The clients' turns, in the order of ``clients``.
+
+        Args:
+            clients: ascending ids.
+            round_index: the round.
+            state: the global adapter.
+
+        Yields:
+            Each client's update, or its id and why its training failed.
+        """
+        if not self._pipes:
+            for client in clients:
+                try:
+                    yield self._federation.client_turn(client, round_index, state)
+                except UpdateError as error:
+                    yield client, error
+            return
+        adapter = save({name: tensor.contiguous() for name, tensor in state.items()})
+        width = len(self._pipes)
+        for start in range(0, len(clients), width):
+            batch = clients[start : start + width]
+            for pipe, client in zip(self._pipes, batch, strict=False):
+                pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
+                pipe.send_bytes(adapter)
+            for pipe, client in zip(self._pipes, batch, strict=False):
+                answer = json.loads(pipe.recv_bytes())
+                data = pipe.recv_bytes()
+                if "told" in answer:
+                    raise FedMLLMError(answer["told"])
+                if "failed" in answer:
+                    raise RuntimeError(f"the turn of client {client} failed in its process: {answer['failed']}")
+                if "refused" in answer:
+                    yield client, UpdateError(answer["refused"])
+                    continue
+                loaded = load(data)
+                update = {name: loaded[name] for name in self._federation.mllm.adapter.names}
+                yield Update(client, answer["rows"], update, TurnLog(**answer["log"]))
+
+    def close(self) -> None:
+        """End the workers."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+        self._pipes, self._processes = [], []
+
+    def __enter__(self) -> TurnPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,44 @@
+"""Turns in worker processes give the bytes of turns one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm.parallel import TurnPool, useful_workers
+
+
+def test_workers_change_time_and_nothing_else(tmp_path) -> None:
+    """In processes of their own: a process that has trained cannot fork trainers."""
+    results = {}
+    for workers in (1, 2, 3):
+        words = [*SHORT, "federate.sample_client_num", "3", "outdir", str(tmp_path), "expname", f"w{workers}"]
+        subprocess.run(
+            [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "cross_i3t7.yaml"), "--engine", "embedded",
+             *words, "fedmllm.workers", str(workers)],
+            env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)}, check=True, capture_output=True,
+        )  # fmt: skip
+        results[workers] = json.loads((tmp_path / f"w{workers}" / "results.json").read_text())
+    assert len({r["adapter_sha256"] for r in results.values()}) == 1
+    assert results[1]["evaluations"] == results[2]["evaluations"] == results[3]["evaluations"]
+
+
+def test_a_process_that_has_trained_runs_turns_itself(federation) -> None:
+    state = federation.initial_state()
+    expected = federation.client_turn(1, 0, state)
+    with TurnPool(federation, 2) as pool:
+        (update,) = pool.turns([1], 0, state)
+    assert all((update.state[n] == expected.state[n]).all() for n in state)
+
+
+def test_workers_are_only_used_where_they_are_safe(federation, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert useful_workers(federation) == federation.config.sampled_clients == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert useful_workers(federation) == 0
