@@ -347,8 +347,9 @@ def memory() -> None:
 
     sizes = {}
     for clients in (2, 10, 100):
-        config = _config("federate.client_num", clients, "data.splitter", "fedmllm_aligned", "data.splitter_args",
-                         "[{alpha: 5.0}]", "train.local_update_steps", 1, "fedmllm.vision_cache.memory_mib", 0)  # fmt: skip
+        words = ["federate.client_num", clients, "data.splitter", "fedmllm_aligned", "train.local_update_steps", 1]
+        words += ["data.splitter_args", "[{alpha: 5.0}]", "fedmllm.vision_cache.memory_mib", 0]
+        config = _config(*words)
         federation = _federation(config)
         before = tensor_bytes()
         session = Session(federation, RunFolder(Path(tempfile.mkdtemp()), config), Silent())

@@ -171,7 +171,7 @@ def table() -> str:
             "",
             f"## {level}",
             "",
-            "| method | strategies | seeds | macro F1 | accuracy | accuracy of the best round | image only | text only "
+            "| method | strategies | seeds | macro F1 | accuracy | best round | image only | text only "
             "| images shuffled | texts shuffled |",
             "|---|---|---|---|---|---|---|---|---|---|",
             f"| zero-shot | none | - | {100 * zero[0]['test_macro_f1']:.1f} | {100 * zero[0]['test_acc']:.1f} | | "

@@ -239,7 +239,9 @@ def test_questions_in_words_alone_count_as_text_rows():
     rows = medical(20, 0) + [Sample(f"card{n}", None, None, "that", question="what") for n in range(20)]
     assert Rows(rows).unpaired
     split = apply_scenario("cross", rows, 4, ScenarioParams(image_clients=2), seed=0)
-    assert sorted(record.presence["neither"] for record in split.manifest.clients.values()) == [0, 0, 10, 10]
+    assert sorted(record.presence["text"] for record in split.manifest.clients.values()) == [0, 0, 10, 10]
+    both = apply_scenario("hybrid", rows, 2, ScenarioParams(p=1.0), seed=0)
+    assert all(record.beta < 1 for record in both.manifest.clients.values())  # each holds images and texts
 
 
 def test_global_generators_are_left_alone():
