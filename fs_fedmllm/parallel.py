@@ -122,8 +122,14 @@ class TurnPool:
                 pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
                 pipe.send_bytes(adapter)
             for pipe, client in zip(self._pipes, batch, strict=False):
-                answer = json.loads(pipe.recv_bytes())
-                data = pipe.recv_bytes()
+                try:
+                    answer = json.loads(pipe.recv_bytes())
+                    data = pipe.recv_bytes()
+                except EOFError as error:
+                    raise FedMLLMError(
+                        f"The process that ran client {client}'s turn in round {round_index} ended (killed, or out of "
+                        "memory?). The same command resumes; fedmllm.workers 1 runs turns in one process."
+                    ) from error
                 if "told" in answer:
                     raise FedMLLMError(answer["told"])
                 if "failed" in answer:

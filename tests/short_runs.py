@@ -9,5 +9,5 @@ CONFIGS = REPOSITORY / "configs"
 SHORT = [
     *("federate.total_round_num", "2", "train.local_update_steps", "2", "eval.freq", "2"),
     *("fedmllm.train.batch_size", "4", "fedmllm.eval.zero_shot", "False", "fedmllm.eval.slices", "never"),
-    *("fedmllm.eval.limit", "16"),
+    *("fedmllm.eval.limit", "16", "fedmllm.workers", "1"),
 ]

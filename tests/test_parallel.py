@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -39,6 +40,10 @@ def test_workers_are_only_used_where_they_are_safe(federation, monkeypatch) -> N
     import torch
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert useful_workers(federation) == federation.config.sampled_clients == 2
+    assert useful_workers(federation) == 0  # the short configuration asks for none
+    config = federation.config
+    free = dataclasses.replace(config, fedmllm=dataclasses.replace(config.fedmllm, workers=0))
+    federation = dataclasses.replace(federation, config=free)
+    assert useful_workers(federation) == config.sampled_clients == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert useful_workers(federation) == 0

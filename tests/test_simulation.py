@@ -50,7 +50,9 @@ def test_the_same_configuration_gives_the_same_adapter(short_config, method) -> 
 
 
 def test_one_client_equals_centralised(short_config) -> None:
-    one = short_config("aligned_a05", "federate.client_num", 1, "federate.sample_client_num", 1)
+    one = short_config(
+        "aligned_a05", "federate.client_num", 1, "federate.sample_client_num", 1, "train.optimizer.lr", 1.0e-3
+    )
     federation = _federation(one)
     state = federation.initial_state()
     for round_index in range(2):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.aggregation.mean import RunningMean
 from fs_fedmllm.errors import UpdateError
 
 #: (client id, positive weight, delta by canonical name); a client may send a subset of the names.
@@ -37,13 +38,7 @@ def ordered(updates: Updates) -> list[tuple[int, float, Mapping[str, torch.Tenso
 
 def weighted_mean(updates: Updates) -> State:
     """The weighted mean, per tensor over the clients that sent it: the bytes of ``RunningMean``."""
-    sums: State = {}
-    weights: dict[str, float] = {}
+    mean = RunningMean({})
     for _, weight, delta in ordered(updates):
-        for name, tensor in delta.items():
-            if name in sums:
-                sums[name].add_(tensor, alpha=weight)
-                weights[name] += weight
-            else:
-                sums[name], weights[name] = tensor.float() * weight, weight
-    return {name: total / weights[name] for name, total in sums.items()}
+        mean.add_delta(weight, {name: tensor.float().clone() for name, tensor in delta.items()})
+    return mean.mean()

@@ -57,6 +57,7 @@ class RunningMean:
         self._params = params
         self._sums: State = {}
         self._weights: dict[str, float] = {}
+        self._single: set[str] = set()  # sums that hold one client's delta as it is, not yet multiplied
         self._last = -1
 
     def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
@@ -76,15 +77,36 @@ class RunningMean:
         if not (weight > 0 and math.isfinite(weight)):
             raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
         self._last = client
-        for name, tensor in update.items():
-            delta = tensor.detach().to(device="cpu", dtype=torch.float32) - self._params[name]
-            if name in self._sums:
-                self._sums[name].add_(delta, alpha=weight)
-                self._weights[name] += weight
-            else:
-                self._sums[name] = delta.mul_(weight)
-                self._weights[name] = weight
+        self.add_delta(
+            weight,
+            {
+                name: tensor.detach().to(device="cpu", dtype=torch.float32) - self._params[name]
+                for name, tensor in update.items()
+            },
+        )
+
+    def add_delta(self, weight: float, deltas: State) -> None:
+        """Add a difference that is known already; the tensors become the sum's own.
+
+        Args:
+            weight: its weight.
+            deltas: name -> float32 difference to the global parameters.
+        """
+        for name, delta in deltas.items():
+            if name not in self._sums:
+                self._sums[name], self._weights[name] = delta, weight
+                self._single.add(name)
+                continue
+            if name in self._single:
+                self._sums[name].mul_(self._weights[name])
+                self._single.discard(name)
+            self._sums[name].add_(delta, alpha=weight)
+            self._weights[name] += weight
 
     def mean(self) -> State:
         """The weighted mean of the deltas; names that nobody sent are absent."""
-        return {name: total / self._weights[name] for name, total in self._sums.items()}
+        # n * delta / n would round; the mean over one client is its delta.
+        return {
+            name: total.clone() if name in self._single else total / self._weights[name]
+            for name, total in self._sums.items()
+        }
