@@ -15,6 +15,7 @@ from fs_fedmllm.aggregation import RunningMean, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
 from fs_fedmllm.profiles import profile_switches
@@ -341,6 +342,10 @@ class Session:
             "config_sha256": self._digest,
             "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
         }
+        data = self.federation.data
+        if data.template.task == "vqa" and not self.config.fedmllm.eval.limit:
+            # What the questions alone give away belongs beside every such result.
+            results["question_only"] = question_only(data.dataset.train, data.dataset.test)
         self.folder.write_json("results.json", results)
         self.folder.close()
         remove_checkpoint(self.folder.path / "checkpoint")

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.federation import Update
 
 
@@ -107,6 +108,8 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         f"adapter sha256: {results['adapter_sha256']}",
         f"run folder: {folder}",
     ]
+    if results.get("question_only") and evaluations:
+        lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
     if results["refused"]:
         lines.insert(-2, f"refused updates: {len(results['refused'])} (see results.json)")
     return "\n".join(lines)

@@ -61,6 +61,11 @@ def test_main_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp
     assert inside["best"] == embedded["best"]
     assert "test_macro_f1" in log and "val_macro_f1" in log and "test_image_acc" in log
     assert "np.float64" not in log
+    again, _, _ = _both(
+        environment, plugged, tmp_path / "again", "cross_i3t7",
+        ["seed", "7", "federate.total_round_num", "3", "eval.freq", "3"],
+    )  # fmt: skip
+    assert again["adapter_sha256"] == inside["adapter_sha256"]
 
 
 def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, environment, tmp_path) -> None:
@@ -72,6 +77,29 @@ def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, en
     assert inside["adapter_sha256"] == embedded["adapter_sha256"]
     turns = [json.loads(x) for x in (tmp_path / "fs" / "job" / "metrics.jsonl").read_text().splitlines()]
     assert [t["penalty"] for t in turns if t["kind"] == "turn"] and turns[0]["penalty"] > 0
+
+
+def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
+    """FederatedScope's own splitter builder finds them; validation and test rows keep every modality."""
+    code = (
+        "from federatedscope.core.configs.config import global_cfg\n"
+        "from federatedscope.core.auxiliaries.splitter_builder import get_splitter\n"
+        "from fs_fedmllm.data.sample import Sample\n"
+        "cfg = global_cfg.clone()\n"
+        "cfg.federate.client_num = 4\n"
+        "cfg.data.splitter = 'fedmllm_cross'\n"
+        "cfg.data.splitter_args = [{'alpha': 5.0, 'image_clients': 1, 'text_clients': 3, 'seed': 1}]\n"
+        "rows = [Sample(str(i), '/x.png', 't', 'a', label=i % 2) for i in range(80)]\n"
+        "split = get_splitter(cfg)\n"
+        "train, test = split(rows), split(rows, prior=[[0]])\n"
+        "print('SPLIT', [sorted({r.presence for r in part}) for part in train],\n"
+        "      [sorted({r.presence for r in part}) for part in test], sum(map(len, train)))\n"
+    )
+    done = environment.run("-c", code, cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shown = done.stdout.split("SPLIT ")[1]
+    assert shown.count("['image']") == 1 and shown.count("['text']") == 3 and shown.count("['both']") == 4
+    assert shown.strip().endswith(" 80")
 
 
 @pytest.mark.parametrize("method", ["local", "global"])
