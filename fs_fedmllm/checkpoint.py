@@ -6,9 +6,9 @@ adapter, the server optimizer's state, the best adapter, the round and the figur
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,4 +109,7 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in (*folder.glob("round-*.safetensors"), folder / "state.json"):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something of somebody else's is in it, or it never was
+        folder.rmdir()

@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
                 raise
             raise ConfigError(f"{path}: {schema.unknown_key(found.group(1))}") from error
     if config.federate.mode != "standalone":
-        raise ConfigError("The embedded engine simulates; federate.mode distributed needs --engine federatedscope.")
+        raise ConfigError("federate.mode must be standalone: runs of ours across machines are not available yet.")
     from fs_fedmllm.report.console import ConsoleProgress, closing_table
     from fs_fedmllm.simulation import run
 

@@ -98,9 +98,9 @@ def _check_best(config: Config, dataset: Dataset, template: Template) -> None:
             f"its {'test' if part == 'val' else 'val'} rows."
         )
     if template.task == "choice":
-        known = {"acc", "macro_f1", "weighted_f1", "loss"} | (
-            {"auc", "auc_hard"} if template.metric == "auc" else set()
-        )
+        sampled = config.switches["decision"] == "sampled_text"
+        known = {"acc", "macro_f1", "weighted_f1"} | ({"unparsable"} if sampled else {"loss"})
+        known |= {"auc", "auc_hard"} if template.metric == "auc" else set()
     else:
         known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
     if metric.removeprefix("image_").removeprefix("text_") not in known:
@@ -130,10 +130,15 @@ def _own_label(row: Sample, template: Template) -> Sample:
     return dataclasses.replace(row, label=label, answer=template.answer(label))
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_threads(config: Config) -> None:
     """Give torch the run's CPU threads; FederatedScope's runner sets one, and numbers depend on the count."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    available = int(limit) if limit.isdigit() and int(limit) > 0 else len(os.sched_getaffinity(0))
+    available = int(limit) if limit.isdigit() and int(limit) > 0 else available_cores()
     torch.set_num_threads(config.fedmllm.threads or available)
 
 
@@ -187,6 +192,10 @@ class Federation:
         """
         set_threads(config)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
+        if config.fedmllm.train.gradient_checkpointing:
+            mllm.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif getattr(mllm.inner, "is_gradient_checkpointing", False):
+            mllm.inner.gradient_checkpointing_disable()
         vision = None
         if config.fedmllm.vision_cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:
             cache = config.fedmllm.vision_cache
@@ -234,10 +243,10 @@ class Federation:
         config = self.config
         gamma = coefficient(
             config.fedmllm.regularizer,
-            beta=self.data.manifest.betas.get(client, 0.0),
+            beta=_missing_rate(self.data.clients[client]),
             switch=config.switches["regularizer_coefficient"],
             scenario=config.scenario,
-            scenario_args=config.scenario_args,
+            scenario_args=self.data.manifest.params,
         )
         return Penalty(gamma, self._mask) if gamma else NO_PENALTY
 
@@ -343,10 +352,17 @@ class Federation:
         return wanted == "always" or (wanted == "ends" and done_rounds in (0, self.config.federate.total_round_num))
 
 
+def _missing_rate(rows: Sequence[Sample]) -> float:
+    """beta_k: the largest share, over modalities, of a client's rows that lack it; a bare question is text."""
+    without_image = sum(row.image is None for row in rows)
+    without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)
+    return max(without_image, without_text) / len(rows)
+
+
 def _regularised(config: Config, mllm: MLLM) -> tuple[int, ...]:
     regularizer = config.fedmllm.regularizer
     if regularizer.type == "none":
         return ()
     skip = 0 if regularizer.type == "fedprox" else regularizer.skip_layers
-    fixed = config.switches["regularizer_layers"] == "fixed_27"
+    fixed = config.switches["regularizer_layers"] == "fixed_27" and regularizer.type != "fedprox"
     return layer_mask(mllm.adapter.layers, mllm.adapter.depth, skip, fixed_27=fixed)

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load, save
 
 from fs_fedmllm.errors import FedMLLMError, UpdateError
-from fs_fedmllm.federation import Federation, Update
+from fs_fedmllm.federation import Federation, Update, available_cores
 from fs_fedmllm.training.trainer import TurnLog
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def useful_workers(federation: Federation) -> int:
     if wanted == 1 or federation.mllm.device.type != "cpu" or torch.get_num_threads() != 1 or not hasattr(os, "fork"):
         return 0
     clients = 1 if config.federate.method == "global" else config.sampled_clients
-    workers = min(wanted or len(os.sched_getaffinity(0)), clients)
+    workers = min(wanted or available_cores(), clients)
     return workers if workers > 1 else 0
 
 
@@ -67,6 +67,18 @@ def _serve(pipe: Connection, federation: Federation) -> None:
             pipe.send_bytes(json.dumps(answer).encode())
             pipe.send_bytes(data)
     os._exit(0)
+
+
+@contextlib.contextmanager
+def _told(client: int, round_index: int) -> Iterator[None]:
+    """A worker that is gone is an error that says what to do."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        raise FedMLLMError(
+            f"The process that ran client {client}'s turn in round {round_index} ended (killed, or out of memory?). "
+            "The same command resumes; fedmllm.workers 1 runs turns in one process."
+        ) from error
 
 
 class TurnPool:
@@ -119,17 +131,13 @@ class TurnPool:
         for start in range(0, len(clients), width):
             batch = clients[start : start + width]
             for pipe, client in zip(self._pipes, batch, strict=False):
-                pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
-                pipe.send_bytes(adapter)
+                with _told(client, round_index):
+                    pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
+                    pipe.send_bytes(adapter)
             for pipe, client in zip(self._pipes, batch, strict=False):
-                try:
+                with _told(client, round_index):
                     answer = json.loads(pipe.recv_bytes())
                     data = pipe.recv_bytes()
-                except EOFError as error:
-                    raise FedMLLMError(
-                        f"The process that ran client {client}'s turn in round {round_index} ended (killed, or out of "
-                        "memory?). The same command resumes; fedmllm.workers 1 runs turns in one process."
-                    ) from error
                 if "told" in answer:
                     raise FedMLLMError(answer["told"])
                 if "failed" in answer:

@@ -42,8 +42,8 @@ def run_path(config: Config, label: str = "") -> Path:
     A finished run is never written over: the next free ``-2``, ``-3``... is taken.
     """
     name = config.expname or f"{label or config.scenario}-{config.federate.method}-{config_digest(config)[:8]}"
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise ConfigError(f"expname {name!r} may hold letters, digits and . _ + - only.")
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ConfigError(f"expname {name!r} may hold letters, digits and . _ + - only, no dot first.")
     folder = Path(config.outdir) / name
     attempt = 1
     while (folder / "results.json").is_file():
@@ -59,8 +59,12 @@ class RunFolder:
         self.path = path
         self.config = config
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "resolved_config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
         self._events: Any = None
+
+    def write_config(self) -> None:
+        """Write the resolved configuration."""
+        text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
+        write_atomically(self.path / "resolved_config.yaml", text.encode())
 
     def keep_lines(self, count: int) -> None:
         """Cut metrics.jsonl to its first ``count`` lines: what came after the checkpoint is computed again."""

@@ -71,6 +71,8 @@ class Session:
         self.listener = listener
         self._started = time.perf_counter() if started is None else started
         self._digest = config_digest(self.config)
+        # A checkpoint belongs to a configuration and to the rows that it was dealt.
+        self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
         self._mean: RunningMean | None = None
         self._carried = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
         self._training_seconds = 0.0
@@ -97,8 +99,10 @@ class Session:
         self._say_deviations()
         if self.config.federate.save_to:  # a folder that cannot be made is better known now than after the last round
             Path(self.config.federate.save_to).parent.mkdir(parents=True, exist_ok=True)
+        # Before anything is written: another run's folder must stay as it is.
+        saved = load_checkpoint(self.folder.path / "checkpoint", self._identity)
+        self.folder.write_config()
         write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
-        saved = load_checkpoint(self.folder.path / "checkpoint", self._digest)
         if saved is not None:
             logger.info("Resuming %s after round %d.", self.folder.path, saved.round)
             self._carried = saved.figures["seconds"]
@@ -255,6 +259,7 @@ class Session:
         for client, state in sorted(states.items()):
             figures = self.federation.evaluate(state, slices=self.federation.wants_slices(done))
             self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
+            write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))
             per_client.append(figures)
         names = [name for name in per_client[0] if all(name in figures for figures in per_client)]
         means = {name: sum(figures[name] for figures in per_client) / len(per_client) for name in names}
@@ -295,7 +300,7 @@ class Session:
         every = self.config.fedmllm.checkpoint_every
         if every and self.state.round % every == 0 and self.state.round < self.config.federate.total_round_num:
             self.state.figures["seconds"] = self.seconds()
-            save_checkpoint(self.folder.path / "checkpoint", self.state, self._digest)
+            save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity)
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -307,9 +312,11 @@ class Session:
             "evaluation": self._carried["evaluation"] + self.federation.evaluator.seconds,
         }
 
-    def save_adapters(self) -> str:
-        """Write the last and the best adapter; the sha256 of the last."""
+    def save_adapters(self) -> str | None:
+        """Write the last and the best adapter; the sha256 of the last. Local has no global adapter: None."""
         mllm = self.federation.mllm
+        if self.federation.server is None:
+            return None
         digest = write_adapter(self.folder.path / "adapter", mllm, self.state.params)
         if self.config.federate.save_to:
             write_atomically(Path(self.config.federate.save_to), adapter_bytes(self.state.params))

@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
         (("federate.method", "fednova"), "not one of fedavg"),
         (("fedmllm.switches.fedavgg", "mean"), "did you mean 'fedavg'?"),
         (("eval.best_res_update_round_wise_key", "val_f1"), "no evaluation has a metric 'f1'"),
-        (("federate.mode", "distributed"), "needs --engine federatedscope"),
+        (("federate.mode", "distributed"), "must be standalone"),
     ],
 )  # fmt: skip
 def test_bad_configurations(refused: Refused, words: tuple[str, ...], said: str) -> None:

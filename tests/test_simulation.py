@@ -229,11 +229,41 @@ def test_one_live_copy_of_the_base_whatever_the_clients(short_config) -> None:
     assert few and _base_storages() == few
 
 
+def test_a_run_folder_cannot_be_outside_of_outdir(short_config, tmp_path) -> None:
+    for name in ("..", ".", ".hidden", "a/b"):
+        with pytest.raises(ConfigError, match="no dot first"):
+            run(short_config("cross_i3t7", "expname", name))
+    (tmp_path / "exp" / "mine" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "exp" / "mine" / "checkpoint" / "thesis.txt").write_text("not ours")
+    run(short_config("cross_i3t7", "expname", "mine"))
+    assert (tmp_path / "exp" / "mine" / "checkpoint" / "thesis.txt").read_text() == "not ours"
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_adapter(short_config) -> None:
+    plain, _ = run(short_config("aligned_a05"))
+    saving, _ = run(short_config("aligned_a05", "fedmllm.train.gradient_checkpointing", True))
+    again, _ = run(short_config("aligned_a05", "expname", "again"))
+    assert plain["adapter_sha256"] == saving["adapter_sha256"] == again["adapter_sha256"]
+
+
+def test_the_measured_rate_is_that_of_the_rows_a_client_trains_on(short_config) -> None:
+    on = ("fedmllm.regularizer.type", "adaptive")
+    split, pooled = (
+        _federation(short_config("cross_i3t7", *on, *more)) for more in ((), ("federate.method", "global"))
+    )
+    assert {split.penalty(c).gamma for c in split.data.clients} == {0.1}
+    rows = pooled.data.clients[1]
+    share = max(sum(r.image is None for r in rows), sum(r.text is None for r in rows)) / len(rows)
+    assert pooled.penalty(1).gamma == pytest.approx(0.1 * share) and 0 < share < 1
+
+
 def test_local_reports_the_uniform_mean_of_the_clients(short_config) -> None:
     config = short_config("cross_i3t7", "federate.method", "local", "federate.client_num", 3,
                           "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 2}]")  # fmt: skip
     results, folder = run(config)
-    figures = [json.loads(p.read_text()) for p in sorted((folder.path / "clients").iterdir())]
+    figures = [json.loads(p.read_text()) for p in sorted((folder.path / "clients").glob("*.json"))]
+    assert len(list((folder.path / "clients").glob("*/adapter_model.safetensors"))) == 3
+    assert results["adapter_sha256"] is None and not (folder.path / "adapter").exists()
     assert len(figures) == 3
     last = results["evaluations"][-1]
     assert last["test_acc"] == pytest.approx(sum(f["test_acc"] for f in figures) / 3)

@@ -41,6 +41,11 @@ def check(config: Config, where: str = "configuration") -> None:
         f"({federate.client_num}). Lower the first or raise the second.",
     )
     refuse(
+        federate.total_round_num > config.fedmllm.train.lr_horizon,
+        f"federate.total_round_num is {federate.total_round_num}, but the learning rate reaches 0 after "
+        f"fedmllm.train.lr_horizon = {config.fedmllm.train.lr_horizon} rounds. Raise the latter too.",
+    )
+    refuse(
         config.early_stop.patience != 0,
         "early_stop.patience must be 0: these runs end at federate.total_round_num and keep the best round.",
     )

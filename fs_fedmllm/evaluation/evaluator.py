@@ -87,7 +87,7 @@ class Evaluator:
         Args:
             samples: rows.
             sampled: draw tokens as the authors' inference library does by default (temperature 0.7, top-p 0.8,
-                top-k 100, repetition penalty 1.05, torch seed 0) instead of taking the likeliest.
+                top-k 100, repetition penalty 1.05; seeded per batch) instead of taking the likeliest.
         """
         style: dict[str, Any] = {"do_sample": False}
         if sampled:

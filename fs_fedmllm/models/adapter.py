@@ -15,7 +15,8 @@ import torch
 
 from fs_fedmllm.errors import ModelError
 
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+#: A LoRA factor of a language layer; one elsewhere (a vision tower's) has no language layer.
+_LAYER = re.compile(r"(?:language_model|text_model|llm\.model)\.(?:.*\.)?layers\.(\d+)\.")
 
 
 def canonical_name(parameter_name: str, adapter: str = "default") -> str:

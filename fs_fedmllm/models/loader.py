@@ -35,7 +35,7 @@ class MLLM:
         processor: tokenizer and image processor.
         adapter: handles to what is trained and sent.
         device: where the base lives.
-        identity: sha256 over the processor's and the model's configuration and the weights' file, the part of a
+        identity: sha256 over path, configuration files, weights, revision, precision and device: the part of a
             vision-cache key that stands for the model.
         source: what ``base_model_name_or_path`` says in a saved adapter.
     """
@@ -230,6 +230,15 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
         processor=processor,
         adapter=Adapter.collect(model, depth),
         device=device,
-        identity=_file_digest(path),
+        identity=hashlib.sha256(
+            "|".join(
+                [
+                    _file_digest(path),
+                    options.revision or str(getattr(inner.config, "_commit_hash", "")),
+                    options.dtype,
+                    device.type,
+                ]
+            ).encode()
+        ).hexdigest(),
         source=options.path,
     )

@@ -68,6 +68,31 @@ def test_main_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp
     assert again["adapter_sha256"] == inside["adapter_sha256"]
 
 
+def test_a_killed_job_goes_on_where_it_stands(plugged, environment, tmp_path) -> None:
+    words = ["federate.total_round_num", "4", "eval.freq", "4"]
+    job = [MAIN, "--cfg", CONFIGS / "aligned_a05.yaml", *SHORT, *words, "outdir", tmp_path / "fs", "expname", "job"]
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import os, runpy, signal, sys\n"
+        "import federatedscope.core.configs.config\n"
+        "from fs_fedmllm.session import Session\n"
+        "checkpoint = Session.checkpoint\n"
+        "def dies(self):\n"
+        "    checkpoint(self)\n"
+        "    if self.state.round == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Session.checkpoint = dies\n"
+        "sys.argv = ['main.py', *sys.argv[1:]]\n"
+        "runpy.run_module('federatedscope.main', run_name='__main__')\n"
+    )
+    assert environment.run(driver, *job[1:], cwd=plugged).returncode == -9
+    done = environment.run(*job, cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    resumed = json.loads((tmp_path / "fs" / "job" / "results.json").read_text())
+    whole, _ = run(schema.load(CONFIGS / "aligned_a05.yaml", [*SHORT, *words, "outdir", str(tmp_path / "embedded")]))
+    assert resumed["adapter_sha256"] == whole["adapter_sha256"] and resumed["evaluations"] == whole["evaluations"]
+
+
 def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, environment, tmp_path) -> None:
     inside, embedded, _ = _both(
         environment, plugged, tmp_path, "missing_b50",
@@ -91,7 +116,7 @@ def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
         "cfg.data.splitter_args = [{'alpha': 5.0, 'image_clients': 1, 'text_clients': 3, 'seed': 1}]\n"
         "rows = [Sample(str(i), '/x.png', 't', 'a', label=i % 2) for i in range(80)]\n"
         "split = get_splitter(cfg)\n"
-        "train, test = split(rows), split(rows, prior=[[0]])\n"
+        "train, test = split(rows), split(rows, prior=None)\n"
         "print('SPLIT', [sorted({r.presence for r in part}) for part in train],\n"
         "      [sorted({r.presence for r in part}) for part in test], sum(map(len, train)))\n"
     )

@@ -1,7 +1,5 @@
 """The vision cache changes time, not numbers."""
 
-import dataclasses
-
 import torch
 
 from fs_fedmllm.models.vision import VisionFeatures
@@ -75,10 +73,18 @@ def test_the_disk_cache_survives_the_process_and_a_torn_file(federation, tmp_pat
     assert torn.computed == len({r.image for r in rows})
 
 
-def test_it_is_off_when_what_feeds_it_is_trained(federation) -> None:
-    adapter = dataclasses.replace(federation.mllm.adapter, layers=(None, *federation.mllm.adapter.layers[1:]))
+def test_it_is_off_when_the_vision_tower_is_trained(federation) -> None:
+    from fs_fedmllm.config import LoraConfig, ModelOptions
+    from fs_fedmllm.models.loader import load_mllm
+
     assert federation.mllm.vision_is_frozen
-    assert not dataclasses.replace(federation.mllm, adapter=adapter).vision_is_frozen
+    everywhere = load_mllm(ModelOptions(lora=LoraConfig(target=r".*\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)")))
+    assert any("vision_tower" in name for name in everywhere.adapter.names)
+    assert not everywhere.vision_is_frozen
+    assert all(
+        (layer is None) == ("vision_tower" in name)
+        for name, layer in zip(everywhere.adapter.names, everywhere.adapter.layers, strict=True)
+    )
 
 
 def test_splicing_an_image_equals_the_processor(federation) -> None:

@@ -53,6 +53,9 @@ def is_ours(cfg: Any) -> bool:
     return bool(cfg.trainer.type == "fedmllm")
 
 
+#: FederatedScope's default of ``train.optimizer.lr``, meant for SGD; a file that leaves the key out gets our default.
+_HOST_DEFAULT_LR = 0.1
+
 #: What FederatedScope keeps in every node beside its keys.
 _BOOKKEEPING = ("__cfg_check_funcs__", "__help_info__", "is_ready_for_run")
 
@@ -89,7 +92,21 @@ def to_config(cfg: Any) -> schema.Config:
             "asyn.use, federate.online_aggr, federate.use_ss and federate.process_num > 1 are not available with "
             "trainer.type fedmllm; leave them at their defaults."
         )
+    if cfg.federate.mode != "standalone":
+        raise ConfigError("federate.mode distributed is not available with trainer.type fedmllm yet; use standalone.")
+    for key, value, default in (
+        ("aggregator.robust_rule", cfg.aggregator.robust_rule, "fedavg"),
+        ("federate.ignore_weight", cfg.federate.ignore_weight, False),
+        ("grad.grad_clip", cfg.grad.grad_clip, -1.0),
+    ):
+        if value != default:
+            raise ConfigError(f"{key} has no effect with trainer.type fedmllm; leave it at {default!r}.")
     raw = _collect(cfg, schema.Config)
+    optimizer, ours = raw["train"]["optimizer"], schema.OptimizerConfig()
+    if optimizer["type"] == "SGD":  # FederatedScope's default, not the file's: take ours, as the embedded engine does
+        optimizer["type"] = ours.type
+    if optimizer["lr"] == _HOST_DEFAULT_LR:
+        optimizer["lr"] = ours.lr
     raw["fedmllm"]["switches"] = {k: v for k, v in raw["fedmllm"]["switches"].items() if v != ""}
     raw["federate"]["method"] = raw["federate"]["method"].lower().removeprefix(PREFIX)
     if raw["federate"]["method"] not in ("local", "global") and not cfg.federate.make_global_eval:

@@ -56,7 +56,13 @@ class Runtime:
     def open_session(self, outdir: str) -> Session:
         """Start the book-keeping in FederatedScope's output folder."""
         self.progress = ConsoleProgress(self.config)
-        self._session = Session(self.federation, RunFolder(Path(outdir), self.config), self.progress, self.started)
+        folder = Path(outdir)
+        interrupted = folder.parent
+        # FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside. A run of ours that
+        # was killed goes on where it stands.
+        if (interrupted / "checkpoint" / "state.json").is_file() and not (interrupted / "results.json").is_file():
+            folder = interrupted
+        self._session = Session(self.federation, RunFolder(folder, self.config), self.progress, self.started)
         return self._session
 
 

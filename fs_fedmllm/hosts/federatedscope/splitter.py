@@ -7,6 +7,9 @@ from typing import Any
 
 from fs_fedmllm.data.sample import Sample
 
+#: FederatedScope passes a prior, even None, for validation and test rows, and none at all for training rows.
+_TRAINING = object()
+
 
 class ScenarioSplitter:
     """Callable as FederatedScope calls its splitters.
@@ -22,15 +25,14 @@ class ScenarioSplitter:
         self.client_num = client_num
         self.settings = settings
 
-    def __call__(self, dataset: Sequence[Sample], prior: Any = None, **kwargs: Any) -> list[list[Sample]]:
+    def __call__(self, dataset: Sequence[Sample], prior: Any = _TRAINING, **kwargs: Any) -> list[list[Sample]]:
         """Rows of each client.
 
-        FederatedScope calls a splitter on training rows first, without a prior, and on validation and test rows
-        with one (or after it): those are dealt the same way but keep every modality.
+        Validation and test rows are dealt the same way but keep every modality.
         """
         from fs_fedmllm.scenarios import apply_scenario, profile_params
 
-        name = self.scenario if prior is None else "aligned"
+        name = self.scenario if prior is _TRAINING else "aligned"
         split = apply_scenario(name, dataset, self.client_num, profile_params("fixed", **self.settings))
         return [list(split.clients[client]) for client in sorted(split.clients)]
 

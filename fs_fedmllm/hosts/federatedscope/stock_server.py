@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from federatedscope.core.workers import Server
 from fs_fedmllm.aggregation import RunningMean, build_server_optimizer, check_update
 from fs_fedmllm.config import FedMLLMConfig
 from fs_fedmllm.errors import UpdateError
+
+logger = logging.getLogger(__name__)
 
 
 class OptimizerServer(Server):
@@ -38,8 +41,11 @@ class OptimizerServer(Server):
         for client in sorted(received):
             rows, state = received[client]
             update = {n: torch.as_tensor(t) for n, t in state.items() if n in params}
-            check_update(client, params, update)
-            mean.add(client, float(rows) if self._optimizer.weighting == "samples" else 1.0, update)
+            try:
+                check_update(client, params, update)
+                mean.add(client, float(rows) if self._optimizer.weighting == "samples" else 1.0, update)
+            except UpdateError as error:
+                logger.warning("Round %d: update refused: %s", self.state, error)
         deltas = mean.mean()
         if not deltas:
             raise UpdateError(f"No client sent a tensor in round {self.state}.")

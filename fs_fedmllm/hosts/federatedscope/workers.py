@@ -103,7 +103,8 @@ class FedMLLMServer(Server):
         """Average the round's updates, in sorted client order."""
         received = self.msg_buffer["train"][self.state]
         if runtime.current().config.federate.method == "local":
-            self._local = {client: dict(state) for client, (_, state) in sorted(received.items()) if state}
+            # A client whose turn failed keeps what it had.
+            self._local |= {client: dict(state) for client, (_, state) in sorted(received.items()) if state}
             self.session.state.round += 1
             return len(received)
         for client in sorted(received):
