@@ -185,7 +185,7 @@ def rival() -> None:
                 output_dir=tempfile.gettempdir(), per_device_train_batch_size=1, gradient_accumulation_steps=16,
                 max_steps=STEPS, learning_rate=turn.lr, report_to=[], save_strategy="no", disable_tqdm=True,
                 logging_strategy="no", remove_unused_columns=False, use_cpu=True, dataloader_pin_memory=False,
-                weight_decay=0.1, adam_beta2=0.95, lr_scheduler_type="cosine", warmup_ratio=0.01,
+                weight_decay=0.1, adam_beta2=0.95, lr_scheduler_type="cosine", warmup_steps=1,
             )  # fmt: skip
             AuthorsTrainer(model=model, args=arguments, train_dataset=chosen, data_collator=collate).train()
             local_states.append(copy.deepcopy(get_peft_model_state_dict(model)))

@@ -40,9 +40,15 @@ class Listener(Protocol):
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """After an update was refused."""
 
+    def resumed(self, turns: int) -> None:
+        """Before a run goes on that has taken so many client turns."""
+
 
 class Silent:
     """A listener that shows nothing."""
+
+    def resumed(self, turns: int) -> None:
+        """Nothing."""
 
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
         """Nothing."""
@@ -107,6 +113,7 @@ class Session:
             logger.info("Resuming %s after round %d.", self.folder.path, saved.round)
             self._carried = saved.figures["seconds"]
             self.folder.keep_lines(saved.lines)
+            self.listener.resumed(saved.figures["turns"])
             return saved
         self.folder.keep_lines(0)
         params = self.federation.initial_state()
