@@ -144,8 +144,8 @@ def worker(part: int, parts: int) -> None:
 
 
 def _spread(values: list[float]) -> str:
-    mean, std = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{100 * mean:.1f} ± {100 * std:.1f}"
+    mean = f"{100 * np.mean(values):.1f}"
+    return f"{mean} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
 def table() -> str:
