@@ -41,8 +41,10 @@ def useful_workers(federation: Federation) -> int:
     return workers if workers > 1 else 0
 
 
-def _serve(pipe: Connection, federation: Federation) -> None:
+def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connection]) -> None:
     """A worker's life: a turn for every request, until the pipe closes."""
+    for other in inherited:  # the parent's ends: while a worker holds one, no worker sees a killed parent's go away
+        other.close()
     try:
         # Autograd refuses to work in a fork of a process that has used it; the parent then runs turns itself.
         torch.zeros(1, requires_grad=True).sum().backward()
@@ -97,7 +99,7 @@ class TurnPool:
         for _ in range(workers):
             assert context is not None
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, federation), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, federation, [*self._pipes, ours]), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
