@@ -21,9 +21,8 @@ class FedAdagrad(AdaptiveOptimizer):
     name: ClassVar[str] = "fedadagrad"
 
     def first_moment(self, m: torch.Tensor, delta: torch.Tensor, first: bool) -> torch.Tensor:
-        if self.switches.get("fedopt") == "first_delta_full":
-            return delta
-        return self.beta1 * m + (1 - self.beta1) * delta
+        # The authors' code treats every round of this method as it treats the first of the others.
+        return super().first_moment(m, delta, True)
 
     def second_moment(self, v: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
         return v + square
