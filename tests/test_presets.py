@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fs_fedmllm import cli, config, presets
+from fs_fedmllm import config, presets
+from fs_fedmllm.commands.config import find_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALL = dict(presets.presets())
@@ -50,8 +51,8 @@ def test_levels_are_the_papers():
 
 def test_presets_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.find_config("configs/hateful_memes/aligned_a05.yaml") == CONFIGS / "hateful_memes/aligned_a05.yaml"
-    assert cli.find_config("medical/cross_i3t7") == CONFIGS / "medical/cross_i3t7.yaml"
+    assert find_config("configs/hateful_memes/aligned_a05.yaml") == CONFIGS / "hateful_memes/aligned_a05.yaml"
+    assert find_config("medical/cross_i3t7") == CONFIGS / "medical/cross_i3t7.yaml"
 
 
 def test_tiny_swaps_the_model_and_nothing_that_is_measured():

@@ -22,7 +22,7 @@ CASES = ("both", "image", "text", "neither")
 EXIT_FINDINGS = 1
 
 
-def add_data_commands(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add ``data`` to the command line's grammar."""
     data = commands.add_parser("data", help="check, split, browse and plot data sets")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -69,7 +69,7 @@ def _configured(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
 
 def _load(name: str, overrides: Sequence[str]) -> Config:
     from fs_fedmllm import config as schema
-    from fs_fedmllm.cli import find_config
+    from fs_fedmllm.commands.config import find_config
 
     return schema.load(find_config(name), overrides)
 

@@ -1,0 +1,4 @@
+"""The commands of ``fs-fedmllm``, one module each: ``add`` puts a command into the grammar, a function runs it.
+
+Heavy imports happen inside the functions, so that ``--help`` and configuration errors answer at once.
+"""

@@ -1,0 +1,47 @@
+"""``fs-fedmllm config``, and where every command looks for a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Add ``config`` to the command line's grammar."""
+    config = commands.add_parser("config", help="explain every key, or print a resolved configuration")
+    config.add_argument("file", nargs="?", help="a .yaml to resolve")
+    config.add_argument("overrides", nargs="*", help="key value pairs")
+    config.set_defaults(function=_config)
+
+
+def find_config(name: str) -> Path:
+    """A configuration by path, or one that ships with the package by name (``configs/cross_i3t7.yaml``).
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).resolve().parents[1]
+    wanted = Path(*[part for part in path.parts if part != "configs"]).with_suffix(".yaml")
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / wanted).is_file():
+            return folder / wanted
+    raise ConfigError(f"No configuration {name!r}: neither a file here nor one that ships with fs-fedmllm.")
+
+
+def _config(args: argparse.Namespace) -> int:
+    from fs_fedmllm import config as schema
+
+    if args.file:
+        import yaml
+
+        print(yaml.safe_dump(schema.to_mapping(schema.load(find_config(args.file), args.overrides)), sort_keys=False))
+        return 0
+    for name, kind, default, doc in schema.describe():
+        print(f"{name} ({kind}, default {default})\n    {doc}")
+    return 0

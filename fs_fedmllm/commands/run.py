@@ -1,0 +1,64 @@
+"""``fs-fedmllm run``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from typing import Any
+
+from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Add ``run`` to the command line's grammar."""
+    run = commands.add_parser("run", help="run a configuration")
+    run.add_argument("config", help="a .yaml, or the name of one that ships, e.g. configs/cross_i3t7.yaml")
+    run.add_argument("overrides", nargs="*", help="key value pairs, e.g. federate.total_round_num 3 seed 7")
+    run.add_argument("--engine", choices=("auto", "embedded", "federatedscope"), default="auto",
+                     help="auto takes FederatedScope where it can be imported")  # fmt: skip
+    run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
+    run.set_defaults(function=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    path = find_config(args.config)
+    if args.tiny:
+        from fs_fedmllm.presets import TINY
+
+        args.overrides = [*TINY, *args.overrides]
+    engine = args.engine
+    if engine == "auto":
+        import importlib.util
+
+        engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
+    from fs_fedmllm import config as schema
+
+    config = schema.load(path, args.overrides, host=engine == "federatedscope")
+    if engine == "federatedscope":
+        from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
+
+        try:
+            # FederatedScope reads its command line as Python, we as YAML: [{alpha: 1.0}], true.
+            values = [(word, schema.parse_override(word)) for word in args.overrides[1::2]]
+            args.overrides[1::2] = [word if isinstance(value, str) else repr(value) for word, value in values]
+            return run_in_federatedscope(path, args.overrides)
+        except (KeyError, AssertionError) as error:  # from a file the former, from the command line the latter
+            found = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", str(error.args[0]) if error.args else "")
+            if found is None:
+                raise
+            raise ConfigError(f"{path}: {schema.unknown_key(found.group(1))}") from error
+    if config.federate.mode != "standalone":
+        raise ConfigError("federate.mode must be standalone: runs of ours across machines are not available yet.")
+    from fs_fedmllm.report.console import ConsoleProgress, closing_table
+    from fs_fedmllm.simulation import run
+
+    progress = ConsoleProgress(config)
+    try:
+        results, folder = run(config, listener=progress, started=started, label=path.stem)
+    finally:
+        progress.close()
+    print(closing_table(results, str(folder.path)))
+    return 0
