@@ -1,7 +1,8 @@
 """Exact save and restore of a run: tensors as safetensors, the rest as JSON, nothing pickled.
 
 Draws are functions of the seed, the round and the client, so a checkpoint holds no generator state: the global
-adapter, the server optimizer's state, the best adapter, the round and the figures so far are all there is.
+adapter, the server optimizer's state, what each client keeps, the best adapter, the round and the figures so far are
+all there is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class RunState:
         best: the adapter of the best evaluated round; empty before the first evaluation.
         figures: evaluations, bytes, seconds and refusals so far; plain JSON values.
         lines: lines of metrics.jsonl that belong to this state.
+        clients: what each client keeps between its turns (``Update.client_state``); absent ids keep nothing.
     """
 
     round: int
@@ -42,6 +44,7 @@ class RunState:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     lines: int = 0
+    clients: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
@@ -56,6 +59,8 @@ def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
     tensors |= {f"server/{k}": v for k, v in state.server.items()}
     # The best adapter may be the current one; safetensors refuses tensors that share memory.
     tensors |= {f"best/{k}": v.clone() for k, v in state.best.items()}
+    for client, kept in sorted(state.clients.items()):
+        tensors |= {f"clients/{client}/{k}": v.clone() for k, v in kept.items()}
     data = save({name: t.contiguous() for name, t in tensors.items()})
     name = f"round-{state.round}.safetensors"
     write_atomically(folder / name, data)
@@ -97,11 +102,22 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
             raise ConfigError(f"{folder / header['tensors']} is damaged (its sha256 differs); remove {folder}.")
         tensors = load(data)
         parts: dict[str, dict[str, torch.Tensor]] = {"params": {}, "server": {}, "best": {}}
+        clients: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
+            if part == "clients":
+                client, _, rest = rest.partition("/")
+                clients.setdefault(int(client), {})[rest] = tensor
+            else:
+                parts[part][rest] = tensor
         return RunState(
-            header["round"], parts["params"], parts["server"], parts["best"], header["figures"], header["lines"]
+            round=header["round"],
+            params=parts["params"],
+            server=parts["server"],
+            best=parts["best"],
+            figures=header["figures"],
+            lines=header["lines"],
+            clients=clients,
         )
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         raise ConfigError(f"The checkpoint in {folder} is damaged ({error}); remove that folder.") from error

@@ -12,8 +12,9 @@ import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -142,6 +143,10 @@ def set_threads(config: Config) -> None:
     torch.set_num_threads(config.fedmllm.threads or available)
 
 
+#: What a client without a past carries.
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Update:
     """What a client's turn gives back.
@@ -149,14 +154,18 @@ class Update:
     Attributes:
         client: id, from 1.
         rows: size of the client's training set, the weight of sample-weighted methods.
-        state: the client's adapter, float32, by canonical name.
+        state: what is sent: the client's adapter, float32, by canonical name, and whatever else the algorithm sends
+            back, by names that hold a slash.
         log: the turn's figures.
+        client_state: what the client keeps for its next turn, by ``<owner>/<name>`` (for example
+            ``scaffold/<canonical name>``); never sent. Empty where nothing is kept.
     """
 
     client: int
     rows: int
     state: State
     log: TurnLog
+    client_state: State = field(default_factory=dict)
 
 
 @dataclass
@@ -276,8 +285,29 @@ class Federation:
             dropout_seed=int(turn_generator(config.seed, STREAM_DROPOUT, round_index, client).integers(2**31)),
         )
 
-    def client_turn(self, client: int, round_index: int, state: Mapping[str, torch.Tensor]) -> Update:
+    def broadcast(self, params: State, server_state: State) -> State:
+        """What the server sends to a round's clients: the global adapter, and what else the algorithm needs.
+
+        Args:
+            params: the global adapter.
+            server_state: the server optimizer's state.
+        """
+        return params
+
+    def client_turn(
+        self,
+        client: int,
+        round_index: int,
+        state: Mapping[str, torch.Tensor],
+        carried: Mapping[str, torch.Tensor] = NOTHING,
+    ) -> Update:
         """Load the global adapter, train on the client's rows, and return the client's adapter.
+
+        Args:
+            client: id.
+            round_index: from 0.
+            state: what the server sent, see :meth:`broadcast`.
+            carried: ``Update.client_state`` of the client's last turn that the server accepted; empty before it.
 
         Raises:
             UpdateError: the loss is not finite.

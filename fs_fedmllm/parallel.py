@@ -15,13 +15,14 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 
 from fs_fedmllm.errors import FedMLLMError, UpdateError
-from fs_fedmllm.federation import Federation, Update, available_cores
+from fs_fedmllm.federation import NOTHING, Federation, Update, available_cores
 from fs_fedmllm.training.trainer import TurnLog
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,15 @@ def useful_workers(federation: Federation) -> int:
     return workers if workers > 1 else 0
 
 
+def _pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    # A pipe cannot tell an empty message from none; most clients keep nothing between turns.
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}) if tensors else b""
+
+
+def _unpack(data: bytes) -> dict[str, torch.Tensor]:
+    return load(data) if data else {}
+
+
 def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connection]) -> None:
     """A worker's life: a turn for every request, until the pipe closes."""
     for other in inherited:  # the parent's ends: while a worker holds one, no worker sees a killed parent's go away
@@ -56,18 +66,22 @@ def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connect
         while True:
             request = json.loads(pipe.recv_bytes())
             state = load(pipe.recv_bytes())
+            carried = _unpack(pipe.recv_bytes())
             answer: dict[str, Any]
+            data = kept = b""
             try:
-                update = federation.client_turn(request["client"], request["round"], state)
-                answer, data = {"rows": update.rows, "log": dataclasses.asdict(update.log)}, save(update.state)
+                update = federation.client_turn(request["client"], request["round"], state, carried)
+                answer = {"rows": update.rows, "log": dataclasses.asdict(update.log), "names": list(update.state)}
+                data, kept = _pack(update.state), _pack(update.client_state)
             except UpdateError as error:
-                answer, data = {"refused": str(error)}, b""
+                answer = {"refused": str(error)}
             except FedMLLMError as error:
-                answer, data = {"told": str(error)}, b""
+                answer = {"told": str(error)}
             except Exception as error:  # the parent raises it
-                answer, data = {"failed": f"{type(error).__name__}: {error}"}, b""
+                answer = {"failed": f"{type(error).__name__}: {error}"}
             pipe.send_bytes(json.dumps(answer).encode())
             pipe.send_bytes(data)
+            pipe.send_bytes(kept)
     os._exit(0)
 
 
@@ -109,14 +123,19 @@ class TurnPool:
             self.close()
 
     def turns(
-        self, clients: Sequence[int], round_index: int, state: Mapping[str, torch.Tensor]
+        self,
+        clients: Sequence[int],
+        round_index: int,
+        state: Mapping[str, torch.Tensor],
+        carried: Mapping[int, Mapping[str, torch.Tensor]] = MappingProxyType({}),
     ) -> Iterator[Update | tuple[int, UpdateError]]:
         """The clients' turns, in the order of ``clients``.
 
         Args:
             clients: ascending ids.
             round_index: the round.
-            state: the global adapter.
+            state: what the server sends, see ``Federation.broadcast``.
+            carried: what each client keeps from its last turn.
 
         Yields:
             Each client's update, or its id and why its training failed.
@@ -124,11 +143,11 @@ class TurnPool:
         if not self._pipes:
             for client in clients:
                 try:
-                    yield self._federation.client_turn(client, round_index, state)
+                    yield self._federation.client_turn(client, round_index, state, carried.get(client, NOTHING))
                 except UpdateError as error:
                     yield client, error
             return
-        adapter = save({name: tensor.contiguous() for name, tensor in state.items()})
+        adapter = _pack(state)
         width = len(self._pipes)
         for start in range(0, len(clients), width):
             batch = clients[start : start + width]
@@ -136,10 +155,11 @@ class TurnPool:
                 with _told(client, round_index):
                     pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
                     pipe.send_bytes(adapter)
+                    pipe.send_bytes(_pack(carried.get(client, NOTHING)))
             for pipe, client in zip(self._pipes, batch, strict=False):
                 with _told(client, round_index):
                     answer = json.loads(pipe.recv_bytes())
-                    data = pipe.recv_bytes()
+                    data, kept = pipe.recv_bytes(), pipe.recv_bytes()
                 if "told" in answer:
                     raise FedMLLMError(answer["told"])
                 if "failed" in answer:
@@ -147,9 +167,9 @@ class TurnPool:
                 if "refused" in answer:
                     yield client, UpdateError(answer["refused"])
                     continue
-                loaded = load(data)
-                update = {name: loaded[name] for name in self._federation.mllm.adapter.names}
-                yield Update(client, answer["rows"], update, TurnLog(**answer["log"]))
+                loaded = _unpack(data)
+                update = {name: loaded[name] for name in answer["names"]}
+                yield Update(client, answer["rows"], update, TurnLog(**answer["log"]), _unpack(kept))
 
     def close(self) -> None:
         """End the workers."""

@@ -80,6 +80,9 @@ class Session:
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
         self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
         self._mean: RunningMean | None = None
+        self._kept: dict[int, State] = {}
+        #: ``client_state`` of turns that ran here, for an engine whose messages do not hold it.
+        self.kept_by_turn: dict[int, State] = {}
         self._carried = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
         self._training_seconds = 0.0
         self._round_started, self._round_training = self._started, 0.0
@@ -135,6 +138,15 @@ class Session:
             self._adapter_size = len(adapter_bytes(self.state.params))
         return self._adapter_size
 
+    @property
+    def broadcast(self) -> State:
+        """What the server sends to the clients of this round."""
+        return self.federation.broadcast(self.state.params, self.state.server)
+
+    def carried(self, client: int) -> State:
+        """What a client keeps from its last accepted turn."""
+        return self.state.clients.get(client, {})
+
     def _record(self, kind: str, round_index: int, figures: dict[str, Any]) -> None:
         self.folder.record(kind, round_index, figures)
         self.state.lines += 1
@@ -149,6 +161,7 @@ class Session:
     def begin_round(self) -> list[int]:
         """The clients of the next round."""
         self._mean = RunningMean(self.state.params)
+        self._kept, self.kept_by_turn = {}, {}
         self._round_started, self._round_training = time.perf_counter(), self._training_seconds
         return self.federation.sample_clients(self.state.round)
 
@@ -157,15 +170,17 @@ class Session:
 
         Args:
             client: id.
-            start: the adapter that it starts from; None takes the global one.
+            start: what it starts from; None takes what the server sends in this round.
         """
         try:
             update = self.federation.client_turn(
-                client, self.state.round, self.state.params if start is None else start
+                client, self.state.round, self.broadcast if start is None else start, self.carried(client)
             )
         except UpdateError as error:
             self._refuse(client, f"client {client}: {error}")
             return None
+        if update.client_state:
+            self.kept_by_turn[client] = update.client_state
         self.count_turn(update)
         return update
 
@@ -204,6 +219,8 @@ class Session:
         except UpdateError as error:
             self._refuse(update.client, str(error))
             return False
+        if update.client_state:
+            self._kept[update.client] = update.client_state
         return True
 
     def _refuse(self, client: int, reason: str) -> None:
@@ -230,6 +247,8 @@ class Session:
                 f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
         self.state.params, self.state.server = params, server
+        # Only now: a client whose update was refused stays where it was, and so does what it keeps.
+        self.state.clients = self.state.clients | self._kept
         self.state.figures["bytes_sent"] += 2 * clients * self.adapter_size
         seconds = time.perf_counter() - self._round_started
         # Turns that run side by side add up to more than the time that passes.
@@ -246,7 +265,7 @@ class Session:
             },
         )
         self.state.round += 1
-        self._mean = None
+        self._mean, self._kept = None, {}
 
     def evaluation_due(self) -> bool:
         """Whether the round that just ended is to be evaluated; the last one always is."""

@@ -51,7 +51,7 @@ def _run_rounds(session: Session) -> None:
     with TurnPool(session.federation, useful_workers(session.federation)) as pool:
         while session.state.round < total:
             clients = session.begin_round()
-            for outcome in pool.turns(clients, session.state.round, session.params):
+            for outcome in pool.turns(clients, session.state.round, session.broadcast, session.state.clients):
                 session.take(outcome)
             session.end_round(len(clients))
             if session.evaluation_due():

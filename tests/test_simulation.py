@@ -121,8 +121,8 @@ def test_without_a_valid_client_the_run_stops_and_keeps_the_last_good_adapter(sh
     config = short_config("cross_i3t7", "expname", "stops")
     turn = Federation.client_turn
 
-    def broken(self, client, round_index, state):
-        update = turn(self, client, round_index, state)
+    def broken(self, client, round_index, *rest):
+        update = turn(self, client, round_index, *rest)
         if round_index == 0:
             return update
         return dataclasses.replace(update, state={n: t * float("inf") for n, t in update.state.items()})
@@ -166,10 +166,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
     config = short_config("missing_b50", *long, "expname", "killed")
     turn = Federation.client_turn
 
-    def dies(self, client, round_index, state):
+    def dies(self, client, round_index, *rest):
         if round_index == rounds_before:
             raise KeyboardInterrupt
-        return turn(self, client, round_index, state)
+        return turn(self, client, round_index, *rest)
 
     monkeypatch.setattr(Federation, "client_turn", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -66,7 +66,10 @@ class FedMLLMTrainer(BaseTrainer):
         """
         worker = self.monitor.monitored_object
         session = runtime.current().session
-        start = self._own if self._alone and self._own is not None else self.model.state_dict()
+        if self._alone:
+            start = self._own if self._own is not None else self.model.state_dict()
+        else:  # FederatedScope's message holds the adapter; what else the algorithm sends comes from the session
+            start = session.broadcast | self.model.state_dict()
         update = session.turn(int(worker.ID), start)
         if update is None:
             return 0, {}, {"train_total": 0}

@@ -110,7 +110,8 @@ class FedMLLMServer(Server):
         for client in sorted(received):
             rows, state = received[client]
             if state:  # an empty one was refused where it failed
-                self.session.accept(Update(client, int(rows), state, _NO_LOG))
+                kept = self.session.kept_by_turn.pop(client, {})
+                self.session.accept(Update(client, int(rows), state, _NO_LOG, kept))
         self.session.end_round(len(received))
         self.model.load_state_dict(self.session.params)
         return len(received)

@@ -1,0 +1,118 @@
+"""What a client keeps between its turns: carried, checkpointed, and dropped with a refused update."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.federation import Federation, Update, prepare_data
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.simulation import run
+
+TURN = Federation.client_turn
+
+
+def with_momentum(self, client, round_index, state, carried=None) -> Update:
+    """A turn whose result depends on the client's own past: it adds half of its last difference."""
+    update = TURN(self, client, round_index, state)
+    moved = {name: tensor - state[name] for name, tensor in update.state.items()}
+    if carried:
+        assert set(carried) == {f"test/{name}" for name in moved} | {"test/turns"}
+        moved = {name: tensor + 0.5 * carried[f"test/{name}"] for name, tensor in moved.items()}
+    turns = (carried or {}).get("test/turns", torch.zeros(1)) + 1
+    kept = {f"test/{name}": tensor for name, tensor in moved.items()} | {"test/turns": turns}
+    return dataclasses.replace(
+        update, state={name: state[name] + tensor for name, tensor in moved.items()}, client_state=kept
+    )
+
+
+LONG = ("federate.client_num", 3, "federate.sample_client_num", 2, "federate.total_round_num", 4, "eval.freq", 4)
+
+
+@pytest.mark.parametrize("rounds_before", [1, 3])
+def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
+    monkeypatch.setattr(Federation, "client_turn", with_momentum)
+    whole, _ = run(short_config("aligned_a05", *LONG, "expname", "whole"))
+    config = short_config("aligned_a05", *LONG, "expname", "killed")
+
+    def dies(self, client, round_index, *rest):
+        if round_index == rounds_before:
+            raise KeyboardInterrupt
+        return with_momentum(self, client, round_index, *rest)
+
+    monkeypatch.setattr(Federation, "client_turn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(Federation, "client_turn", with_momentum)
+    resumed, _ = run(config)
+    assert resumed["adapter_sha256"] == whole["adapter_sha256"]
+    monkeypatch.setattr(Federation, "client_turn", lambda self, c, r, s, carried=None: with_momentum(self, c, r, s))
+    forgetful, _ = run(short_config("aligned_a05", *LONG, "expname", "forgetful"))
+    assert forgetful["adapter_sha256"] != whole["adapter_sha256"]
+
+
+def test_a_refused_client_keeps_what_it_had(short_config, tmp_path) -> None:
+    config = short_config("aligned_a05", *LONG)
+    federation = Federation.build(config, prepare_data(config))
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+
+    def update(client, value, mark):
+        state = {name: tensor + value for name, tensor in session.params.items()}
+        log = TURN(federation, client, 0, session.params).log
+        return Update(client, 5, state, log, {"test/mark": torch.tensor([mark])})
+
+    session.begin_round()
+    assert session.accept(update(1, 0.1, 1.0)) and session.accept(update(2, 0.1, 2.0))
+    assert session.carried(1) == {}  # not before the round ends
+    session.end_round(2)
+    session.begin_round()
+    session.accept(update(1, 0.1, 3.0))
+    assert not session.accept(update(2, float("nan"), 4.0))
+    session.end_round(2)
+    kept = {client: float(session.carried(client)["test/mark"]) for client in (1, 2)}
+    assert kept == {1: 3.0, 2: 2.0} and session.carried(3) == {}
+    session.begin_round()
+    session.take(update(1, 0.1, 5.0))
+    session.take((2, UpdateError("the training loss is nan")))
+    session.checkpoint()
+    again = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    assert {c: float(t["test/mark"]) for c, t in again.state.clients.items()} == {1: 3.0, 2: 2.0}
+    with pytest.raises(ConfigError, match="another configuration"):
+        Session(
+            Federation.build(dataclasses.replace(config, seed=8), federation.data),
+            RunFolder(tmp_path / "run", config),
+            Silent(),
+        )
+
+
+def test_client_state_goes_through_the_workers_pipes(tmp_path) -> None:
+    """In processes of their own: a process that has trained cannot fork trainers."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys\n"
+        "from test_client_state import Federation, with_momentum\n"
+        "from fs_fedmllm.cli import main\n"
+        "Federation.client_turn = with_momentum\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    digests = set()
+    for workers in (1, 2):
+        words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path), "expname", f"w{workers}"]
+        done = subprocess.run(
+            [sys.executable, driver, "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded", *words,
+             "fedmllm.workers", str(workers)],
+            env={**os.environ, "PYTHONPATH": f"{CONFIGS.parent}:{CONFIGS.parent / 'tests'}"}, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        digests.add(json.loads((tmp_path / f"w{workers}" / "results.json").read_text())["adapter_sha256"])
+    assert len(digests) == 1
