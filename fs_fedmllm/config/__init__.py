@@ -7,6 +7,7 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.fields import Range
+from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.reading import (
     apply_overrides,
     from_mapping,
@@ -63,6 +64,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "ModelOptions",
+    "NetworkConfig",
     "OptimizerConfig",
     "Range",
     "RegularizerConfig",

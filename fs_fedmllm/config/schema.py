@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
+from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "local", "global")
@@ -245,6 +246,7 @@ class FedMLLMConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     eval: EvaluationConfig = field(default_factory=EvaluationConfig)
     vision_cache: CacheConfig = field(default_factory=CacheConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,484 @@
+"""Messages between a server and its clients over gRPC: one streaming call, ``Exchange``, and no protobuf.
+
+A client opens a call, sends one message in chunks (:mod:`fs_fedmllm.distributed.frames`) and gets one back. The server
+never calls a client, so sites need no open port; a client that waits for work sends a message whose answer the server
+holds back (long polling). Everything that waits, waits on a condition; gRPC's flow control is the back-pressure.
+
+Clients are who their certificates say (:mod:`fs_fedmllm.distributed.identity`). Delivery is at least once: where a
+connection breaks, :meth:`TransportClient.exchange` sends the message again, so a handler may see one twice and must
+tell so from the header (round and client, for example).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import grpc
+
+from fs_fedmllm.distributed.admission import Admission
+from fs_fedmllm.distributed.errors import (
+    BusyError,
+    ContractError,
+    DeadlineError,
+    FrameError,
+    IdentityError,
+    RefusedError,
+    TransportError,
+    UnreachableError,
+    VersionError,
+)
+from fs_fedmllm.distributed.frames import ANY_TENSORS, CHUNK, Contract, FrameLimits, decode, encode
+from fs_fedmllm.distributed.identity import Identity, Role, role_of_pem
+from fs_fedmllm.distributed.messages import Message, shown
+from fs_fedmllm.distributed.watch import Watch, Watchdog
+from fs_fedmllm.errors import ConfigError, FedMLLMError
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "fedmllm.Wire"
+METHOD = "Exchange"
+#: gRPC puts a flag and a length before every message.
+GRPC_PREFIX = 5
+#: Trailing metadata that says which error a refusal is.
+_REASON = "fedmllm-reason"
+#: Claimed client id of a connection without certificates.
+_CLAIM = "fedmllm-client"
+_ERRORS: dict[str, tuple[type[TransportError], grpc.StatusCode]] = {
+    "version": (VersionError, grpc.StatusCode.FAILED_PRECONDITION),
+    "contract": (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
+    "frame": (FrameError, grpc.StatusCode.INVALID_ARGUMENT),
+    "identity": (IdentityError, grpc.StatusCode.UNAUTHENTICATED),
+    "busy": (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "refused": (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
+}
+_BOTH = (
+    ("grpc.max_receive_message_length", CHUNK),
+    ("grpc.max_send_message_length", CHUNK),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes from its clients.
+
+    Attributes:
+        frames: the largest message.
+        exchanges: exchanges at the same time, those that wait for work included; one thread each.
+        exchanges_per_client: of one client.
+        bytes_in_flight: tensors being received at the same time; further senders wait.
+        stall_seconds: a peer that does not move one chunk in this time is cut off.
+    """
+
+    frames: FrameLimits = field(default_factory=FrameLimits)
+    exchanges: int = 256
+    exchanges_per_client: int = 4
+    bytes_in_flight: int = 8 << 30
+    stall_seconds: float = 60.0
+
+
+@dataclass
+class Traffic:
+    """Bytes and messages that went through, counted chunk by chunk.
+
+    Attributes:
+        messages_sent: whole messages.
+        messages_received: whole messages.
+        sent: bytes handed to gRPC, with its own prefix of each chunk; HTTP/2 and TLS add about 0.3 %.
+        received: bytes taken from gRPC, counted likewise.
+    """
+
+    messages_sent: int = 0
+    messages_received: int = 0
+    sent: int = 0
+    received: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def sending(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Count chunks on their way out."""
+        for chunk in chunks:
+            with self._lock:
+                self.sent += len(chunk) + GRPC_PREFIX
+            yield chunk
+        with self._lock:
+            self.messages_sent += 1
+
+    def receiving(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Count chunks on their way in."""
+        for chunk in chunks:
+            with self._lock:
+                self.received += len(chunk) + GRPC_PREFIX
+            yield chunk
+        with self._lock:
+            self.messages_received += 1
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is at the other end of an exchange.
+
+    Attributes:
+        client: client id, proven by the certificate (on plain loopback: claimed).
+        federation: name of the federation in the certificate.
+        address: where the connection comes from, for logs.
+    """
+
+    client: int
+    federation: str
+    address: str
+
+
+class Exchange:
+    """A running exchange, as a handler sees it."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    @property
+    def active(self) -> bool:
+        """Whether the peer is still there and waits for the answer."""
+        return bool(self._context.is_active())
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """Call this once when the exchange ends, answered or not; at once if it has ended already.
+
+        A handler that waits on a condition notifies it here, and then looks at :attr:`active`. It is called on a
+        thread of gRPC's and must not block.
+        """
+        if not self._context.add_callback(call):
+            call()
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the client gives up; None if it waits for ever."""
+        left: float | None = self._context.time_remaining()
+        return left
+
+
+#: Answers a message. It runs on a thread of its own and may block; what it raises as RefusedError (or any other
+#: FedMLLMError) is told to the client, anything else is logged here and told as an internal error.
+Handler = Callable[[Peer, Message, Exchange], Message]
+#: Who sends, kind and header -> what the tensors must be; may raise RefusedError.
+ContractFor = Callable[[Peer, str, Mapping[str, Any]], Contract]
+
+
+def any_tensors(peer: Peer, kind: str, header: Mapping[str, Any]) -> Contract:
+    """The contract of a server that takes any finite tensors within its limits."""
+    return ANY_TENSORS
+
+
+class TransportServer:
+    """Serves exchanges until it is stopped; use it as a context manager, or call :meth:`start` and :meth:`stop`.
+
+    Args:
+        address: ``host:port`` to listen on; port 0 takes a free one (see :attr:`port`).
+        handler: answers messages.
+        identity: of the server; a plaintext one listens on loopback only.
+        limits: what clients may ask of it.
+        contract_for: what a message's tensors must be; asked before they are received.
+
+    Raises:
+        ConfigError: the address is no address, is taken, or is not loopback and the identity plaintext.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        handler: Handler,
+        identity: Identity,
+        limits: Limits | None = None,
+        contract_for: ContractFor = any_tensors,
+    ) -> None:
+        host, _ = split_address(address)
+        if identity.role.client:
+            raise ConfigError(f"A server cannot use the certificate of {identity.role.name}.")
+        require_loopback(host, identity)
+        self.limits = limits or Limits()
+        self.traffic = Traffic()
+        self._handler = handler
+        self._identity = identity
+        self._contract_for = contract_for
+        self._admission = Admission(self.limits.exchanges_per_client, self.limits.bytes_in_flight)
+        self._watchdog = Watchdog(self.limits.stall_seconds)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(self.limits.exchanges, thread_name_prefix="fedmllm-exchange"),
+            handlers=[
+                grpc.method_handlers_generic_handler(
+                    SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._exchange)}
+                )
+            ],
+            options=(
+                *_BOTH,
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", 4 * self.limits.exchanges_per_client),
+                ("grpc.server_handshake_timeout_ms", 15_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ),
+            maximum_concurrent_rpcs=self.limits.exchanges,
+        )
+        try:
+            if identity.encrypted:
+                credentials = grpc.ssl_server_credentials(
+                    [(identity.key, identity.certificate)], identity.authority, require_client_auth=True
+                )
+                self.port = self._server.add_secure_port(address, credentials)
+            else:
+                self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            self._watchdog.close()
+            raise ConfigError(f"Cannot listen on {address} (fedmllm.network.address): {error}.") from None
+
+    def start(self) -> None:
+        """Begin to serve; returns at once."""
+        self._server.start()
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Take no more exchanges, cut those that are left after ``grace`` seconds, and wait for their end."""
+        self._server.stop(grace).wait()
+        self._watchdog.close()
+
+    def __enter__(self) -> TransportServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop(0.0)
+
+    def _exchange(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """One call; a generator, so that everything it holds is given back when the call ends."""
+        watch = self._watchdog.watch(context.cancel)
+        peer: Peer | None = None
+        try:
+            peer = self._peer(context)
+            with self._admission.exchange(peer.client):
+                message = self._receive(requests, peer, watch)
+                answer = self._handler(peer, message, Exchange(context))
+                del message  # its tensors must not live as long as the answer takes
+                for chunk in self.traffic.sending(encode(answer, self.limits.frames)):
+                    watch.renew()
+                    yield chunk
+        except FedMLLMError as error:
+            self._refuse(error, peer, context)
+        except grpc.RpcError:
+            why = f"moved nothing for {self.limits.stall_seconds:g} s" if watch.expired else "went away"
+            logger.info("%s %s in the middle of a message", _who(peer), why)
+        finally:
+            watch.pause()
+
+    def _receive(self, requests: Iterator[bytes], peer: Peer, watch: Watch) -> Message:
+        def progress() -> Iterator[bytes]:
+            watch.renew()
+            for chunk in requests:
+                watch.renew()
+                yield chunk
+
+        def contract(kind: str, header: Mapping[str, Any]) -> Contract:
+            if header.get("client", peer.client) != peer.client:
+                raise IdentityError(
+                    f"A message says that it is from client {shown(header['client'])}, but its sender is client "
+                    f"{peer.client}."
+                )
+            return self._contract_for(peer, kind, header)
+
+        def reserve(size: int) -> None:
+            watch.pause()  # it is we who make the peer wait
+            self._admission.reserve(watch, peer.client, size, self.limits.stall_seconds)
+            watch.renew()
+
+        try:
+            return decode(self.traffic.receiving(progress()), contract, self.limits.frames, reserve)
+        finally:
+            watch.pause()
+            self._admission.release(watch)
+
+    def _peer(self, context: grpc.ServicerContext) -> Peer:
+        if self._identity.encrypted:
+            certificates = context.auth_context().get("x509_pem_cert", [])
+            role = _cached_role(bytes(certificates[0])) if len(certificates) == 1 else None
+            if role is None or not role.client or role.federation != self._identity.role.federation:
+                raise IdentityError("This certificate is not that of a client of this federation.")
+            return Peer(role.client, role.federation, context.peer())
+        claims = [value for name, value in context.invocation_metadata() if name == _CLAIM]
+        if len(claims) != 1 or not str(claims[0]).isdecimal() or not 0 < int(claims[0][:10]) < 10**9:
+            raise IdentityError("A connection without certificates must claim one client id.")
+        return Peer(int(claims[0]), "plaintext", context.peer())
+
+    def _refuse(self, error: FedMLLMError, peer: Peer | None, context: grpc.ServicerContext) -> None:
+        name, code = next(
+            ((name, code) for name, (kind, code) in _ERRORS.items() if isinstance(error, kind)),
+            ("refused", grpc.StatusCode.FAILED_PRECONDITION),
+        )
+        logger.warning("%s was refused (%s): %s", _who(peer), name, error)
+        context.set_trailing_metadata(((_REASON, name),))
+        context.set_code(code)
+        # Status texts travel in HTTP headers, whose size is bounded.
+        context.set_details(str(error)[:1000])
+
+
+class TransportClient:
+    """A kept connection to the server. Threads may share it; close it at the end.
+
+    Args:
+        address: ``host:port`` of the server, as its certificate names it.
+        identity: of this client.
+        frames: the largest answer that is read.
+
+    Raises:
+        ConfigError: the address is no address, or is not loopback and the identity plaintext.
+    """
+
+    def __init__(self, address: str, identity: Identity, frames: FrameLimits | None = None) -> None:
+        host, _ = split_address(address)
+        if not identity.role.client:
+            raise ConfigError("A client cannot use the server's certificate.")
+        loopback = require_loopback(host, identity)
+        self.traffic = Traffic()
+        self._address = address
+        self._frames = frames or FrameLimits()
+        self._closed = threading.Event()
+        self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
+        options = (
+            *_BOTH,
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.min_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 10_000),
+            # A proxy of the environment may stand between sites, never between a machine and itself.
+            ("grpc.enable_http_proxy", int(not loopback)),
+            ("grpc.enable_retries", 0),
+        )
+        if identity.encrypted:
+            credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+            self._channel = grpc.secure_channel(address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(address, options)
+        self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
+
+    def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
+        """Send a message and wait for its answer.
+
+        A broken or missing connection and a busy server are tried again, with pauses that double up to 10 s and
+        are drawn at random from their upper half, until the time is up.
+
+        Args:
+            message: what to send.
+            timeout: seconds for everything: connecting, sending, the server's work, the answer.
+            contract: what the answer's tensors must be.
+
+        Raises:
+            RefusedError: the server does not accept the message (BusyError: not in all this time).
+            VersionError: the two sides speak different versions.
+            IdentityError: a certificate was not accepted, by this side or the other.
+            FrameError: the message or the answer is malformed or too large; ContractError: not what was asked for.
+            UnreachableError: there was no connection in all this time, or the client was closed.
+            DeadlineError: the server did not answer in time.
+        """
+        until = time.monotonic() + timeout
+        pause = 0.2
+        while True:
+            try:
+                return self._attempt(message, until - time.monotonic(), contract)
+            except (UnreachableError, BusyError) as error:
+                wait = random.uniform(0.5, 1.0) * pause
+                if self._closed.is_set() or time.monotonic() + wait >= until:
+                    raise
+                logger.info("%s; trying again in %.1f s", error, wait)
+                pause = min(2 * pause, 10.0)
+            if self._closed.wait(wait):
+                raise UnreachableError("The connection was closed on this side.")
+
+    def close(self) -> None:
+        """Close the connection; exchanges that are under way end with an error."""
+        self._closed.set()
+        self._channel.close()
+
+    def __enter__(self) -> TransportClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _attempt(self, message: Message, timeout: float, contract: Contract) -> Message:
+        if self._closed.is_set():
+            raise UnreachableError("The connection was closed on this side.")
+        chunks = self.traffic.sending(encode(message, self._frames))
+        try:
+            call = self._call(chunks, timeout=max(timeout, 0.001), metadata=self._metadata)
+        except ValueError:  # gRPC's word for a closed channel
+            raise UnreachableError("The connection was closed on this side.") from None
+        try:
+            return decode(self.traffic.receiving(call), lambda kind, header: contract, self._frames)
+        except grpc.RpcError as error:
+            raise self._named(error) from None
+        finally:
+            call.cancel()  # after a complete answer it does nothing
+
+    def _named(self, error: Any) -> TransportError:
+        """gRPC's status as one of our errors."""
+        code, details = error.code(), shown(str(error.details()))[1:-1]
+        reasons = [value for name, value in error.trailing_metadata() or () if name == _REASON]
+        if reasons and reasons[0] in _ERRORS:
+            return _ERRORS[reasons[0]][0](str(error.details()))
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineError(f"{self._address} did not answer in time.")
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return BusyError(f"{self._address} has too many exchanges open.")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            said = str(error.details())
+            if "CERTIFICATE_VERIFY_FAILED" in said or "Peer name" in said or "Hostname Verification" in said:
+                return IdentityError(f"The certificate of {self._address} was not accepted: {details}")
+            return UnreachableError(f"No connection to {self._address}: {details}")
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return RefusedError(f"{self._address} is no server of fs-fedmllm.")
+        return RefusedError(f"{self._address} failed ({code.name}); its log says why.")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535 or "/" in host:
+        raise ConfigError(f"fedmllm.network.address is {address!r}; it must be host:port, as in 127.0.0.1:50051.")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def require_loopback(host: str, identity: Identity) -> bool:
+    """Whether the host is this machine itself.
+
+    Raises:
+        ConfigError: it is not, and the identity is plaintext.
+    """
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        found = set()  # an unknown name: gRPC will say so, if it is ever known
+    loopback = bool(found) and all(ipaddress.ip_address(text.partition("%")[0]).is_loopback for text in found)
+    if not loopback and not identity.encrypted:
+        raise ConfigError(
+            f"fedmllm.network.insecure works on loopback addresses only, and {host!r} is none. Make certificates with "
+            "fs-fedmllm certs and leave fedmllm.network.insecure out."
+        )
+    return loopback
+
+
+@lru_cache(maxsize=1024)
+def _cached_role(certificate: bytes) -> Role:
+    return role_of_pem(certificate)
+
+
+def _who(peer: Peer | None) -> str:
+    return f"client {peer.client} ({peer.address})" if peer else "somebody"
