@@ -197,7 +197,7 @@ def test_rooms_import_what_the_architecture_allows(room: str) -> None:
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     readme = (REPOSITORY / "README.md").read_text()
-    for shared in ("install -c constraints.txt -e '.[dev,fs,judge,plot,evaluate]'", "--dist loadfile"):
+    for shared in ("install -c constraints.txt -e '.[dev,fs,distributed,judge,plot,evaluate]'", "--dist loadfile"):
         assert shared in ci and shared in readme
 
 
