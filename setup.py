@@ -64,6 +64,7 @@ EXTRAS = {
     "trl": ["trl>=1.10,<2"],
     "evaluate": ["evaluate>=0.4.3,<1"],
     "plot": ["matplotlib>=3.9,<4"],
+    "privacy": ["dp-accounting>=0.6,<0.7", "cryptography>=42,<51"],
 }
 EXTRAS["dev"] = [
     "pytest>=8.3",

@@ -29,5 +29,9 @@ class UpdateError(FedMLLMError):
     """A client's update cannot be aggregated, or no valid update is left in a round."""
 
 
+class PrivacyError(FedMLLMError):
+    """A privacy promise cannot be kept: no library, a spent budget, a damaged record, or too few clients left."""
+
+
 class HostError(FedMLLMError):
     """A host framework is missing, is not what it should be, or cannot run the job."""

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,8 @@ from fs_fedmllm.errors import ConfigError, DataError, UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
+from fs_fedmllm.privacy.clipped_sum import ClippedSum
+from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.scenarios.build import apply_scenario
 from fs_fedmllm.scenarios.manifest import Manifest
 from fs_fedmllm.scenarios.switches import profile_params
@@ -166,6 +168,10 @@ class Update:
     state: State
     log: TurnLog
     client_state: State = field(default_factory=dict)
+
+
+#: A round's sum; both have ``add(client, weight, update)`` and ``mean()``.
+RoundMean = RunningMean | ClippedSum
 
 
 @dataclass
@@ -309,6 +315,9 @@ class Federation:
             state: what the server sent, see :meth:`broadcast`.
             carried: ``Update.client_state`` of the client's last turn that the server accepted; empty before it.
 
+        Returns:
+            The update; under differential privacy its adapter is clipped here, before it leaves the client.
+
         Raises:
             UpdateError: the loss is not finite.
         """
@@ -318,14 +327,32 @@ class Federation:
         encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
         self.mllm.adapter.load(state)
         log = self.trainer.fit(encoded, turn)
-        return Update(client, len(rows), self.mllm.adapter.export(), log)
+        trained = self.mllm.adapter.export()
+        dp = self.config.fedmllm.privacy.dp
+        if dp.enabled:
+            trained = clip_update(state, trained, dp.clip_norm)
+        return Update(client, len(rows), trained, log)
 
     def weight(self, rows: int) -> float:
-        """A client's weight in the mean."""
+        """A client's weight in the mean; under differential privacy all weigh the same."""
         assert self.server is not None
+        if self.config.fedmllm.privacy.dp.enabled:
+            return 1.0
         return float(rows) if self.server.weighting == "samples" else 1.0
 
-    def accept(self, mean: RunningMean, params: State, update: Update) -> None:
+    def open_mean(self, params: State, clients: Sequence[int]) -> RoundMean:
+        """What a round's updates are added to.
+
+        Args:
+            params: the global adapter.
+            clients: the round's clients.
+        """
+        dp = self.config.fedmllm.privacy.dp
+        if dp.enabled:
+            return ClippedSum(params, dp.clip_norm, self.config.sampled_clients, empty=not clients)
+        return RunningMean(params)
+
+    def accept(self, mean: RoundMean, params: State, update: Update) -> None:
         """Check an update and add it to the round's sum; call in ascending client order.
 
         Raises:
@@ -334,8 +361,20 @@ class Federation:
         check_update(update.client, params, update.state)
         mean.add(update.client, self.weight(update.rows), update.state)
 
-    def server_step(self, params: State, server_state: State, mean: RunningMean) -> tuple[State, State]:
+    def server_step(
+        self,
+        params: State,
+        server_state: State,
+        mean: RoundMean,
+        release: Callable[[State], State] | None = None,
+    ) -> tuple[State, State]:
         """One step of the server optimizer.
+
+        Args:
+            params: the global adapter.
+            server_state: the server optimizer's state.
+            mean: the round's updates.
+            release: what the mean goes through before anything else sees it (noise).
 
         Raises:
             UpdateError: no client's update was accepted.
@@ -344,6 +383,8 @@ class Federation:
         deltas = mean.mean()
         if not deltas:
             raise UpdateError("No client sent a valid update in this round.")
+        if release is not None:
+            deltas = release(deltas)
         return self.server.step(params, server_state, deltas)
 
     def evaluate(self, state: Mapping[str, torch.Tensor], *, slices: bool) -> dict[str, float]:

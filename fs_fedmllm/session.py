@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from typing import Any, Protocol
 import torch
 
 from fs_fedmllm import __version__
-from fs_fedmllm.aggregation import RunningMean, State
+from fs_fedmllm.aggregation import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.question_only import question_only
-from fs_fedmllm.federation import Federation, Update
+from fs_fedmllm.federation import Federation, RoundMean, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
+from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.run_folder import RunFolder, config_digest
 from fs_fedmllm.scenarios.manifest import write_manifest
@@ -79,7 +81,7 @@ class Session:
         self._digest = config_digest(self.config)
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
         self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
-        self._mean: RunningMean | None = None
+        self._mean: RoundMean | None = None
         self._kept: dict[int, State] = {}
         #: ``client_state`` of turns that ran here, for an engine whose messages do not hold it.
         self.kept_by_turn: dict[int, State] = {}
@@ -88,6 +90,9 @@ class Session:
         self._round_started, self._round_training = self._started, 0.0
         self.last_figures: dict[str, float] = {}
         self.state = self._open()
+        self.dp: CentralPrivacy | None = None
+        if self.config.fedmllm.privacy.dp.enabled:
+            self.dp = CentralPrivacy(self.config, folder.path / "privacy.jsonl", self.state.round)
 
     def _say_deviations(self) -> None:
         """A run that follows anything but the corrected rules says so in its log."""
@@ -160,10 +165,12 @@ class Session:
 
     def begin_round(self) -> list[int]:
         """The clients of the next round."""
-        self._mean = RunningMean(self.state.params)
         self._kept, self.kept_by_turn = {}, {}
         self._round_started, self._round_training = time.perf_counter(), self._training_seconds
-        return self.federation.sample_clients(self.state.round)
+        # Not a function of the seed under differential privacy: see privacy.sampling.
+        clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
+        self._mean = self.federation.open_mean(self.state.params, clients)
+        return clients
 
     def turn(self, client: int, start: Mapping[str, torch.Tensor] | None = None) -> Update | None:
         """Let a client take its turn; None if its training failed (it is named and left out).
@@ -238,8 +245,9 @@ class Session:
             UpdateError: no valid update is left; the last good adapter is saved first.
         """
         assert self._mean is not None
+        release = functools.partial(self.dp.release, self.state.round) if self.dp else None
         try:
-            params, server = self.federation.server_step(self.state.params, self.state.server, self._mean)
+            params, server = self.federation.server_step(self.state.params, self.state.server, self._mean, release)
         except UpdateError as error:
             self.save_adapters()
             names = "; ".join(r["reason"] for r in self.state.figures["refused"] if r["round"] == self.state.round)
@@ -262,6 +270,7 @@ class Session:
                 "seconds": seconds,
                 "training_seconds": training,
                 "bytes_sent": 2 * clients * self.adapter_size,
+                **({"epsilon": self.dp.epsilon()} if self.dp else {}),
             },
         )
         self.state.round += 1
@@ -375,6 +384,8 @@ class Session:
             "config_sha256": self._digest,
             "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
         }
+        if self.dp:
+            results["privacy"] = self.dp.report()
         data = self.federation.data
         if data.template.task == "vqa" and not self.config.fedmllm.eval.limit:
             # What the questions alone give away belongs beside every such result.

@@ -8,6 +8,7 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig
 from fs_fedmllm.config.reading import (
     apply_overrides,
     from_mapping,
@@ -54,6 +55,7 @@ __all__ = [
     "SPLITTERS",
     "CacheConfig",
     "Config",
+    "DPConfig",
     "DataConfig",
     "EarlyStopConfig",
     "EvalConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "ModelOptions",
     "NetworkConfig",
     "OptimizerConfig",
+    "PrivacyConfig",
     "Range",
     "RegularizerConfig",
     "ServerConfig",

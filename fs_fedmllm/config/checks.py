@@ -8,6 +8,7 @@ from typing import Any
 
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.config.privacy_checks import privacy_faults
 from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
@@ -81,6 +82,8 @@ def check(config: Config, where: str = "configuration") -> None:
             f"data.splitter_args has {image} image + {text} text clients, but federate.client_num is "
             f"{federate.client_num}. Make them add up.",
         )
+    for fault in privacy_faults(config):
+        refuse(True, fault)
     key_split, _, key_metric = config.eval.best_res_update_round_wise_key.partition("_")
     refuse(
         key_split not in SPLITS or not key_metric,

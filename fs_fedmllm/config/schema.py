@@ -11,6 +11,7 @@ from typing import Any
 
 from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "local", "global")
@@ -247,6 +248,7 @@ class FedMLLMConfig:
     eval: EvaluationConfig = field(default_factory=EvaluationConfig)
     vision_cache: CacheConfig = field(default_factory=CacheConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 @dataclass(frozen=True)

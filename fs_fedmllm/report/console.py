@@ -67,6 +67,18 @@ def _bytes(count: float) -> str:
     raise AssertionError
 
 
+def privacy_line(privacy: dict[str, Any]) -> str:
+    """One line on what a run gave away.
+
+    Args:
+        privacy: ``privacy`` of results.json.
+    """
+    return (
+        f"privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g} per client "
+        f"({privacy['neighbouring']}; {privacy['sampling']}; {privacy['releases']} noisy means)"
+    )
+
+
 def closing_table(results: dict[str, Any], folder: str) -> str:
     """The figures of a finished run as text.
 
@@ -110,6 +122,8 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
     ]
     if results.get("question_only") and evaluations:
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
+    if results.get("privacy"):
+        lines.insert(-2, privacy_line(results["privacy"]))
     if results["refused"]:
         lines.insert(-2, f"refused updates: {len(results['refused'])} (see results.json)")
     return "\n".join(lines)

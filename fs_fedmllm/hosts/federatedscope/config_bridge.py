@@ -94,6 +94,11 @@ def to_config(cfg: Any) -> schema.Config:
         )
     if cfg.federate.mode != "standalone":
         raise ConfigError("federate.mode distributed is not available with trainer.type fedmllm yet; use standalone.")
+    if cfg.fedmllm.privacy.dp.sampling != "fixed":
+        raise ConfigError(
+            "fedmllm.privacy.dp.sampling is poisson, but FederatedScope waits for a fixed number of clients in every "
+            "round. Use fixed, or run the file with --engine embedded."
+        )
     for key, value, default in (
         ("aggregator.robust_rule", cfg.aggregator.robust_rule, "fedavg"),
         ("federate.ignore_weight", cfg.federate.ignore_weight, False),

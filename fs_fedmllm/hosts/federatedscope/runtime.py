@@ -60,7 +60,8 @@ class Runtime:
         interrupted = folder.parent
         # FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside. A run of ours that
         # was killed goes on where it stands.
-        if (interrupted / "checkpoint" / "state.json").is_file() and not (interrupted / "results.json").is_file():
+        begun = any((interrupted / name).is_file() for name in ("checkpoint/state.json", "privacy.jsonl"))
+        if begun and not (interrupted / "results.json").is_file():
             folder = interrupted
         self._session = Session(self.federation, RunFolder(folder, self.config), self.progress, self.started)
         return self._session

@@ -1,0 +1,48 @@
+"""``fedmllm.privacy``: what a run promises about its clients, and how. See docs/privacy.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fs_fedmllm.config.fields import DECAY, NOT_NEGATIVE, key
+
+
+@dataclass(frozen=True)
+class DPConfig:
+    """``fedmllm.privacy.dp``: client-level differential privacy of the adapters (DP-FedAvg, McMahan et al. 2018)."""
+
+    clip_norm: float = key(
+        0.0,
+        "L2 bound on a client's update, over all tensors together; above 0 switches differential privacy on, and "
+        "clients then count equally whatever their rows.",
+        valid=NOT_NEGATIVE,
+    )
+    noise_multiplier: float = key(
+        0.0,
+        "Standard deviation of the noise on the sum of the updates, in units of clip_norm.",
+        valid=NOT_NEGATIVE,
+    )
+    target_epsilon: float = key(
+        0.0,
+        "Solve for the noise_multiplier that gives this epsilon after total_round_num rounds; 0 takes the one given.",
+        valid=NOT_NEGATIVE,
+    )
+    delta: float = key(0.0, "Epsilon holds for this delta; 0 takes client_num ** -1.1.", valid=DECAY)
+    sampling: str = key(
+        "fixed",
+        "How a round's clients are drawn: a fixed number without replacement, or each by itself with the same "
+        "probability.",
+        choices=("fixed", "poisson"),
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the run is differentially private."""
+        return self.clip_norm > 0
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """``fedmllm.privacy``."""
+
+    dp: DPConfig = field(default_factory=DPConfig)

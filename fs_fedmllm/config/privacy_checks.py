@@ -1,0 +1,74 @@
+"""What contradicts itself in ``fedmllm.privacy``: a promise that a run cannot keep is refused before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fs_fedmllm.profiles import profile_switches
+
+if TYPE_CHECKING:
+    from fs_fedmllm.config.schema import Config
+
+#: Switches whose other values average by rules for which nothing here holds.
+_SERVER_SWITCHES = ("fedavg", "fedavgm", "fedopt")
+
+
+def privacy_faults(config: Config) -> Iterator[str]:
+    """A message, naming the keys, for every combination that cannot mean anything."""
+    yield from _differential_privacy(config)
+
+
+def _differential_privacy(config: Config) -> Iterator[str]:
+    dp, clients = config.fedmllm.privacy.dp, config.federate.client_num
+    prefix = "fedmllm.privacy.dp"
+    if not dp.enabled:
+        for name in ("noise_multiplier", "target_epsilon", "delta"):
+            if getattr(dp, name):
+                yield (
+                    f"{prefix}.{name} is {getattr(dp, name):g}, but {prefix}.clip_norm is 0, so no noise could cover "
+                    "a client's update. Set clip_norm above 0, or leave the whole section out."
+                )
+        if dp.sampling != "fixed":
+            yield f"{prefix}.sampling is {dp.sampling} without {prefix}.clip_norm; it has no effect. Set clip_norm."
+        return
+    if not dp.noise_multiplier and not dp.target_epsilon:
+        yield (
+            f"{prefix}.clip_norm is {dp.clip_norm:g} without noise, which protects nobody. Set "
+            f"{prefix}.target_epsilon or {prefix}.noise_multiplier."
+        )
+    if dp.noise_multiplier and dp.target_epsilon:
+        yield (
+            f"{prefix}.noise_multiplier and {prefix}.target_epsilon are both set, and either determines the other. "
+            "Set one of them to 0."
+        )
+    if config.federate.method in ("local", "global"):
+        yield (
+            f"federate.method is {config.federate.method}, which sends no client's update to a server; "
+            f"{prefix}.clip_norm must be 0."
+        )
+    if clients and dp.delta >= 1 / clients:
+        yield (
+            f"{prefix}.delta is {dp.delta:g}; with federate.client_num = {clients} it must be below {1 / clients:g}, "
+            "or publishing one client's data in full would count as private."
+        )
+    if clients == 1:
+        yield f"federate.client_num is 1; {prefix} hides one client among several. Set {prefix}.clip_norm to 0."
+    if dp.sampling == "poisson" and config.sampled_clients >= clients:
+        yield (
+            f"{prefix}.sampling is poisson, but every client takes part in every round. Set "
+            "federate.sample_client_num below federate.client_num, or sampling to fixed."
+        )
+    fixed = profile_switches("fixed")
+    for name in _SERVER_SWITCHES:
+        if config.switches[name] != fixed[name]:
+            yield (
+                f"fedmllm.switches.{name} is {config.switches[name]} (profile {config.fedmllm.profile}), which is no "
+                f"mean of clipped updates; with {prefix}.clip_norm set fedmllm.switches.{name} to {fixed[name]}."
+            )
+    if config.switches["client_sampling"] != "run_generator":
+        yield (
+            f"fedmllm.switches.client_sampling is {config.switches['client_sampling']} (profile "
+            f"{config.fedmllm.profile}): clients drawn from the round's number are known to everybody. With "
+            f"{prefix}.clip_norm set it to run_generator."
+        )

@@ -1,0 +1,1 @@
+"""Privacy over any engine: client-level differential privacy and secure aggregation (docs/privacy.md)."""

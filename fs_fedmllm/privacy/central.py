@@ -1,0 +1,109 @@
+"""Client-level differential privacy of a run, with a trusted server: draws, noise, and what they add up to.
+
+Algorithm 1 of McMahan et al. (ICLR 2018) with the estimator of fixed divisor; the server optimizer steps along the
+noisy mean, so every server optimizer is post-processing and spends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.config import Config
+from fs_fedmllm.privacy.accountant import Release, epsilon, solve_noise
+from fs_fedmllm.privacy.ledger import Ledger
+from fs_fedmllm.privacy.noise import add_noise
+from fs_fedmllm.privacy.sampling import draw
+
+logger = logging.getLogger(__name__)
+
+_SAMPLING = {
+    "full": "every client in every round, no amplification",
+    "fixed": "a fixed number of clients without replacement, drawn in secret",
+    "poisson": "each client by itself with the same probability, drawn in secret",
+}
+
+
+class CentralPrivacy:
+    """A run's differential privacy.
+
+    Args:
+        config: with ``fedmllm.privacy.dp.clip_norm`` above 0.
+        ledger: file of the releases.
+        done: rounds that the run's checkpoint holds.
+
+    Raises:
+        PrivacyError: the accountant's library is missing, the ledger is damaged, or the budget is spent.
+    """
+
+    def __init__(self, config: Config, ledger: Path, done: int):
+        dp = config.fedmllm.privacy.dp
+        clients = config.federate.client_num
+        self._config = config
+        self._expected = config.sampled_clients
+        self.delta = dp.delta or clients**-1.1
+        self._ledger = Ledger(ledger, self.delta)
+        like = Release(dp.noise_multiplier, self._expected, clients, dp.sampling)
+        left = config.federate.total_round_num - done
+        if dp.target_epsilon and left > 0:
+            # Rounds that are taken again after a crash cost, and the remaining ones get the more noise.
+            solved = solve_noise(dp.target_epsilon, self.delta, left, like, self._ledger.releases)
+            like = Release(solved, self._expected, clients, dp.sampling)
+        self._next = like
+        self._told = False
+        planned = epsilon([*self._ledger.releases, *[like] * left], self.delta)
+        logger.warning(
+            "Differential privacy: epsilon %.4g at delta %.3g after all rounds (noise multiplier %.4g, clip norm %g); "
+            "neighbouring: %s; sampling: %s; clients weigh equally. Noise and draws come from the operating system, "
+            "so this run cannot be repeated to the same bytes.",
+            *(planned, self.delta, like.noise_multiplier, dp.clip_norm, like.neighbouring, _SAMPLING[like.mechanism]),
+        )
+        if len(self._ledger.releases) > done:
+            logger.warning(
+                "%d rounds were released twice because the run was interrupted; epsilon counts them.",
+                len(self._ledger.releases) - done,
+            )
+
+    def draw_clients(self) -> list[int]:
+        """The next round's clients, in secret; a round that is taken again draws anew."""
+        return draw(self._config.federate.client_num, self._expected, self._config.fedmllm.privacy.dp.sampling)
+
+    def release(self, round_index: int, mean: State) -> State:
+        """The noisy mean of a round, entered in the ledger first.
+
+        Args:
+            round_index: from 0.
+            mean: name -> sum of clipped deltas over the expected number of clients.
+
+        Returns:
+            name -> float32 tensor.
+        """
+        self._ledger.append(round_index, self._next)
+        bound = self._config.fedmllm.privacy.dp.clip_norm
+        return add_noise(mean, self._next.noise_multiplier * bound / self._expected)
+
+    def epsilon(self) -> float:
+        """Epsilon of everything released so far."""
+        return epsilon(self._ledger.releases, self.delta)
+
+    def report(self) -> dict[str, Any]:
+        """What results.json says: epsilon and every assumption that it rests on."""
+        dp = self._config.fedmllm.privacy.dp
+        releases = self._ledger.releases
+        return {
+            "epsilon": self.epsilon(),
+            "delta": self.delta,
+            "neighbouring": self._next.neighbouring,
+            "sampling": _SAMPLING[self._next.mechanism],
+            "sampling_rate": self._expected / self._config.federate.client_num,
+            "clip_norm": dp.clip_norm,
+            "noise_multipliers": sorted({release.noise_multiplier for release in releases}),
+            "releases": len(releases),
+            "weighting": "uniform, divided by the expected number of clients",
+            "unit": "a client's whole data set",
+            "covers": "the adapters of all rounds; not metrics.jsonl, refusals, the manifest, or other runs",
+            "trusted": "the server",
+            "reproducible_bytes": False,
+        }

@@ -1,0 +1,92 @@
+"""What was spent, on disk before it is spent.
+
+A line per release is appended to ``privacy.jsonl`` and synced *before* the round's noise is drawn. A run that is
+killed afterwards and takes the round again draws new noise, and whoever saw both means knows more than from one: the
+ledger has two lines for that round and epsilon counts both. Checkpoints do not hold the count, so that going back to
+an older one never forgets what was given away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.privacy.accountant import Release
+
+
+class Ledger:
+    """The releases of a run folder.
+
+    Args:
+        path: ``privacy.jsonl``; made at the first release.
+        delta: what epsilon holds for; a ledger with another one is not continued.
+
+    Raises:
+        PrivacyError: the file is damaged beyond a torn last line.
+    """
+
+    def __init__(self, path: Path, delta: float):
+        self._path = path
+        self._delta = delta
+        self.releases: list[Release] = []
+        if path.is_file():
+            self._read()
+
+    def _read(self) -> None:
+        data = self._path.read_bytes()
+        complete, _, torn = data.rpartition(b"\n")
+        for number, line in enumerate(complete.splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                delta = entry.pop("delta")
+                del entry["round"]
+                release = Release(**entry)
+                numbers = (release.noise_multiplier, release.expected, release.clients)
+                if not all(isinstance(n, int | float) and n > 0 for n in numbers):
+                    raise ValueError("a number that is not positive")
+            except (ValueError, TypeError, KeyError) as error:
+                raise PrivacyError(
+                    f"{self._path}, line {number}, is damaged ({error}), so what this run has given away is not "
+                    "known. Start a run with another expname."
+                ) from error
+            if delta != self._delta:
+                raise PrivacyError(
+                    f"{self._path} holds the releases of a run with delta {delta:g}, this one has {self._delta:g}. "
+                    "Use another expname."
+                )
+            self.releases.append(release)
+        if torn:
+            # The line was not synced, so the noise that it announces was never drawn.
+            with self._path.open("r+b") as stream:
+                stream.truncate(len(complete) + bool(complete))
+                os.fsync(stream.fileno())
+
+    def append(self, round_index: int, release: Release) -> None:
+        """Record a release; it is on disk when this returns.
+
+        Raises:
+            OSError: it could not be written; then no noise may be drawn.
+        """
+        line = json.dumps({"round": round_index, **asdict(release), "delta": self._delta}) + "\n"
+        new = not self._path.exists()
+        with self._path.open("ab") as stream:
+            stream.write(line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if new:
+            _sync_folder(self._path.parent)
+        self.releases.append(release)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name last, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
