@@ -179,7 +179,8 @@ MAY_IMPORT = {
     "aggregation": set(),
     "training": {"config", "data", "models"},
     "evaluation": {"config", "data", "models", "training"},
-    "federation": {"config", "data", "models", "scenarios", "aggregation", "training", "evaluation"},
+    "privacy": {"config", "aggregation"},
+    "federation": {"config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "privacy"},
 }
 
 
@@ -197,7 +198,8 @@ def test_rooms_import_what_the_architecture_allows(room: str) -> None:
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     readme = (REPOSITORY / "README.md").read_text()
-    for shared in ("install -c constraints.txt -e '.[dev,fs,distributed,judge,plot,evaluate]'", "--dist loadfile"):
+    extras = "dev,fs,distributed,judge,plot,evaluate,privacy"
+    for shared in (f"install -c constraints.txt -e '.[{extras}]'", "--dist loadfile"):
         assert shared in ci and shared in readme
 
 

@@ -1,0 +1,33 @@
+"""Privacy inside FederatedScope: the same halves, ledger and report as on the embedded engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from host_environment import Environment
+from short_runs import CONFIGS, SHORT
+
+DP = ["fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multiplier", "2.0"]
+
+
+@pytest.fixture
+def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
+    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
+    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
+    yield fs_checkout
+    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
+
+
+def test_differential_privacy_in_federatedscope(plugged, environment, tmp_path) -> None:
+    run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "federatedscope", *SHORT]
+    done = environment.run(*run, *DP, "outdir", tmp_path, "expname", "job", cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "privacy: epsilon" in done.stdout
+    results = json.loads((tmp_path / "job" / "results.json").read_text())
+    assert results["privacy"]["releases"] == 2 and 0 < results["privacy"]["epsilon"] < 100
+    assert len((tmp_path / "job" / "privacy.jsonl").read_text().splitlines()) == 2
+    refused = environment.run(*run, *DP, "fedmllm.privacy.dp.sampling", "poisson", cwd=plugged)
+    assert refused.returncode == 2 and "fedmllm.privacy.dp.sampling is poisson" in refused.stderr
