@@ -25,6 +25,7 @@ from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
 from fs_fedmllm.errors import ConfigError, DataError, UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
@@ -387,26 +388,31 @@ class Federation:
             deltas = release(deltas)
         return self.server.step(params, server_state, deltas)
 
-    def evaluate(self, state: Mapping[str, torch.Tensor], *, slices: bool) -> dict[str, float]:
+    def evaluate(
+        self, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None
+    ) -> dict[str, float]:
         """Metrics of a global adapter on the validation and test rows.
 
         Args:
             state: the adapter.
             slices: also show the test rows with their image only and with their text only.
+            keep: where to add what was predicted for the test rows.
 
         Returns:
             ``val_*`` and ``test_*`` metrics; ``test_image_*`` and ``test_text_*`` for the slices.
         """
         self.mllm.adapter.load(state)
-        numbers: dict[str, float] = {}
-        for split in ("val", "test"):
-            rows = self._evaluated(split)
-            numbers |= {f"{split}_{k}": v for k, v in self.evaluator.evaluate(rows).items()}
+        numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(self._evaluated("val")).items()}
         test = self._evaluated("test")
-        if slices and any(row.presence == "both" for row in test):
-            for shown in ("image", "text"):
-                figures = self.evaluator.evaluate(test, shown)
-                numbers |= {f"test_{shown}_{k}": v for k, v in figures.items()}
+        views = ("both", "image", "text") if slices and any(row.presence == "both" for row in test) else ("both",)
+        for shown in views:
+            figures, predictions = self.evaluator.predict(
+                test, shown, str(self.config.scenario_args.get("keep_together", ""))
+            )
+            prefix = "test" if shown == "both" else f"test_{shown}"
+            numbers |= {f"{prefix}_{k}": v for k, v in figures.items()}
+            if keep is not None:
+                keep += predictions
         return numbers
 
     def _evaluated(self, split: str) -> Sequence[Sample]:

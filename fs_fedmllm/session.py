@@ -16,11 +16,15 @@ from fs_fedmllm.aggregation import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
+from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.evaluation.question_only import question_only
+from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.federation import Federation, RoundMean, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.profiles import profile_switches
+from fs_fedmllm.provenance import commit
 from fs_fedmllm.run_folder import RunFolder, config_digest
 from fs_fedmllm.scenarios.manifest import write_manifest
 
@@ -89,6 +93,7 @@ class Session:
         self._training_seconds = 0.0
         self._round_started, self._round_training = self._started, 0.0
         self.last_figures: dict[str, float] = {}
+        self._predictions: list[Prediction] = []
         self.state = self._open()
         self.dp: CentralPrivacy | None = None
         if self.config.fedmllm.privacy.dp.enabled:
@@ -283,16 +288,21 @@ class Session:
 
     def evaluate(self, done_rounds: int) -> dict[str, float]:
         """Evaluate the global adapter and keep it if it is the best so far."""
-        figures = self.federation.evaluate(self.state.params, slices=self.federation.wants_slices(done_rounds))
+        kept: list[Prediction] = []
+        slices = self.federation.wants_slices(done_rounds)
+        figures = self.federation.evaluate(self.state.params, slices=slices, keep=kept)
+        self._predictions = kept
         self.note_evaluation(done_rounds, figures)
         return figures
 
     def evaluate_local(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """The baseline Local: evaluate each client's own adapter and report the uniform mean of their metrics."""
         done = self.state.round
-        per_client = []
+        per_client, self._predictions = [], []
         for client, state in sorted(states.items()):
-            figures = self.federation.evaluate(state, slices=self.federation.wants_slices(done))
+            own: list[Prediction] = []
+            figures = self.federation.evaluate(state, slices=self.federation.wants_slices(done), keep=own)
+            self._predictions += of_client(own, client)
             self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
             write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))
             per_client.append(figures)
@@ -364,8 +374,9 @@ class Session:
         digest = self.save_adapters()
         figures = self.state.figures
         evaluations = figures["evaluations"]
-        results = {
+        results: dict[str, Any] = {
             "version": __version__,
+            "commit": commit(),
             "profile": self.config.fedmllm.profile,
             "dataset": self.federation.data.dataset.name,
             "scenario": self.config.scenario,
@@ -387,6 +398,21 @@ class Session:
         if self.dp:
             results["privacy"] = self.dp.report()
         data = self.federation.data
+        if self._predictions:
+            write_predictions(self.folder.path / PREDICTIONS, self._predictions)
+            binary = data.template.metric == "auc"
+            results |= {
+                "options": list(data.template.options),
+                "positive": data.template.positive if binary else None,
+                **slice_figures(
+                    self._predictions,
+                    metric=data.template.metric,
+                    options=data.template.options,
+                    positive=data.template.positive if binary else None,
+                    clients=data.clients,
+                    seed=self.config.seed,
+                ),
+            }
         if data.template.task == "vqa" and not self.config.fedmllm.eval.limit:
             # What the questions alone give away belongs beside every such result.
             results["question_only"] = question_only(data.dataset.train, data.dataset.test)

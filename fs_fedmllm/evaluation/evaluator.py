@@ -16,6 +16,7 @@ from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics, label_
 from fs_fedmllm.evaluation.normalise import same_answer
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
+from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.training.encoding import Encoded, Encoder
 
 #: What a slice shows of each row.
@@ -52,16 +53,33 @@ class Evaluator:
         Returns:
             Metric name -> value; empty if there are no rows.
         """
+        return self.predict(samples, shown)[0]
+
+    def predict(
+        self, samples: Sequence[Sample], shown: str = "both", group_by: str = ""
+    ) -> tuple[dict[str, float], list[Prediction]]:
+        """Metrics as :meth:`evaluate` gives them, and the predictions that they are of.
+
+        Args:
+            samples: as for :meth:`evaluate`.
+            shown: as for :meth:`evaluate`.
+            group_by: key of the rows that says which belong together; empty for none.
+        """
         started = time.perf_counter()
         image, text = SHOWN[shown]
         rows = [s if shown == "both" else s.showing(image=image, text=text) for s in samples]
         if shown != "both":
             rows = [s for s in rows if s.presence != "neither"]
         numbers: dict[str, float] = {}
+        answers: list[dict[str, Any]] = []
         if rows:
-            numbers = self._choice(rows) if self._options is not None else self._answers(rows)
+            numbers, answers = self._choice(rows) if self._options is not None else self._answers(rows)
         self.seconds += time.perf_counter() - started
-        return numbers
+        predictions = [
+            Prediction(row.id, shown, kind=row.kind, group=row.keys.get(group_by, ""), label=row.label, **said)
+            for row, said in zip(rows, answers, strict=True)
+        ]
+        return numbers, predictions
 
     def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:
         """(rows, options) log-probabilities over the template's options, in the order of the rows.
@@ -123,33 +141,48 @@ class Evaluator:
         for start in range(0, len(order), self.config.batch_size):
             yield order[start : start + self.config.batch_size]
 
-    def _choice(self, rows: Sequence[Sample]) -> dict[str, float]:
+    def _choice(self, rows: Sequence[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         template = self.encoder.template
         labels = [s.label if s.label is not None else -1 for s in rows]
         positive = template.positive if template.metric == "auc" else None
         if self.switches.get("decision") == "sampled_text":
             return self._parsed_choice(rows, labels, positive)
-        figures = choice_metrics(self.option_log_probs(rows), labels, positive)
+        scores = self.option_log_probs(rows)
+        figures = choice_metrics(scores, labels, positive)
         if self.switches.get("auc") == "hard_label" and "auc_hard" in figures:
             figures["auc"] = figures["auc_hard"]
-        return figures
+        decisions = scores.argmax(axis=1).tolist()
+        return figures, [
+            {"correct": decision == label, "decision": decision, "log_probs": tuple(own)}
+            for decision, label, own in zip(decisions, labels, scores.tolist(), strict=True)
+        ]
 
-    def _parsed_choice(self, rows: Sequence[Sample], labels: list[int], positive: int | None) -> dict[str, float]:
+    def _parsed_choice(
+        self, rows: Sequence[Sample], labels: list[int], positive: int | None
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """The authors' way: sample a text, parse a letter out of it."""
         mode = "upstream" if self.switches.get("unparsable") == "class_2" else "lenient"
-        parsed = parse_options(self.generate(rows, sampled=True), self.encoder.template.options, mode)
+        texts = self.generate(rows, sampled=True)
+        parsed = parse_options(texts, self.encoder.template.options, mode)
         figures = label_metrics(parsed.codes, labels)
         figures["unparsable"] = parsed.unparsable_rate
         if positive is not None:
             auc = upstream_auc(parsed.codes, labels)
             if auc is not None:
                 figures["auc"] = figures["auc_hard"] = auc
-        return figures
+        return figures, [
+            {"correct": code == label, "decision": int(code), "answer": text}
+            for code, label, text in zip(parsed.codes, labels, texts, strict=True)
+        ]
 
-    def _answers(self, rows: Sequence[Sample]) -> dict[str, float]:
+    def _answers(self, rows: Sequence[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         answers = self.generate(rows)
         correct = [same_answer(answer, row.answer) for answer, row in zip(answers, rows, strict=True)]
-        return answer_metrics(correct, [row.kind for row in rows], self._reference_loss(rows))
+        figures = answer_metrics(correct, [row.kind for row in rows], self._reference_loss(rows))
+        return figures, [
+            {"correct": right, "question": row.question, "reference": row.answer, "answer": answer}
+            for row, answer, right in zip(rows, answers, correct, strict=True)
+        ]
 
     def _reference_loss(self, rows: Sequence[Sample]) -> float:
         """Mean negative log-likelihood per token of the reference answers."""

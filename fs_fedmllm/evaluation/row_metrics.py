@@ -87,6 +87,41 @@ def auc(wanted: Sequence[bool] | Array, scores: Sequence[float] | Array) -> RowM
     return RowMetric("auc", len(truth), weighted)
 
 
+def among(metric: RowMetric, chosen: Sequence[bool] | Array) -> RowMetric:
+    """The metric of some of the rows; undefined in a resample that drew none of them.
+
+    Args:
+        metric: of all rows.
+        chosen: which rows count.
+    """
+    keep = np.asarray(chosen, dtype=float)
+
+    def weighted(w: Array) -> Array:
+        kept = w * keep
+        empty = kept.sum(axis=1) == 0
+        kept[empty] = 1.0
+        return np.where(empty, np.nan, metric.weighted(kept))
+
+    return RowMetric(metric.name, metric.rows, weighted)
+
+
+def mean_of(metrics: Sequence[RowMetric]) -> RowMetric:
+    """The uniform mean of metrics over the same rows: runs with other seeds, or the clients of the baseline Local.
+
+    All see the same resample, so what the rows have in common does not average out.
+
+    Raises:
+        StatisticsError: none are given, or they have different numbers of rows.
+    """
+    if not metrics or len({metric.rows for metric in metrics}) > 1:
+        raise StatisticsError("A mean needs metrics over the same rows.")
+    if len(metrics) == 1:
+        return metrics[0]
+    return RowMetric(
+        metrics[0].name, metrics[0].rows, lambda w: np.mean([metric.weighted(w) for metric in metrics], axis=0)
+    )
+
+
 def _finite(values: Sequence[bool] | Array) -> Array:
     numbers = np.asarray(values, dtype=float)
     if not np.isfinite(numbers).all():

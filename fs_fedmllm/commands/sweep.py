@@ -1,0 +1,104 @@
+"""``fs-fedmllm sweep``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fs_fedmllm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fs_fedmllm.sweeps.grid import Cell
+
+EXIT_FAILED_CELLS = 1
+EXIT_INTERRUPTED = 130
+
+
+def add(commands: Any) -> None:
+    """Add ``sweep`` to the command line's grammar."""
+    sweep = commands.add_parser("sweep", help="run the grid of a table file; the same command resumes it")
+    sweep.add_argument("table", help="a table file, or the name of one that ships, e.g. tables/table4.yaml")
+    sweep.add_argument("overrides", nargs="*", help="key value pairs for every run, e.g. data.root /data")
+    sweep.add_argument("--out", help="folder of the sweep (default exp/sweeps/NAME)")
+    sweep.add_argument("--workers", type=int, default=0,
+                       help="runs at once (default: one per core, or one where an accelerator is used)")  # fmt: skip
+    sweep.add_argument("--threads", type=int, default=1, help="CPU threads of a run (default 1)")
+    sweep.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]",
+                       help="only these cells, e.g. --only method=fedavg,local --only seed=0")  # fmt: skip
+    sweep.add_argument("--tiny", action="store_true",
+                       help="try the table out: embedded model and data, a few steps, one seed")  # fmt: skip
+    sweep.add_argument("--dry-run", action="store_true", help="list the cells and which are finished")
+    sweep.set_defaults(function=_sweep)
+
+
+def find_table(name: str) -> Path:
+    """A table file by path, or one that ships with the package by name (``tables/table4.yaml``).
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).resolve().parents[1]
+    wanted = Path(*[part for part in path.parts if part != "tables"]).with_suffix(".yaml")
+    for folder in (package / "tables", package.parent / "tables"):
+        if (folder / wanted).is_file():
+            return folder / wanted
+    raise ConfigError(f"No table {name!r}: neither a file here nor one that ships with fs-fedmllm.")
+
+
+def chosen(cells: list[Cell], words: list[str]) -> list[Cell]:
+    """The cells that ``--only`` names; several words must all hold.
+
+    Raises:
+        ConfigError: a word names no axis, or a value that no cell has.
+    """
+    for word in words:
+        axis, _, values = word.partition("=")
+        wanted = values.split(",")
+        known = {_coordinate(cell, axis) for cell in cells}
+        for value in wanted:
+            if value not in known:
+                raise ConfigError(f"--only {word}: no cell has {axis} {value!r}.")
+        cells = [cell for cell in cells if _coordinate(cell, axis) in wanted]
+    return cells
+
+
+def _coordinate(cell: Cell, axis: str) -> str | None:
+    return str(cell.seed) if axis == "seed" else cell.coordinates.get(axis)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from fs_fedmllm.config import read_yaml
+    from fs_fedmllm.sweeps import grid
+    from fs_fedmllm.sweeps.table import load_table
+
+    path = find_table(args.table)
+    table = load_table(path)
+    every = grid.cells(table, args.overrides, tiny=args.tiny, beside=path.parent)
+    cells = chosen(every, args.only)
+    out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
+    from fs_fedmllm.sweeps import runner
+
+    if args.dry_run:
+        for cell in cells:
+            state = "finished" if runner.is_finished(runner.cell_folder(out, cell)) else "to run  "
+            print(f"{state}  {cell.key[:12]}  {cell.title}")
+        print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
+        return 0
+    from fs_fedmllm.federation import available_cores
+
+    workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else available_cores())
+    out.mkdir(parents=True, exist_ok=True)
+    runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
+    outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))
+    wanted = len({cell.key for cell in cells})
+    print(f"{outcome.finished} of {wanted} cells finished in {out}; fs-fedmllm report {out} makes the table.")
+    for title, reason in outcome.failed.items():
+        print(f"failed: {title}: {reason}")
+    if outcome.interrupted:
+        print("Interrupted; the same command goes on from here.")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED_CELLS if outcome.failed else 0

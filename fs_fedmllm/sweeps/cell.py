@@ -1,0 +1,123 @@
+"""The process of one cell: ``python -m fs_fedmllm.sweeps.cell FOLDER`` runs the configuration that lies there.
+
+It tells its progress on standard output, a JSON object a line, and ends when its standard input closes, which the
+system does for a parent that was killed. Everything else that is printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm import __version__
+from fs_fedmllm import config as schema
+from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.checkpoint import remove_checkpoint
+from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.provenance import commit
+from fs_fedmllm.run_folder import config_digest
+
+CONFIG = "cell.yaml"
+MADE_BY = "made_by.json"
+LOCK = "lock"
+#: Seconds that a predecessor, whose sweep was killed, has to end.
+_PATIENCE = 60
+
+
+class Told:
+    """A run's listener that tells the sweep how far it is."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def _tell(self, **what: Any) -> None:
+        self._stream.write(json.dumps(what) + "\n")
+        self._stream.flush()
+
+    def trained(self, round_index: int, update: Any) -> None:
+        """One more turn."""
+        self._tell(turns=1)
+
+    def resumed(self, turns: int) -> None:
+        """Turns that a checkpoint holds."""
+        self._tell(turns=turns)
+
+    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """Nothing: the sweep shows cells."""
+
+    def refused(self, round_index: int, client: int, reason: str) -> None:
+        """A turn that came to nothing counts as one."""
+        self._tell(turns=1)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as standard input closes."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # unbuffered: a buffer's lock would be held while the interpreter ends
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def lock(folder: Path) -> Any:
+    """Hold the folder; a process that is about to end gets a minute to let go of it.
+
+    Raises:
+        FedMLLMError: another sweep runs this cell.
+    """
+    stream = (folder / LOCK).open("w")
+    for _ in range(10 * _PATIENCE):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return stream
+        except OSError:
+            time.sleep(0.1)
+    raise FedMLLMError(f"Another process runs the cell in {folder}.")
+
+
+def run_cell(folder: Path, listener: Told) -> None:
+    """Run the configuration in ``cell.yaml``, going on from a checkpoint that the same source has made.
+
+    Raises:
+        FedMLLMError: as ``fs-fedmllm run`` would say it.
+    """
+    started = time.perf_counter()
+    config = schema.load(folder / CONFIG)
+    maker = {"version": __version__, "commit": commit(), "config_sha256": config_digest(config)}
+    text = (json.dumps(maker, indent=2) + "\n").encode()
+    record = folder / MADE_BY
+    if not record.is_file() or record.read_bytes() != text:
+        remove_checkpoint(folder / "checkpoint")  # a run is of one source, from its first round to its last
+        write_atomically(record, text)
+    from fs_fedmllm.simulation import run
+
+    run(config, listener=listener, started=started)
+
+
+def main() -> int:
+    """Entry point."""
+    folder = Path(sys.argv[1])
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    end_with_parent()
+    try:
+        held = lock(folder)
+        if not (folder / "results.json").is_file():
+            run_cell(folder, Told(told))
+        held.close()
+    except FedMLLMError as error:
+        print(f"fs-fedmllm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""From a table to its cells: one resolved configuration each, known by what it differs in from the defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.config import Config, apply_overrides, from_mapping, read_yaml, to_mapping
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.sweeps.table import SEED, Table, TableError
+from fs_fedmllm.sweeps.tiny import as_tiny
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        coordinates: axis -> value, without the seed.
+        seed: of the run.
+        config: resolved.
+        key: of the configuration's content; equal for cells that are one and the same run.
+    """
+
+    coordinates: Mapping[str, str]
+    seed: int
+    config: Config
+    key: str
+
+    @property
+    def title(self) -> str:
+        """Its coordinates, for people."""
+        return ", ".join([*self.coordinates.values(), f"seed {self.seed}"])
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder."""
+        words = "-".join([*self.coordinates.values(), f"s{self.seed}"])
+        return f"{re.sub(r'[^A-Za-z0-9_+-]+', '_', words).strip('_')}-{self.key[:12]}"
+
+
+def content_key(config: Config) -> str:
+    """sha256 of what makes a run's numbers: every value that is not the default, but for where and how it runs.
+
+    A key that a later version adds, at its default, changes nothing; so finished cells stay finished.
+    """
+    mapping = to_mapping(config)
+    for name in ("outdir", "expname"):
+        mapping.pop(name)
+    mapping["federate"].pop("save_to")
+    for name in ("checkpoint_every", "workers"):
+        mapping["fedmllm"].pop(name)
+    told = _differences(mapping, to_mapping(Config()))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for name, own in value.items():
+        usual = default[name]
+        if isinstance(usual, dict) and usual:  # a section; a mapping that is a value has an empty default
+            below = _differences(own, usual)
+            if below:
+                told[name] = below
+        elif own != usual:
+            told[name] = own
+    return told
+
+
+def cells(
+    table: Table, overrides: Sequence[str] = (), *, tiny: bool = False, beside: Path | None = None
+) -> list[Cell]:
+    """The table's runs in the order of execution.
+
+    Args:
+        table: the grid.
+        overrides: ``key value ...`` for every run, over the table's own.
+        tiny: swap in the embedded model and data, a few steps and the first seed only.
+        beside: folder of the table file; configurations are looked for here first.
+
+    Raises:
+        TableError: a cell does not resolve; the message names it and the configuration's own error.
+    """
+    found = []
+    for place in _ordered(table):
+        coordinates = {axis.name: place[axis.name] for axis in table.axes}
+        if table.skipped(coordinates) or table.place(coordinates) == "zero_shot":
+            continue
+        seed = int(place[SEED])
+        if tiny and seed != table.seeds[0]:
+            continue
+        try:
+            config = _resolve(table, coordinates, seed, overrides, tiny, beside)
+        except ConfigError as error:
+            raise TableError(f"{table.name}, {', '.join(coordinates.values())}: {error}") from error
+        found.append(Cell(coordinates, seed, config, content_key(config)))
+    return found
+
+
+def _ordered(table: Table) -> list[dict[str, str]]:
+    places: list[dict[str, str]] = [{}]
+    for name in table.order:
+        values = [str(seed) for seed in table.seeds] if name == SEED else [v.name for v in table.axis(name).values]
+        places = [{**place, name: value} for place in places for value in values]
+    return places
+
+
+def _resolve(
+    table: Table, coordinates: Mapping[str, str], seed: int, overrides: Sequence[str], tiny: bool, beside: Path | None
+) -> Config:
+    values = table.values(coordinates)
+    named = [value.config for value in values if value.config]
+    if len(named) > 1:
+        raise ConfigError(f"two axis values name a configuration, {' and '.join(named)}; one may.")
+    name = named[0] if named else table.config
+    if not name:
+        raise ConfigError("no configuration is named; give the table, or a value of an axis, the key config.")
+    local = beside / name if beside is not None else None
+    raw = read_yaml(local if local is not None and local.is_file() else find_config(name))
+    for settings in (table.settings, *(value.settings for value in values)):
+        for key, setting in settings.items():
+            raw = _with(raw, key.split("."), setting)
+    raw = _with(raw, [SEED], seed)
+    if tiny:
+        raw = as_tiny(raw)
+    return from_mapping(apply_overrides(raw, overrides), name)
+
+
+def _with(raw: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """The mapping with one value set; what it was made from stays as it is."""
+    first, *rest = path
+    below = raw.get(first) or {}
+    if rest and not isinstance(below, Mapping):
+        raise ConfigError(f"{first!r} is a value, not a section, so {'.'.join(path)!r} cannot be set.")
+    return {**raw, first: _with(below, rest, value) if rest else value}

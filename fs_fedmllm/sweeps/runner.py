@@ -1,0 +1,220 @@
+"""Run a sweep's cells side by side, each in a process of its own; what is finished is left alone.
+
+What is done is told by the files in the cells' folders alone, so a sweep that was killed at any moment goes on with
+the same command: finished cells stand, the others resume from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from fs_fedmllm import __version__
+from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.provenance import commit
+from fs_fedmllm.sweeps.cell import CONFIG
+from fs_fedmllm.sweeps.grid import Cell
+
+CELLS = "cells"
+INDEX = "sweep.json"
+LOG = "cell.log"
+#: Lines of a failed cell's log that are shown.
+_TAIL = 3
+
+
+class SweepError(FedMLLMError):
+    """A sweep folder that cannot be used."""
+
+
+@dataclass
+class Outcome:
+    """What came of a sweep.
+
+    Attributes:
+        finished: cells with results, those of earlier calls included.
+        failed: cell -> why, of this call.
+        interrupted: it was stopped before the last cell.
+    """
+
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def turns_of(config: Config) -> int:
+    """Client turns of a run."""
+    clients = 1 if config.federate.method == "global" else config.sampled_clients
+    return clients * config.federate.total_round_num
+
+
+def cell_folder(out: Path, cell: Cell) -> Path:
+    """Where the cell's run lies or will lie: cells of the same content share a folder, whatever they are called."""
+    found = sorted((out / CELLS).glob(f"*-{cell.key[:12]}"))
+    return found[0] if found else out / CELLS / cell.folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run's results are there; they are written last, and whole or not at all."""
+    return (folder / "results.json").is_file()
+
+
+def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
+    """Write ``sweep.json``: the table as read, and which folder holds which cell. A report needs nothing else."""
+    index = {
+        "version": __version__,
+        "commit": commit(),
+        "name": name,
+        "tiny": tiny,
+        "table": table,
+        "cells": [
+            {
+                "coordinates": dict(cell.coordinates),
+                "seed": cell.seed,
+                "key": cell.key,
+                "folder": cell_folder(out, cell).name,
+            }
+            for cell in cells
+        ],
+    }
+    write_atomically(out / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+
+
+def run_sweep(out: Path, cells: Sequence[Cell], workers: int, *, threads: int = 1) -> Outcome:
+    """Run what is not finished.
+
+    Args:
+        out: folder of the sweep.
+        cells: in the order of execution.
+        workers: processes at once.
+        threads: CPU threads of each, where a configuration leaves it open.
+    """
+    return _Sweep(out, cells, threads).run(workers)
+
+
+class _Sweep:
+    def __init__(self, out: Path, cells: Sequence[Cell], threads: int):
+        self.out = out
+        self.threads = threads
+        self.cells = {cell.key: cell for cell in reversed(cells)}  # the same run once, named by its first place
+        self.waiting = [self.cells[key] for key in dict.fromkeys(cell.key for cell in cells)]
+        self.outcome = Outcome()
+        self.lock = threading.Lock()
+        self.processes: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+        self.bar: Any = None
+
+    def run(self, workers: int) -> Outcome:
+        total = sum(turns_of(cell.config) for cell in self.waiting)
+        finished = [cell for cell in self.waiting if is_finished(cell_folder(self.out, cell))]
+        self.outcome.finished = len(finished)
+        self.waiting = [cell for cell in self.waiting if cell not in finished]
+        # Where nobody watches, a line a minute.
+        pace = 0.5 if sys.stderr.isatty() else 60
+        with tqdm(
+            total=total, initial=sum(turns_of(cell.config) for cell in finished), unit="turn", file=sys.stderr,
+            dynamic_ncols=True, mininterval=pace, maxinterval=max(10, pace),
+        ) as self.bar:  # fmt: skip
+            self._describe()
+            threads = [threading.Thread(target=self._work) for _ in range(max(1, min(workers, len(self.waiting))))]
+            for thread in threads:
+                thread.start()
+            try:
+                for thread in threads:
+                    while thread.is_alive():
+                        thread.join(0.2)
+            except KeyboardInterrupt:
+                self.outcome.interrupted = True
+                self._stop()
+                for thread in threads:
+                    thread.join()
+            self._describe()
+        return self.outcome
+
+    def _stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                assert process.stdin is not None
+                with contextlib.suppress(OSError):
+                    process.stdin.close()  # it ends; its last checkpoint stands
+
+    def _describe(self) -> None:
+        failed = f", {len(self.outcome.failed)} failed" if self.outcome.failed else ""
+        self.bar.set_description(f"cells {self.outcome.finished}/{len(self.cells)}{failed}", refresh=True)
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                if self.stopped or not self.waiting:
+                    return
+                cell = self.waiting.pop(0)
+            reason = self._run(cell)
+            with self.lock:
+                if self.stopped and not is_finished(cell_folder(self.out, cell)):
+                    return
+                if reason:
+                    self.outcome.failed[cell.title] = reason
+                    self.bar.write(f"failed: {cell.title}: {reason}", file=sys.stderr)
+                else:
+                    self.outcome.finished += 1
+                self._describe()
+
+    def _run(self, cell: Cell) -> str:
+        """Run a cell; returns why it failed, or nothing."""
+        folder = cell_folder(self.out, cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        mapping = to_mapping(cell.config)
+        mapping |= {"outdir": str(folder.parent), "expname": folder.name}
+        mapping["fedmllm"]["workers"] = 1  # cells run side by side, not their turns
+        write_atomically(folder / CONFIG, yaml.safe_dump(mapping, sort_keys=False).encode())
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fs_fedmllm.sweeps.cell", str(folder)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
+                start_new_session=True,  # Ctrl-C is the sweep's to handle
+            )  # fmt: skip
+            with self.lock:
+                self.processes.add(process)
+                if self.stopped and process.stdin is not None:
+                    process.stdin.close()
+            done = self._follow(process)
+            status = process.wait()
+            with self.lock:
+                self.processes.discard(process)
+                self.bar.update(turns_of(cell.config) - done)
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        if is_finished(folder):
+            return ""
+        lines = [line for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line]
+        return " / ".join(lines[-_TAIL:]) or f"its process ended with status {status}"
+
+    def _follow(self, process: subprocess.Popen[str]) -> int:
+        """Move the bar as the cell tells; returns the turns that it told."""
+        done = 0
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                turns = int(json.loads(line)["turns"])
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line of a process that was killed
+            done += turns
+            with self.lock:
+                self.bar.update(turns)
+        return done
