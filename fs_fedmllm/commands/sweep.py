@@ -88,9 +88,7 @@ def _sweep(args: argparse.Namespace) -> int:
             print(f"{state}  {cell.key[:12]}  {cell.title}")
         print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
         return 0
-    from fs_fedmllm.federation import available_cores
-
-    workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else available_cores())
+    workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else runner.cores())
     out.mkdir(parents=True, exist_ok=True)
     runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
     outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))

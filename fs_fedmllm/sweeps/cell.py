@@ -1,31 +1,31 @@
-"""The process of one cell: ``python -m fs_fedmllm.sweeps.cell FOLDER`` runs the configuration that lies there.
+"""A worker of a sweep, ``python -m fs_fedmllm.sweeps.cell``: it forks a process for every cell that it is given.
 
-It tells its progress on standard output, a JSON object a line, and ends when its standard input closes, which the
-system does for a parent that was killed. Everything else that is printed goes to standard error.
+Standard input names folders, a line each; the configuration lies there. The worker has imported what a run needs, so
+a cell starts at once. Progress goes to standard output, a JSON object a line; what else is printed goes to the cell's
+log. A cell ends when standard input closes, which the system does for a sweep that was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm import __version__
 from fs_fedmllm import config as schema
 from fs_fedmllm.atomic import write_atomically
-from fs_fedmllm.checkpoint import remove_checkpoint
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
 from fs_fedmllm.run_folder import config_digest
+from fs_fedmllm.sweeps.files import CONFIG, LOCK, LOG, MADE_BY
 
-CONFIG = "cell.yaml"
-MADE_BY = "made_by.json"
-LOCK = "lock"
 #: Seconds that a predecessor, whose sweep was killed, has to end.
 _PATIENCE = 60
 
@@ -89,6 +89,9 @@ def run_cell(folder: Path, listener: Told) -> None:
     Raises:
         FedMLLMError: as ``fs-fedmllm run`` would say it.
     """
+    from fs_fedmllm.checkpoint import remove_checkpoint
+    from fs_fedmllm.simulation import run
+
     started = time.perf_counter()
     config = schema.load(folder / CONFIG)
     maker = {"version": __version__, "commit": commit(), "config_sha256": config_digest(config)}
@@ -97,16 +100,37 @@ def run_cell(folder: Path, listener: Told) -> None:
     if not record.is_file() or record.read_bytes() != text:
         remove_checkpoint(folder / "checkpoint")  # a run is of one source, from its first round to its last
         write_atomically(record, text)
-    from fs_fedmllm.simulation import run
-
     run(config, listener=listener, started=started)
 
 
-def main() -> int:
-    """Entry point."""
-    folder = Path(sys.argv[1])
+def serve() -> int:
+    """Run the cells whose folders standard input names, one after the other; say how each ended."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    while folder := _line():
+        process = os.fork()
+        if not process:
+            os._exit(_cell(Path(folder), told))
+        _, status = os.waitpid(process, 0)
+        told.write(json.dumps({"ended": os.waitstatus_to_exitcode(status)}) + "\n")
+        told.flush()
+    return 0
+
+
+def _line() -> str:
+    """A line of standard input, read without a buffer: cells watch the same pipe for its end."""
+    read = b""
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        read += byte
+    return os.fsdecode(read)
+
+
+def _cell(folder: Path, told: Any) -> int:
+    """The life of a cell's own process; returns its exit status."""
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
     end_with_parent()
     try:
         held = lock(folder)
@@ -114,10 +138,15 @@ def main() -> int:
             run_cell(folder, Told(told))
         held.close()
     except FedMLLMError as error:
-        print(f"fs-fedmllm: {error}", file=sys.stderr)
+        print(f"fs-fedmllm: {error}", file=sys.stderr, flush=True)
         return 2
+    except BaseException:
+        traceback.print_exc()
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(BrokenPipeError):  # the sweep is gone
+        sys.exit(serve())
+    os._exit(1)

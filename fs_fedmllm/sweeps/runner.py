@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,9 @@ from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
-from fs_fedmllm.sweeps.cell import CONFIG
+from fs_fedmllm.sweeps.files import CELLS, CONFIG, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.sweeps.grid import Cell
 
-CELLS = "cells"
-INDEX = "sweep.json"
-LOG = "cell.log"
 #: Lines of a failed cell's log that are shown.
 _TAIL = 3
 
@@ -52,6 +49,11 @@ class Outcome:
     finished: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def turns_of(config: Config) -> int:
@@ -112,7 +114,7 @@ class _Sweep:
         self.waiting = [self.cells[key] for key in dict.fromkeys(cell.key for cell in cells)]
         self.outcome = Outcome()
         self.lock = threading.Lock()
-        self.processes: set[subprocess.Popen[str]] = set()
+        self.workers: set[subprocess.Popen[str]] = set()
         self.stopped = False
         self.bar: Any = None
 
@@ -146,33 +148,53 @@ class _Sweep:
     def _stop(self) -> None:
         with self.lock:
             self.stopped = True
-            for process in self.processes:
-                assert process.stdin is not None
-                with contextlib.suppress(OSError):
-                    process.stdin.close()  # it ends; its last checkpoint stands
+            for worker in self.workers:
+                assert worker.stdin is not None
+                with contextlib.suppress(OSError, ValueError):
+                    worker.stdin.close()  # its cell ends; the last checkpoint stands
 
     def _describe(self) -> None:
         failed = f", {len(self.outcome.failed)} failed" if self.outcome.failed else ""
         self.bar.set_description(f"cells {self.outcome.finished}/{len(self.cells)}{failed}", refresh=True)
 
     def _work(self) -> None:
+        """A worker: one process that forks another for every cell."""
+        worker: subprocess.Popen[str] | None = None
         while True:
             with self.lock:
                 if self.stopped or not self.waiting:
-                    return
+                    break
                 cell = self.waiting.pop(0)
-            reason = self._run(cell)
+            if worker is None or worker.poll() is not None:
+                worker = self._start()
+            reason = self._run(cell, worker)
             with self.lock:
                 if self.stopped and not is_finished(cell_folder(self.out, cell)):
-                    return
+                    break
                 if reason:
                     self.outcome.failed[cell.title] = reason
                     self.bar.write(f"failed: {cell.title}: {reason}", file=sys.stderr)
                 else:
                     self.outcome.finished += 1
                 self._describe()
+        if worker is not None:
+            with contextlib.suppress(OSError):
+                worker.communicate()  # closes its standard input, so it ends
+            with self.lock:
+                self.workers.discard(worker)
 
-    def _run(self, cell: Cell) -> str:
+    def _start(self) -> subprocess.Popen[str]:
+        with self.lock, (self.out / WORKERS_LOG).open("a", encoding="utf-8") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "fs_fedmllm.sweeps.cell"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
+                start_new_session=True,  # Ctrl-C is the sweep's to handle
+            )  # fmt: skip
+            self.workers.add(worker)
+        return worker
+
+    def _run(self, cell: Cell, worker: subprocess.Popen[str]) -> str:
         """Run a cell; returns why it failed, or nothing."""
         folder = cell_folder(self.out, cell)
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,41 +202,35 @@ class _Sweep:
         mapping |= {"outdir": str(folder.parent), "expname": folder.name}
         mapping["fedmllm"]["workers"] = 1  # cells run side by side, not their turns
         write_atomically(folder / CONFIG, yaml.safe_dump(mapping, sort_keys=False).encode())
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with (folder / LOG).open("a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fs_fedmllm.sweeps.cell", str(folder)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
-                start_new_session=True,  # Ctrl-C is the sweep's to handle
-            )  # fmt: skip
-            with self.lock:
-                self.processes.add(process)
-                if self.stopped and process.stdin is not None:
-                    process.stdin.close()
-            done = self._follow(process)
-            status = process.wait()
-            with self.lock:
-                self.processes.discard(process)
-                self.bar.update(turns_of(cell.config) - done)
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+        (folder / LOG).write_text("", encoding="utf-8")  # of this try alone
+        assert worker.stdin is not None
+        status: int | None = None
+        done = 0
+        with contextlib.suppress(OSError, ValueError):  # the worker was ended, from outside or by Ctrl-C
+            worker.stdin.write(f"{folder.resolve()}\n")
+            worker.stdin.flush()
+            for turns, exited in self._told(worker):
+                done, status = done + turns, exited
+                with self.lock:
+                    self.bar.update(turns)
+        with self.lock:
+            self.bar.update(turns_of(cell.config) - done)
         if is_finished(folder):
             return ""
         lines = [line for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line]
-        return " / ".join(lines[-_TAIL:]) or f"its process ended with status {status}"
+        said = " / ".join(lines[-_TAIL:])
+        ended = "its worker was ended" if status is None else f"its process ended with status {status}"
+        return said if status == 2 and said else f"{ended}. {said}".strip()
 
-    def _follow(self, process: subprocess.Popen[str]) -> int:
-        """Move the bar as the cell tells; returns the turns that it told."""
-        done = 0
-        assert process.stdout is not None
-        for line in process.stdout:
+    def _told(self, worker: subprocess.Popen[str]) -> Iterator[tuple[int, int | None]]:
+        """(further turns, exit status or None), until the cell has ended."""
+        assert worker.stdout is not None
+        for line in worker.stdout:
             try:
-                turns = int(json.loads(line)["turns"])
-            except (ValueError, KeyError, TypeError):
-                continue  # half a line of a process that was killed
-            done += turns
-            with self.lock:
-                self.bar.update(turns)
-        return done
+                told = json.loads(line)
+            except ValueError:
+                continue  # half a line of a cell that was killed
+            if "ended" in told:
+                yield 0, int(told["ended"])
+                return
+            yield int(told.get("turns", 0)), None

@@ -1,0 +1,11 @@
+"""Names of the files of a sweep."""
+
+#: In the sweep's folder.
+CELLS = "cells"
+INDEX = "sweep.json"
+WORKERS_LOG = "workers.log"
+#: In a cell's folder, beside the files of its run.
+CONFIG = "cell.yaml"
+MADE_BY = "made_by.json"
+LOCK = "lock"
+LOG = "cell.log"
