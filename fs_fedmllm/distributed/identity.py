@@ -12,7 +12,7 @@ import datetime
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from fs_fedmllm.distributed.errors import IdentityError
 
 AUTHORITY = "ca"
 SERVER = "server"
+REVOKED = "revoked.txt"
 DAYS_AUTHORITY = 3650
 DAYS = 365
 #: Clocks of two sites may differ by so much.
@@ -66,12 +67,14 @@ class Identity:
         authority: the federation's certificate, PEM; None: no TLS, and ids are only claimed.
         certificate: this end's own, PEM.
         key: its private key, PEM; never printed.
+        revoked: certificates that a server does not accept any more.
     """
 
     role: Role
     authority: bytes | None = None
     certificate: bytes = b""
     key: bytes = field(default=b"", repr=False)
+    revoked: Container[int] = ()
 
     @property
     def encrypted(self) -> bool:
@@ -118,7 +121,7 @@ class Identity:
         role = role_of(certificate)
         if role.client != client:
             raise IdentityError(f"{path} is the certificate of {role.name}, not of {name}.")
-        return cls(role, pem(authority), pem(certificate), _key_pem(key))
+        return cls(role, pem(authority), pem(certificate), _key_pem(key), Revoked(folder / REVOKED))
 
 
 def role_of(certificate: x509.Certificate) -> Role:
@@ -130,16 +133,66 @@ def role_of(certificate: x509.Certificate) -> Role:
     return _role(certificate.extensions, "certificate")
 
 
-def role_of_pem(data: bytes) -> Role:
-    """:func:`role_of` for a PEM certificate, as gRPC shows it after the handshake.
+def role_of_pem(data: bytes) -> tuple[Role, int]:
+    """:func:`role_of` for a PEM certificate, as gRPC shows it after the handshake, and its serial number.
 
     Raises:
         IdentityError: it is no certificate, or says nothing that we know.
     """
     try:
-        return role_of(x509.load_pem_x509_certificate(data))
+        certificate = x509.load_pem_x509_certificate(data)
+        return role_of(certificate), certificate.serial_number
     except ValueError:
         raise IdentityError("The other side's certificate cannot be read.") from None
+
+
+class Revoked:
+    """Serial numbers of certificates that are valid but no longer wanted, from ``revoked.txt``.
+
+    The file is read again when it changes, so that a running server needs no restart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._serials: frozenset[int] = frozenset()
+
+    def __contains__(self, serial: object) -> bool:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        stamp = (found.st_mtime_ns, found.st_size)
+        if stamp != self._stamp:
+            self._serials = _read_revoked(self._path)
+            self._stamp = stamp
+        return serial in self._serials
+
+
+def revoke(folder: Path, certificate_path: Path) -> int:
+    """Add a certificate's serial number to ``revoked.txt``; the server reads it from its certificates' folder.
+
+    Returns:
+        The serial number.
+
+    Raises:
+        IdentityError: the certificate is missing, or ``revoked.txt`` is damaged.
+    """
+    certificate = load_certificate(certificate_path)
+    serial, name = certificate.serial_number, role_of(certificate).name
+    path = folder / REVOKED
+    if not path.exists() or serial not in _read_revoked(path):
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{serial:x} {name}\n")
+    return serial
+
+
+def _read_revoked(path: Path) -> frozenset[int]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return frozenset(int(line.split()[0], 16) for line in lines if line.strip())
+    except ValueError:
+        raise IdentityError(f"{path} is damaged: every line is a serial number and a name.") from None
 
 
 # --- the authority's side ------------------------------------------------------------------------------------------

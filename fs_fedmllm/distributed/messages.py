@@ -80,10 +80,10 @@ def read_json(data: bytes) -> Any:
         raise FrameError(f"A header is no JSON ({type(error).__name__}).") from None
 
 
-def shown(text: object) -> str:
+def shown(text: object, most: int = 100) -> str:
     """Words of a peer's for our messages and logs: short, and without line breaks or escape sequences."""
     said = ascii(text)
-    return said if len(said) <= 100 else f"{said[:97]}..."
+    return said if len(said) <= most else f"{said[: most - 3]}..."
 
 
 def _refuse(word: str) -> Any:

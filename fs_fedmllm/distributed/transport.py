@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import random
 import socket
 import threading
@@ -22,6 +23,9 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+# gRPC's core writes a line for every handshake that fails: whoever reaches the port could fill the log.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
@@ -306,9 +310,13 @@ class TransportServer:
     def _peer(self, context: grpc.ServicerContext) -> Peer:
         if self._identity.encrypted:
             certificates = context.auth_context().get("x509_pem_cert", [])
-            role = _cached_role(bytes(certificates[0])) if len(certificates) == 1 else None
-            if role is None or not role.client or role.federation != self._identity.role.federation:
+            if len(certificates) != 1:
+                raise IdentityError("A client must show one certificate.")
+            role, serial = _cached_role(bytes(certificates[0]))
+            if not role.client or role.federation != self._identity.role.federation:
                 raise IdentityError("This certificate is not that of a client of this federation.")
+            if serial in self._identity.revoked:
+                raise IdentityError(f"This certificate of {role.name} was revoked.")
             return Peer(role.client, role.federation, context.peer())
         claims = [value for name, value in context.invocation_metadata() if name == _CLAIM]
         if len(claims) != 1 or not str(claims[0]).isdecimal() or not 0 < int(claims[0][:10]) < 10**9:
@@ -348,6 +356,7 @@ class TransportClient:
         self._address = address
         self._frames = frames or FrameLimits()
         self._closed = threading.Event()
+        self._encrypted = identity.encrypted
         self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
         options = (
             *_BOTH,
@@ -426,7 +435,7 @@ class TransportClient:
 
     def _named(self, error: Any) -> TransportError:
         """gRPC's status as one of our errors."""
-        code, details = error.code(), shown(str(error.details()))[1:-1]
+        code, details = error.code(), shown(str(error.details()), 300)[1:-1]
         reasons = [value for name, value in error.trailing_metadata() or () if name == _REASON]
         if reasons and reasons[0] in _ERRORS:
             return _ERRORS[reasons[0]][0](str(error.details()))
@@ -438,6 +447,8 @@ class TransportClient:
             said = str(error.details())
             if "CERTIFICATE_VERIFY_FAILED" in said or "Peer name" in said or "Hostname Verification" in said:
                 return IdentityError(f"The certificate of {self._address} was not accepted: {details}")
+            if self._encrypted and "Socket closed" in said:
+                details += " (a server that does not accept this client's certificate closes the connection like this)"
             return UnreachableError(f"No connection to {self._address}: {details}")
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return RefusedError(f"{self._address} is no server of fs-fedmllm.")
@@ -476,7 +487,7 @@ def require_loopback(host: str, identity: Identity) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _cached_role(certificate: bytes) -> Role:
+def _cached_role(certificate: bytes) -> tuple[Role, int]:
     return role_of_pem(certificate)
 
 
