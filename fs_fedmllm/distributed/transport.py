@@ -279,7 +279,7 @@ class TransportServer:
             why = f"moved nothing for {self.limits.stall_seconds:g} s" if watch.expired else "went away"
             logger.info("%s %s in the middle of a message", _who(peer), why)
         finally:
-            watch.pause()
+            watch.end()
 
     def _receive(self, requests: Iterator[bytes], peer: Peer, watch: Watch) -> Message:
         def progress() -> Iterator[bytes]:
@@ -328,7 +328,8 @@ class TransportServer:
             ((name, code) for name, (kind, code) in _ERRORS.items() if isinstance(error, kind)),
             ("refused", grpc.StatusCode.FAILED_PRECONDITION),
         )
-        logger.warning("%s was refused (%s): %s", _who(peer), name, error)
+        # Its text only: whoever keeps the record must not keep the frames behind it, and with them the call's stream.
+        logger.warning("%s was refused (%s): %s", _who(peer), name, str(error))
         context.set_trailing_metadata(((_REASON, name),))
         context.set_code(code)
         # Status texts travel in HTTP headers, whose size is bounded.

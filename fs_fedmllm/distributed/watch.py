@@ -13,7 +13,7 @@ class Watch:
 
     def __init__(self, dog: Watchdog, cut: Callable[[], object]) -> None:
         self._dog = dog
-        self._cut = cut
+        self._cut: Callable[[], object] | None = cut
         self._due: float | None = None
         self._queued = False
         self.expired = False
@@ -25,6 +25,11 @@ class Watch:
     def pause(self) -> None:
         """Nothing is expected for now."""
         self._dog._set(self, None)
+
+    def end(self) -> None:
+        """Nothing is expected any more, and nothing is kept: a call's stream is open as long as somebody knows it."""
+        self._dog._set(self, None)
+        self._cut = None
 
 
 class Watchdog:
@@ -79,4 +84,7 @@ class Watchdog:
                     continue
                 watch._due = None
                 watch.expired = True
-            watch._cut()
+                cut = watch._cut
+            if cut is not None:
+                cut()
+            del watch, cut
