@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -23,10 +24,8 @@ class RecordingProxy:
         """Break every connection; new ones are still accepted."""
         with self._lock:
             for connection in self._sockets:
-                try:
+                with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
                 connection.close()
             self._sockets.clear()
 
@@ -34,10 +33,8 @@ class RecordingProxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._listener.close()
         self.cut()
         for thread in self._threads:
@@ -58,11 +55,9 @@ class RecordingProxy:
                 thread.start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 with self._lock:
                     self.seen += data
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass

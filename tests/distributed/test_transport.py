@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -83,11 +84,9 @@ class Raw:
     def send(self, chunks: Iterator[bytes], timeout: float = 20.0) -> grpc.StatusCode:
         """The status of an exchange of these chunks."""
         call = self.call(chunks, metadata=self.metadata, timeout=timeout)
-        try:
+        with contextlib.suppress(grpc.RpcError):
             for _ in call:
                 pass
-        except grpc.RpcError:
-            pass
         return call.code()
 
 
@@ -121,9 +120,12 @@ def test_a_large_message_within_a_raised_limit() -> None:
         return Message("ok")
 
     low = Limits(FrameLimits(message_bytes=32 << 20))
-    with serve(digest, limits=low) as server, connect(server) as connection:
-        with pytest.raises(FrameError, match="max_message"):
-            connection.exchange(Message("update", {}, tensors), timeout=60)
+    with (
+        serve(digest, limits=low) as server,
+        connect(server) as connection,
+        pytest.raises(FrameError, match="max_message"),
+    ):
+        connection.exchange(Message("update", {}, tensors), timeout=60)
     with serve(digest) as server, connect(server) as connection:
         connection.exchange(Message("update", {}, tensors), timeout=60, contract=NO_TENSORS)
     assert seen == [True]
@@ -379,9 +381,8 @@ def test_a_client_may_not_take_all_the_places() -> None:
         connect(server, FOUR) as honest,
     ):
         calls = [hostile.call(encode(HELLO), metadata=hostile.metadata, timeout=30) for _ in range(4)]
-        codes = []
-        wait_for(lambda: len(codes := [call.code() for call in calls if call.done()]) == 2)
-        assert [call.code() for call in calls if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2, codes
+        wait_for(lambda: sum(call.done() for call in calls) == 2)
+        assert [call.code() for call in calls if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
         with pytest.raises(BusyError, match="2 exchanges"):
             same.exchange(HELLO, 0.5)
         assert honest.exchange(HELLO, 20).header["from"] == 4
@@ -432,11 +433,9 @@ def test_other_protocols_on_the_port(words: bytes) -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(words)
             raw.settimeout(20)
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 while raw.recv(4096):  # until the server closes it
                     pass
-            except ConnectionResetError:
-                pass
         assert honest.exchange(HELLO, 20).kind == "echo"
 
 
@@ -459,7 +458,9 @@ def test_plain_text_is_for_loopback_only(address: str) -> None:
         TransportClient(address.replace(":0", ":9"), THREE)
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "localhost:", ":50", "h:99999", "h:x", "http://h:80", "unix:a/b:1"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "localhost:", ":50", "h:99999", "h:x", "http://h:80", "unix:a/b:1"]
+)
 def test_addresses(address: str, certificates: Path) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         TransportClient(address, Identity.load(certificates, 3))
@@ -509,6 +510,5 @@ def test_refused_exchanges_leave_no_streams_behind() -> None:
 
 
 def test_every_error_is_one_of_ours() -> None:
-    for kind in (FrameError, ContractError, VersionError, IdentityError, RefusedError, UnreachableError, DeadlineError):
-        assert issubclass(kind, TransportError)
-
+    named = (FrameError, ContractError, VersionError, IdentityError, RefusedError, UnreachableError, DeadlineError)
+    assert all(issubclass(kind, TransportError) for kind in named)

@@ -57,8 +57,8 @@ def one_input(data: bytes) -> None:
 def main() -> None:
     """Hand over to libFuzzer; its options are the command's."""
     one_input(joined(sample_message()))
-    atheris.Setup([*sys.argv, "-max_len=65536", "-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1"], one_input,
-                  custom_mutator=change)  # fmt: skip
+    options = ("-max_len=65536", "-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1")
+    atheris.Setup([*sys.argv, *options], one_input, custom_mutator=change)
     atheris.Fuzz()
 
 
