@@ -35,3 +35,7 @@ class PrivacyError(FedMLLMError):
 
 class HostError(FedMLLMError):
     """A host framework is missing, is not what it should be, or cannot run the job."""
+
+
+class PayloadWarning(UserWarning):
+    """Most of what clients send is not LoRA; filter it by this name once you have decided to pay for it."""

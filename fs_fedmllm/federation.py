@@ -208,6 +208,7 @@ class Federation:
         """
         set_threads(config)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
+        mllm.adapter.warn_if_mostly_not_lora()
         if config.fedmllm.train.gradient_checkpointing:
             mllm.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         elif getattr(mllm.inner, "is_gradient_checkpointing", False):

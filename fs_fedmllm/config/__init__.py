@@ -6,6 +6,7 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 """
 
 from fs_fedmllm.config.checks import check
+from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig
@@ -54,6 +55,7 @@ __all__ = [
     "SPLITS",
     "SPLITTERS",
     "CacheConfig",
+    "CompressionConfig",
     "Config",
     "DPConfig",
     "DataConfig",

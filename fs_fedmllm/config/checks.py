@@ -84,6 +84,12 @@ def check(config: Config, where: str = "configuration") -> None:
         )
     for fault in privacy_faults(config):
         refuse(True, fault)
+    compression = config.fedmllm.compression
+    refuse(
+        federate.method == "local" and (compression.upload, compression.download) != ("float32", "float32"),
+        "federate.method is local, and nothing is sent in it; leave fedmllm.compression.upload and "
+        "fedmllm.compression.download at float32.",
+    )
     key_split, _, key_metric = config.eval.best_res_update_round_wise_key.partition("_")
     refuse(
         key_split not in SPLITS or not key_metric,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from fs_fedmllm.errors import ModelError
+from fs_fedmllm.errors import ModelError, PayloadWarning
 
 #: A LoRA factor of a language layer; one elsewhere (a vision tower's) has no language layer.
 _LAYER = re.compile(r"(?:language_model|text_model|llm\.model)\.(?:.*\.)?layers\.(\d+)\.")
@@ -105,3 +106,21 @@ class Adapter:
     def bytes(self) -> int:
         """Size of the adapter in float32."""
         return sum(4 * p.numel() for p in self.parameters)
+
+    @property
+    def lora_bytes(self) -> int:
+        """Size in float32 of its LoRA factors; the rest is ``modules_to_save``."""
+        sizes = {name: 4 * p.numel() for name, p in zip(self.names, self.parameters, strict=True)}
+        return sum(size for name, size in sizes.items() if "lora_" in name)
+
+    def warn_if_mostly_not_lora(self) -> None:
+        """Say what whole modules cost: with the authors' two, 99 % of what they send is not LoRA."""
+        rest = self.bytes - self.lora_bytes
+        if rest > self.lora_bytes:
+            warnings.warn(
+                f"model.fedmllm.modules_to_save makes {rest / self.bytes:.1%} of what each client sends something "
+                f"other than LoRA: {rest:,} of {self.bytes:,} bytes in float32. Name fewer modules, or send fewer "
+                "bits (fedmllm.compression).",
+                PayloadWarning,
+                stacklevel=2,
+            )

@@ -108,3 +108,23 @@ def test_an_expression_without_language_layers_is_refused() -> None:
         load_mllm(options)
     with pytest.raises(ModelError, match="valid regular expression"):
         load_mllm(dataclasses.replace(options, lora=LoraConfig(target="(")))
+
+
+def test_a_payload_that_is_mostly_not_lora_is_told(federation) -> None:
+    import dataclasses
+    import warnings
+
+    from fs_fedmllm.config import ModelOptions
+    from fs_fedmllm.errors import PayloadWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        federation.mllm.adapter.warn_if_mostly_not_lora()  # LoRA only
+    options = dataclasses.replace(ModelOptions(), modules_to_save=["lm_head"])
+    adapter = load_mllm(options).adapter
+    head = sum(p.numel() for n, p in zip(adapter.names, adapter.parameters, strict=True) if "lora_" not in n)
+    assert adapter.bytes - adapter.lora_bytes == 4 * head and adapter.lora_bytes == federation.mllm.adapter.bytes
+    assert head > 0
+    with pytest.warns(PayloadWarning, match=f"{4 * head:,} of {adapter.bytes:,} bytes") as caught:
+        adapter.warn_if_mostly_not_lora()
+    assert f"{4 * head / adapter.bytes:.1%}" in str(caught[0].message)
