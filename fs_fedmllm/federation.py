@@ -19,6 +19,7 @@ from types import MappingProxyType
 import torch
 
 from fs_fedmllm.aggregation import RunningMean, ServerOptimizer, State, build_server_optimizer, check_update
+from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -146,6 +147,9 @@ def set_threads(config: Config) -> None:
     torch.set_num_threads(config.fedmllm.threads or available)
 
 
+#: Owner of the remainders in ``Update.client_state``.
+_RESIDUAL = "compression/"
+
 #: What a client without a past carries.
 NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
@@ -157,8 +161,8 @@ class Update:
     Attributes:
         client: id, from 1.
         rows: size of the client's training set, the weight of sample-weighted methods.
-        state: what is sent: the client's adapter, float32, by canonical name, and whatever else the algorithm sends
-            back, by names that hold a slash.
+        state: what is sent: the client's adapter, float32, by canonical name, or what ``fedmllm.compression`` makes of
+            it, and whatever else the algorithm sends back, by names that hold a slash.
         log: the turn's figures.
         client_state: what the client keeps for its next turn, by ``<owner>/<name>`` (for example
             ``scaffold/<canonical name>``); never sent. Empty where nothing is kept.
@@ -197,6 +201,12 @@ class Federation:
     evaluator: Evaluator
     server: ServerOptimizer | None
     _mask: tuple[int, ...] = ()
+
+    @property
+    def codec(self) -> Codec:
+        """How updates are written for the wire."""
+        compression = self.config.fedmllm.compression
+        return Codec(compression.upload, compression.group, compression.error_feedback)
 
     @classmethod
     def build(cls, config: Config, data: FederatedData) -> Federation:
@@ -300,7 +310,7 @@ class Federation:
             params: the global adapter.
             server_state: the server optimizer's state.
         """
-        return params
+        return download(params, self.config.fedmllm.compression.download)
 
     def client_turn(
         self,
@@ -325,6 +335,7 @@ class Federation:
         """
         rows = self.data.clients[client]
         turn = self.plan(client, round_index, len(rows))
+        state = {name: tensor.float() for name, tensor in state.items()}
         used = sorted({i for batch in turn.batches for i in batch})
         encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
         self.mllm.adapter.load(state)
@@ -333,7 +344,17 @@ class Federation:
         dp = self.config.fedmllm.privacy.dp
         if dp.enabled:
             trained = clip_update(state, trained, dp.clip_norm)
-        return Update(client, len(rows), trained, log)
+        return self._written(Update(client, len(rows), trained, log), state, carried)
+
+    def _written(self, update: Update, start: State, carried: Mapping[str, torch.Tensor]) -> Update:
+        """The update as it goes over the wire; what rounding took is kept by the client."""
+        if self.codec.kind == "float32":
+            return update
+        received = {name: start[name] for name in self.mllm.adapter.names}
+        residual = {name.removeprefix(_RESIDUAL): t for name, t in carried.items() if name.startswith(_RESIDUAL)}
+        sent, residual = self.codec.encode(received, update.state, residual)
+        kept = update.client_state | {_RESIDUAL + name: tensor for name, tensor in residual.items()}
+        return dataclasses.replace(update, state=sent, client_state=kept)
 
     def weight(self, rows: int) -> float:
         """A client's weight in the mean; under differential privacy all weigh the same."""
@@ -346,20 +367,30 @@ class Federation:
         """What a round's updates are added to.
 
         Args:
-            params: the global adapter.
+            params: the adapter that the clients receive.
             clients: the round's clients.
         """
         dp = self.config.fedmllm.privacy.dp
         if dp.enabled:
-            return ClippedSum(params, dp.clip_norm, self.config.sampled_clients, empty=not clients)
+            exact = self.codec.kind == "float32"
+            return ClippedSum(params, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
         return RunningMean(params)
 
     def accept(self, mean: RoundMean, params: State, update: Update) -> None:
         """Check an update and add it to the round's sum; call in ascending client order.
 
+        Args:
+            mean: the round's sum.
+            params: the adapter that the clients received.
+            update: as it came over the wire.
+
         Raises:
             UpdateError: the update is refused; the sum is as before.
         """
+        try:
+            update = dataclasses.replace(update, state=self.codec.decode(update.state, params))
+        except UpdateError as error:
+            raise UpdateError(f"Client {update.client}: {error}.") from error
         check_update(update.client, params, update.state)
         mean.add(update.client, self.weight(update.rows), update.state)
 

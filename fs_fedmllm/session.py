@@ -86,6 +86,10 @@ class Session:
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
         self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
         self._mean: RoundMean | None = None
+        #: The adapter that the round's clients received, and the bytes that they sent back.
+        self._start: State = {}
+        self._uploaded = 0
+        self._sizes: dict[Any, int] = {}
         self._kept: dict[int, State] = {}
         #: ``client_state`` of turns that ran here, for an engine whose messages do not hold it.
         self.kept_by_turn: dict[int, State] = {}
@@ -141,12 +145,17 @@ class Session:
         """The global adapter."""
         return self.state.params
 
+    def wire_bytes(self, tensors: Mapping[str, torch.Tensor]) -> int:
+        """Bytes of tensors on the wire: the size of their safetensors file, which depends on shapes alone."""
+        layout = tuple((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
+        if layout not in self._sizes:
+            self._sizes[layout] = len(adapter_bytes(dict(tensors)))
+        return self._sizes[layout]
+
     @property
     def adapter_size(self) -> int:
-        """Bytes of one adapter on the wire: the size of its safetensors file."""
-        if not hasattr(self, "_adapter_size"):
-            self._adapter_size = len(adapter_bytes(self.state.params))
-        return self._adapter_size
+        """Bytes of the adapter's safetensors file."""
+        return self.wire_bytes(self.state.params)
 
     @property
     def broadcast(self) -> State:
@@ -170,11 +179,14 @@ class Session:
 
     def begin_round(self) -> list[int]:
         """The clients of the next round."""
+        sent = self.broadcast
+        self._start = {name: sent[name].float() for name in self.state.params}
+        self._uploaded = 0
         self._kept, self.kept_by_turn = {}, {}
         self._round_started, self._round_training = time.perf_counter(), self._training_seconds
         # Not a function of the seed under differential privacy: see privacy.sampling.
         clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
-        self._mean = self.federation.open_mean(self.state.params, clients)
+        self._mean = self.federation.open_mean(self._start, clients)
         return clients
 
     def turn(self, client: int, start: Mapping[str, torch.Tensor] | None = None) -> Update | None:
@@ -226,8 +238,9 @@ class Session:
     def accept(self, update: Update) -> bool:
         """Check an update and add it to the round's sum; False if it is refused. Ascending client order."""
         assert self._mean is not None
+        self._uploaded += self.wire_bytes(update.state)
         try:
-            self.federation.accept(self._mean, self.state.params, update)
+            self.federation.accept(self._mean, self._start, update)
         except UpdateError as error:
             self._refuse(update.client, str(error))
             return False
@@ -244,7 +257,7 @@ class Session:
         """Take the server's step and move on.
 
         Args:
-            clients: how many were sent the adapter (each sends one back).
+            clients: how many were sent the adapter.
 
         Raises:
             UpdateError: no valid update is left; the last good adapter is saved first.
@@ -259,10 +272,11 @@ class Session:
             raise UpdateError(
                 f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
+        moved = clients * self.wire_bytes(self.broadcast) + self._uploaded
         self.state.params, self.state.server = params, server
         # Only now: a client whose update was refused stays where it was, and so does what it keeps.
         self.state.clients = self.state.clients | self._kept
-        self.state.figures["bytes_sent"] += 2 * clients * self.adapter_size
+        self.state.figures["bytes_sent"] += moved
         seconds = time.perf_counter() - self._round_started
         # Turns that run side by side add up to more than the time that passes.
         training = min(self._training_seconds - self._round_training, seconds)
@@ -276,6 +290,7 @@ class Session:
                 "training_seconds": training,
                 "bytes_sent": 2 * clients * self.adapter_size,
                 **({"epsilon": self.dp.epsilon()} if self.dp else {}),
+                "bytes_sent": moved,
             },
         )
         self.state.round += 1

@@ -28,7 +28,7 @@ def main(plan_file: str, times_file: str) -> None:
         rounds = json.load(stream)["rounds"]
     recipe = FedAvgRecipe(
         name="plan",
-        model=Adapter(plan_file),
+        model=Adapter(os.path.abspath(plan_file)),
         min_clients=len(rounds[0]),
         num_rounds=len(rounds),
         train_script=os.path.join(HERE, "flare_client.py"),

@@ -1,10 +1,11 @@
 """The client side of ``flare.py``: NVFlare's client API around the plain Hugging Face client.
 
-    flare_client.py PLAN TIMES
+flare_client.py PLAN TIMES
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -39,7 +40,7 @@ def main(plan_file: str, times_file: str) -> None:
             )
         )
         if site == 0:
-            times = [{"round": later - earlier} for earlier, later in zip(stamps, stamps[1:], strict=False)]
+            times = [{"round": later - earlier} for earlier, later in itertools.pairwise(stamps)]
             with open(times_file, "w", encoding="utf-8") as stream:
                 json.dump({"times": times, "losses": losses}, stream)
 

@@ -27,6 +27,7 @@ class Adapter(torch.nn.Module):
 
     def __init__(self, plan_file: str):
         super().__init__()
+        self.plan_file = plan_file  # NVFlare writes a component's arguments from attributes of their names
         import hf_client
         from peft import get_peft_model_state_dict
 

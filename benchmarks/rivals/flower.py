@@ -8,6 +8,7 @@ keeps it in the actor's process, which Flower does not do by itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -55,8 +56,11 @@ def main(grid: Grid, context: Context) -> None:
     plan = _plan()
     nodes = len(plan["clients"])
     strategy = Planned(
-        fraction_train=len(plan["rounds"][0]) / nodes, fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=nodes
-    )  # fmt: skip
+        fraction_train=len(plan["rounds"][0]) / nodes,
+        fraction_evaluate=0.0,
+        min_train_nodes=2,
+        min_available_nodes=nodes,
+    )
     stamps: list[float] = []
 
     def aggregated(server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -72,7 +76,7 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=aggregated,
     )
     losses = [dict(record)["loss"] for record in result.train_metrics_clientapp.values()]
-    times = [{"round": later - earlier} for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    times = [{"round": later - earlier} for earlier, later in itertools.pairwise(stamps)]
     with open(TIMES, "w", encoding="utf-8") as stream:
         json.dump({"times": times, "losses": losses}, stream)
 

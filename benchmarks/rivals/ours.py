@@ -1,10 +1,11 @@
 """Our embedded engine on the same plan.
 
-    python benchmarks/rivals/ours.py plan.json times.json WORKERS
+python benchmarks/rivals/ours.py plan.json times.json WORKERS
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -40,7 +41,7 @@ def main(plan_file: str, times_file: str, workers: str) -> None:
         lines = [json.loads(x) for x in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
     rounds = [line["seconds"] for line in lines if line["kind"] == "round"]
     losses = [line["loss"] for line in lines if line["kind"] == "turn"]
-    gaps = [later - earlier for earlier, later in zip(watch.evaluated_at, watch.evaluated_at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(watch.evaluated_at)]
     times = [{"round": r, "evaluated": g} for r, g in zip(rounds, [float("nan"), *gaps], strict=True)]
     Path(times_file).write_text(json.dumps({"times": times, "losses": losses}))
 

@@ -1,6 +1,6 @@
 """What every contestant is given: the same model, LoRA, rows, batches and rounds, as one JSON file.
 
-    python benchmarks/rivals/plan.py plan.json --rounds 3 --steps 20
+python benchmarks/rivals/plan.py plan.json --rounds 3 --steps 20
 """
 
 from __future__ import annotations

@@ -23,22 +23,22 @@ from fs_fedmllm.errors import UpdateError
 Tensors = dict[str, torch.Tensor]
 
 #: What a compressed update consists of. One header entry each instead of one per tensor of the adapter: the
-#: receiver knows names and shapes from the adapter that it sent.
-SENT, SCALES, VALUES = "sent", "scales", "values"
+#: receiver knows names and shapes from the adapter that it sent. Tensors come by ascending name, since a dictionary
+#: that was saved and read has another order.
+SENT, SCALES, VALUES = (f"compressed/{part}" for part in ("sent", "scales", "values"))
 
 
-def received(state: Mapping[str, torch.Tensor], precision: str) -> Tensors:
-    """The adapter as a client reads it off the wire, in float32.
+def download(state: Mapping[str, torch.Tensor], precision: str) -> Tensors:
+    """The adapter as the server sends it.
 
-    The server takes differences to this one, so both sides speak of the same start whatever the precision is.
+    Whoever receives it computes in float32 with these values, and the server takes differences to them, not to its
+    own more precise copy: both sides speak of the same start.
 
     Args:
         state: the server's adapter, float32.
         precision: ``float32`` or ``bfloat16``.
     """
-    if precision == "float32":
-        return dict(state)
-    return {name: tensor.to(getattr(torch, precision)).float() for name, tensor in state.items()}
+    return {name: tensor.to(getattr(torch, precision)) for name, tensor in state.items()}
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,17 @@ class Codec:
 
         Args:
             start: the adapter that the client received, float32, by canonical name.
-            state: the client's adapter; it may hold a part of the names.
+            state: the client's adapter, or a part of it; what has other names goes along as it is.
             residual: what the client's last call returned; empty before its first turn.
 
         Returns:
             What to send, and the client's next residual. A tensor that is not finite is sent so that it decodes as
             such, for the server to refuse, and leaves the residual as it was.
-
-        Raises:
-            UpdateError: ``state`` has a name or a shape that ``start`` has not.
         """
-        for name, tensor in state.items():
-            if name not in start or tensor.shape != start[name].shape:
-                raise UpdateError(f"the adapter's {name!r} is not a tensor of the adapter that was received")
         if self.kind == "float32":
             return dict(state), {}
         values, scales, kept = [], [], dict(residual)
-        for name in start:
+        for name in sorted(start):
             if name not in state:
                 continue
             target = (state[name].float() - start[name]).flatten()
@@ -93,16 +87,17 @@ class Codec:
             remainder = target - self._restore(steps, scale)
             if self.error_feedback and bool(remainder.isfinite().all()):
                 kept[name] = remainder.view(start[name].shape)
-        sent = torch.tensor([name in state for name in start], dtype=torch.uint8)
-        tensors = {SENT: sent, VALUES: torch.cat(values) if values else torch.empty(0)}
+        sent = torch.tensor([name in state for name in sorted(start)], dtype=torch.uint8)
+        tensors = {name: tensor for name, tensor in state.items() if name not in start}
+        tensors |= {SENT: sent, VALUES: torch.cat(values)}
         if self.kind in LEVELS:
-            tensors[SCALES] = torch.cat(scales) if scales else torch.empty(0)
+            tensors[SCALES] = torch.cat(scales)
         if self.kind == "int4":
             tensors[VALUES] = pack_nibbles(tensors[VALUES])
         return tensors, kept
 
     def decode(self, tensors: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]) -> Tensors:
-        """The client's adapter, as far as it was sent.
+        """The client's adapter, as far as it was sent, and what came along with it.
 
         Args:
             tensors: what :meth:`encode` returned, from a sender that may be anybody.
@@ -113,14 +108,14 @@ class Codec:
         """
         if self.kind == "float32":
             return dict(tensors)
-        expected = {SENT, VALUES} | ({SCALES} if self.kind in LEVELS else set())
-        if set(tensors) != expected:
+        parts = {SENT, VALUES} | ({SCALES} if self.kind in LEVELS else set())
+        state = {name: tensor for name, tensor in tensors.items() if name not in parts}
+        if len(state) != len(tensors) - len(parts) or any(name in start for name in state):
             raise UpdateError(
-                f"an update in {self.kind} consists of {', '.join(sorted(expected))}, but {len(tensors)} tensors "
-                "came; both sides need the same fedmllm.compression"
+                f"this is not an update in {self.kind}; both sides need the same fedmllm.compression.upload"
             )
         sent = _checked(tensors, SENT, torch.uint8, len(start))
-        names = [name for name, flag in zip(start, sent.tolist(), strict=True) if flag]
+        names = [name for name, flag in zip(sorted(start), sent.tolist(), strict=True) if flag]
         counts = [start[name].numel() for name in names]
         total = sum(counts)
         if self.kind == "bfloat16":
@@ -133,7 +128,6 @@ class Codec:
                 values = unpack_nibbles(_checked(tensors, VALUES, torch.uint8, -(-total // 2)), total)
             else:
                 values = _checked(tensors, VALUES, torch.int8, total)
-        state: Tensors = {}
         for name, steps, scale in zip(names, values.split(counts), scales.split(sizes), strict=True):
             delta = self._restore(steps, scale).view(start[name].shape)
             # The very bits of the start where nothing changed: -0.0 + 0.0 would be 0.0.

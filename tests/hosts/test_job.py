@@ -104,6 +104,15 @@ def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, en
     assert [t["penalty"] for t in turns if t["kind"] == "turn"] and turns[0]["penalty"] > 0
 
 
+def test_compressed_updates(plugged, environment, tmp_path) -> None:
+    inside, embedded, _ = _both(
+        environment, plugged, tmp_path, "aligned_a05",
+        ["federate.client_num", "2", "fedmllm.compression.upload", "int4", "fedmllm.compression.download", "bfloat16"],
+    )  # fmt: skip
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+    assert inside["bytes_sent"] == embedded["bytes_sent"]
+
+
 def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
     """FederatedScope's own splitter builder finds them; validation and test rows keep every modality."""
     code = (

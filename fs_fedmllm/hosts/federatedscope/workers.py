@@ -12,6 +12,7 @@ from federatedscope.core.workers import Client, Server
 from fs_fedmllm.federation import Update
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.report.console import closing_table
+from fs_fedmllm.session import Session
 from fs_fedmllm.training.trainer import TurnLog
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,17 @@ class AdapterAggregator:
         """Nothing is kept between rounds."""
 
 
-def _count_once(manager: Any, size: int) -> None:
+def _count_once(manager: Any, session: Session) -> None:
     """Give messages their size on the wire; FederatedScope would walk every object to guess it."""
     send = manager.send
 
     def sized(message: Any) -> None:
-        carries = isinstance(message.content, dict | tuple) and bool(message.content)
-        each = size if carries else 0
+        content = message.content
+        tensors = content[-1] if isinstance(content, tuple) and content else content
+        each = 0
+        if isinstance(tensors, dict) and tensors and all(isinstance(t, torch.Tensor) for t in tensors.values()):
+            # The server's messages hold the adapter in float32, whatever it is sent in.
+            each = session.wire_bytes(session.broadcast if message.sender == 0 else tensors)
         receivers = len(message.receiver) if isinstance(message.receiver, list) else 1
         message.count_bytes = lambda: (each, each * receivers)
         send(message)
@@ -88,10 +93,15 @@ class FedMLLMServer(Server):
         self.sampler = RoundSampler(self)
         self.aggregator = AdapterAggregator(self)
         self.aggregators = [self.aggregator]
-        self.model.load_state_dict(self.session.params)
+        self.model.load_state_dict(self._adapter_sent())
         self._local: dict[int, dict[str, torch.Tensor]] = {}
-        _count_once(self.comm_manager, self.session.adapter_size)
+        _count_once(self.comm_manager, self.session)
         self.state = self.session.state.round  # where the run folder's checkpoint stands
+
+    def _adapter_sent(self) -> dict[str, torch.Tensor]:
+        """The adapter as the clients receive it; what else the algorithm sends, the trainer takes from the session."""
+        sent = self.session.broadcast
+        return {name: sent[name] for name in self.session.params}
 
     def trigger_for_start(self) -> None:
         """Evaluate before round 0, then start."""
@@ -113,7 +123,7 @@ class FedMLLMServer(Server):
                 kept = self.session.kept_by_turn.pop(client, {})
                 self.session.accept(Update(client, int(rows), state, _NO_LOG, kept))
         self.session.end_round(len(received))
-        self.model.load_state_dict(self.session.params)
+        self.model.load_state_dict(self._adapter_sent())
         return len(received)
 
     def _start_new_training_round(self, aggregated_num: int = 0) -> None:
@@ -144,4 +154,4 @@ class FedMLLMClient(Client):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if kwargs.get("config") is not None:
-            _count_once(self.comm_manager, runtime.current().session.adapter_size)
+            _count_once(self.comm_manager, runtime.current().session)

@@ -1,0 +1,126 @@
+"""Whole runs with compressed updates: the same bytes on every engine and after a resume, and every byte counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.federation import Federation, Update, prepare_data
+from fs_fedmllm.models.export import adapter_bytes
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.simulation import run
+
+INT4 = ("fedmllm.compression.upload", "int4", "fedmllm.compression.download", "bfloat16")
+LONG = ("federate.client_num", 3, "federate.sample_client_num", 2, "federate.total_round_num", 4, "eval.freq", 4)
+
+
+def _file_bytes(tensors) -> int:
+    return len(save({name: t.contiguous() for name, t in tensors.items()}, metadata={"format": "pt"}))
+
+
+@pytest.mark.parametrize("words", [(), ("fedmllm.compression.upload", "int8"), INT4])
+def test_bytes_sent_are_the_sizes_of_the_files(short_config, monkeypatch, words) -> None:
+    sizes: list[int] = []
+    turn = Federation.client_turn
+
+    def counted(self, client, round_index, state, *rest) -> Update:
+        update = turn(self, client, round_index, state, *rest)
+        sizes.extend([_file_bytes(state), _file_bytes(update.state)])
+        return update
+
+    monkeypatch.setattr(Federation, "client_turn", counted)
+    results, folder = run(short_config("cross_i3t7", *words))
+    assert results["bytes_sent"] == sum(sizes) and len(sizes) == 8
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["bytes_sent"] for line in lines if line["kind"] == "round") == sum(sizes)
+    if words == INT4:
+        assert results["bytes_sent"] < 0.36 * 4 * 2 * results["adapter_bytes"]  # (1/2 + 1/7.5) / 2, and headers
+    elif words:
+        assert results["bytes_sent"] < 0.64 * 4 * 2 * results["adapter_bytes"]
+    else:
+        assert results["bytes_sent"] == 8 * results["adapter_bytes"]
+
+
+@pytest.mark.parametrize("rounds_before", [1, 3])
+def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
+    whole, _ = run(short_config("aligned_a05", *LONG, *INT4, "expname", "whole"))
+    config = short_config("aligned_a05", *LONG, *INT4, "expname", "killed")
+    turn = Federation.client_turn
+
+    def dies(self, client, round_index, *rest):
+        if round_index == rounds_before:
+            raise KeyboardInterrupt
+        return turn(self, client, round_index, *rest)
+
+    monkeypatch.setattr(Federation, "client_turn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(Federation, "client_turn", turn)
+    resumed, _ = run(config)
+    assert resumed["adapter_sha256"] == whole["adapter_sha256"]
+    assert resumed["bytes_sent"] == whole["bytes_sent"]
+    off, _ = run(short_config("aligned_a05", *LONG, *INT4, "fedmllm.compression.error_feedback", "False"))
+    assert off["adapter_sha256"] != whole["adapter_sha256"]  # the remainders do reach the next turns
+
+
+def test_workers_change_nothing(tmp_path) -> None:
+    """In processes of their own: a process that has trained cannot fork trainers."""
+    results = {}
+    for workers in (1, 2):
+        words = [*SHORT, *map(str, LONG), *INT4, "outdir", str(tmp_path), "expname", f"w{workers}"]
+        subprocess.run(
+            [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded",
+             *words, "fedmllm.workers", str(workers)],
+            env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)}, check=True, capture_output=True,
+        )  # fmt: skip
+        results[workers] = json.loads((tmp_path / f"w{workers}" / "results.json").read_text())
+    for name in ("adapter_sha256", "bytes_sent", "evaluations"):
+        assert results[1][name] == results[2][name]
+
+
+def test_the_server_keeps_its_precision_and_steps_from_what_the_clients_received(short_config, tmp_path) -> None:
+    config = short_config("cross_i3t7", "fedmllm.compression.download", "bfloat16")
+    federation = Federation.build(config, prepare_data(config))
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    (client, *others) = session.begin_round()
+    before, sent = session.params, session.broadcast
+    assert all(t.dtype == torch.bfloat16 for t in sent.values())
+    lost = next(name for name in before if not torch.equal(before[name], sent[name].float()))
+    update = federation.client_turn(client, 0, sent)
+    session.accept(update)
+    session.end_round(1 + len(others))
+    for name, tensor in before.items():
+        moved = update.state[name] - sent[name].float()
+        assert torch.allclose(session.params[name], tensor + moved, rtol=0, atol=1e-8)
+    assert not torch.equal(session.params[lost], session.params[lost].bfloat16().float())
+
+
+def test_a_client_that_sends_another_precision_is_refused_and_named(short_config, tmp_path) -> None:
+    config = short_config("cross_i3t7", *INT4)
+    federation = Federation.build(config, prepare_data(config))
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    first, second = session.begin_round()
+    update = federation.client_turn(first, 0, session.broadcast)
+    assert session.accept(update)
+    raw = Update(second, 5, federation.initial_state(), update.log)
+    assert not session.accept(raw)
+    (refused,) = session.state.figures["refused"]
+    assert refused["client"] == second and "fedmllm.compression.upload" in refused["reason"]
+    size = len(adapter_bytes(update.state)) + len(adapter_bytes(raw.state)) + 2 * _file_bytes(session.broadcast)
+    session.end_round(2)
+    assert session.state.figures["bytes_sent"] == size
+
+
+def test_local_sends_nothing_that_could_be_compressed() -> None:
+    with pytest.raises(ConfigError, match=r"fedmllm\.compression\.upload"):
+        schema.load(CONFIGS / "cross_i3t7.yaml", [*SHORT, "federate.method", "local", *INT4])
