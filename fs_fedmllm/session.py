@@ -288,9 +288,8 @@ class Session:
                 "clients": clients,
                 "seconds": seconds,
                 "training_seconds": training,
-                "bytes_sent": 2 * clients * self.adapter_size,
-                **({"epsilon": self.dp.epsilon()} if self.dp else {}),
                 "bytes_sent": moved,
+                **({"epsilon": self.dp.epsilon()} if self.dp else {}),
             },
         )
         self.state.round += 1
