@@ -9,6 +9,7 @@ from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig
 from fs_fedmllm.config.reading import (
     apply_overrides,
@@ -51,6 +52,9 @@ __all__ = [
     "FOREIGN_SECTIONS",
     "METHODS",
     "METRICS",
+    "PEFT_METHODS",
+    "QUANTIZATIONS",
+    "REFUSED_METHODS",
     "SCENARIO_ARGS",
     "SPLITS",
     "SPLITTERS",
@@ -71,6 +75,7 @@ __all__ = [
     "NetworkConfig",
     "OptimizerConfig",
     "PrivacyConfig",
+    "QuantizationConfig",
     "Range",
     "RegularizerConfig",
     "ServerConfig",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
 from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
 from fs_fedmllm.errors import ConfigError
@@ -68,6 +69,7 @@ def check(config: Config, where: str = "configuration") -> None:
             str(value) not in SWITCHES[name],
             f"fedmllm.switches.{name} is {value!r}, which is not one of {', '.join(SWITCHES[name])}.",
         )
+    _check_model(config, refuse)
     if config.data.splitter == "fedmllm_cross":
         image, text = args.get("image_clients"), args.get("text_clients")
         for name, count in (("image_clients", image), ("text_clients", text)):
@@ -106,6 +108,37 @@ def check(config: Config, where: str = "configuration") -> None:
         not sliced and key_metric not in METRICS and not key_metric.endswith("_acc"),
         f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, and no evaluation "
         f"has a metric {key_metric!r}{nearest(key_metric, METRICS)} Known: {', '.join(METRICS)}.",
+    )
+
+
+def _check_model(config: Config, refuse: Callable[[bool, str], None]) -> None:
+    model = config.model.fedmllm
+    reason = REFUSED_METHODS.get(model.peft.lower(), "")
+    refuse(bool(reason), f"model.fedmllm.peft is {model.peft!r}, which cannot be federated: {reason}. Use lora.")
+    refuse(
+        model.peft not in PEFT_METHODS,
+        f"model.fedmllm.peft is {model.peft!r}, which is not one of {', '.join(PEFT_METHODS)}"
+        f"{nearest(model.peft, PEFT_METHODS)}",
+    )
+    refuse(
+        "lora" not in model.federated,
+        "model.fedmllm.federated must name lora: the adapter of the language layers is what clients share. Further "
+        "groups come beside it, for example [lora, projector].",
+    )
+    quantized = model.quantization.type
+    refuse(
+        quantized != "none" and model.peft in ("loha", "lokr"),
+        f"model.fedmllm.peft {model.peft} needs a base that is not quantised. Use lora, or set "
+        "model.fedmllm.quantization.type: none.",
+    )
+    refuse(
+        model.attention == "flash_attention_2" and (not config.use_gpu or model.dtype == "float32"),
+        "model.fedmllm.attention flash_attention_2 needs use_gpu: True and model.fedmllm.dtype bfloat16 or float16; "
+        "sdpa works everywhere.",
+    )
+    refuse(
+        bool(model.device_map) and not config.use_gpu,
+        f"model.fedmllm.device_map {model.device_map} spreads the model over accelerators; set use_gpu: True.",
     )
 
 

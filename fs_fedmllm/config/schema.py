@@ -12,6 +12,7 @@ from typing import Any
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
@@ -67,14 +68,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """``model.fedmllm.lora``: low-rank adaptation (Hu et al. 2022)."""
+    """``model.fedmllm.lora``: low-rank adaptation (Hu et al. 2022), and what the other methods share with it."""
 
     r: int = key(8, "Rank.", valid=ONE_OR_MORE)
     alpha: float = key(8.0, "Scale is alpha / r.", valid=POSITIVE)
     dropout: float = key(0.05, "Dropout in front of the A factor, training only.", valid=DECAY)
     target: str = key(
-        r".*(language_model|text_model|llm\.model)\.layers\.(\d+)\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
-        "Regular expression over module names; its group of digits is the layer index.",
+        "",
+        "Regular expression over module names; its group of digits is the layer index. Empty takes the family's own: "
+        "the attention of the language layers.",
     )
 
 
@@ -84,13 +86,35 @@ class ModelOptions:
 
     path: str = key("tiny", "'tiny' (the embedded model), a folder, or a hub id.")
     revision: str = key("", "Hub revision; empty is the default branch.")
-    dtype: str = key("float32", "Precision of the frozen base.", choices=("float32", "bfloat16", "float16"))
+    dtype: str = key(
+        "float32",
+        "Precision of the frozen base; what is trained stays in float32.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    attention: str = key(
+        "",
+        "Implementation of attention; empty leaves it to transformers.",
+        choices=("", "eager", "sdpa", "flash_attention_2"),
+    )
+    device_map: str = key(
+        "",
+        "How one model is laid over several accelerators; empty keeps it on one.",
+        choices=("", "auto", "balanced", "sequential"),
+    )
     trust_remote_code: bool = key(False, "Run code that comes with the checkpoint. Off unless you set it.")
     init_seed: int = key(
         -1, "Seed of the LoRA initialisation; -1 takes the run's seed.", valid=Range(0, MAX_SEED, default=-1)
     )
-    modules_to_save: list = key([], "Modules trained and sent in full beside LoRA (the authors send two).")
+    image: dict = key({}, "Arguments of the processor for every image, such as {crop_to_patches: false} for InternVL.")
+    peft: str = key("lora", f"What is trained on the language layers: {', '.join(PEFT_METHODS)}.")
+    federated: list = key(
+        ["lora"],
+        "What is trained and sent: lora (the adapter of whatever method), and by name groups of modules in full: "
+        "projector, resampler, embeddings, as far as the family has them.",
+    )
+    modules_to_save: list = key([], "Further modules trained and sent in full, by their own names.")
     lora: LoraConfig = field(default_factory=LoraConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fs_fedmllm.evaluation.normalise import same_answer
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.training.encoding import Encoded, Encoder
 
 #: What a slice shows of each row.
@@ -95,7 +96,7 @@ class Evaluator:
         for indices in self._batches(encoded):
             batch = self.encoder.collate([encoded[i] for i in indices], completions=False, suffix=tokens.prefix)
             with torch.no_grad():
-                logits = self._model()(**batch.inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+                logits = self._model().last_logits(batch.inputs, 1)[:, -1]
             scores[indices] = F.log_softmax(logits[:, decisions].double(), dim=-1).cpu().numpy()
         return scores
 
@@ -118,22 +119,21 @@ class Evaluator:
             batch = self.encoder.collate([encoded[i] for i in indices], completions=False)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(indices[0])
-                output = self._model().generate(
-                    **batch.inputs,
+                new = self._model().generate(
+                    batch.inputs,
                     **style,
                     max_new_tokens=self.config.max_new_tokens,
                     eos_token_id=list({*stop, tokenizer.eos_token_id}),
                     pad_token_id=tokenizer.pad_token_id,
                     use_cache=True,
                 )
-            new = output[:, batch.inputs["input_ids"].shape[1] :]
             for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 answers[i] = text.strip()
         return answers
 
-    def _model(self) -> Any:
+    def _model(self) -> MLLM:
         self.encoder.mllm.set_training(False)
-        return self.encoder.mllm.inner
+        return self.encoder.mllm
 
     def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Rows of similar length share a batch, so little is spent on padding."""
@@ -191,8 +191,7 @@ class Evaluator:
         for indices in self._batches(encoded):
             batch = self.encoder.collate([encoded[i] for i in indices], completions=True)
             with torch.no_grad():
-                output = self._model()(**batch.inputs, logits_to_keep=batch.labels.shape[1], use_cache=False)
-                loss = batch.loss_sum(output.logits)
+                loss = batch.loss_sum(self._model().last_logits(batch.inputs, batch.labels.shape[1]))
             total += float(loss)
             count += batch.supervised
         return total / max(1, count)

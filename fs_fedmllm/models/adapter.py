@@ -6,18 +6,19 @@ are collected once, so a client turn costs one copy of the adapter and nothing e
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from fs_fedmllm.errors import ModelError, PayloadWarning
+from fs_fedmllm.models.families.base import LANGUAGE
+from fs_fedmllm.models.peft_methods import ADAPTER, initial_tensor
 
-#: A LoRA factor of a language layer; one elsewhere (a vision tower's) has no language layer.
-_LAYER = re.compile(r"(?:language_model|text_model|llm\.model)\.(?:.*\.)?layers\.(\d+)\.")
+#: An adapter's tensor of a language layer; one elsewhere (a vision tower's) has no language layer.
+_LAYER = re.compile(rf"(?:{LANGUAGE})\.(?:.*\.)?layers\.(\d+)\.")
 
 
 def canonical_name(parameter_name: str, adapter: str = "default") -> str:
@@ -39,24 +40,35 @@ class Adapter:
         parameters: the live parameters, same order.
         layers: index of the language layer that each tensor belongs to, or None (projector, embeddings).
         depth: number of language layers of the model.
+        origin: CPU copies of what the tensors were when they were made, same order.
     """
 
     names: tuple[str, ...]
     parameters: tuple[torch.nn.Parameter, ...]
     layers: tuple[int | None, ...]
     depth: int
+    origin: tuple[torch.Tensor, ...] = field(default=(), repr=False)
 
     @classmethod
-    def collect(cls, model: torch.nn.Module, depth: int) -> Adapter:
-        """Find the trainable parameters of a PEFT model."""
+    def collect(cls, model: torch.nn.Module, depth: int, layers_path: str = "") -> Adapter:
+        """Find the trainable parameters of a PEFT model.
+
+        Args:
+            model: the model, fresh from PEFT.
+            depth: number of its language layers.
+            layers_path: regular expression of a language layer's name, if it is an unusual one; its last group is the
+                layer's index.
+        """
+        pattern = re.compile(rf"{layers_path}\.") if layers_path else _LAYER
         found = [(canonical_name(name), p) for name, p in model.named_parameters() if p.requires_grad]
         if not found:
             raise ModelError("The model has no trainable tensors; check model.fedmllm.lora.target.")
         layers = []
         for name, _ in found:
-            match = _LAYER.search(name) if "lora_" in name else None
-            layers.append(int(match.group(1)) if match else None)
-        return cls(tuple(n for n, _ in found), tuple(p for _, p in found), tuple(layers), depth)
+            match = pattern.search(name) if ADAPTER.search(name) else None
+            layers.append(int(match.groups()[-1]) if match else None)
+        origin = tuple(p.detach().to(device="cpu", dtype=torch.float32, copy=True) for _, p in found)
+        return cls(tuple(n for n, _ in found), tuple(p for _, p in found), tuple(layers), depth, origin)
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Copy values into the live parameters, in place.
@@ -88,19 +100,15 @@ class Adapter:
         }
 
     def initial_state(self, seed: int) -> dict[str, torch.Tensor]:
-        """A fresh adapter: A as PEFT draws it (Kaiming-uniform, a = sqrt(5)), B zero; from its own generator.
+        """A fresh adapter from its own generator; what is not drawn starts from the base model's values.
 
-        Tensors that are not LoRA factors (``modules_to_save``) start from the base model's values.
+        For LoRA that is A as PEFT draws it (Kaiming-uniform, a = sqrt(5)), and B zero.
         """
         generator = torch.Generator().manual_seed(seed)
-        state = self.export()
-        for name, tensor in state.items():
-            if "lora_A" in name or "lora_embedding_A" in name:
-                bound = 1.0 / math.sqrt(tensor.shape[1])
-                state[name] = torch.empty_like(tensor).uniform_(-bound, bound, generator=generator)
-            elif "lora_B" in name or "lora_embedding_B" in name:
-                state[name] = torch.zeros_like(tensor)
-        return state
+        return {
+            name: initial_tensor(name, origin, generator)
+            for name, origin in zip(self.names, self.origin, strict=True)
+        }
 
     @property
     def bytes(self) -> int:

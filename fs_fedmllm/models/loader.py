@@ -7,12 +7,13 @@ for the same options.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-import inspect
+import json
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ import torch
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
+from fs_fedmllm.models.families import FAMILIES, GENERIC, Family, family_of
+from fs_fedmllm.models.peft_methods import ADAPTER, peft_config, target_of
+from fs_fedmllm.models.precision import precision_arguments
+from fs_fedmllm.models.torchvision import images_without_torchvision
 
 TINY = Path(__file__).resolve().parent / "tiny"
-_LOADED: dict[tuple[Any, ...], MLLM] = {}
+_LOADED: dict[str, MLLM] = {}
 
 
 @dataclass(eq=False)
@@ -38,6 +43,9 @@ class MLLM:
         identity: sha256 over path, configuration files, weights, revision, precision and device: the part of a
             vision-cache key that stands for the model.
         source: what ``base_model_name_or_path`` says in a saved adapter.
+        family: what differs from other models.
+        image_arguments: ``model.fedmllm.image``.
+        groups: modules trained in full, by the name of their group.
     """
 
     model: Any
@@ -47,6 +55,9 @@ class MLLM:
     device: torch.device
     identity: str
     source: str
+    family: Family = GENERIC
+    image_arguments: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.inner.eval()  # PEFT's new modules come in training mode inside a model that is not
@@ -70,12 +81,38 @@ class MLLM:
     @property
     def takes_vision_features(self) -> bool:
         """Whether ``forward`` accepts precomputed vision features (transformers 5.18 and newer)."""
-        return "mm_encoder_outputs" in inspect.signature(self.inner.forward).parameters
+        return self.family.takes_features(self.inner)
 
     @property
     def vision_is_frozen(self) -> bool:
         """Whether nothing that feeds the vision features is trainable."""
-        return all(layer is not None for layer in self.adapter.layers)
+        return not any(self.family.feeds_vision(name) for name in self.adapter.names)
+
+    def last_logits(self, inputs: Mapping[str, Any], columns: int) -> torch.Tensor:
+        """Logits of a left-padded batch's last columns, (rows, columns, vocabulary).
+
+        Most models compute the head for these alone; one that does not know how computes all.
+        """
+        output = self.inner(**inputs, logits_to_keep=columns, use_cache=False)
+        return output.logits[:, -columns:]  # type: ignore[no-any-return]
+
+    def generate(self, inputs: Mapping[str, Any], **arguments: Any) -> torch.Tensor:
+        """Token ids of the answers to a left-padded batch, (rows, new tokens)."""
+        return self.family.generate(self.inner, inputs, arguments)
+
+    def federated_bytes(self) -> dict[str, int]:
+        """What one client sends in a round, in float32 bytes: the adapter as ``lora``, then group by group."""
+        sizes = {"lora": 0, **dict.fromkeys(self.groups, 0)}
+        for name, parameter in zip(self.adapter.names, self.adapter.parameters, strict=True):
+            owner = "lora"
+            if not ADAPTER.search(name):
+                owner = next(
+                    group
+                    for group, endings in self.groups.items()
+                    if any(re.search(rf"(^|\.){re.escape(ending)}\.", name) for ending in endings)
+                )
+            sizes[owner] += 4 * parameter.numel()
+        return sizes
 
 
 def resolve_path(path: str) -> str:
@@ -133,9 +170,10 @@ def language_depth(model: torch.nn.Module, target: str) -> int:
                 raise ModelError("model.fedmllm.lora.target needs a group (\\d+) that captures the layer's index.")
             indices.add(digits[0])
     if not indices:
+        stacks = [name for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
         raise ModelError(
-            f"No language layer of {type(model).__name__} matches model.fedmllm.lora.target {target!r}; "
-            "print the model's named_modules() and adapt the expression."
+            f"No language layer of {type(model).__name__} matches the expression {target!r}. Its lists of layers are "
+            f"{', '.join(stacks) or 'none'}: set model.fedmllm.lora.target, or add a family (docs/extending.md)."
         )
     config = getattr(model, "config", None)
     declared = getattr(config.get_text_config(), "num_hidden_layers", 0) if config is not None else 0
@@ -170,65 +208,79 @@ def load_mllm(options: ModelOptions, *, use_gpu: bool = False, device_index: int
         ModelError: the checkpoint cannot be loaded, needs remote code, or has no language layer at the expression.
     """
     device = pick_device(use_gpu, device_index)
-    lora = options.lora
-    cache_key = (
-        options.path,
-        options.revision,
-        options.dtype,
-        options.trust_remote_code,
-        tuple(options.modules_to_save),
-        (lora.r, lora.alpha, lora.dropout, lora.target),
-        str(device),
-    )
+    cache_key = json.dumps([dataclasses.asdict(dataclasses.replace(options, init_seed=0)), str(device)])
     if cache_key not in _LOADED:
         _LOADED[cache_key] = _load(options, device)
     return _LOADED[cache_key]
 
 
-def _load(options: ModelOptions, device: torch.device) -> MLLM:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def read_config(path: str, revision: str = "") -> dict[str, Any]:
+    """The mapping in a checkpoint's config.json; no code of the checkpoint's runs.
 
+    Raises:
+        ModelError: there is none.
+    """
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path, **({"revision": revision} if revision else {}))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Cannot load the model {path!r}: {error}") from error
+    if not config.get("model_type"):
+        raise ModelError(f"Cannot load the model {path!r}: there is no config.json with a model_type.")
+    return config
+
+
+def _check_known(options: ModelOptions, config: Mapping[str, Any]) -> None:
+    """Say what is missing before a library says something else."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = config["model_type"]
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return
+    if config.get("auto_map"):
+        if not options.trust_remote_code:
+            raise ModelError(
+                f"The model {options.path!r} (model_type {kind}) comes with Python code of its own. Read it, and if "
+                "you trust it set model.fedmllm.trust_remote_code: true (docs/models.md)."
+            )
+        return
+    raise ModelError(
+        f"The model {options.path!r} has model_type {kind!r}, which transformers {transformers.__version__} has no "
+        f"image-text-to-text class for. Families that are known here: {', '.join(sorted(FAMILIES))}. docs/extending.md "
+        "shows how to add one."
+    )
+
+
+def _load(options: ModelOptions, device: torch.device) -> MLLM:
     path = resolve_path(options.path)
     if options.path == "tiny" and not (TINY / "model.safetensors").is_file():
         raise ModelError(f"The embedded model is missing from the installation ({TINY}); reinstall fs-fedmllm.")
-    common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision:
-        common["revision"] = options.revision
-    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), images_without_torchvision():
+        config = read_config(path, options.revision)
+        _check_known(options, config)
+        family = family_of(config["model_type"])
+        arguments = precision_arguments(options, config, family, device)
+        arguments["trust_remote_code"] = options.trust_remote_code
+        if options.revision:
+            arguments["revision"] = options.revision
         try:
-            processor = AutoProcessor.from_pretrained(path, **common)
-            inner = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=getattr(torch, options.dtype), use_safetensors=True, **common
-            )
+            processor, inner = family.load(path, config, arguments)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            hint = "" if options.trust_remote_code else " If it ships its own code and you trust it, set it so."
-            raise ModelError(f"Cannot load the model {options.path!r}: {error}{hint}") from error
-        depth = language_depth(inner, lora_target := options.lora.target)
-        torch.nn.Module.to(inner, device)
-        inner.config.use_cache = False
-        for wanted in options.modules_to_save:
-            if not any(name == wanted or name.endswith(f".{wanted}") for name, _ in inner.named_modules()):
-                raise ModelError(f"model.fedmllm.modules_to_save names {wanted!r}, which the model does not have.")
-        model = get_peft_model(
-            inner,
-            LoraConfig(
-                r=options.lora.r,
-                lora_alpha=options.lora.alpha,  # type: ignore[arg-type]
-                lora_dropout=options.lora.dropout,
-                target_modules=lora_target,
-                modules_to_save=list(options.modules_to_save) or None,
-                bias="none",
-                task_type="CAUSAL_LM",
-            ),
-        )
+            raise ModelError(f"Cannot load the model {options.path!r}: {error}") from error
+        if "device_map" not in arguments:
+            torch.nn.Module.to(inner, device)
+        elif options.device_map:
+            device = inner.get_input_embeddings().weight.device
+        model, depth, groups = attach(options, family, inner)
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return MLLM(
         model=model,
         inner=inner,
         processor=processor,
-        adapter=Adapter.collect(model, depth),
+        adapter=Adapter.collect(model, depth, "" if family.layers == Family("").layers else family.layers),
         device=device,
         identity=hashlib.sha256(
             "|".join(
@@ -237,8 +289,70 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
                     options.revision or str(getattr(inner.config, "_commit_hash", "")),
                     options.dtype,
                     device.type,
+                    # What is the default leaves a cache of an earlier release valid.
+                    *([json.dumps(options.image, sort_keys=True)] if options.image else []),
+                    *([options.attention] if options.attention else []),
+                    *([str(options.quantization)] if options.quantization.type != "none" else []),
                 ]
             ).encode()
         ).hexdigest(),
         source=options.path,
+        family=family,
+        image_arguments=dict(options.image),
+        groups=groups,
     )
+
+
+def attach(options: ModelOptions, family: Family, inner: Any) -> tuple[Any, int, dict[str, tuple[str, ...]]]:
+    """Freeze a model and give it its federated slots.
+
+    Returns:
+        The PEFT model, the number of language layers, and the modules trained in full, by group.
+
+    Raises:
+        ModelError: an expression or a name finds nothing in the model.
+    """
+    from peft import get_peft_model
+
+    depth = language_depth(inner, target_of(options, family))
+    inner.requires_grad_(False)  # quantised weights that nothing trains are never dequantised to be updated
+    inner.config.use_cache = False
+    groups = {name: full_modules(inner, family, name) for name in options.federated if name != "lora"}
+    if options.modules_to_save:
+        for wanted in options.modules_to_save:
+            if not any(name == wanted or name.endswith(f".{wanted}") for name, _ in inner.named_modules()):
+                raise ModelError(f"model.fedmllm.modules_to_save names {wanted!r}, which the model does not have.")
+        groups["modules_to_save"] = tuple(options.modules_to_save)
+    modules = list(dict.fromkeys(name for names in groups.values() for name in names))
+    generates = hasattr(inner, "prepare_inputs_for_generation")
+    try:
+        model = get_peft_model(inner, peft_config(options, family, modules, generates))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"PEFT cannot attach {options.peft} to {type(inner).__name__}: {error}") from error
+    return model, depth, groups
+
+
+def full_modules(model: torch.nn.Module, family: Family, group: str) -> tuple[str, ...]:
+    """The modules of a group, by the endings of their names that PEFT looks for.
+
+    Raises:
+        ModelError: the family has no such group, or the model no such module.
+    """
+    if group not in family.groups:
+        raise ModelError(
+            f"model.fedmllm.federated names {group!r}; models of the family {family.name} have "
+            f"{', '.join(['lora', *family.groups])}. Other modules go into model.fedmllm.modules_to_save."
+        )
+    found: list[str] = []
+    for ending in family.groups[group]:
+        for name, module in model.named_modules():
+            if name == ending or name.endswith(f".{ending}"):
+                # PEFT copies modules that are called; a list of them is not.
+                lists = isinstance(module, torch.nn.ModuleList)
+                found += [f"{ending}.{i}" for i in range(len(module))] if lists else [ending]  # type: ignore[arg-type]
+    if not found:
+        raise ModelError(
+            f"model.fedmllm.federated names {group!r}, but {type(model).__name__} has none of its modules "
+            f"({', '.join(family.groups[group])})."
+        )
+    return tuple(dict.fromkeys(found))

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.models.families import Family
+from fs_fedmllm.models.families.base import Features
 from fs_fedmllm.models.loader import MLLM
-
-#: Keys of a processor's output that the vision tower alone consumes; the rest goes on to the language model.
-PIXEL_KEYS = ("pixel_values", "pixel_attention_mask")
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,18 @@ class VisionEntry:
     Attributes:
         features: list of tensors (tokens, width), or one tensor with a leading image axis, as the model returns it.
         side: further inputs that ``forward`` wants beside the features, such as ``image_grid_thw``.
+        deep: features for single language layers.
     """
 
     features: list[torch.Tensor] | torch.Tensor
     side: Mapping[str, torch.Tensor]
+    deep: tuple[torch.Tensor, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Memory that the entry holds."""
-        tensors = [*self.features, *self.side.values()] if isinstance(self.features, list) else [self.features]
+        pooled = self.features if isinstance(self.features, list) else [self.features]
+        tensors = [*pooled, *self.side.values(), *self.deep]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -89,11 +91,10 @@ class VisionFeatures:
         was_training = self._mllm.inner.training
         self._mllm.set_training(False)
         with torch.inference_mode(False), torch.no_grad():
-            output = self._mllm.inner.get_image_features(**arguments, return_dict=True).pooler_output
+            found = self._mllm.family.features(self._mllm.inner, arguments)
         self._mllm.set_training(was_training)
-        features = [f.detach() for f in output] if isinstance(output, list | tuple) else output.detach()
-        side = {name: tensor for name, tensor in arguments.items() if name not in PIXEL_KEYS}
-        entry = VisionEntry(features, side)
+        side = {name: tensor for name, tensor in arguments.items() if name not in self._mllm.family.pixels}
+        entry = VisionEntry(found.pooled, side, found.deep)
         self.computed += 1
         self._store(image_key, entry)
         self._write(image_key, entry)
@@ -119,6 +120,7 @@ class VisionFeatures:
         from safetensors.torch import save_file
 
         tensors = {f"side.{name}": t.cpu().contiguous() for name, t in entry.side.items()}
+        tensors |= {f"deep.{i:04d}": t.cpu().contiguous() for i, t in enumerate(entry.deep)}
         if isinstance(entry.features, list):
             tensors |= {f"list.{i:04d}": t.cpu().contiguous() for i, t in enumerate(entry.features)}
         else:
@@ -142,20 +144,20 @@ class VisionFeatures:
             return None
         side = {name[5:]: t for name, t in tensors.items() if name.startswith("side.")}
         listed = [tensors[name] for name in sorted(tensors) if name.startswith("list.")]
-        return VisionEntry(listed if listed else tensors["tensor"], side)
+        deep = tuple(tensors[name] for name in sorted(tensors) if name.startswith("deep."))
+        return VisionEntry(listed if listed else tensors["tensor"], side, deep)
 
 
-def forward_arguments(entries: Sequence[VisionEntry]) -> dict[str, Any]:
+def forward_arguments(family: Family, entries: Sequence[VisionEntry]) -> dict[str, Any]:
     """The model's keyword arguments for the images of a batch, in row order; {} for a batch without images."""
     if not entries:
         return {}
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
     first = entries[0].features
     pooled: Any
     if isinstance(first, list):
         pooled = [tensor for entry in entries for tensor in entry.features]
     else:
         pooled = torch.cat([entry.features for entry in entries])  # type: ignore[misc]
-    side = {name: torch.cat([entry.side[name] for entry in entries]) for name in entries[0].side}
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}, **side}
+    deep = tuple(torch.cat(layer) for layer in zip(*(entry.deep for entry in entries), strict=True))
+    side = family.join_pixels([entry.side for entry in entries])
+    return {**family.feature_inputs(Features(pooled, deep)), **side}

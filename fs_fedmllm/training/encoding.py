@@ -128,12 +128,7 @@ class Encoder:
         self._suffix = self._turn_suffix()
 
     def _chat(self, text: str, image: bool) -> str:
-        content: list[dict[str, str]] = [{"type": "text", "text": text}]
-        if image:
-            content.insert(0, {"type": "image"})
-        return self.mllm.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        return self.mllm.family.chat(self.mllm.processor, text, image)
 
     def _turn_suffix(self) -> str:
         """What the chat template writes after an answer; the model learns to stop with it."""
@@ -142,7 +137,7 @@ class Encoder:
             {"role": "user", "content": [{"type": "text", "text": "q"}]},
             {"role": "assistant", "content": [{"type": "text", "text": marker}]},
         ]
-        whole = self.mllm.processor.apply_chat_template(messages, tokenize=False)
+        whole = self.mllm.family.render(self.mllm.processor, messages)
         if marker not in whole:
             raise ModelError("The processor's chat template drops the assistant's answer; it cannot be used to train.")
         suffix = whole.split(marker, 1)[1].rstrip("\n")
@@ -208,7 +203,7 @@ class Encoder:
         plain = self.tokens(probe)
         placeholder = getattr(self.mllm.processor, "image_token_id", None)
         found = None
-        if placeholder is not None and plain.count(placeholder) == 1:
+        if self.mllm.family.splices and placeholder is not None and plain.count(placeholder) == 1:
             at = plain.index(placeholder)
             end = len(ids) - (len(plain) - at - 1)
             only_inside = all(not any(v[:at]) and not any(v[end:]) for v in extras.values())
@@ -219,7 +214,7 @@ class Encoder:
 
     def _process(self, chat: str, image: str, where: str) -> dict[str, torch.Tensor]:
         picture = open_image(image, where)
-        return dict(self.mllm.processor(text=[chat], images=[picture], return_tensors="pt", add_special_tokens=False))
+        return self.mllm.family.process(self.mllm.processor, chat, picture, self.mllm.image_arguments)
 
     def _image_key(self, path: str) -> str:
         if path not in self._keys:
@@ -264,11 +259,11 @@ class Encoder:
             inputs[name] = values.to(device)
         pictured = [row for row in rows if row.image is not None]
         if self.vision is not None:
-            inputs |= forward_arguments([self._vision_entry(row) for row in pictured])
+            inputs |= forward_arguments(self.mllm.family, [self._vision_entry(row) for row in pictured])
         elif pictured:
-            parts = [self._vision_inputs(row) for row in pictured]
-            for name in parts[0]:
-                tensor = torch.cat([part[name] for part in parts]).to(device)
+            joined = self.mllm.family.join_pixels([self._vision_inputs(row) for row in pictured])
+            for name, pixels in joined.items():
+                tensor = pixels.to(device)
                 inputs[name] = tensor.to(self.mllm.inner.dtype) if tensor.is_floating_point() else tensor
         if not completions:
             return Batch(inputs)

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.peft_methods import SCALES
 from fs_fedmllm.training.encoding import Batch, Encoded, Encoder
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
 from fs_fedmllm.training.schedule import step_lr
@@ -102,7 +103,11 @@ class LocalTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
         decayed = set(self.get_decay_parameter_names(mllm.model))
-        self._decays = [name in decayed for name, p in mllm.model.named_parameters() if p.requires_grad]
+        self._decays = [
+            name in decayed and not any(scale in name for scale in SCALES)
+            for name, p in mllm.model.named_parameters()
+            if p.requires_grad
+        ]
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Any]:
         batch = self.encoder.collate(rows, completions=True)
@@ -110,8 +115,7 @@ class LocalTrainer(Trainer):
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
-        logits = self.mllm.inner(**batch.inputs, logits_to_keep=batch.labels.shape[1], use_cache=False).logits
-        return batch.loss_sum(logits)
+        return batch.loss_sum(self.mllm.last_logits(batch.inputs, batch.labels.shape[1]))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

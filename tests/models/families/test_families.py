@@ -1,0 +1,113 @@
+"""Every family through a whole federated run on its twin, and what the run left behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import twins
+
+from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.models.export import read_adapter
+from fs_fedmllm.models.loader import read_config
+from fs_fedmllm.models.torchvision import images_without_torchvision
+from fs_fedmllm.simulation import run
+from fs_fedmllm.training.encoding import Encoder
+
+NAMES = [*twins.BUILDERS, "minicpmv_legacy"]
+
+#: One round of two clients, whose rows lack an image or a text in half of the cases.
+RUN = (
+    *("federate.client_num", 2, "federate.sample_client_num", 2, "federate.total_round_num", 1),
+    *("train.local_update_steps", 4, "train.optimizer.lr", 0.02, "fedmllm.eval.limit", 6, "eval.freq", 1),
+    *("fedmllm.regularizer.type", "adaptive", "fedmllm.regularizer.skip_layers", 1),
+    *("fedmllm.train.warmup_ratio", 0.0, "fedmllm.eval.max_new_tokens", 2),
+)
+
+
+def _loss(federation: Federation, state, rows) -> float:
+    federation.mllm.adapter.load(state)
+    federation.mllm.set_training(False)
+    batch = federation.encoder.collate(federation.encoder.encode(rows), completions=True)
+    with torch.no_grad():
+        return float(batch.loss_sum(federation.mllm.last_logits(batch.inputs, batch.labels.shape[1])))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
+    folder = twin(name)
+    remote = name == "minicpmv_legacy"
+    config = short_config("missing_b50", *RUN, "model.fedmllm.path", folder, "model.fedmllm.trust_remote_code", remote)
+    results, written = run(config)
+    assert results["rounds"] == 1 and results["refused"] == []
+
+    federation = Federation.build(config, prepare_data(config))
+    mllm, adapter = federation.mllm, federation.mllm.adapter
+    # The adapter is on language layers only, on all of them, and the regulariser reaches those in the middle.
+    assert adapter.depth == 4 and set(adapter.layers) == {0, 1, 2, 3}
+    assert all(not mllm.family.feeds_vision(tensor) for tensor in adapter.names)
+    assert {adapter.layers[i] for i in federation._mask} == {1, 2}
+    assert mllm.federated_bytes() == {"lora": adapter.bytes}
+
+    start, end = federation.initial_state(), read_adapter(written.path / "adapter", federation.initial_state())
+    assert any(not torch.equal(start[tensor], end[tensor]) for tensor in start)
+    rows = [row for client in sorted(federation.data.clients) for row in federation.data.clients[client][:6]]
+    assert {row.presence for row in rows} >= {"image", "text"}
+    assert _loss(federation, end, rows) < _loss(federation, start, rows)
+
+    # A mixed batch: the same logits from cached features and from pixels, and a row's own whatever is beside it.
+    both, text, image, more = federation.data.dataset.test[:4]
+    mixed = [both, text.showing(image=False, text=True), image.showing(image=True, text=False), more]
+    pixels = Encoder(mllm, federation.data.template, "original", None)
+    assert federation.encoder.vision is not None
+    federation.mllm.adapter.load(end)
+    logits = []
+    for encoder in (federation.encoder, pixels):
+        batch = encoder.collate(encoder.encode(mixed), completions=True)
+        with torch.no_grad():
+            logits.append(mllm.last_logits(batch.inputs, batch.labels.shape[1]))
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=2e-5)
+    together = federation.evaluator.option_log_probs(mixed)
+    alone = np.concatenate([federation.evaluator.option_log_probs([row]) for row in mixed])
+    np.testing.assert_allclose(np.exp(together).sum(axis=1), 1.0)
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+    answers = federation.evaluator.generate(mixed)
+    assert len(answers) == 4 and answers == [federation.evaluator.generate([row])[0] for row in mixed]
+
+    # The saved adapter on a fresh model, by PEFT itself.
+    from peft import PeftModel
+
+    arguments = {"trust_remote_code": remote, "dtype": torch.float32}
+    with images_without_torchvision():
+        _, fresh = mllm.family.load(str(folder), read_config(str(folder)), arguments)
+    plain = PeftModel.from_pretrained(fresh, str(written.path / "adapter")).eval()
+    batch = pixels.collate(pixels.encode(mixed), completions=True)
+    with torch.no_grad():
+        theirs = plain.base_model.model(**batch.inputs, use_cache=False).logits[:, -batch.labels.shape[1] :]
+    torch.testing.assert_close(theirs, logits[1], rtol=0, atol=1e-5)
+
+
+def test_a_legacy_model_equals_the_one_its_own_code_makes(twin) -> None:
+    """transformers 5 loses what such code computes at construction; the family puts it back."""
+    folder = twin("minicpmv_legacy")
+    from fs_fedmllm.models.families.minicpmv_legacy import FAMILY
+
+    arguments = {"trust_remote_code": True, "dtype": torch.float32}
+    _, loaded = FAMILY.load(str(folder), read_config(str(folder)), arguments)
+    made = twins.plain_legacy(folder)
+    pictures = {"pixel_values": torch.linspace(-1, 1, 3 * 16 * 48).reshape(3, 16, 48), "tgt_sizes": None}
+    pictures["tgt_sizes"] = torch.tensor([[1, 1], [1, 2]])
+    ids = torch.tensor([[7, 8, 30, 31, 32, 33, 34, 35]])
+    spans = torch.tensor([[0, 1, 1, 0, 2, 2, 0, 0]])
+    with torch.no_grad():
+        ours = loaded(input_ids=ids, attention_mask=torch.ones_like(ids), image_spans=spans, **pictures).logits
+        data = {
+            "input_ids": ids,
+            "position_ids": torch.arange(8)[None],
+            "image_bound": [torch.tensor([[1, 3], [4, 6]])],
+            "pixel_values": [[pictures["pixel_values"][..., :16], pictures["pixel_values"][..., 16:]]],
+            "tgt_sizes": [pictures["tgt_sizes"]],
+        }
+        theirs = made(data).logits
+    assert torch.equal(made.resampler.pos_embed, loaded.resampler.pos_embed)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
