@@ -106,8 +106,7 @@ class Adapter:
         """
         generator = torch.Generator().manual_seed(seed)
         return {
-            name: initial_tensor(name, origin, generator)
-            for name, origin in zip(self.names, self.origin, strict=True)
+            name: initial_tensor(name, origin, generator) for name, origin in zip(self.names, self.origin, strict=True)
         }
 
     @property

@@ -257,7 +257,11 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
     path = resolve_path(options.path)
     if options.path == "tiny" and not (TINY / "model.safetensors").is_file():
         raise ModelError(f"The embedded model is missing from the installation ({TINY}); reinstall fs-fedmllm.")
-    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), images_without_torchvision():
+    with (
+        _quiet(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        images_without_torchvision(),
+    ):
         config = read_config(path, options.revision)
         _check_known(options, config)
         family = family_of(config["model_type"])

@@ -24,7 +24,7 @@ SCALES = ("lora_magnitude_vector", "ia3_l", "vera_lambda_")
 #: Zero at the start, so that a fresh adapter changes nothing.
 _ZERO = re.compile(r"\.(lora_B|lora_embedding_B|hada_w2_b|lokr_w1|lokr_w1_a)\b")
 #: Drawn at the start, Kaiming-uniform with a = sqrt(5) as PEFT does: within 1 / sqrt(columns).
-_DRAWN = re.compile(r"\.(lora_A|lora_embedding_A|hada_w1_a|hada_w1_b|hada_w2_a|lokr_w1_b|lokr_w2|lokr_w2_a|lokr_w2_b)\b")
+_DRAWN = re.compile(r"\.(lora_A|lora_embedding_A|hada_w1_[ab]|hada_w2_a|lokr_w1_b|lokr_w2|lokr_w2_[ab])\b")
 #: VeRA's shared projections are drawn from this key by every client and by whoever loads the adapter; not sent.
 VERA_KEY = 0
 

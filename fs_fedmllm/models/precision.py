@@ -31,8 +31,8 @@ def precision_arguments(
     if options.attention:
         if options.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
             raise ModelError(
-                "model.fedmllm.attention is flash_attention_2, but the package flash_attn is not installed (pip install "
-                "flash-attn, with a GPU and its compiler). sdpa is nearly as fast."
+                "model.fedmllm.attention is flash_attention_2, but the package flash_attn is not installed "
+                "(pip install flash-attn, with a GPU and its compiler). sdpa is nearly as fast."
             )
         arguments["attn_implementation"] = options.attention
     quantised = quantization_of(config)

@@ -118,7 +118,9 @@ class Family:
         assert isinstance(text, str)
         return text
 
-    def process(self, processor: Any, chat: str, picture: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def process(
+        self, processor: Any, chat: str, picture: Any, arguments: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
         """One row with an image through the processor.
 
         Args:

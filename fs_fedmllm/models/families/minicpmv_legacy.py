@@ -37,11 +37,12 @@ def _dropped_names() -> Iterator[None]:
     from transformers import modeling_utils
 
     added: list[tuple[Any, str]] = []
-    if not hasattr(modeling_utils, "is_flash_attn_2_available"):
+    name = "is_flash_attn_2_available"
+    if not hasattr(modeling_utils, name):
         from transformers.utils import is_flash_attn_2_available
 
-        modeling_utils.is_flash_attn_2_available = is_flash_attn_2_available
-        added.append((modeling_utils, "is_flash_attn_2_available"))
+        setattr(modeling_utils, name, is_flash_attn_2_available)
+        added.append((modeling_utils, name))
     old = "transformers.models.qwen2.tokenization_qwen2_fast"
     try:
         __import__(old)
@@ -190,8 +191,10 @@ class _Legacy(Family):
             processor = AutoProcessor.from_pretrained(path, **common)
             reference = auto.get("AutoModel") or auto.get("AutoModelForCausalLM")
             cls = _finished(get_class_from_dynamic_module(reference, path, **revision))
-            settings = get_class_from_dynamic_module(auto["AutoConfig"], path, **revision).from_pretrained(path)
-            model = cls.from_pretrained(path, config=settings, use_safetensors=True, **given)
+            settings: Any = get_class_from_dynamic_module(auto["AutoConfig"], path, **revision)
+            model = cls.from_pretrained(
+                path, config=settings.from_pretrained(path, **revision), use_safetensors=True, **given
+            )
         _restore(model)
         original = model.forward
 
@@ -220,7 +223,9 @@ class _Legacy(Family):
         ]
         return super().render(processor.tokenizer, flat, **arguments)
 
-    def process(self, processor: Any, chat: str, picture: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def process(
+        self, processor: Any, chat: str, picture: Any, arguments: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
         """One row: slices packed along the last axis, and the tokens' spans."""
         output = processor(chat, [picture], return_tensors="pt", **arguments)
         ids = torch.as_tensor(output["input_ids"]).reshape(1, -1).long()

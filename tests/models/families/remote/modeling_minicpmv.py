@@ -37,7 +37,7 @@ class Resampler(nn.Module):
         self.kv_proj = nn.Linear(kv, width, bias=False)
         self.attn = nn.MultiheadAttention(width, 2, batch_first=True)
         table = np.sin(np.outer(np.arange(1, 65), np.arange(1, width + 1)) / 10).astype(np.float32)
-        self.register_buffer("pos_embed", torch.from_numpy(table), persistent=False)  # lost by a loader that forgets it
+        self.register_buffer("pos_embed", torch.from_numpy(table), persistent=False)  # easily lost
 
     def forward(self, x, tgt_sizes):
         x = self.kv_proj(x)
