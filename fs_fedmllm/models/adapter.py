@@ -116,9 +116,9 @@ class Adapter:
 
     @property
     def lora_bytes(self) -> int:
-        """Size in float32 of its LoRA factors; the rest is ``modules_to_save``."""
+        """Size in float32 of its low-rank (or other) adapter; the rest is modules in full."""
         sizes = {name: 4 * p.numel() for name, p in zip(self.names, self.parameters, strict=True)}
-        return sum(size for name, size in sizes.items() if "lora_" in name)
+        return sum(size for name, size in sizes.items() if ADAPTER.search(name))
 
     def warn_if_mostly_not_lora(self) -> None:
         """Say what whole modules cost: with the authors' two, 99 % of what they send is not LoRA."""

@@ -248,8 +248,8 @@ def _check_known(options: ModelOptions, config: Mapping[str, Any]) -> None:
         return
     raise ModelError(
         f"The model {options.path!r} has model_type {kind!r}, which transformers {transformers.__version__} has no "
-        f"image-text-to-text class for. Families that are known here: {', '.join(sorted(FAMILIES))}. docs/extending.md "
-        "shows how to add one."
+        f"image-text-to-text class for. Families that are known here: {', '.join(sorted(FAMILIES))}. "
+        "docs/extending.md shows how to add one."
     )
 
 

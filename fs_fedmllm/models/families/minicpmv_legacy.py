@@ -5,8 +5,8 @@ What that code does differently, and what is done about it here, so that everyth
 - Its class never calls ``post_init()``, which transformers 5 relies on when it loads weights.
 - It imports names that transformers 5 has dropped.
 - Buffers that it computes at construction and does not save are lost by loading in transformers 5.
-- ``forward(data)`` takes one dictionary with ragged lists; ``image_bound`` says where in a row its images lie. Here the
-  spans travel as one number per token (``image_spans``: 0, or the image's number), so they survive padding.
+- ``forward(data)`` takes one dictionary with ragged lists; ``image_bound`` says where in a row its images lie.
+  Here the spans travel as one number per token (``image_spans``: 0, or the image's number), so they survive padding.
 - A batch without images sends a dummy through the vision tower in training; features handed over spare it that.
 - ``generate`` has a signature of its own, and answers without the prompt.
 """
@@ -103,8 +103,8 @@ def _restore(model: Any) -> None:
             value = torch.arange(buffer.shape[-1], device=buffer.device).expand(buffer.shape).to(buffer.dtype)
         else:
             raise ModelError(
-                f"The checkpoint's code computes {path!r} when it is constructed, which this transformers does without "
-                "values; use the environment that docs/models.md names for this checkpoint."
+                f"The checkpoint's code computes {path!r} when it is constructed, which this transformers "
+                "does without values; use the environment that docs/models.md names for this checkpoint."
             )
         model.get_submodule(owner)._buffers[name] = value
 
