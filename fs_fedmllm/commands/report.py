@@ -1,0 +1,41 @@
+"""``fs-fedmllm report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add ``report`` to the command line's grammar."""
+    report = commands.add_parser("report", help="tables, tests and curves of a sweep, or of runs side by side")
+    report.add_argument("folders", nargs="+", metavar="FOLDER",
+                        help="folder of a sweep, or run folders; others are tested against the first")  # fmt: skip
+    report.add_argument("--out", help="folder to write report.html, .md and .csv to (default FOLDER/report)")
+    report.add_argument("--baseline", metavar="ROW", help="compare the other rows with this one")
+    report.add_argument("--no-curves", action="store_true", help="leave the pictures out (they need matplotlib)")
+    report.set_defaults(function=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from fs_fedmllm.errors import ConfigError
+    from fs_fedmllm.report.page import write_report
+    from fs_fedmllm.report.runs import read_sheet
+
+    folders = [Path(folder) for folder in args.folders]
+    sheet = read_sheet(folders)
+    if args.baseline:
+        first = sheet.table.rows[0]
+        known = [value.name for value in sheet.table.axis(first).values]
+        if args.baseline not in known:
+            raise ConfigError(f"--baseline {args.baseline}: the rows are {', '.join(known)}.")
+        sheet = dataclasses.replace(
+            sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline})
+        )
+    out = Path(args.out) if args.out else folders[0] / "report"
+    for path in write_report(sheet, out, pictures=not args.no_curves):
+        print(path)
+    return 0
