@@ -1,7 +1,8 @@
 """Packaging of fs-fedmllm.
 
-The presets (``configs/``) and prompt templates (``data_templates/``) lie at the top of the repository, where readers
-look for them; a wheel carries them inside the package, and an editable install uses them in place.
+The presets (``configs/``), table files (``tables/``) and prompt templates (``data_templates/``) lie at the top of the
+repository, where readers look for them; a wheel carries them inside the package, and an editable install uses them in
+place.
 """
 
 import re
@@ -12,7 +13,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED_FOLDERS = ("configs", "data_templates")
+SHIPPED_FOLDERS = ("configs", "data_templates", "tables")
 
 
 def version() -> str:
@@ -54,6 +55,7 @@ INSTALL = [
     "pyyaml>=6.0.1,<7",
     "tqdm>=4.67,<5",
     "tensorboard>=2.17,<3",
+    "jinja2>=3.1.6,<4",
 ]
 EXTRAS = {
     "fs": ["protobuf>=4.22,<8", "grpcio>=1.60,<2", "pympler>=1.0,<2", "scipy>=1.13,<2"],
@@ -85,7 +87,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["fs_fedmllm", "fs_fedmllm.*"]),
-    package_data={"fs_fedmllm": ["py.typed", "models/tiny/*", "models/tiny/**/*"]},
+    package_data={"fs_fedmllm": ["py.typed", "models/tiny/*", "models/tiny/**/*", "report/*.j2"]},
     cmdclass={"build_py": BuildWithFolders},
     install_requires=INSTALL,
     extras_require=EXTRAS,

@@ -171,7 +171,7 @@ class Evaluator:
             if auc is not None:
                 figures["auc"] = figures["auc_hard"] = auc
         return figures, [
-            {"correct": code == label, "decision": int(code), "answer": text}
+            {"correct": bool(code == label), "decision": int(code), "answer": text}
             for code, label, text in zip(parsed.codes, labels, texts, strict=True)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,9 @@ def draw(lines: Sequence[Line], label: str, prefix: str) -> str:
                 axes.fill_between(places, [min(v) for v in groups], [max(v) for v in groups], color=shade, alpha=0.12,
                                   linewidth=0)  # fmt: skip
         axes.set(xlabel="round", ylabel=label)
+        heights = [value for line in lines for run in line.runs for value in run.values() if math.isfinite(value)]
+        if heights and 0 < 100 * min(heights) < max(heights):  # one line runs away; the others stay readable
+            axes.set_yscale("log")
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

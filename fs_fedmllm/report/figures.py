@@ -16,7 +16,7 @@ from fs_fedmllm.report.runs import Run, Sheet, split_name
 from fs_fedmllm.sweeps.table import Metric, Reported
 
 #: Resamples of a report's intervals and tests.
-RESAMPLES = 1000
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Entry:
         paper: what the paper reports there, in the table's unit.
         versus: this row minus the baseline on the same test rows; None for the baseline itself.
         p_adjusted: ``versus.p_value`` after Holm's correction for the rows of the column.
+        diverged: rounds after which runs of other seeds diverged; they are in no mean.
     """
 
     spread: Spread | None
@@ -36,6 +37,7 @@ class Entry:
     paper: Reported | None = None
     versus: Difference | None = None
     p_adjusted: float | None = None
+    diverged: tuple[int, ...] = ()
 
 
 def baseline_of(sheet: Sheet) -> Mapping[str, str]:
@@ -67,7 +69,8 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
         place = {**row, **column}
         metric = sheet.table.metrics_at(place)[index]
         at = sheet.table.place(place)
-        runs = sheet.at(place)
+        every = sheet.at(place)
+        runs = [run for run in every if run.diverged is None or at != "last"]
         values = [value for run in runs if (value := run.value(metric.name, at)) is not None]
         versus, interval = None, None
         if at == "last":
@@ -75,7 +78,13 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
             if row != base_row:
                 versus = paired(base, runs, metric)
         found.append(
-            Entry(over_seeds(values) if values else None, interval, sheet.table.reported(place, metric), versus)
+            Entry(
+                over_seeds(values) if values else None,
+                interval,
+                sheet.table.reported(place, metric),
+                versus,
+                diverged=tuple(run.diverged for run in every if run.diverged is not None and at == "last"),
+            )
         )
     tested = [i for i, entry in enumerate(found) if entry.versus is not None]
     p_values = [entry.versus.p_value for entry in found if entry.versus is not None]
@@ -85,7 +94,7 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
 
 
 def _runs(sheet: Sheet, row: Mapping[str, str], column: Mapping[str, str]) -> Sequence[Run]:
-    return sheet.at({**row, **column})
+    return [run for run in sheet.at({**row, **column}) if run.diverged is None]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

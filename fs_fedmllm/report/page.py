@@ -73,15 +73,18 @@ def number(value: float, metric: Metric, *, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed else ''}.{metric.decimals}f}".replace("-", MINUS)
 
 
-def cell_of(entry: Entry, metric: Metric, base: str) -> Cell:
+def cell_of(entry: Entry, metric: Metric) -> Cell:
     """An entry as text."""
+    after = ", ".join(str(count) for count in sorted(entry.diverged))
     if entry.spread is None:
         lines = [_reported(entry, metric)] if entry.paper is not None else []
+        if entry.diverged:
+            return Cell("diverged", (f"after {after} rounds", *lines))
         return Cell("–", tuple(lines))
     figure = number(entry.spread.mean, metric)
     if entry.spread.std is not None:
         figure += f" ± {number(entry.spread.std, metric)}"
-    lines = []
+    lines = [f"without {len(entry.diverged)} that diverged after {after} rounds"] if entry.diverged else []
     if entry.interval is not None:
         lines.append(f"[{number(entry.interval.low, metric)}, {number(entry.interval.high, metric)}]")
     if entry.paper is not None:
@@ -92,8 +95,8 @@ def cell_of(entry: Entry, metric: Metric, base: str) -> Cell:
         own = entry.versus.interval
         p_value = entry.p_adjusted if entry.p_adjusted is not None else entry.versus.p_value
         lines.append(
-            f"{number(own.value, metric, signed=True)} [{number(own.low, metric, signed=True)}, "
-            f"{number(own.high, metric, signed=True)}] to {base}, p {p_value:.3f}".replace("p 0.000", "p < 0.001")
+            f"Δ {number(own.value, metric, signed=True)} [{number(own.low, metric, signed=True)}, "
+            f"{number(own.high, metric, signed=True)}], p {p_value:.3f}".replace("p 0.000", "p < 0.001")
         )
     return Cell(figure, tuple(lines))
 
@@ -114,7 +117,6 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     """
     content = Content(sheet, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     rows, columns = sheet.rows(), sheet.columns()
-    base = sheet.title(baseline_of(sheet))
     most = max(len(column_metrics(sheet, column)) for column in columns)
     heads = [sheet.title(column) for column in columns]
     for index in range(most):
@@ -127,7 +129,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
         ]
         found = [entries(sheet, column, index) for column in shown]
         body = [
-            (sheet.title(row), [cell_of(found[j][i], metrics[j], base) for j in range(len(shown))])
+            (sheet.title(row), [cell_of(found[j][i], metrics[j]) for j in range(len(shown))])
             for i, row in enumerate(rows)
         ]
         content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
@@ -199,8 +201,8 @@ def explanation(sheet: Sheet) -> list[str]:
         "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise.",
         "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
         "figures owe to which rows were tested, not to the seed.",
-        f"Against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, and a "
-        "two-sided p-value after Holm's correction for the rows of the column.",
+        f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
+        "and a two-sided p-value after Holm's correction for the rows of the column.",
         "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what "
         "those show; for Local, of the client's own adapter.",
     ]

@@ -13,7 +13,7 @@ import yaml
 
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import FILE, Prediction, read_predictions
-from fs_fedmllm.sweeps.files import CELLS, INDEX
+from fs_fedmllm.sweeps.files import CELLS, ENDED, INDEX
 from fs_fedmllm.sweeps.table import Metric, Table, parse_table
 
 Place = tuple[tuple[str, str], ...]
@@ -35,12 +35,14 @@ class Run:
     Attributes:
         folder: its run folder.
         seed: of the run.
-        results: ``results.json``.
+        results: ``results.json``; of a run that diverged, what is known of it.
+        diverged: the last round that all clients could be averaged in, or None: the run came to its last round.
     """
 
     folder: Path
     seed: int
     results: Mapping[str, Any]
+    diverged: int | None = None
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -76,6 +78,8 @@ class Run:
         for prefix, tree in (("results.", self.results), ("judge.", self.judge)):
             if name.startswith(prefix):
                 return _number(tree, name.removeprefix(prefix).split("."))
+        if self.diverged is not None and at == "last":
+            return None
         evaluations = self.results.get("evaluations") or [{}]
         chosen = evaluations[-1] if at == "last" else self.results.get(at)
         return _number(chosen, [name])
@@ -152,12 +156,29 @@ def read_run(folder: Path) -> Run | None:
     """
     path = folder / "results.json"
     if not path.is_file():
-        return None
+        return _diverged(folder)
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         return Run(folder, int(results["seed"]), results)
     except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
+
+
+def _diverged(folder: Path) -> Run | None:
+    path = folder / ENDED
+    if not path.is_file():
+        return None
+    try:
+        ended = json.loads(path.read_text(encoding="utf-8"))
+        seed = int(ended["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportError(f"{path} cannot be read ({error}).") from error
+    lines = Run(folder, seed, {}).lines
+    evaluations = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluation"]
+    rounds = sum(line["kind"] == "round" for line in lines)
+    first = evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None
+    results = {**ended, "evaluations": evaluations, "zero_shot": first, "rounds": rounds}
+    return Run(folder, seed, results, rounds)
 
 
 def read_sheet(folders: Sequence[Path]) -> Sheet:

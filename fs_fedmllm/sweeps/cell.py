@@ -21,10 +21,10 @@ from typing import Any
 from fs_fedmllm import __version__
 from fs_fedmllm import config as schema
 from fs_fedmllm.atomic import write_atomically
-from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.errors import FedMLLMError, UpdateError
 from fs_fedmllm.provenance import commit
 from fs_fedmllm.run_folder import config_digest
-from fs_fedmllm.sweeps.files import CONFIG, LOCK, LOG, MADE_BY
+from fs_fedmllm.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY
 
 #: Seconds that a predecessor, whose sweep was killed, has to end.
 _PATIENCE = 60
@@ -86,6 +86,8 @@ def lock(folder: Path) -> Any:
 def run_cell(folder: Path, listener: Told) -> None:
     """Run the configuration in ``cell.yaml``, going on from a checkpoint that the same source has made.
 
+    A run that diverges, so that no client sends a valid update any more, writes ``ended.json`` and is finished too.
+
     Raises:
         FedMLLMError: as ``fs-fedmllm run`` would say it.
     """
@@ -100,7 +102,13 @@ def run_cell(folder: Path, listener: Told) -> None:
     if not record.is_file() or record.read_bytes() != text:
         remove_checkpoint(folder / "checkpoint")  # a run is of one source, from its first round to its last
         write_atomically(record, text)
-    run(config, listener=listener, started=started)
+    try:
+        run(config, listener=listener, started=started)
+    except UpdateError as error:
+        # No client had a finite loss or update: that is a result, and the same every time.
+        ended = maker | {"profile": config.fedmllm.profile, "seed": config.seed, "reason": str(error)}
+        write_atomically(folder / ENDED, (json.dumps(ended, indent=2) + "\n").encode())
+        remove_checkpoint(folder / "checkpoint")
 
 
 def serve() -> int:
@@ -134,7 +142,7 @@ def _cell(folder: Path, told: Any) -> int:
     end_with_parent()
     try:
         held = lock(folder)
-        if not (folder / "results.json").is_file():
+        if not ((folder / "results.json").is_file() or (folder / ENDED).is_file()):
             run_cell(folder, Told(told))
         held.close()
     except FedMLLMError as error:

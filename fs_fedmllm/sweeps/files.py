@@ -9,3 +9,5 @@ CONFIG = "cell.yaml"
 MADE_BY = "made_by.json"
 LOCK = "lock"
 LOG = "cell.log"
+#: Written in place of results.json by a run that no client could go on with: it diverged.
+ENDED = "ended.json"

@@ -25,7 +25,7 @@ from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
-from fs_fedmllm.sweeps.files import CELLS, CONFIG, INDEX, LOG, WORKERS_LOG
+from fs_fedmllm.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.sweeps.grid import Cell
 
 #: Lines of a failed cell's log that are shown.
@@ -41,7 +41,7 @@ class Outcome:
     """What came of a sweep.
 
     Attributes:
-        finished: cells with results, those of earlier calls included.
+        finished: cells that came to their end, those of earlier calls included, and those that diverged.
         failed: cell -> why, of this call.
         interrupted: it was stopped before the last cell.
     """
@@ -69,8 +69,8 @@ def cell_folder(out: Path, cell: Cell) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run's results are there; they are written last, and whole or not at all."""
-    return (folder / "results.json").is_file()
+    """Whether the run came to its end; what says so is written last, and whole or not at all."""
+    return (folder / "results.json").is_file() or (folder / ENDED).is_file()
 
 
 def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:

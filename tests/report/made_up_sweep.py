@@ -29,7 +29,8 @@ def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rou
         folder = out / CELLS / cell.folder
         folder.mkdir(parents=True)
         (folder / "resolved_config.yaml").write_text(yaml.safe_dump(to_mapping(cell.config)))
-        skill = 1.0 + 0.5 * (list(table.axes[0].values).index(table.axes[0].value(list(cell.coordinates.values())[0])))
+        methods = [value.name for value in table.axes[0].values]
+        skill = 1.0 + 0.5 * methods.index(cell.coordinates[table.axes[0].name])
         rng = np.random.default_rng([cell.seed, number])
         predictions, evaluation = [], {"round": rounds}
         for shown, prefix in (("both", "test_"), ("image", "test_image_"), ("text", "test_text_")):
@@ -37,11 +38,12 @@ def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rou
             scores = rng.normal(size=(rows, len(OPTIONS)))
             scores[np.arange(rows), labels] += skill if shown == "both" else skill / 2
             scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            evaluation |= {prefix + name: value for name, value in choice_metrics(scores, labels.tolist(), None).items()}
+            figures = choice_metrics(scores, labels.tolist(), None)
+            evaluation |= {prefix + name: value for name, value in figures.items()}
             for i in range(rows):
                 decision = int(scores[i].argmax())
                 predictions.append(
-                    Prediction(f"row-{i}", shown, decision == labels[i], label=int(labels[i]), decision=decision,
+                    Prediction(f"row-{i}", shown, decision == int(labels[i]), label=int(labels[i]), decision=decision,
                                log_probs=tuple(scores[i].tolist()))
                 )  # fmt: skip
         write_predictions(folder / FILE, predictions)
@@ -49,7 +51,8 @@ def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rou
         for turn in range(rounds):
             for client in (1, 2):
                 loss = 2.0 / (1 + turn * skill / 4) + float(rng.normal(scale=0.05))
-                lines.append({"kind": "turn", "round": turn, "client": client, "loss": loss, "grad_norm": 1 + loss / 3})
+                figures = {"loss": loss, "grad_norm": 1 + loss / 3}
+                lines.append({"kind": "turn", "round": turn, "client": client, **figures})
         lines.append({"kind": "evaluation", "round": 0, "test_acc": 0.33})
         lines.append({"kind": "evaluation", **evaluation})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

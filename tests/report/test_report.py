@@ -1,0 +1,151 @@
+"""A report says what the runs' files say, in one page that needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import made_up_sweep
+import numpy as np
+import pytest
+from short_page import Page
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sweeps"))
+import short_table
+
+from fs_fedmllm import cli
+from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
+from fs_fedmllm.report.figures import entries, holm
+from fs_fedmllm.report.runs import ReportError, read_sheet
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    return made_up_sweep.make(short_table.write(folder), folder / "sweep")
+
+
+@pytest.fixture(scope="module")
+def report(sweep) -> Path:
+    assert cli.main(["report", str(sweep)]) == 0
+    return sweep / "report"
+
+
+def test_the_figures_are_those_of_the_runs(sweep, report) -> None:
+    values = [
+        json.loads(path.read_text())["evaluations"][-1]["test_acc"] * 100
+        for path in sorted((sweep / "cells").glob("fedavg-*/results.json"))
+    ]
+    mean, std = np.mean(values), np.std(values, ddof=1)
+    text = (report / "report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| FedAvg |"))
+    assert f"{mean:.1f} ± {std:.1f}" in row
+    # The paper's figure beside ours, and the difference.
+    assert "paper 50.50 ± 1.50" in row and f"ours {mean - 50.5:+.1f}".replace("-", "−") in row
+    zero = next(line for line in text.splitlines() if line.startswith("| Zero-shot |"))
+    assert "33.0 ± 0.0" in zero and "paper 24.20" in zero
+    with (report / "report.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    own = [float(r["value"]) for r in rows if r["method"] == "fedavg" and r["metric"] == "test_acc"]
+    assert own == pytest.approx(values)
+    assert {r["commit"] for r in rows} == {"0123456789" * 4}
+
+
+def test_the_paired_test_compares_the_same_rows(sweep) -> None:
+    sheet = read_sheet([sweep])
+    zero, fedavg, fedprox = entries(sheet, {"scenario": "cross"}, 0)
+    assert zero.versus is None and fedavg.versus is None  # nothing to test, and the baseline itself
+    assert fedprox.versus is not None and fedprox.spread is not None and fedavg.spread is not None
+    assert fedprox.versus.interval.value == pytest.approx(fedprox.spread.mean - fedavg.spread.mean)
+    assert fedavg.interval is not None
+    assert fedavg.interval.value == pytest.approx(fedavg.spread.mean)
+    assert fedprox.p_adjusted == fedprox.versus.p_value  # one comparison
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_a_diverged_run_is_a_result(sweep, tmp_path) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    ended = sorted((copy / "cells").glob("fedprox-*"))
+    for folder in ended[:1]:
+        (folder / "results.json").unlink()
+        (folder / "ended.json").write_text(json.dumps({"seed": 0, "reason": "nan", "version": "0.1.0"}))
+        with (folder / "metrics.jsonl").open("a") as stream:
+            stream.writelines(json.dumps({"kind": "round", "round": i}) + "\n" for i in range(5))
+    (_, _, entry) = entries(read_sheet([copy]), {"scenario": "cross"}, 0)
+    assert entry.diverged == (5,) and entry.spread is not None and entry.spread.seeds == 1
+    assert cli.main(["report", str(copy), "--no-curves"]) == 0
+    assert "without 1 that diverged after 5 rounds" in (copy / "report" / "report.md").read_text()
+
+
+def test_the_page_is_valid_and_alone(report) -> None:
+    text = (report / "report.html").read_text()
+    page = Page(text)
+    assert page.wrong == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(address.startswith("#") for address in page.addresses)
+    assert set(page.addresses) <= {"#" + name for name in page.ids}
+    assert "script" not in page.tags and "link" not in page.tags and "@import" not in text
+    outside = set(re.findall(r"https?://[^\"' <)]+", text)) - {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not outside
+    assert page.tags.count("svg") == 3 + 2  # three curves, a key for each of two rows
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_what_others_wrote_is_escaped(report) -> None:
+    text = (report / "report.html").read_text()
+    assert "Two methods &lt;b&gt; &amp; two scenarios" in text and "<b> & two" not in text
+    assert "Fed &lt;Prox&gt;" in text and "&lt;maybe&gt;" in text
+    assert "Fed &lt;Prox&gt;" in (report / "report.md").read_text()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+def test_the_page_in_a_browser(report, tmp_path) -> None:
+    from PIL import Image
+
+    words = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    ]  # fmt: skip
+    shades = []
+    for theme in ("light", "dark"):
+        scheme = ["--blink-settings=preferredColorScheme=0"] if theme == "dark" else []
+        shot = tmp_path / f"{theme}.png"
+        subprocess.run(
+            [*words, *scheme, f"--user-data-dir={tmp_path / theme}", "--window-size=1280,900", f"--screenshot={shot}",
+             f"file://{report / 'report.html'}"], capture_output=True, timeout=300, check=True,
+        )  # fmt: skip
+        picture = np.asarray(Image.open(shot).convert("L"), dtype=float)
+        assert picture.std() > 10  # something is drawn
+        shades.append(float(np.median(picture)))
+    assert shades[0] > 200 > 60 > shades[1]
+
+
+def test_runs_side_by_side(sweep, tmp_path, capsys) -> None:
+    folders = [str(path) for path in sorted((sweep / "cells").glob("*"))]
+    assert cli.main(["report", *folders, "--out", str(tmp_path), "--no-curves"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("(2 seeds)") >= 2 and "Δ" in text  # the seeds of a configuration make one row
+    assert cli.main(["report", folders[0], str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_files_that_are_damaged_are_named(sweep, tmp_path) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    folder = sorted((copy / "cells").glob("*"))[0]
+    (folder / "results.json").write_text("{")
+    with pytest.raises(ReportError, match=r"results\.json cannot be read"):
+        read_sheet([copy])
+    (folder / "predictions.jsonl").write_text('{"id": "a", "shown": "both", "correct": 1}\n')
+    with pytest.raises(PredictionsError, match=r"predictions\.jsonl:1: 'correct'"):
+        read_predictions(folder / "predictions.jsonl")
