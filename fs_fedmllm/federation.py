@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 
@@ -31,6 +32,7 @@ from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.clipping import clip_update
+from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.scenarios.build import apply_scenario
 from fs_fedmllm.scenarios.manifest import Manifest
 from fs_fedmllm.scenarios.switches import profile_params
@@ -175,8 +177,14 @@ class Update:
     client_state: State = field(default_factory=dict)
 
 
-#: A round's sum; both have ``add(client, weight, update)`` and ``mean()``.
-RoundMean = RunningMean | ClippedSum
+class RoundMean(Protocol):
+    """A round's sum: plain, clipped or masked."""
+
+    def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
+        """Add one client's adapter; ascending client order."""
+
+    def mean(self) -> State:
+        """The mean of (client - global), by name; empty if nothing was added."""
 
 
 @dataclass
@@ -371,6 +379,9 @@ class Federation:
             clients: the round's clients.
         """
         dp = self.config.fedmllm.privacy.dp
+        if self.config.fedmllm.privacy.secure_aggregation.enabled:
+            heaviest = max((int(self.weight(len(self.data.clients[client]))) for client in clients), default=1)
+            return secure_sum(self.config, params, clients, heaviest)
         if dp.enabled:
             exact = self.codec.kind == "float32"
             return ClippedSum(params, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)

@@ -383,6 +383,19 @@ class Session:
             write_adapter(self.folder.path / "adapter_best", mllm, self.state.best)
         return digest
 
+    def _privacy(self) -> dict[str, Any]:
+        """What results.json says about privacy; empty if nothing was promised."""
+        said: dict[str, Any] = {}
+        if self.dp:
+            said["differential_privacy"] = self.dp.report()
+        secure = self.config.fedmllm.privacy.secure_aggregation
+        if secure.enabled:
+            said["secure_aggregation"] = {
+                "threshold": secure.threshold,
+                "against": "a server that follows the protocol and up to threshold - 1 clients that tell it all",
+            }
+        return said
+
     def close(self) -> dict[str, Any]:
         """Write the adapters and results.json, and return the results."""
         digest = self.save_adapters()
@@ -409,8 +422,8 @@ class Session:
             "config_sha256": self._digest,
             "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
         }
-        if self.dp:
-            results["privacy"] = self.dp.report()
+        if privacy := self._privacy():
+            results["privacy"] = privacy
         data = self.federation.data
         if self._predictions:
             write_predictions(self.folder.path / PREDICTIONS, self._predictions)

@@ -10,7 +10,7 @@ from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
-from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig
+from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
     apply_overrides,
     from_mapping,
@@ -78,6 +78,7 @@ __all__ = [
     "QuantizationConfig",
     "Range",
     "RegularizerConfig",
+    "SecureAggregationConfig",
     "ServerConfig",
     "TrainConfig",
     "TrainerConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fs_fedmllm.config.fields import DECAY, NOT_NEGATIVE, key
+from fs_fedmllm.config.fields import DECAY, NOT_NEGATIVE, POSITIVE, Range, key
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,26 @@ class DPConfig:
 
 
 @dataclass(frozen=True)
+class SecureAggregationConfig:
+    """``fedmllm.privacy.secure_aggregation``: the server learns sums only (Bonawitz et al. 2017)."""
+
+    enabled: bool = key(False, "Mask updates, so that the server can read their sum and no single one.")
+    threshold: float = key(
+        0.67,
+        "Share of a round's clients that must be there at the end of it; with fewer the round fails and nothing is "
+        "opened.",
+        valid=Range(0.5, 1, open_low=True),
+    )
+    value_range: float = key(
+        1.0,
+        "Largest change of a parameter in one turn that is sent in full; precision is this over 2^31 per client.",
+        valid=POSITIVE,
+    )
+
+
+@dataclass(frozen=True)
 class PrivacyConfig:
     """``fedmllm.privacy``."""
 
     dp: DPConfig = field(default_factory=DPConfig)
+    secure_aggregation: SecureAggregationConfig = field(default_factory=SecureAggregationConfig)

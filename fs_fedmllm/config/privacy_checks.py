@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fs_fedmllm.config.privacy import SecureAggregationConfig
 from fs_fedmllm.profiles import profile_switches
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ _SERVER_SWITCHES = ("fedavg", "fedavgm", "fedopt")
 def privacy_faults(config: Config) -> Iterator[str]:
     """A message, naming the keys, for every combination that cannot mean anything."""
     yield from _differential_privacy(config)
+    yield from _secure_aggregation(config)
 
 
 def _differential_privacy(config: Config) -> Iterator[str]:
@@ -71,4 +73,35 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"fedmllm.switches.client_sampling is {config.switches['client_sampling']} (profile "
             f"{config.fedmllm.profile}): clients drawn from the round's number are known to everybody. With "
             f"{prefix}.clip_norm set it to run_generator."
+        )
+
+
+def _secure_aggregation(config: Config) -> Iterator[str]:
+    secure, plain = config.fedmllm.privacy.secure_aggregation, SecureAggregationConfig()
+    prefix = "fedmllm.privacy.secure_aggregation"
+    for name in ("threshold", "value_range"):
+        if not secure.enabled and getattr(secure, name) != getattr(plain, name):
+            yield f"{prefix}.{name} is set, but {prefix}.enabled is False, so it has no effect. Set enabled."
+    if not secure.enabled:
+        return
+    if config.federate.method in ("local", "global"):
+        yield (
+            f"federate.method is {config.federate.method}, in which no updates are added up; {prefix}.enabled must be "
+            "False."
+        )
+    elif 0 < config.sampled_clients < 3:
+        yield (
+            f"{prefix} needs at least 3 clients in a round: with {config.sampled_clients} the sum tells a client what "
+            "the other sent. Raise federate.sample_client_num."
+        )
+    dp = config.fedmllm.privacy.dp
+    if dp.enabled and secure.value_range != plain.value_range:
+        yield (
+            f"{prefix}.value_range has no effect with differential privacy, where fedmllm.privacy.dp.clip_norm bounds "
+            f"every value. Leave it at {plain.value_range:g}."
+        )
+    if dp.sampling == "poisson":
+        yield (
+            f"fedmllm.privacy.dp.sampling is poisson, which may draw fewer clients than {prefix} needs. Set it to "
+            "fixed."
         )

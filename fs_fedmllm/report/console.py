@@ -73,10 +73,15 @@ def privacy_line(privacy: dict[str, Any]) -> str:
     Args:
         privacy: ``privacy`` of results.json.
     """
-    return (
-        f"privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g} per client "
-        f"({privacy['neighbouring']}; {privacy['sampling']}; {privacy['releases']} noisy means)"
-    )
+    said = []
+    if dp := privacy.get("differential_privacy"):
+        said.append(
+            f"epsilon {dp['epsilon']:.4g} at delta {dp['delta']:.3g} per client "
+            f"({dp['neighbouring']}; {dp['sampling']}; {dp['releases']} noisy means)"
+        )
+    if privacy.get("secure_aggregation"):
+        said.append("secure aggregation, the server saw sums only")
+    return f"privacy: {', '.join(said)}"
 
 
 def closing_table(results: dict[str, Any], folder: str) -> str:

@@ -26,8 +26,19 @@ def test_differential_privacy_in_federatedscope(plugged, environment, tmp_path) 
     done = environment.run(*run, *DP, "outdir", tmp_path, "expname", "job", cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "privacy: epsilon" in done.stdout
-    results = json.loads((tmp_path / "job" / "results.json").read_text())
-    assert results["privacy"]["releases"] == 2 and 0 < results["privacy"]["epsilon"] < 100
+    said = json.loads((tmp_path / "job" / "results.json").read_text())["privacy"]["differential_privacy"]
+    assert said["releases"] == 2 and 0 < said["epsilon"] < 100
     assert len((tmp_path / "job" / "privacy.jsonl").read_text().splitlines()) == 2
     refused = environment.run(*run, *DP, "fedmllm.privacy.dp.sampling", "poisson", cwd=plugged)
     assert refused.returncode == 2 and "fedmllm.privacy.dp.sampling is poisson" in refused.stderr
+
+
+def test_secure_aggregation_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp_path) -> None:
+    words = ["fedmllm.privacy.secure_aggregation.enabled", "True", "federate.sample_client_num", "3"]
+    found = {}
+    for engine in ("federatedscope", "embedded"):
+        run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", engine, *SHORT]
+        done = environment.run(*run, *words, "outdir", tmp_path / engine, "expname", "job", cwd=plugged)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[engine] = json.loads((tmp_path / engine / "job" / "results.json").read_text())["adapter_sha256"]
+    assert found["federatedscope"] == found["embedded"]
