@@ -180,7 +180,10 @@ MAY_IMPORT = {
     "training": {"config", "data", "models"},
     "evaluation": {"config", "data", "models", "training"},
     "privacy": {"config", "aggregation"},
-    "federation": {"config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "privacy"},
+    "compression": {"aggregation"},
+    "federation": {
+        *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
+    },
 }
 
 

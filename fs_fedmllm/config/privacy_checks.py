@@ -68,6 +68,11 @@ def _differential_privacy(config: Config) -> Iterator[str]:
                 f"fedmllm.switches.{name} is {config.switches[name]} (profile {config.fedmllm.profile}), which is no "
                 f"mean of clipped updates; with {prefix}.clip_norm set fedmllm.switches.{name} to {fixed[name]}."
             )
+    if config.fedmllm.compression.upload != "float32" and config.fedmllm.compression.error_feedback:
+        yield (
+            f"fedmllm.compression.error_feedback carries what a client computed into later rounds, which {prefix} "
+            "does not account for. Set it to False, or fedmllm.compression.upload to float32."
+        )
     if config.switches["client_sampling"] != "run_generator":
         yield (
             f"fedmllm.switches.client_sampling is {config.switches['client_sampling']} (profile "
@@ -99,6 +104,11 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
         yield (
             f"{prefix}.value_range has no effect with differential privacy, where fedmllm.privacy.dp.clip_norm bounds "
             f"every value. Leave it at {plain.value_range:g}."
+        )
+    if config.fedmllm.compression.upload != "float32":
+        yield (
+            f"fedmllm.compression.upload is {config.fedmllm.compression.upload}, but masked updates are whole numbers "
+            f"of their own ({prefix}) whose sum a codec would break. Set it to float32."
         )
     if dp.sampling == "poisson":
         yield (

@@ -26,6 +26,7 @@ DP = ("fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multipli
         (("fedmllm.privacy.dp.clip_norm", "1"), "without noise"),
         ((*DP, "fedmllm.privacy.dp.target_epsilon", "3"), "both set"),
         ((*DP, "federate.method", "local"), "federate.method is local"),
+        ((*DP, "fedmllm.compression.upload", "int8"), "fedmllm.compression.error_feedback"),
         ((*DP, "federate.method", "global"), "federate.method is global"),
         ((*DP, "fedmllm.privacy.dp.delta", "0.1"), "must be below 0.1"),
         ((*DP, "fedmllm.privacy.dp.sampling", "poisson", "federate.sample_client_num", "10"), "every client"),

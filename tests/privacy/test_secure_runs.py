@@ -25,6 +25,7 @@ THREE = ("federate.sample_client_num", "3")
         ((*SECURE, "fedmllm.privacy.secure_aggregation.threshold", "0.5"), "threshold is 0.5"),
         ((*SECURE, "federate.method", "local"), "federate.method is local"),
         ((*SECURE, "federate.sample_client_num", "2"), "at least 3 clients"),
+        ((*SECURE, *THREE, "fedmllm.compression.upload", "int8"), "fedmllm.compression.upload is int8"),
         (
             (*SECURE, *THREE, "fedmllm.privacy.dp.clip_norm", "1", "fedmllm.privacy.dp.noise_multiplier", "1",
              "fedmllm.privacy.dp.sampling", "poisson"),
