@@ -8,13 +8,15 @@ import threading
 
 
 class RecordingProxy:
-    """Listens on a free port and passes everything on to ``port``."""
+    """Listens on a free port and passes everything on to ``port``; ``passed`` counts, ``seen`` keeps."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, keep: bool = True) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.seen = bytearray()
+        self.passed = 0
+        self._keep = keep
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -58,6 +60,8 @@ class RecordingProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 with self._lock:
-                    self.seen += data
+                    self.passed += len(data)
+                    if self._keep:
+                        self.seen += data
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
