@@ -19,7 +19,19 @@ from typing import Protocol
 
 import torch
 
-from fs_fedmllm.aggregation import RunningMean, ServerOptimizer, State, build_server_optimizer, check_update
+from fs_fedmllm.aggregation import (
+    Cohort,
+    RoundRule,
+    ServerOptimizer,
+    State,
+    build_rule,
+    build_server_optimizer,
+    check_update,
+    federated_names,
+)
+from fs_fedmllm.aggregation.lora_exact import from_rank
+from fs_fedmllm.aggregation.norm_bound import bound_update
+from fs_fedmllm.client_part import client_part, frozen_positions
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.registry import load_dataset
@@ -41,6 +53,7 @@ from fs_fedmllm.training.plan import STREAM_DROPOUT, STREAM_ORDER, STREAM_SAMPLI
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, layer_mask
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
+from fs_fedmllm.training.yoco import initial_state as yoco_state
 
 
 @dataclass(frozen=True)
@@ -177,16 +190,6 @@ class Update:
     client_state: State = field(default_factory=dict)
 
 
-class RoundMean(Protocol):
-    """A round's sum: plain, clipped or masked."""
-
-    def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
-        """Add one client's adapter; ascending client order."""
-
-    def mean(self) -> State:
-        """The mean of (client - global), by name; empty if nothing was added."""
-
-
 @dataclass
 class Federation:
     """A run's pieces. Build it with :meth:`build`.
@@ -247,6 +250,7 @@ class Federation:
                 beta2=options.beta2,
                 tau=options.tau,
                 switches=config.switches,
+                alpha=config.fedmllm.feddyn.alpha,
             )
         return cls(
             config=config,
@@ -261,7 +265,10 @@ class Federation:
 
     def initial_state(self) -> State:
         """The global adapter before round 0."""
-        return self.mllm.adapter.initial_state(self.config.init_seed)
+        state = self.mllm.adapter.initial_state(self.config.init_seed)
+        if self.config.fedmllm.regularizer.type == "yoco":
+            state = yoco_state(state, self.mllm.adapter.base_weights(self.mllm.model))
+        return state
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round."""
@@ -283,7 +290,8 @@ class Federation:
             scenario=config.scenario,
             scenario_args=self.data.manifest.params,
         )
-        return Penalty(gamma, self._mask) if gamma else NO_PENALTY
+        frozen = frozen_positions(config, self.mllm.adapter)
+        return Penalty(gamma, tuple(i for i in self._mask if i not in frozen)) if gamma else NO_PENALTY
 
     def plan(self, client: int, round_index: int, rows: int) -> Turn:
         """What the client does in this round: rows of each step, learning rate, regulariser, dropout seed."""
@@ -318,7 +326,8 @@ class Federation:
             params: the global adapter.
             server_state: the server optimizer's state.
         """
-        return download(params, self.config.fedmllm.compression.download)
+        sent = params if self.server is None else self.server.broadcast(params, server_state)
+        return download(sent, self.config.fedmllm.compression.download)
 
     def client_turn(
         self,
@@ -342,17 +351,18 @@ class Federation:
             UpdateError: the loss is not finite.
         """
         rows = self.data.clients[client]
-        turn = self.plan(client, round_index, len(rows))
         state = {name: tensor.float() for name, tensor in state.items()}
+        part = client_part(self.config, self.mllm.adapter, client, state, carried)
+        turn = part.join(self.plan(client, round_index, len(rows)))
         used = sorted({i for batch in turn.batches for i in batch})
         encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
-        self.mllm.adapter.load(state)
+        self.mllm.adapter.load(part.start)
         log = self.trainer.fit(encoded, turn)
-        trained = self.mllm.adapter.export()
+        sent, kept = part.finish(self.mllm.adapter.export())
         dp = self.config.fedmllm.privacy.dp
         if dp.enabled:
-            trained = clip_update(state, trained, dp.clip_norm)
-        return self._written(Update(client, len(rows), trained, log), state, carried)
+            sent = clip_update(part.start, sent, dp.clip_norm)
+        return self._written(Update(client, len(rows), sent, log, kept), state, carried)
 
     def _written(self, update: Update, start: State, carried: Mapping[str, torch.Tensor]) -> Update:
         """The update as it goes over the wire; what rounding took is kept by the client."""
@@ -365,71 +375,101 @@ class Federation:
         return dataclasses.replace(update, state=sent, client_state=kept)
 
     def weight(self, rows: int) -> float:
-        """A client's weight in the mean; under differential privacy all weigh the same."""
+        """A client's weight in the mean; modality-aware weights are the rule's own business.
+
+        Under differential privacy all weigh the same.
+        """
         assert self.server is not None
         if self.config.fedmllm.privacy.dp.enabled:
             return 1.0
-        return float(rows) if self.server.weighting == "samples" else 1.0
+        weighting = self.config.fedmllm.aggregation.client_weights
+        if weighting == "default":
+            weighting = self.server.weighting
+        return 1.0 if weighting == "uniform" else float(rows)
 
-    def open_mean(self, params: State, clients: Sequence[int]) -> RoundMean:
+    def open_mean(self, params: State, clients: Sequence[int]) -> RoundRule:
         """What a round's updates are added to.
 
         Args:
             params: the adapter that the clients receive.
             clients: the round's clients.
         """
-        dp = self.config.fedmllm.privacy.dp
+        expected = params if self.server is None else self.server.expected(params)
+        options, dp = self.config.fedmllm.aggregation, self.config.fedmllm.privacy.dp
+        names = federated_names(expected, options)  # a tensor that nobody may send gets no mask and no noise
+        shared = {name: tensor for name, tensor in expected.items() if name in names}
         if self.config.fedmllm.privacy.secure_aggregation.enabled:
             heaviest = max((int(self.weight(len(self.data.clients[client]))) for client in clients), default=1)
-            return secure_sum(self.config, params, clients, heaviest)
+            return secure_sum(self.config, shared, clients, heaviest)
         if dp.enabled:
             exact = self.codec.kind == "float32"
-            return ClippedSum(params, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
-        return RunningMean(params)
+            return ClippedSum(shared, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
+        presence = {client: record.presence for client, record in self.data.manifest.clients.items()}
+        return build_rule(options, expected, presence)
 
-    def accept(self, mean: RoundMean, params: State, update: Update) -> None:
-        """Check an update and add it to the round's sum; call in ascending client order.
+    def accept(self, rule: RoundRule, params: State, update: Update) -> None:
+        """Check an update and add it to the round; call in ascending client order.
 
         Args:
-            mean: the round's sum.
+            rule: what takes the round's updates.
             params: the adapter that the clients received.
             update: as it came over the wire.
 
         Raises:
-            UpdateError: the update is refused; the sum is as before.
+            UpdateError: the update is refused; the round is as before.
         """
+        assert self.server is not None
+        options = self.config.fedmllm.aggregation
         try:
-            update = dataclasses.replace(update, state=self.codec.decode(update.state, params))
+            state: Mapping[str, torch.Tensor] = self.codec.decode(update.state, params)
         except UpdateError as error:
             raise UpdateError(f"Client {update.client}: {error}.") from error
-        check_update(update.client, params, update.state)
-        mean.add(update.client, self.weight(update.rows), update.state)
+        expected = self.server.expected(params)
+        if options.ranks:
+            state = from_rank(state, params)
+        check_update(update.client, expected, state)
+        allowed = federated_names(expected, options)
+        if unknown := [name for name in state if name not in allowed]:
+            raise UpdateError(f"Client {update.client} sent {unknown[0]!r}, which is frozen in this run.")
+        # A rule that compares whole updates would fail for all because of one that is not whole.
+        whole = isinstance(rule, Cohort) or self.server.weighs_all_names
+        if whole and (missing := [name for name in expected if name in allowed and name not in state]):
+            raise UpdateError(f"Client {update.client} did not send {missing[0]!r}.")
+        if options.max_update_norm:
+            state = bound_update(
+                update.client, params, state, limit=options.max_update_norm, clip=options.norm_action == "clip"
+            )
+        rule.add(update.client, self.weight(update.rows), state)
 
     def server_step(
         self,
         params: State,
         server_state: State,
-        mean: RoundMean,
+        rule: RoundRule,
         release: Callable[[State], State] | None = None,
+        *,
+        accepted: int = 0,
     ) -> tuple[State, State]:
         """One step of the server optimizer.
 
         Args:
             params: the global adapter.
             server_state: the server optimizer's state.
-            mean: the round's updates.
+            rule: with the round's updates.
             release: what the mean goes through before anything else sees it (noise).
+            accepted: how many updates it holds; methods that keep a sum over all clients need to know.
 
         Raises:
             UpdateError: no client's update was accepted.
         """
         assert self.server is not None
-        deltas = mean.mean()
+        deltas = rule.mean()
         if not deltas:
             raise UpdateError("No client sent a valid update in this round.")
         if release is not None:
             deltas = release(deltas)
-        return self.server.step(params, server_state, deltas)
+        total = 1 if self.config.federate.method == "global" else self.config.federate.client_num
+        return self.server.step(params, self.server.joined(server_state, accepted / total), deltas)
 
     def evaluate(
         self, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None
@@ -481,7 +521,7 @@ def _missing_rate(rows: Sequence[Sample]) -> float:
 
 def _regularised(config: Config, mllm: MLLM) -> tuple[int, ...]:
     regularizer = config.fedmllm.regularizer
-    if regularizer.type == "none":
+    if regularizer.type not in ("fedprox", "adaptive"):
         return ()
     skip = 0 if regularizer.type == "fedprox" else regularizer.skip_layers
     fixed = config.switches["regularizer_layers"] == "fixed_27" and regularizer.type != "fedprox"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from fs_fedmllm import __version__
-from fs_fedmllm.aggregation import State
+from fs_fedmllm.aggregation import RoundRule, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import UpdateError
@@ -20,7 +20,7 @@ from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
 from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
-from fs_fedmllm.federation import Federation, RoundMean, Update
+from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.profiles import profile_switches
@@ -85,11 +85,12 @@ class Session:
         self._digest = config_digest(self.config)
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
         self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
-        self._mean: RoundMean | None = None
+        self._mean: RoundRule | None = None
         #: The adapter that the round's clients received, and the bytes that they sent back.
         self._start: State = {}
         self._uploaded = 0
         self._sizes: dict[Any, int] = {}
+        self._accepted: list[int] = []
         self._kept: dict[int, State] = {}
         #: ``client_state`` of turns that ran here, for an engine whose messages do not hold it.
         self.kept_by_turn: dict[int, State] = {}
@@ -183,6 +184,7 @@ class Session:
         self._start = {name: sent[name].float() for name in self.state.params}
         self._uploaded = 0
         self._kept, self.kept_by_turn = {}, {}
+        self._accepted = []
         self._round_started, self._round_training = time.perf_counter(), self._training_seconds
         # Not a function of the seed under differential privacy: see privacy.sampling.
         clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
@@ -244,6 +246,7 @@ class Session:
         except UpdateError as error:
             self._refuse(update.client, str(error))
             return False
+        self._accepted.append(update.client)
         if update.client_state:
             self._kept[update.client] = update.client_state
         return True
@@ -265,7 +268,9 @@ class Session:
         assert self._mean is not None
         release = functools.partial(self.dp.release, self.state.round) if self.dp else None
         try:
-            params, server = self.federation.server_step(self.state.params, self.state.server, self._mean, release)
+            params, server = self.federation.server_step(
+                self.state.params, self.state.server, self._mean, release, accepted=len(self._accepted)
+            )
         except UpdateError as error:
             self.save_adapters()
             names = "; ".join(r["reason"] for r in self.state.figures["refused"] if r["round"] == self.state.round)
@@ -273,6 +278,9 @@ class Session:
                 f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
         moved = clients * self.wire_bytes(self.broadcast) + self._uploaded
+        for client, reason in self._mean.refused.items():
+            self._kept.pop(client, None)
+            self._refuse(client, reason)
         self.state.params, self.state.server = params, server
         # Only now: a client whose update was refused stays where it was, and so does what it keeps.
         self.state.clients = self.state.clients | self._kept
@@ -289,6 +297,7 @@ class Session:
                 "seconds": seconds,
                 "training_seconds": training,
                 "bytes_sent": moved,
+                **self._mean.figures,
                 **({"epsilon": self.dp.epsilon()} if self.dp else {}),
             },
         )

@@ -176,13 +176,15 @@ MAY_IMPORT = {
     "data": set(),
     "scenarios": {"data"},
     "models": {"config"},
-    "aggregation": set(),
+    "aggregation": {"config"},
     "training": {"config", "data", "models"},
     "evaluation": {"config", "data", "models", "training"},
     "privacy": {"config", "aggregation"},
     "compression": {"aggregation"},
+    "client_part": {"config", "models", "aggregation", "training"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
+        "client_part",
     },
 }
 

@@ -35,6 +35,8 @@ class ServerOptimizer(ABC):
     name: ClassVar[str]
     #: ``samples`` weights a client by its rows, ``uniform`` gives every client the same weight.
     weighting: ClassVar[str] = "samples"
+    #: Whether an update must hold every name: a sum over clients would else not be the sum of what they keep.
+    weighs_all_names: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, params: State) -> State:
@@ -57,6 +59,38 @@ class ServerOptimizer(ABC):
         Returns:
             The new parameters and the new state.
         """
+
+    def broadcast(self, params: State, state: State) -> State:
+        """What a round's clients are sent: the global parameters, and what else their side needs.
+
+        Further names hold a slash, which canonical names do not.
+        """
+        return params
+
+    def expected(self, params: State) -> State:
+        """What a client's update is a difference to: the names and shapes that it may send."""
+        return params
+
+    def joined(self, state: State, share: float) -> State:
+        """The state with which to step after a round in which a share of all clients took part."""
+        return state
+
+
+@dataclass(frozen=True)
+class CorrectedOptimizer(ServerOptimizer):
+    """One whose clients correct their gradients by what they keep from turn to turn.
+
+    ``share`` in the state is the share of all clients that took part in the round, 1 until ``joined`` sets it.
+    """
+
+    weighting: ClassVar[str] = "uniform"
+    weighs_all_names: ClassVar[bool] = True
+
+    def init(self, params: State) -> State:
+        return {"share": torch.ones(1)}
+
+    def joined(self, state: State, share: float) -> State:
+        return state | {"share": torch.tensor([share])}
 
 
 def is_first_round(state: State) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -50,8 +51,25 @@ def check_update(client: int, params: State, update: Mapping[str, torch.Tensor])
         )
 
 
+def check_client(client: int, weight: float, last: int) -> None:
+    """What every rule of a round asks of a client before it adds its update.
+
+    Raises:
+        UpdateError: the weight is not positive and finite.
+        ValueError: the client does not come after the last one (a mistake of the engine, not of the user).
+    """
+    if client <= last:
+        raise ValueError(f"client {client} added after {last}; sums must run in ascending order")
+    if not (weight > 0 and math.isfinite(weight)):
+        raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
+
+
 class RunningMean:
     """Accumulates ``weight * (client - global)``; memory is one adapter whatever the number of clients."""
+
+    #: A running sum leaves nobody out and has nothing to say; see :class:`fs_fedmllm.aggregation.rules.RoundRule`.
+    refused: Mapping[int, str] = MappingProxyType({})
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, params: State):
         self._params = params
@@ -72,10 +90,7 @@ class RunningMean:
             UpdateError: the weight is not positive and finite.
             ValueError: the clients come out of order (a mistake of the engine, not of the user).
         """
-        if client <= self._last:
-            raise ValueError(f"client {client} added after {self._last}; sums must run in ascending order")
-        if not (weight > 0 and math.isfinite(weight)):
-            raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
+        check_client(client, weight, self._last)
         self._last = client
         self.add_delta(
             weight,

@@ -122,6 +122,34 @@ def norms(updates: Updates) -> dict[int, float]:
     }
 
 
+def outliers(updates: Updates, *, factor: float) -> dict[int, str]:
+    """The clients whose delta is longer than ``factor`` times the round's median norm, and why.
+
+    The median is the lower one of the middle two; it holds while bad clients are a minority. Nobody is an outlier
+    where most clients did not move at all.
+    """
+    lengths = norms(updates)
+    median = sorted(lengths.values())[(len(lengths) - 1) // 2]
+    return {
+        client: f"Client {client}'s difference has norm {length:.4g}, {length / median:.3g} times the round's median."
+        for client, length in lengths.items()
+        if median > 0 and length > factor * median
+    }
+
+
+def norm_bounded(updates: Updates, *, bound: float | None = None) -> list[tuple[int, float, State]]:
+    """The updates with their deltas scaled down to a norm; arguments as for ``norm_bounded_mean``."""
+    lengths = norms(updates)
+    limit = sorted(lengths.values())[(len(lengths) - 1) // 2] if bound is None else bound
+    if bound is not None and not bound > 0:
+        raise ConfigError(f"The norm bound is {bound:g}; it must be positive.")
+    scaled = []
+    for client, weight, delta in updates:
+        factor = 1.0 if lengths[client] <= limit else limit / lengths[client]
+        scaled.append((client, weight, {name: tensor * factor for name, tensor in delta.items()}))
+    return scaled
+
+
 def norm_bounded_mean(updates: Updates, *, bound: float | None = None) -> State:
     """The weighted mean of deltas scaled down to a norm.
 
@@ -134,12 +162,4 @@ def norm_bounded_mean(updates: Updates, *, bound: float | None = None) -> State:
     Raises:
         ConfigError: the bound is not positive.
     """
-    lengths = norms(updates)
-    limit = sorted(lengths.values())[(len(lengths) - 1) // 2] if bound is None else bound
-    if bound is not None and not bound > 0:
-        raise ConfigError(f"The norm bound is {bound:g}; it must be positive.")
-    scaled = []
-    for client, weight, delta in updates:
-        factor = 1.0 if lengths[client] <= limit else limit / lengths[client]
-        scaled.append((client, weight, {name: tensor * factor for name, tensor in delta.items()}))
-    return weighted_mean(scaled)
+    return weighted_mean(norm_bounded(updates, bound=bound))

@@ -5,6 +5,8 @@ A file is in FederatedScope's own YAML format, and the same file serves both eng
 honours and refuses every other key by name. Cross-field checks are in :func:`check`.
 """
 
+from fs_fedmllm.config.aggregation import AggregationConfig
+from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
@@ -58,6 +60,7 @@ __all__ = [
     "SCENARIO_ARGS",
     "SPLITS",
     "SPLITTERS",
+    "AggregationConfig",
     "CacheConfig",
     "CompressionConfig",
     "Config",
@@ -66,12 +69,14 @@ __all__ = [
     "EarlyStopConfig",
     "EvalConfig",
     "EvaluationConfig",
+    "FedDynConfig",
     "FedMLLMConfig",
     "FederateConfig",
     "LocalConfig",
     "LoraConfig",
     "ModelConfig",
     "ModelOptions",
+    "MoonConfig",
     "NetworkConfig",
     "OptimizerConfig",
     "PrivacyConfig",
@@ -82,6 +87,7 @@ __all__ = [
     "ServerConfig",
     "TrainConfig",
     "TrainerConfig",
+    "YocoConfig",
     "apply_overrides",
     "check",
     "describe",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fs_fedmllm.config.aggregation_checks import check_aggregation
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
@@ -92,6 +93,7 @@ def check(config: Config, where: str = "configuration") -> None:
         "federate.method is local, and nothing is sent in it; leave fedmllm.compression.upload and "
         "fedmllm.compression.download at float32.",
     )
+    check_aggregation(config, refuse)
     key_split, _, key_metric = config.eval.best_res_update_round_wise_key.partition("_")
     refuse(
         key_split not in SPLITS or not key_metric,

@@ -82,6 +82,11 @@ _OURS = ("fedmllm.", "model.fedmllm.")
 
 def unknown_key(path: str) -> str:
     """What to say of a key that is not ours."""
+    if path.startswith("aggregator."):
+        return (
+            f"unknown key {path!r}: FederatedScope's aggregators do not know adapters. Set fedmllm.aggregation.rule "
+            "(krum, multi_krum, median, trimmed_mean, norm_bounded) and fedmllm.aggregation.byzantine instead."
+        )
     if path.partition(".")[0] in FOREIGN_SECTIONS:
         return (
             f"unknown key {path!r}: a section of FederatedScope that the embedded engine does not honour. Remove it, "

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fs_fedmllm.config.aggregation import AggregationConfig
+from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
 from fs_fedmllm.config.network import NetworkConfig
@@ -16,7 +18,7 @@ from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
-METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "local", "global")
+METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "scaffold", "feddyn", "local", "global")
 SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
 #: Splits that are evaluated.
 SPLITS = ("val", "test")
@@ -171,7 +173,7 @@ class EarlyStopConfig:
 class RegularizerConfig:
     """``fedmllm.regularizer``: orthogonal to the server method (Table 10 of the paper)."""
 
-    type: str = key("none", "Client regulariser.", choices=("none", "fedprox", "adaptive"))
+    type: str = key("none", "Client regulariser.", choices=("none", "fedprox", "adaptive", "moon", "yoco"))
     gamma_max: float = key(0.1, "Largest coefficient of the adaptive regulariser (equation 3).", valid=NOT_NEGATIVE)
     skip_layers: int = key(
         4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
@@ -210,7 +212,7 @@ class ServerConfig:
 
     lr: float = key(
         -1.0,
-        "Server learning rate; -1 takes 1 for FedAvg and FedAvgM, 1e-3 for the others.",
+        "Server learning rate; -1 takes 1e-3 for FedAdagrad, FedAdam and FedYogi, 1 for the others.",
         valid=Range(0, default=-1),
     )
     beta1: float = key(0.9, "Momentum of FedAvgM, first moment of the adaptive methods.", valid=DECAY)
@@ -270,6 +272,10 @@ class FedMLLMConfig:
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     train: LocalConfig = field(default_factory=LocalConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    feddyn: FedDynConfig = field(default_factory=FedDynConfig)
+    moon: MoonConfig = field(default_factory=MoonConfig)
+    yoco: YocoConfig = field(default_factory=YocoConfig)
     eval: EvaluationConfig = field(default_factory=EvaluationConfig)
     vision_cache: CacheConfig = field(default_factory=CacheConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

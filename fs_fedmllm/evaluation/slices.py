@@ -94,9 +94,7 @@ def intervals(
                 continue
             first = next(iter(by_client(rows).values()))
             try:
-                interval = bootstrap(
-                    metric, np.random.default_rng(seed), resamples=RESAMPLES, groups=groups_of(first)
-                )
+                interval = bootstrap(metric, np.random.default_rng(seed), resamples=RESAMPLES, groups=groups_of(first))
             except StatisticsError:
                 continue  # undefined on every resample
             found[prefix + name] = {"value": interval.value, "low": interval.low, "high": interval.high}
@@ -140,8 +138,7 @@ def client_slices(
             right.setdefault((p.shown, p.label), []).append(p.correct)
         # A row that asks its own question needs an image and no text.
         wanted = Counter(
-            ("both" if row.question is not None and row.image is not None else row.presence, row.label)
-            for row in rows
+            ("both" if row.question is not None and row.image is not None else row.presence, row.label) for row in rows
         )
         covered = {key: count for key, count in wanted.items() if key in right}
         total = sum(covered.values())

@@ -99,6 +99,15 @@ class Adapter:
             for name, p in zip(self.names, self.parameters, strict=True)
         }
 
+    def base_weights(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The frozen matrix that each B factor adapts, by the B's canonical name."""
+        weights = dict(model.named_parameters())
+        return {
+            name: weights[name.replace("lora_B.weight", "base_layer.weight")].detach()
+            for name in self.names
+            if name.endswith("lora_B.weight")
+        }
+
     def initial_state(self, seed: int) -> dict[str, torch.Tensor]:
         """A fresh adapter from its own generator; what is not drawn starts from the base model's values.
 

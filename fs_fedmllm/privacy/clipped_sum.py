@@ -7,6 +7,7 @@ The mean divides by the number of clients that a round expects, which is fixed b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -31,6 +32,10 @@ class ClippedSum:
         strict: refuse an update beyond the bound, because its client did not do its half; otherwise (the updates went
             through a lossy codec on the way) only clip it again.
     """
+
+    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    refused: Mapping[int, str] = MappingProxyType({})
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, params: State, bound: float, expected: int, *, empty: bool = False, strict: bool = True):
         self._params = params

@@ -184,17 +184,13 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
     """
     reader = _Reader(where)
     reader.known(raw, _TABLE, "")
-    axes = tuple(
-        reader.axis(str(axis), body) for axis, body in reader.mapping(raw.get("axes", {}), "axes").items()
-    )
+    axes = tuple(reader.axis(str(axis), body) for axis, body in reader.mapping(raw.get("axes", {}), "axes").items())
     reader.refuse(not axes, "axes", "must name at least one axis, for example method")
     names = [axis.name for axis in axes]
     reader.refuse(SEED in names, "axes.seed", "is given by the key seeds")
     rows = reader.names(raw.get("rows", names[:1]), "rows", names)
     columns = reader.names(raw.get("columns", [n for n in names if n not in rows]), "columns", names)
-    reader.refuse(
-        sorted((*rows, *columns)) != sorted(names), "rows", "and columns must together name every axis once"
-    )
+    reader.refuse(sorted((*rows, *columns)) != sorted(names), "rows", "and columns must together name every axis once")
     order = reader.names(raw.get("order", [SEED, *names]), "order", [SEED, *names])
     reader.refuse(sorted(order) != sorted([SEED, *names]), "order", f"must hold {SEED} and every axis once")
     seeds = raw.get("seeds", [0])
@@ -223,9 +219,7 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
         metrics=metrics,
         at=at,
         curves=tuple(str(c) for c in reader.sequence(raw.get("curves", []), "curves")),
-        skip=tuple(
-            reader.place(part, "skip", axes, names) for part in reader.sequence(raw.get("skip", []), "skip")
-        ),
+        skip=tuple(reader.place(part, "skip", axes, names) for part in reader.sequence(raw.get("skip", []), "skip")),
         paper={},
     )
     paper = reader.paper(raw.get("paper", {}), table)

@@ -55,7 +55,7 @@ def coefficient(
         scenario: name of the scenario, for ``by_scenario``.
         scenario_args: its parameters.
     """
-    if config.type == "none":
+    if config.type not in ("fedprox", "adaptive"):
         return 0.0
     if config.type == "fedprox":
         return config.mu / 2

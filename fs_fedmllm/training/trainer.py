@@ -7,9 +7,10 @@ runs the same optimizer, clipping and loss without that.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,9 @@ from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
-from fs_fedmllm.training.encoding import Batch, Encoded, Encoder
+from fs_fedmllm.training.correction import Correction
+from fs_fedmllm.training.encoding import IGNORED, Batch, Encoded, Encoder
+from fs_fedmllm.training.moon import Contrast, answer_representation, contrastive_loss
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
 from fs_fedmllm.training.schedule import step_lr
 
@@ -35,6 +38,9 @@ class Turn:
         lr_inner: schedule inside the turn, ``constant`` or ``cosine``.
         penalty: the client's regulariser.
         dropout_seed: seed of the dropout masks.
+        corrections: what the algorithm does to the gradients, in this order.
+        contrast: MOON's term.
+        frozen: positions of the adapter's tensors that stay as they are.
     """
 
     batches: Sequence[Sequence[int]]
@@ -42,6 +48,9 @@ class Turn:
     lr_inner: str = "constant"
     penalty: Penalty = NO_PENALTY
     dropout_seed: int = 0
+    corrections: Sequence[Correction] = ()
+    contrast: Contrast | None = None
+    frozen: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class TurnLog:
 
     Attributes:
         loss: mean task loss per supervised token, over the turn's steps.
-        penalty: mean value of the regulariser.
+        penalty: mean value of the regulariser and of the algorithm's own terms.
         grad_norm: mean gradient norm before clipping.
         steps: optimizer steps taken.
         rows: rows processed.
@@ -63,6 +72,18 @@ class TurnLog:
     steps: int
     rows: int
     seconds: float
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Neither gradient nor weight decay reaches them meanwhile."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class LocalTrainer(Trainer):
@@ -115,7 +136,34 @@ class LocalTrainer(Trainer):
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
-        return batch.loss_sum(self.mllm.last_logits(batch.inputs, batch.labels.shape[1]))
+        return batch.loss_sum(self._logits(batch))
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        return self.mllm.last_logits(batch.inputs, batch.labels.shape[1])
+
+    def _loss_and_representation(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss, and (rows, width): what enters the head in the column before each answer."""
+        seen: list[torch.Tensor] = []
+        head = self.mllm.inner.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            loss = batch.loss_sum(self._logits(batch))
+        finally:
+            handle.remove()
+        return loss, answer_representation(seen[-1][:, -batch.labels.shape[1] :], batch.labels, IGNORED)
+
+    @torch.no_grad()
+    def _representations(
+        self, rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int]
+    ) -> dict[int, torch.Tensor]:
+        """Each row's representation by the live adapter, without dropout."""
+        micro = self.local.micro_batch_size or self.local.batch_size
+        found: dict[int, torch.Tensor] = {}
+        for start in range(0, len(indices), micro):
+            chosen = indices[start : start + micro]
+            batch = self.encoder.collate([rows[i] for i in chosen], completions=True)
+            found |= dict(zip(chosen, self._loss_and_representation(batch)[1], strict=True))
+        return found
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -157,24 +205,45 @@ class LocalTrainer(Trainer):
         """
         started = time.perf_counter()
         parameters = self.mllm.adapter.parameters
-        anchors = [p.detach().clone() for p in parameters] if turn.penalty.gamma else []
+        anchors = [p.detach().clone() for p in parameters] if turn.penalty.gamma or turn.corrections else []
+        contrast = turn.contrast if turn.contrast and turn.contrast.mu else None
+        near: dict[int, torch.Tensor] = {}
+        far: dict[int, torch.Tensor] = {}
+        if contrast is not None:
+            used = sorted({i for batch in turn.batches for i in batch})
+            start_state = self.mllm.adapter.export()
+            near = self._representations(rows, used)
+            self.mllm.adapter.load(contrast.previous)
+            far = self._representations(rows, used)
+            self.mllm.adapter.load(start_state)
         optimizer = self._new_optimizer(turn.lr)
         micro = self.local.micro_batch_size or self.local.batch_size
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         self.mllm.set_training(True)
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _frozen([parameters[i] for i in turn.frozen]):
             torch.manual_seed(turn.dropout_seed)
             for step, indices in enumerate(turn.batches):
                 step_rows = [rows[i] for i in indices]
                 supervised = sum(len(row.completion) for row in step_rows)
-                total = torch.zeros((), device=self.mllm.device)
+                total, added = (torch.zeros((), device=self.mllm.device) for _ in range(2))
                 for start in range(0, len(step_rows), micro):
-                    loss = self._loss_sum(self.encoder.collate(step_rows[start : start + micro], completions=True))
-                    loss = loss / supervised
-                    loss.backward()
+                    batch = self.encoder.collate(step_rows[start : start + micro], completions=True)
+                    if contrast is None:
+                        loss = self._loss_sum(batch) / supervised
+                        loss.backward()
+                    else:
+                        summed, z = self._loss_and_representation(batch)
+                        loss = summed / supervised
+                        chosen = indices[start : start + micro]
+                        z_near, z_far = (torch.stack([z_of[i] for i in chosen]) for z_of in (near, far))
+                        term = contrast.mu / len(step_rows) * contrastive_loss(z, z_near, z_far, contrast.temperature)
+                        (loss + term).backward()
+                        added += term.detach()
                     total += loss.detach()
-                penalties.append(turn.penalty.add_gradient(parameters, anchors))
+                for correction in turn.corrections:
+                    added += correction.add_gradient(parameters, anchors, step, len(turn.batches)).to(added.device)
+                penalties.append(turn.penalty.add_gradient(parameters, anchors) + added)
                 norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
                 rate = step_lr(turn.lr, step, len(turn.batches), inner=turn.lr_inner)
                 for group in optimizer.param_groups:

@@ -12,6 +12,7 @@ import typing
 from typing import Any
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.config.aggregation import RULES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
 
@@ -53,6 +54,9 @@ def is_ours(cfg: Any) -> bool:
     """Whether a job asks for our trainer."""
     return bool(cfg.trainer.type == "fedmllm")
 
+
+#: FederatedScope's names of robust rules and ours.
+_ROBUST_RULES = {"krum": "krum", "median": "median", "trimmedmean": "trimmed_mean", "normbounding": "norm_bounded"}
 
 #: FederatedScope's default of ``train.optimizer.lr``, meant for SGD; a file that leaves the key out gets our default.
 _HOST_DEFAULT_LR = 0.1
@@ -100,8 +104,15 @@ def to_config(cfg: Any) -> schema.Config:
             "fedmllm.privacy.dp.sampling is poisson, but FederatedScope waits for a fixed number of clients in every "
             "round. Use fixed, or run the file with --engine embedded."
         )
+    if cfg.aggregator.robust_rule != "fedavg":
+        known = _ROBUST_RULES.get(cfg.aggregator.robust_rule)
+        translated = f" ({cfg.aggregator.robust_rule} is {known})" if known else f": {', '.join(RULES)}"
+        raise ConfigError(
+            f"aggregator.robust_rule is {cfg.aggregator.robust_rule!r}, but FederatedScope's aggregators do not know "
+            f"adapters. Set fedmllm.aggregation.rule{translated} and fedmllm.aggregation.byzantine in place of "
+            "aggregator.byzantine_node_num."
+        )
     for key, value, default in (
-        ("aggregator.robust_rule", cfg.aggregator.robust_rule, "fedavg"),
         ("federate.ignore_weight", cfg.federate.ignore_weight, False),
         ("grad.grad_clip", cfg.grad.grad_clip, -1.0),
     ):
