@@ -1,4 +1,4 @@
-"""Aggregation rules in whole runs: attacks, exact LoRA, ranks per client, frozen A; and what the configuration refuses."""
+"""Aggregation rules in runs: attacks, exact LoRA, ranks per client, frozen A; and what the configuration refuses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def test_a_bad_client_spoils_the_mean_of_real_adapters_and_not_the_rules(honest,
     bad = [*updates[:2], attacked(updates[2], start, kind), *updates[3:]]
     target, _ = one_round(honest, tmp_path, [u for u in updates if u.client != 3])
     spoilt, _ = one_round(honest, tmp_path, bad)
-    assert far(spoilt, target) > 1.0  # no better than a round without any training
+    # Krum gives one client's update, so "held" means: no further from the honest mean than an honest client is.
+    deltas = [{n: t - start[n] for n, t in u.state.items()} for u in updates if u.client != 3]
+    cloud = 1.01 * max(far(delta, target) for delta in deltas)
+    assert far(spoilt, target) > 1.5 * cloud
     for words in (
         ("rule", "krum", "byzantine", 1),
         ("rule", "multi_krum", "byzantine", 1),
@@ -83,12 +86,11 @@ def test_a_bad_client_spoils_the_mean_of_real_adapters_and_not_the_rules(honest,
         ("rule", "trimmed_mean", "trim", 0.2),
         ("rule", "norm_bounded"),
         ("outlier_factor", 3.0),
-        ("rule", "multi_krum", "byzantine", 1, "lora", "exact"),
         ("max_update_norm", 1.0),
     ):
         pairs = [A + w if i % 2 == 0 else w for i, w in enumerate(words)]
         held, session = one_round(honest, tmp_path, bad, *pairs)
-        assert far(held, target) < min(0.95, 0.5 * far(spoilt, target)), words
+        assert far(held, target) < cloud, words
         if words[0] in ("outlier_factor", "max_update_norm"):
             (refused,) = session.state.figures["refused"]
             assert refused["client"] == 3
@@ -123,7 +125,7 @@ def products(state):
 
 
 def test_exact_lora_gives_the_mean_product_where_it_has_the_rank(honest, tmp_path) -> None:
-    federation, start, updates = honest
+    _, start, updates = honest
     two = updates[:2]
     exact, session = one_round(honest, tmp_path, two, A + "lora", "exact")
     rows = [u.rows for u in two]
@@ -211,7 +213,9 @@ REFUSED = {
     "ranks has 1 entries": (A + "ranks", "[1]", A + "lora", "exact"),
     "client 2 the rank 9": (A + "ranks", "[1, 9]", A + "lora", "exact", "federate.client_num", 2),
     "variates on the server": (A + "rule", "median", "federate.method", "scaffold", "federate.sample_client_num", 3),
-    "sum of differences on the server": (A + "lora", "exact", "federate.method", "feddyn"),
+    "sum of differences on the server": (
+        A + "rule", "median", "federate.method", "feddyn", "federate.sample_client_num", 3,
+    ),
     "norm_action refuse": (A + "max_update_norm", 1.0, A + "norm_action", "clip", "federate.method", "feddyn"),
     "set fedmllm.aggregation.max_update_norm": (
         A + "outlier_factor", 2.0, "federate.method", "scaffold", "federate.sample_client_num", 3,

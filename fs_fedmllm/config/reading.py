@@ -82,7 +82,7 @@ _OURS = ("fedmllm.", "model.fedmllm.")
 
 def unknown_key(path: str) -> str:
     """What to say of a key that is not ours."""
-    if path.startswith("aggregator."):
+    if path.partition(".")[0] == "aggregator":
         return (
             f"unknown key {path!r}: FederatedScope's aggregators do not know adapters. Set fedmllm.aggregation.rule "
             "(krum, multi_krum, median, trimmed_mean, norm_bounded) and fedmllm.aggregation.byzantine instead."
