@@ -9,10 +9,12 @@ or ``python -m fs_fedmllm.conformance my_package.my_module:MyServerOptimizer``, 
     def test_mine(check):
         check(MyServerOptimizer(lr=1.0), RunningMean)
 
-``CHECKS`` are for a server optimizer and the mean that feeds it, ``CLIENT_CHECKS`` for a client's penalty.
+``CHECKS`` are for a server optimizer and the mean that feeds it, ``CLIENT_CHECKS`` for a client's penalty,
+``FEDERATED_CHECKS`` for algorithms whose clients keep something between their turns.
 """
 
 from fs_fedmllm.conformance.client import CLIENT_CHECKS, toy_training
+from fs_fedmllm.conformance.federated import FEDERATED_CHECKS, OurAlgorithm, federate
 from fs_fedmllm.conformance.references import FEDAVG_LIMIT, REFERENCES, WEIGHTING, Hyper
 from fs_fedmllm.conformance.server import (
     CHECKS,
@@ -39,10 +41,12 @@ __all__ = [
     "CHECKS",
     "CLIENT_CHECKS",
     "FEDAVG_LIMIT",
+    "FEDERATED_CHECKS",
     "REFERENCES",
     "WEIGHTING",
     "Hyper",
     "NotApplicable",
+    "OurAlgorithm",
     "aggregate",
     "certify",
     "check_centralised",
@@ -58,6 +62,7 @@ __all__ = [
     "example_params",
     "example_round",
     "fedavg_limit",
+    "federate",
     "same_bits",
     "toy_training",
 ]

@@ -19,6 +19,7 @@ class Hyper:
     beta1: float
     beta2: float
     tau: float
+    alpha: float = 0.01
 
 
 Deltas = Sequence[float | None]
@@ -62,6 +63,17 @@ def _adaptive(second: Callable[[Hyper, float, float], float]) -> Reference:
     return reference
 
 
+def feddyn(hyper: Hyper, value: float, deltas: Deltas) -> list[float]:
+    """Acar et al. 2021, Algorithm 1, with every client in every round."""
+    h, trajectory = 0.0, []
+    for delta in deltas:
+        if delta is not None:
+            h -= hyper.alpha * delta
+            value += delta - h / hyper.alpha
+        trajectory.append(value)
+    return trajectory
+
+
 def _yogi(hyper: Hyper, v: float, square: float) -> float:
     if v > square:
         return v - (1 - hyper.beta2) * square
@@ -74,6 +86,8 @@ REFERENCES: dict[str, Reference] = {
     "fedadagrad": _adaptive(lambda hyper, v, square: v + square),
     "fedadam": _adaptive(lambda hyper, v, square: hyper.beta2 * v + (1 - hyper.beta2) * square),
     "fedyogi": _adaptive(_yogi),
+    "scaffold": fedavg,  # the server's step on x; its variates are in conformance.federated
+    "feddyn": feddyn,
 }
 
 #: How each paper weights the clients: n_k / N, or 1 / |S| (Reddi et al., Algorithm 2, line 10).
@@ -83,14 +97,18 @@ WEIGHTING: dict[str, str] = {
     "fedadagrad": "uniform",
     "fedadam": "uniform",
     "fedyogi": "uniform",
+    "scaffold": "uniform",
+    "feddyn": "uniform",
 }
 
 #: Hyper-parameters under which a method is FedAvg: no momentum and, for the adaptive ones, a tau so large that the
-#: denominator stays at sqrt(tau^2) + tau = 2 tau, which the learning rate cancels.
+#: denominator stays at sqrt(tau^2) + tau = 2 tau, which the learning rate cancels. FedDyn's
+#: server adds up all differences and is never FedAvg.
 FEDAVG_LIMIT: dict[str, dict[str, float]] = {
     "fedavg": {"lr": 1.0},
     "fedavgm": {"lr": 1.0, "beta1": 0.0},
     "fedadagrad": {"lr": 2.0e3, "beta1": 0.0, "tau": 1.0e3},
     "fedadam": {"lr": 2.0e3, "beta1": 0.0, "beta2": 1.0, "tau": 1.0e3},
     "fedyogi": {"lr": 2.0e3, "beta1": 0.0, "beta2": 1.0, "tau": 1.0e3},
+    "scaffold": {"lr": 1.0},
 }

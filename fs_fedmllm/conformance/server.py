@@ -254,7 +254,8 @@ def check_trajectory(
             deltas[name].append(torch.stack([w / total * d for w, d in sent]).sum(0) if sent else None)
         params, state = server.step(params, state, aggregate(server, mean, params, clients))
         reached.append(params)
-    hyper = Hyper(*(float(getattr(server, name)) for name in ("lr", "beta1", "beta2", "tau")))
+    settings = {name: float(getattr(server, name)) for name in ("lr", "beta1", "beta2", "tau")}
+    hyper = Hyper(**settings, alpha=float(getattr(server, "alpha", 0.0)))
     for name, series in deltas.items():
         for position in range(start[name].numel()):
             origin = float(start[name].flatten()[position])
