@@ -177,7 +177,7 @@ def test_frozen_a_stays_and_halves_what_is_sent(short_config) -> None:
 
     end = load((folder.path / "adapter" / "adapter_model.safetensors").read_bytes())
     assert all(torch.equal(end[n], start[n]) == ("lora_A" in n) for n in start)
-    rule = federation.round_rule(start)
+    rule = federation.open_mean(start, [1])
     with pytest.raises(UpdateError, match="frozen in this run"):
         federation.accept(rule, start, dataclasses.replace(update, state=live))
 
