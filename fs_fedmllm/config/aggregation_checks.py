@@ -11,6 +11,9 @@ from fs_fedmllm.config.aggregation import AVERAGING_RULES, SELECTING_RULES, Aggr
 #: Methods whose server keeps a sum over what every client did; it is only right for the plain mean of all of it.
 CORRECTED_METHODS = ("scaffold", "feddyn")
 
+#: PEFT methods whose adapter is a pair of factors.
+FACTORED = ("lora", "rslora", "dora")
+
 Refuse = Callable[[bool, str], None]
 
 
@@ -79,7 +82,12 @@ def check_aggregation(config: Any, refuse: Refuse) -> None:
 
 
 def _check_lora(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
-    section, method = "fedmllm.aggregation", config.federate.method
+    section, method, peft = "fedmllm.aggregation", config.federate.method, config.model.fedmllm.peft
+    refuse(
+        chosen.lora != "factors" and peft not in FACTORED,
+        f"{section}.lora {chosen.lora} speaks of LoRA's factors A and B, and model.fedmllm.peft {peft} has none of "
+        f"its own to speak of. Use one of {', '.join(FACTORED)}.",
+    )
     if chosen.lora == "exact":
         refuse(
             method != "fedavg" or config.server_lr != 1.0,
@@ -128,6 +136,16 @@ def _check_lora(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
 
 
 def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
+    refuse(
+        config.fedmllm.privacy.secure_aggregation.enabled
+        and (
+            chosen != AggregationConfig(lora="frozen_a" if chosen.lora == "frozen_a" else "factors")
+            or config.federate.method in CORRECTED_METHODS
+        ),
+        "under fedmllm.privacy.secure_aggregation the server sees one sum and no client's update, so "
+        "fedmllm.aggregation (but for lora frozen_a) and federate.method scaffold and feddyn cannot be had with it. "
+        "Leave them at their defaults.",
+    )
     if not config.fedmllm.privacy.dp.enabled:
         return
     section, privacy = "fedmllm.aggregation", "fedmllm.privacy.dp.clip_norm"
@@ -188,6 +206,11 @@ def _check_regularizer(config: Any, refuse: Refuse) -> None:
         refuse(
             config.fedmllm.aggregation.lora == "frozen_a",
             "fedmllm.regularizer.type yoco trains A, and fedmllm.aggregation.lora frozen_a freezes it.",
+        )
+        refuse(
+            config.model.fedmllm.peft not in FACTORED or config.model.fedmllm.quantization.type != "none",
+            "fedmllm.regularizer.type yoco takes B from the base's own matrices: use model.fedmllm.peft lora, and set "
+            "model.fedmllm.quantization.type to none.",
         )
         refuse(
             bool(config.federate.restore_from),

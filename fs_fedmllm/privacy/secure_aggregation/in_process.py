@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -28,6 +29,10 @@ class SecureSum:
         clients: the round's clients, ascending.
         policy: how updates become vectors and the sum a mean.
     """
+
+    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    refused: Mapping[int, str] = MappingProxyType({})
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, params: State, clients: Sequence[int], policy: Policy):
         self._params = params
