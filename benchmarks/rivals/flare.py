@@ -3,7 +3,7 @@
 There are as many sites as clients in a round, and each takes the rows of the client whose turn it is: NVFlare keeps
 a process for each site, and this way every process loads the model once.
 
-    python benchmarks/rivals/flare.py plan.json times.json
+    RIVALS_FOLDER=... RIVALS_NAME=nvflare python benchmarks/rivals/flare.py plan.json
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ["PYTHONPATH"] = HERE + os.pathsep + os.environ.get("PYTHONPATH", "")
 sys.path.insert(0, HERE)
 
 
-def main(plan_file: str, times_file: str) -> None:
+def main(plan_file: str) -> None:
     """Run the plan in the simulator."""
     from flare_model import Adapter
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
@@ -32,7 +32,7 @@ def main(plan_file: str, times_file: str) -> None:
         min_clients=len(rounds[0]),
         num_rounds=len(rounds),
         train_script=os.path.join(HERE, "flare_client.py"),
-        train_args=f"{os.path.abspath(plan_file)} {os.path.abspath(times_file)}",
+        train_args=os.path.abspath(plan_file),
     )
     with tempfile.TemporaryDirectory() as folder:
         run = recipe.execute(SimEnv(num_clients=len(rounds[0]), num_threads=len(rounds[0]), workspace_root=folder))

@@ -1,49 +1,51 @@
-"""Our embedded engine on the same plan.
+"""Our embedded engine on the same plan, with everything that ``fs-fedmllm run`` does around a round.
 
-python benchmarks/rivals/ours.py plan.json times.json WORKERS
+RIVALS_FOLDER=... RIVALS_NAME=ours python benchmarks/rivals/ours.py plan.json WORKERS
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+import turnstile
 from plan import PRESET, overrides
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.session import Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.parallel import TurnPool, useful_workers
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
 
 
-class Stopwatch(Silent):
-    """Notes when each round's evaluation was done."""
+class Printed(Silent):
+    """Prints the losses, which must be the rivals' up to the dropout masks."""
 
-    def __init__(self) -> None:
-        self.evaluated_at: list[float] = []
-
-    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
-        """After a round."""
-        self.evaluated_at.append(time.perf_counter())
+    def trained(self, round_index: int, update: Any) -> None:
+        """After a turn."""
+        print(round_index, update.client, update.log.loss, flush=True)
 
 
-def main(plan_file: str, times_file: str, workers: str) -> None:
-    """Run the plan and write each round's seconds."""
+def main(plan_file: str, workers: str) -> None:
+    """Run the plan."""
     plan: dict[str, Any] = json.loads(Path(plan_file).read_text())
-    watch = Stopwatch()
+    config = schema.load(PRESET, [*overrides(len(plan["rounds"]), plan["steps"]), "fedmllm.workers", workers])
+    federation = Federation.build(config, prepare_data(config))
     with tempfile.TemporaryDirectory() as folder:
-        words = [*overrides(len(plan["rounds"]), plan["steps"]), "outdir", folder, "expname", "run"]
-        run(schema.load(PRESET, [*words, "fedmllm.workers", workers]), listener=watch)
-        lines = [json.loads(x) for x in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
-    rounds = [line["seconds"] for line in lines if line["kind"] == "round"]
-    losses = [line["loss"] for line in lines if line["kind"] == "turn"]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(watch.evaluated_at)]
-    times = [{"round": r, "evaluated": g} for r, g in zip(rounds, [float("nan"), *gaps], strict=True)]
-    Path(times_file).write_text(json.dumps({"times": times, "losses": losses}))
+        session = Session(federation, RunFolder(Path(folder) / "run", config), Printed())
+        with TurnPool(federation, useful_workers(federation)) as pool:
+            for index in range(len(plan["rounds"])):
+                with turnstile.turn(str(index)):
+                    clients = session.begin_round()
+                    for outcome in pool.turns(clients, index, session.broadcast, session.state.clients):
+                        session.take(outcome)
+                    session.end_round(len(clients))
+                    session.checkpoint()
+                with turnstile.turn(f"{index}-evaluation"):
+                    session.evaluate(index + 1)
 
 
 if __name__ == "__main__":
