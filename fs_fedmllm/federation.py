@@ -406,6 +406,18 @@ class Federation:
         presence = {client: record.presence for client, record in self.data.manifest.clients.items()}
         return build_rule(options, expected, presence)
 
+    def upload_like(self, received: State) -> State:
+        """An update that changes nothing: the names, dtypes and shapes of what a client may send.
+
+        Args:
+            received: the adapter that the clients received, float32.
+        """
+        assert self.server is not None
+        expected = self.server.expected(received)
+        allowed = federated_names(expected, self.config.fedmllm.aggregation)
+        state = {name: tensor for name, tensor in expected.items() if name in allowed}
+        return self.codec.encode(received, state, {})[0]
+
     def accept(self, rule: RoundRule, params: State, update: Update) -> None:
         """Check an update and add it to the round; call in ascending client order.
 

@@ -163,6 +163,11 @@ class Session:
         """What the server sends to the clients of this round."""
         return self.federation.broadcast(self.state.params, self.state.server)
 
+    @property
+    def upload_like(self) -> State:
+        """The names, dtypes and shapes of what a client of this round may send back."""
+        return self.federation.upload_like(self._start)
+
     def carried(self, client: int) -> State:
         """What a client keeps from its last accepted turn."""
         return self.state.clients.get(client, {})

@@ -105,6 +105,25 @@ def test_the_server_keeps_its_precision_and_steps_from_what_the_clients_received
     assert not torch.equal(session.params[lost], session.params[lost].bfloat16().float())
 
 
+SCAFFOLD = ("federate.method", "scaffold")
+FROZEN_A = ("fedmllm.aggregation.lora", "frozen_a")
+
+
+@pytest.mark.parametrize("words", [(), INT4, (*SCAFFOLD, *INT4), (*FROZEN_A, *INT4)])
+def test_the_server_knows_what_an_update_looks_like(short_config, tmp_path, words) -> None:
+    config = short_config("cross_i3t7", *words)
+    federation = Federation.build(config, prepare_data(config))
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    client, _ = session.begin_round()
+    update = federation.client_turn(client, 0, session.broadcast)
+
+    def layout(tensors):
+        return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+    assert layout(update.state) == layout(session.upload_like)
+    assert session.accept(update)
+
+
 def test_a_client_that_sends_another_precision_is_refused_and_named(short_config, tmp_path) -> None:
     config = short_config("cross_i3t7", *INT4)
     federation = Federation.build(config, prepare_data(config))
