@@ -69,6 +69,8 @@ _BOTH = (
     ("grpc.max_receive_message_length", CHUNK),
     ("grpc.max_send_message_length", CHUNK),
     ("grpc.max_metadata_size", 16 << 10),
+    # Bit 0 alone: no compression. Weights do not shrink, and a small chunk must not become a large one.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),

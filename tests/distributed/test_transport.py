@@ -308,6 +308,19 @@ def test_broken_messages_end_their_exchange_only() -> None:
     assert handled == [4, 4, 4]
 
 
+@pytest.mark.parametrize("size", [1000, 64 << 20])
+def test_compressed_chunks_are_refused(size: int) -> None:
+    """64 MiB of zeros are 64 KiB on the wire; gRPC must not unpack them here."""
+    with serve() as server, connect(server, FOUR) as honest, Raw(server) as hostile:
+        call = hostile.call(
+            iter([bytes(size)]), metadata=hostile.metadata, timeout=20, compression=grpc.Compression.Gzip
+        )
+        with pytest.raises(grpc.RpcError):
+            next(call)
+        assert call.code() == grpc.StatusCode.UNIMPLEMENTED and server.traffic.received == 0
+        assert honest.exchange(HELLO, 20).header["from"] == 4
+
+
 def test_a_client_is_told_which_versions_do_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve() as server, connect(server) as connection:
         monkeypatch.setattr("fs_fedmllm.distributed.transport.encode", lambda *args: cut(frame(version=2)))
