@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def cells(
         TableError: a cell does not resolve; the message names it and the configuration's own error.
     """
     found = []
+    read = cache(read_yaml)  # many cells, few files
     for place in _ordered(table):
         coordinates = {axis.name: place[axis.name] for axis in table.axes}
         if table.skipped(coordinates) or table.place(coordinates) == "zero_shot":
@@ -96,7 +98,7 @@ def cells(
         if tiny and seed != table.seeds[0]:
             continue
         try:
-            config = _resolve(table, coordinates, seed, overrides, tiny, beside)
+            config = _resolve(table, coordinates, seed, overrides, tiny, _finder(beside, read))
         except ConfigError as error:
             raise TableError(f"{table.name}, {', '.join(coordinates.values())}: {error}") from error
         found.append(Cell(coordinates, seed, config, content_key(config)))
@@ -111,8 +113,23 @@ def _ordered(table: Table) -> list[dict[str, str]]:
     return places
 
 
+def _finder(beside: Path | None, read: Callable[[Path], dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+    """From a configuration's name to its content: beside the table file, or as every command looks for it."""
+
+    def find(name: str) -> dict[str, Any]:
+        local = beside / name if beside is not None else None
+        return read(local if local is not None and local.is_file() else find_config(name))
+
+    return find
+
+
 def _resolve(
-    table: Table, coordinates: Mapping[str, str], seed: int, overrides: Sequence[str], tiny: bool, beside: Path | None
+    table: Table,
+    coordinates: Mapping[str, str],
+    seed: int,
+    overrides: Sequence[str],
+    tiny: bool,
+    find: Callable[[str], dict[str, Any]],
 ) -> Config:
     values = table.values(coordinates)
     named = [value.config for value in values if value.config]
@@ -121,8 +138,7 @@ def _resolve(
     name = named[0] if named else table.config
     if not name:
         raise ConfigError("no configuration is named; give the table, or a value of an axis, the key config.")
-    local = beside / name if beside is not None else None
-    raw = read_yaml(local if local is not None and local.is_file() else find_config(name))
+    raw = find(name)
     for settings in (table.settings, *(value.settings for value in values)):
         for key, setting in settings.items():
             raw = _with(raw, key.split("."), setting)

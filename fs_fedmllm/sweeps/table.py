@@ -202,7 +202,7 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
     at = str(raw.get("at", "last"))
     reader.refuse(at not in PLACES, "at", f"must be one of {', '.join(PLACES)}")
     metrics = reader.metrics(raw.get("metrics", []), "metrics")
-    reader.refuse(not metrics and not all(_own_metrics(axes, n) for n in names), "metrics", "must name at least one")
+    reader.refuse(not metrics and not any(_own_metrics(axes, n) for n in names), "metrics", "must name at least one")
     table = Table(
         name=name,
         title=str(raw.get("title", name)),

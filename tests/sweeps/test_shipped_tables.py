@@ -1,0 +1,66 @@
+"""Every table file that ships resolves, as it is and with --tiny, and holds the paper's figures."""
+
+from __future__ import annotations
+
+import pytest
+from short_runs import REPOSITORY
+
+from fs_fedmllm import config
+from fs_fedmllm.commands.sweep import find_table
+from fs_fedmllm.sweeps import grid
+from fs_fedmllm.sweeps.table import Metric, Reported, load_table
+
+TABLES = sorted((REPOSITORY / "tables").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_table_resolves(path) -> None:
+    table = load_table(path)
+    cells = grid.cells(table)
+    assert len(cells) == len({cell.key for cell in cells})  # no two rows are the same run
+    assert {cell.seed for cell in cells} == set(table.seeds)
+    wanted = {value.name for axis in table.axes for value in axis.values if value.at != "zero_shot"}
+    assert {value for cell in cells for value in cell.coordinates.values()} == wanted
+    tiny = grid.cells(table, tiny=True)
+    assert {cell.config.data.type for cell in tiny} <= {"digits_match", "digits_triage", "digits_panel"}
+    assert all(cell.config.model.fedmllm.path == "tiny" and not cell.config.use_gpu for cell in tiny)
+    if path.stem.startswith(("table", "figure")):
+        assert all(cell.config.model.fedmllm.path != "tiny" for cell in cells)
+        assert all(cell.config.federate.total_round_num in (25, 40, 50) for cell in cells
+                   if cell.config.federate.method != "local")  # fmt: skip
+
+
+def test_all_are_there() -> None:
+    names = {path.stem for path in TABLES}
+    assert {f"table{i}" for i in range(2, 13)} | {"figure7", "figures13_14", "digits_findings"} <= names
+    assert find_table("tables/table4.yaml").name == find_table("table4").name == "table4.yaml"
+
+
+def test_the_papers_figures_stand_in_their_places() -> None:
+    def said(name: str, **place: str) -> Reported | None:
+        table = load_table(find_table(name))
+        return table.reported(place, table.metrics_at(place)[0])
+
+    assert said("table2", method="fedyogi", setting="hateful_memes_aligned_a50") == Reported(75.74, 0.88)
+    assert said("table3", method="local", setting="crisismmd_missing_b50") == Reported(31.78, 0.22)
+    assert said("table4", method="fedadam", setting="crisismmd_cross_i3t7") == Reported(53.17, 0.96)
+    assert said("table5", method="fedadagrad", setting="hateful_memes_hybrid_p60") == Reported(69.26, 0.47)
+    assert said("table7", method="fedadam", clients="c10of30") == Reported(66.91, 0.62)
+    assert said("table9", method="fedavgm", strategies="both", setting="crisismmd_cross_i3t7") == Reported(33.13)
+    assert said("table10", strategies="prompt_fedprox", setting="crisismmd_hybrid_p60") == Reported(55.68)
+    assert said("table11", epochs="e5", setting="hateful_memes_missing_b30") == Reported(66.83)
+    table = load_table(find_table("table6"))
+    place = {"method": "fedyogi", "test": "slake", "level": "hybrid_p60"}
+    assert table.reported(place, Metric("judge.scores.open", "")) == Reported(52.43, 0.75)
+    assert table.reported(place, Metric("judge.scores.all", "")) == Reported(57.05, 0.59)
+
+
+def test_the_findings_ask_the_question() -> None:
+    table = load_table(find_table("digits_findings"))
+    cells = grid.cells(table)
+    assert len(cells) == 12 * 4 * 3
+    by = {(cell.coordinates["method"], cell.coordinates["scenario"]): cell.config for cell in cells if cell.seed == 0}
+    assert {own.scenario for own in by.values()} == {"aligned", "missing", "cross", "hybrid"}
+    assert by["fedavg", "cross"].switches["fedavg"] == "mean"
+    assert by["fedavg_upstream", "cross"].switches["fedavg"] == "accumulate"
+    assert isinstance(by["local", "hybrid"], config.Config)
