@@ -32,7 +32,7 @@ def config_digest(config: Config) -> str:
     for name in ("outdir", "expname"):
         mapping.pop(name)
     mapping["federate"].pop("save_to")
-    for name in ("checkpoint_every", "workers"):
+    for name in ("checkpoint_every", "workers", "judge"):
         mapping["fedmllm"].pop(name)
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
 

@@ -55,7 +55,7 @@ def content_key(config: Config) -> str:
     for name in ("outdir", "expname"):
         mapping.pop(name)
     mapping["federate"].pop("save_to")
-    for name in ("checkpoint_every", "workers"):
+    for name in ("checkpoint_every", "workers", "judge"):
         mapping["fedmllm"].pop(name)
     told = _differences(mapping, to_mapping(Config()))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

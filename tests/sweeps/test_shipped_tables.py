@@ -51,8 +51,8 @@ def test_the_papers_figures_stand_in_their_places() -> None:
     assert said("table11", epochs="e5", setting="hateful_memes_missing_b30") == Reported(66.83)
     table = load_table(find_table("table6"))
     place = {"method": "fedyogi", "test": "slake", "level": "hybrid_p60"}
-    assert table.reported(place, Metric("judge.scores.open", "")) == Reported(52.43, 0.75)
-    assert table.reported(place, Metric("judge.scores.all", "")) == Reported(57.05, 0.59)
+    assert table.reported(place, Metric("judge.by_kind.open.accuracy", "")) == Reported(52.43, 0.75)
+    assert table.reported(place, Metric("judge.scores.accuracy", "")) == Reported(57.05, 0.59)
 
 
 def test_the_findings_ask_the_question() -> None:

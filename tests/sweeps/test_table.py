@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import short_table
 import yaml
-from short_runs import CONFIGS
+from short_runs import CONFIGS, REPOSITORY
 
 from fs_fedmllm import config
 from fs_fedmllm.errors import FedMLLMError
@@ -92,3 +92,9 @@ def test_a_key_that_a_later_version_adds_changes_no_cell(monkeypatch) -> None:
 def test_overrides_reach_every_cell(tmp_path) -> None:
     table = load_table(short_table.write(tmp_path))
     assert {cell.config.train.optimizer.lr for cell in grid.cells(table, ["train.optimizer.lr", "0.5"])} == {0.5}
+
+
+def test_the_example_of_the_document_resolves() -> None:
+    text = (REPOSITORY / "docs" / "sweeps.md").read_text().split("```yaml\n")[1].split("```")[0]
+    table = parse_table(yaml.safe_load(text), "example")
+    assert len(grid.cells(table)) == 3 * 5  # Local once, FedAvg and Centralised with both prompts
