@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from fs_fedmllm import __version__
-from fs_fedmllm.commands import certs, config, data, judge, plug, report, run, sweep
+from fs_fedmllm.commands import certs, config, data, judge, plug, report, run, sites, sweep
 from fs_fedmllm.errors import FedMLLMError
 
 EXIT_USER_ERROR = 2
 #: One module per command, in the order of ``--help``.
-COMMANDS = (run, sweep, report, judge, data, config, plug, certs)
+COMMANDS = (run, sites, sweep, report, judge, data, config, plug, certs)
 
 
 def build_parser() -> argparse.ArgumentParser:

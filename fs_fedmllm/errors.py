@@ -39,3 +39,7 @@ class HostError(FedMLLMError):
 
 class PayloadWarning(UserWarning):
     """Most of what clients send is not LoRA; filter it by this name once you have decided to pay for it."""
+
+
+class StorageError(FedMLLMError):
+    """A file cannot be written (a full disk, a quota, a missing permission); the older one stands."""

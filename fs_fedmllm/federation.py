@@ -44,6 +44,7 @@ from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.privacy.protocols import secure_sum
+from fs_fedmllm.replay import recorded_participants
 from fs_fedmllm.scenarios.build import apply_scenario
 from fs_fedmllm.scenarios.manifest import Manifest
 from fs_fedmllm.scenarios.switches import profile_params
@@ -63,13 +64,20 @@ class FederatedData:
         dataset: what the adapter read.
         template: its prompts.
         clients: client id (from 1) -> training rows, with what the client may see.
-        manifest: how the rows were dealt.
+        manifest: how the rows were dealt; names no rows at a site that knows but its own.
+        split: sha256 of the manifest that the site's folder was written for, where the site does not have it all.
     """
 
     dataset: Dataset
     template: Template
     clients: Mapping[int, Sequence[Sample]]
     manifest: Manifest
+    split: str = ""
+
+    @property
+    def manifest_sha256(self) -> str:
+        """sha256 of the manifest of the whole split."""
+        return self.split or self.manifest.sha256
 
 
 def prepare_data(config: Config) -> FederatedData:
@@ -84,7 +92,7 @@ def prepare_data(config: Config) -> FederatedData:
     for warning in dataset.warnings:
         logging.getLogger("fs_fedmllm").warning("%s", warning)
     template = load_template(config.fedmllm.template or dataset.template)
-    _check_labels(dataset, template)
+    check_labels(dataset, template)
     settings = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
     }
@@ -102,11 +110,11 @@ def prepare_data(config: Config) -> FederatedData:
         clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
     if config.federate.method == "global":
         clients = {1: [row for client in sorted(clients) for row in clients[client]]}
-    _check_best(config, dataset, template)
+    check_best(config, dataset, template)
     return FederatedData(dataset, template, clients, split.manifest)
 
 
-def _check_best(config: Config, dataset: Dataset, template: Template) -> None:
+def check_best(config: Config, dataset: Dataset, template: Template) -> None:
     """The metric that picks the best round must be one that this task's evaluations have."""
     name = config.eval.best_res_update_round_wise_key
     part, _, metric = name.partition("_")
@@ -129,7 +137,7 @@ def _check_best(config: Config, dataset: Dataset, template: Template) -> None:
         )
 
 
-def _check_labels(dataset: Dataset, template: Template) -> None:
+def check_labels(dataset: Dataset, template: Template) -> None:
     if template.task != "choice":
         return
     for row in (*dataset.train, *dataset.val, *dataset.test):
@@ -211,6 +219,7 @@ class Federation:
     evaluator: Evaluator
     server: ServerOptimizer | None
     _mask: tuple[int, ...] = ()
+    _replayed: Sequence[Sequence[int]] = ()
 
     @property
     def codec(self) -> Codec:
@@ -260,6 +269,7 @@ class Federation:
             evaluator=Evaluator(encoder, config.fedmllm.eval, config.switches),
             server=server,
             _mask=_regularised(config, mllm),
+            _replayed=recorded_participants(config) if config.fedmllm.replay else (),
         )
 
     def initial_state(self) -> State:
@@ -270,7 +280,9 @@ class Federation:
         return state
 
     def sample_clients(self, round_index: int) -> list[int]:
-        """The round's clients, ascending; a pure function of the seed and the round."""
+        """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""
+        if self._replayed:
+            return list(self._replayed[round_index])
         if self.config.federate.method == "global":
             return [1]
         total, wanted = self.config.federate.client_num, self.config.sampled_clients
@@ -284,7 +296,7 @@ class Federation:
         config = self.config
         gamma = coefficient(
             config.fedmllm.regularizer,
-            beta=_missing_rate(self.data.clients[client]),
+            beta=missing_rate(self.data.clients[client]),
             switch=config.switches["regularizer_coefficient"],
             scenario=config.scenario,
             scenario_args=self.data.manifest.params,
@@ -523,7 +535,7 @@ class Federation:
         return wanted == "always" or (wanted == "ends" and done_rounds in (0, self.config.federate.total_round_num))
 
 
-def _missing_rate(rows: Sequence[Sample]) -> float:
+def missing_rate(rows: Sequence[Sample]) -> float:
     """beta_k: the largest share, over modalities, of a client's rows that lack it; a bare question is text."""
     without_image = sum(row.image is None for row in rows)
     without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)

@@ -32,8 +32,11 @@ def config_digest(config: Config) -> str:
     for name in ("outdir", "expname"):
         mapping.pop(name)
     mapping["federate"].pop("save_to")
-    for name in ("checkpoint_every", "workers", "judge"):
+    mapping["federate"]["mode"] = "standalone"  # one machine or several: the numbers are the same
+    for name in ("checkpoint_every", "workers", "judge", "network"):
         mapping["fedmllm"].pop(name)
+    if not mapping["fedmllm"]["replay"]:
+        mapping["fedmllm"].pop("replay")
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
 
 

@@ -84,7 +84,7 @@ class Session:
         self._started = time.perf_counter() if started is None else started
         self._digest = config_digest(self.config)
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
-        self._identity = f"{self._digest}-{federation.data.manifest.sha256}"
+        self._identity = f"{self._digest}-{federation.data.manifest_sha256}"
         self._mean: RoundRule | None = None
         #: The adapter that the round's clients received, and the bytes that they sent back.
         self._start: State = {}
@@ -126,19 +126,22 @@ class Session:
         # Before anything is written: another run's folder must stay as it is.
         saved = load_checkpoint(self.folder.path / "checkpoint", self._identity)
         self.folder.write_config()
-        write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
+        if not self.federation.data.split:  # a server of a distributed run does not know its clients' rows
+            write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
         if saved is not None:
             logger.info("Resuming %s after round %d.", self.folder.path, saved.round)
             self._carried = saved.figures["seconds"]
             self.folder.keep_lines(saved.lines)
             self.listener.resumed(saved.figures["turns"])
+            saved.figures.setdefault("participants", [])
             return saved
         self.folder.keep_lines(0)
         params = self.federation.initial_state()
         if self.config.federate.restore_from:
             params = read_adapter(Path(self.config.federate.restore_from), params)
         server = self.federation.server.init(params) if self.federation.server is not None else {}
-        figures: dict[str, Any] = {"evaluations": [], "refused": [], "bytes_sent": 0, "turns": 0}
+        figures: dict[str, Any] = {"evaluations": [], "refused": [], "participants": [], "bytes_sent": 0}
+        figures["turns"] = 0
         return RunState(0, params, server, {}, figures)
 
     @property
@@ -152,6 +155,19 @@ class Session:
         if layout not in self._sizes:
             self._sizes[layout] = len(adapter_bytes(dict(tensors)))
         return self._sizes[layout]
+
+    @property
+    def participants(self) -> list[list[int]]:
+        """Clients whose updates went into each round's rule, ascending; it may have left some of them out."""
+        found: list[list[int]] = self.state.figures["participants"]
+        return found
+
+    def last_accepted(self, client: int) -> int:
+        """The last round that used an update of this client, or -1."""
+        refused = {(entry["round"], entry["client"]) for entry in self.state.figures["refused"]}
+        rounds = range(len(self.participants) - 1, -1, -1)
+        used = (index for index in rounds if client in self.participants[index] and (index, client) not in refused)
+        return next(used, -1)
 
     @property
     def adapter_size(self) -> int:
@@ -261,11 +277,12 @@ class Session:
         self.state.figures["refused"].append({"round": self.state.round, "client": client, "reason": reason})
         self.listener.refused(self.state.round, client, reason)
 
-    def end_round(self, clients: int) -> None:
+    def end_round(self, clients: int, sent: int | None = None) -> None:
         """Take the server's step and move on.
 
         Args:
             clients: how many were sent the adapter.
+            sent: bytes that went both ways in this round, where somebody counted them.
 
         Raises:
             UpdateError: no valid update is left; the last good adapter is saved first.
@@ -282,7 +299,7 @@ class Session:
             raise UpdateError(
                 f"Round {self.state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
-        moved = clients * self.wire_bytes(self.broadcast) + self._uploaded
+        moved = clients * self.wire_bytes(self.broadcast) + self._uploaded if sent is None else sent
         for client, reason in self._mean.refused.items():
             self._kept.pop(client, None)
             self._refuse(client, reason)
@@ -290,6 +307,7 @@ class Session:
         # Only now: a client whose update was refused stays where it was, and so does what it keeps.
         self.state.clients = self.state.clients | self._kept
         self.state.figures["bytes_sent"] += moved
+        self.state.figures["participants"].append(self._accepted)
         seconds = time.perf_counter() - self._round_started
         # Turns that run side by side add up to more than the time that passes.
         training = min(self._training_seconds - self._round_training, seconds)
@@ -431,8 +449,9 @@ class Session:
             "bytes_sent": figures["bytes_sent"],
             "adapter_bytes": self.adapter_size,
             "refused": figures["refused"],
+            "participants": figures["participants"],
             "adapter_sha256": digest,
-            "manifest_sha256": self.federation.data.manifest.sha256,
+            "manifest_sha256": self.federation.data.manifest_sha256,
             "config_sha256": self._digest,
             "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
         }
@@ -454,7 +473,7 @@ class Session:
                     seed=self.config.seed,
                 ),
             }
-        if data.template.task == "vqa" and not self.config.fedmllm.eval.limit:
+        if data.template.task == "vqa" and data.dataset.train and not self.config.fedmllm.eval.limit:
             # What the questions alone give away belongs beside every such result.
             results["question_only"] = question_only(data.dataset.train, data.dataset.test)
         self.folder.write_json("results.json", results)

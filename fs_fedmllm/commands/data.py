@@ -179,7 +179,7 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
 
 
 def _split(args: argparse.Namespace) -> int:
-    from fs_fedmllm.data.client_folders import write_client
+    from fs_fedmllm.data.client_folders import SERVER, write_client, write_server
     from fs_fedmllm.data.records import write_records
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
@@ -205,6 +205,10 @@ def _split(args: argparse.Namespace) -> int:
                          variant=config.fedmllm.prompt)  # fmt: skip
         else:
             write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
+    if args.per_client_folders:
+        head = {"dataset": data.dataset.name, "manifest_sha256": data.manifest.sha256}
+        splits = {"val": data.dataset.val, "test": data.dataset.test}
+        write_server(out / SERVER, splits, data.template, head, images=args.images)
     print(client_table(data.clients))
     print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
     print(f"written to {out}")

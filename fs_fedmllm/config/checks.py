@@ -52,6 +52,35 @@ def check(config: Config, where: str = "configuration") -> None:
         config.early_stop.patience != 0,
         "early_stop.patience must be 0: these runs end at federate.total_round_num and keep the best round.",
     )
+    distributed = federate.mode == "distributed"
+    refuse(
+        distributed and federate.method in ("local", "global"),
+        f"federate.method {federate.method} has no meaning with federate.mode distributed: "
+        "it needs every client's rows, or their test scores, in one place. Run it standalone, or take fedavg.",
+    )
+    refuse(
+        distributed and config.fedmllm.checkpoint_every != 1,
+        f"fedmllm.checkpoint_every is {config.fedmllm.checkpoint_every}; with federate.mode distributed it must be 1, "
+        "for clients go on from the round that the server has saved.",
+    )
+    refuse(
+        distributed and config.fedmllm.privacy.secure_aggregation.enabled,
+        "fedmllm.privacy.secure_aggregation.enabled needs exchanges between the clients of a round that "
+        "federate.mode distributed does not make yet; run it standalone, or leave it out.",
+    )
+    refuse(
+        distributed and bool(config.fedmllm.replay),
+        "fedmllm.replay repeats a run on one machine; leave it out with federate.mode distributed.",
+    )
+    refuse(
+        bool(config.fedmllm.replay) and federate.method in ("local", "global"),
+        f"fedmllm.replay names each round's clients, and federate.method {federate.method} has no rounds of clients.",
+    )
+    refuse(
+        config.fedmllm.network.min_clients > config.sampled_clients > 0,
+        f"fedmllm.network.min_clients is {config.fedmllm.network.min_clients}, but a round has "
+        f"{config.sampled_clients} clients. Lower it.",
+    )
     for name in args:
         refuse(
             name not in (*SCENARIO_ARGS, *SCENARIO_SWITCHES),

@@ -1,10 +1,10 @@
-"""``fedmllm.network``: how a server and its clients reach each other."""
+"""``fedmllm.network``: how a server and its clients reach each other, and how long they wait."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import ONE_OR_MORE, key
+from fs_fedmllm.config.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, key
 
 
 @dataclass(frozen=True)
@@ -20,4 +20,30 @@ class NetworkConfig:
     insecure: bool = key(False, "Without encryption and certificates; on loopback addresses only.")
     max_message: int = key(
         4096, "Largest message that is sent or received; an adapter must fit.", unit="MiB", valid=ONE_OR_MORE
+    )
+    min_clients: int = key(
+        0,
+        "Quorum: a round ends at its deadline if so many clients have answered, and else waits for them; 0 is half "
+        "of the round's clients, rounded up.",
+        unit="clients",
+        valid=NOT_NEGATIVE,
+    )
+    join_timeout: float = key(
+        600.0,
+        "How long the server waits for every client when it starts, before it goes on with a quorum.",
+        unit="seconds",
+        valid=POSITIVE,
+    )
+    turn_timeout: float = key(
+        3600.0,
+        "How long a client may take for its turn before the round ends without it.",
+        unit="seconds",
+        valid=POSITIVE,
+    )
+    give_up: float = key(
+        21600.0,
+        "How long a server without a quorum, or a client without a server, keeps trying before it stops; the same "
+        "command goes on where it stood.",
+        unit="seconds",
+        valid=POSITIVE,
     )

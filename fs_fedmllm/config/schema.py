@@ -270,6 +270,10 @@ class FedMLLMConfig:
     checkpoint_every: int = key(
         1, "Save the run's state after every n-th round; 0 never.", unit="rounds", valid=NOT_NEGATIVE
     )
+    replay: str = key(
+        "",
+        "results.json of a run: its recorded clients take part in each round, in place of those that would be drawn.",
+    )
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     train: LocalConfig = field(default_factory=LocalConfig)
     server: ServerConfig = field(default_factory=ServerConfig)

@@ -2,7 +2,8 @@
 
 ``client_3/`` holds ``records.json`` (the authors' record format, image paths relative to the folder),
 ``rows.jsonl`` (the same rows, nothing lost, in the columns of your own data), ``images/`` and ``client.json``
-(data set, template, and the sha256 of the rows). No path leads out of the folder.
+(data set, template, and the sha256 of the rows). ``server/`` holds the rows that the server evaluates on, in
+``val.jsonl`` and ``test.jsonl``, and ``server.json``. No path leads out of a folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 
 ROWS, RECORDS, HEAD = "rows.jsonl", "records.json", "client.json"
+SERVER, SERVER_HEAD = "server", "server.json"
+#: Splits of the server's folder.
+EVALUATED = ("val", "test")
 IMAGES = ("link", "copy")
 _AGAIN = "Write the client's folder again with data split."
 
@@ -51,22 +55,51 @@ def write_client(
     Returns:
         How many image files the folder holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names: dict[str, str] = {}
-    for sample in samples:
-        if sample.image is not None and sample.image not in names:
-            names[sample.image] = _place(sample.image, folder, images)
-    for old in (folder / "images").glob("*"):  # of an earlier split: another client's, perhaps
-        if f"images/{old.name}" not in names.values():
-            old.unlink()
-    local = [replace(s, image=names[s.image]) if s.image is not None else s for s in samples]
+    local, names = _place_images(folder, samples, images)
     write_records(local, folder / RECORDS, template, variant)
-    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, local))
-    write_atomically(folder / ROWS, rows.encode())
-    digest = hashlib.sha256(rows.encode()).hexdigest()
+    digest = _write_rows(folder / ROWS, local)
     described = {**head, "template": template.name, "rows": len(local), "images": len(names), "rows_sha256": digest}
     write_atomically(folder / HEAD, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
     return len(names)
+
+
+def write_server(
+    folder: Path,
+    splits: Mapping[str, Sequence[Sample]],
+    template: Template,
+    head: Mapping[str, Any],
+    *,
+    images: str = "link",
+) -> None:
+    """Write the server's folder: the rows that it evaluates on.
+
+    Args:
+        folder: made if it is not there.
+        splits: ``val`` and ``test`` rows.
+        template: of the prompts.
+        head: what ``server.json`` says beside the hashes.
+        images: as for :func:`write_client`.
+    """
+    everything = [sample for name in EVALUATED for sample in splits[name]]
+    local, names = _place_images(folder, everything, images)
+    digests = {}
+    for name in EVALUATED:
+        part, local = local[: len(splits[name])], local[len(splits[name]) :]
+        digests[name] = _write_rows(folder / f"{name}.jsonl", part)
+    described = {**head, "template": template.name, "images": len(names), "rows_sha256": digests}
+    write_atomically(folder / SERVER_HEAD, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_server(folder: Path) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
+    """The rows of the server's folder by split, and what ``server.json`` says. Nothing outside it is read.
+
+    Raises:
+        DataError: as :func:`read_client`.
+    """
+    head = _head(folder / SERVER_HEAD)
+    given = head.get("rows_sha256")
+    digests = given if isinstance(given, dict) else {}
+    return {name: _read_rows(folder, f"{name}.jsonl", digests.get(name), SERVER_HEAD) for name in EVALUATED}, head
 
 
 def read_client(folder: Path) -> tuple[list[Sample], dict[str, Any]]:
@@ -75,24 +108,46 @@ def read_client(folder: Path) -> tuple[list[Sample], dict[str, Any]]:
     Raises:
         DataError: a file is missing or was changed, or an image leads out of the folder.
     """
-    head = _head(folder)
-    path = folder / ROWS
+    head = _head(folder / HEAD)
+    return _read_rows(folder, ROWS, head.get("rows_sha256"), HEAD), head
+
+
+def _place_images(folder: Path, samples: Sequence[Sample], how: str) -> tuple[list[Sample], dict[str, str]]:
+    """The rows with paths relative to the folder, and the path of each image; what is not theirs is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, str] = {}
+    for sample in samples:
+        if sample.image is not None and sample.image not in names:
+            names[sample.image] = _place(sample.image, folder, how)
+    for old in (folder / "images").glob("*"):  # of an earlier split: another client's, perhaps
+        if f"images/{old.name}" not in names.values():
+            old.unlink()
+    return [replace(s, image=names[s.image]) if s.image is not None else s for s in samples], names
+
+
+def _write_rows(path: Path, samples: Sequence[Sample]) -> str:
+    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, samples))
+    write_atomically(path, rows.encode())
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def _read_rows(folder: Path, name: str, digest: Any, head: str) -> list[Sample]:
+    path = folder / name
     if not path.is_file():
         raise RowError(str(path), "the file is missing.", _AGAIN)
-    digest = image_sha256(str(path))
-    if digest != head.get("rows_sha256"):
-        raise RowError(str(path), "the rows are not those that client.json was written for.", _AGAIN)
+    if image_sha256(str(path)) != digest:
+        raise RowError(str(path), f"the rows are not those that {head} was written for.", _AGAIN)
     images = ImageFolder(folder)
-    return [_sample(row, where, images) for where, row in json_rows(path, Findings())], head
+    return [_sample(row, where, images) for where, row in json_rows(path, Findings())]
 
 
-def _head(folder: Path) -> dict[str, Any]:
+def _head(path: Path) -> dict[str, Any]:
     try:
-        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        head = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RowError(str(folder / HEAD), f"it cannot be read ({error}).", _AGAIN) from error
+        raise RowError(str(path), f"it cannot be read ({error}).", _AGAIN) from error
     if not isinstance(head, dict):
-        raise RowError(str(folder / HEAD), "a JSON object is expected.", _AGAIN)
+        raise RowError(str(path), "a JSON object is expected.", _AGAIN)
     return head
 
 

@@ -61,6 +61,9 @@ _ROBUST_RULES = {"krum": "krum", "median": "median", "trimmedmean": "trimmed_mea
 #: FederatedScope's default of ``train.optimizer.lr``, meant for SGD; a file that leaves the key out gets our default.
 _HOST_DEFAULT_LR = 0.1
 
+#: FederatedScope's default of ``distribute.server_host`` and ``server_port``; a file that sets them means them.
+_HOST_DEFAULT_PLACE = ("0.0.0.0", 50050)
+
 #: What FederatedScope keeps in every node beside its keys.
 _BOOKKEEPING = ("__cfg_check_funcs__", "__help_info__", "is_ready_for_run")
 
@@ -97,8 +100,17 @@ def to_config(cfg: Any) -> schema.Config:
             "asyn.use, federate.online_aggr, federate.use_ss and federate.process_num > 1 are not available with "
             "trainer.type fedmllm; leave them at their defaults."
         )
-    if cfg.federate.mode != "standalone":
-        raise ConfigError("federate.mode distributed is not available with trainer.type fedmllm yet; use standalone.")
+    if cfg.federate.mode == "distributed" and not cfg.distribute.use:
+        raise ConfigError(
+            "federate.mode is distributed, but distribute.use is False, with which FederatedScope drops that section. "
+            "Set distribute.use: True and distribute.role, or start the site with fs-fedmllm server or client."
+        )
+    if cfg.federate.mode == "distributed" and cfg.distribute.role not in ("server", "client"):
+        raise ConfigError(
+            f"distribute.role is {cfg.distribute.role!r}; it must be server or client. Write it into the file: "
+            "FederatedScope's command line loses values that begin with 'client'. Or start the site with fs-fedmllm "
+            "server or fs-fedmllm client."
+        )
     if cfg.fedmllm.privacy.dp.sampling != "fixed":
         raise ConfigError(
             "fedmllm.privacy.dp.sampling is poisson, but FederatedScope waits for a fixed number of clients in every "
@@ -119,6 +131,11 @@ def to_config(cfg: Any) -> schema.Config:
         if value != default:
             raise ConfigError(f"{key} has no effect with trainer.type fedmllm; leave it at {default!r}.")
     raw = _collect(cfg, schema.Config)
+    network = raw["fedmllm"]["network"]
+    if cfg.federate.mode == "distributed" and network["address"] == schema.NetworkConfig().address:
+        place = (cfg.distribute.server_host, cfg.distribute.server_port)
+        if place != _HOST_DEFAULT_PLACE:
+            network["address"] = f"{place[0]}:{place[1]}"
     optimizer, ours = raw["train"]["optimizer"], schema.OptimizerConfig()
     if optimizer["type"] == "SGD":  # FederatedScope's default, not the file's: take ours, as the embedded engine does
         optimizer["type"] = ours.type

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, is_ours, to_config
@@ -37,16 +38,33 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
             rows[name] = {"rows": part}
         return rows
 
+    if config.federate.mode == "distributed":
+        return _site(config, holder)
     run = runtime.start(to_config(config))
     dataset, clients = run.data.dataset, run.data.clients
     data = {0: holder((), dataset.val, dataset.test)}
     for client in sorted(clients):
         data[client] = holder(clients[client], (), ())
-    modified = config.clone()
-    modified.federate.method = PREFIX + run.config.federate.method
-    modified.federate.make_global_eval = True
+    modified = _modified(config, run.config)
     if run.config.federate.method == "global":
         modified.federate.client_num = 1
     modified.federate.sample_client_num = 1 if run.config.federate.method == "global" else run.config.sampled_clients
     modified.federate.sample_client_rate = -1.0
+    return data, modified
+
+
+def _modified(config: Any, ours: Config) -> Any:
+    modified = config.clone()
+    modified.federate.method = PREFIX + ours.federate.method
+    modified.federate.make_global_eval = True
+    return modified
+
+
+def _site(config: Any, holder: Callable[..., Any]) -> tuple[Any, Any]:
+    """The rows of this site only, as FederatedScope's distributed runner wants them."""
+    run = runtime.start_site(to_config(config), config.distribute.role, max(config.distribute.data_idx, 0))
+    dataset = run.data.dataset
+    data = holder(run.data.clients.get(run.client, ()), dataset.val, dataset.test)
+    modified = _modified(config, run.config)
+    modified.federate.share_local_model = False  # with it, FederatedScope's client asks for the server's device
     return data, modified

@@ -26,11 +26,13 @@ class Runtime:
         config: in our schema.
         data: rows by client.
         started: when the data closure was first called.
+        client: the client's id where this process is one client of a distributed run; 0 elsewhere.
     """
 
     config: Config
     data: FederatedData
     started: float = field(default_factory=time.perf_counter)
+    client: int = 0
     _federation: Federation | None = None
     _session: Session | None = None
     progress: ConsoleProgress | None = None
@@ -53,17 +55,32 @@ class Runtime:
             raise HostError("The run has no server in this process yet.")
         return self._session
 
+    def site_folder(self, outdir: str) -> Path:
+        """The run folder of this site of a distributed run: the same one at every start, until the run has ended.
+
+        FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside, which would hide what
+        an interrupted site has kept.
+        """
+        folder = Path(outdir)
+        if folder.name.startswith("sub_exp_") and (self.client or not (folder.parent / "results.json").is_file()):
+            folder = folder.parent
+        return folder / f"client_{self.client}" if self.client else folder
+
     def open_session(self, outdir: str) -> Session:
         """Start the book-keeping in FederatedScope's output folder."""
         self.progress = ConsoleProgress(self.config)
-        folder = Path(outdir)
-        interrupted = folder.parent
+        if self.config.federate.mode == "distributed":
+            folder = RunFolder(self.site_folder(outdir), self.config)
+            self._session = Session(self.federation, folder, self.progress, self.started)
+            return self._session
+        outer = Path(outdir)
+        interrupted = outer.parent
         # FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside. A run of ours that
         # was killed goes on where it stands.
         begun = any((interrupted / name).is_file() for name in ("checkpoint/state.json", "privacy.jsonl"))
         if begun and not (interrupted / "results.json").is_file():
-            folder = interrupted
-        self._session = Session(self.federation, RunFolder(folder, self.config), self.progress, self.started)
+            outer = interrupted
+        self._session = Session(self.federation, RunFolder(outer, self.config), self.progress, self.started)
         return self._session
 
 
@@ -75,6 +92,26 @@ def start(config: Config) -> Runtime:
     global _current
     started = time.perf_counter()
     _current = Runtime(config, prepare_data(config), started)
+    return _current
+
+
+def start_site(config: Config, role: str, client: int) -> Runtime:
+    """Begin one site of a distributed run: read what belongs to it.
+
+    Args:
+        config: in our schema.
+        role: ``server`` or ``client``.
+        client: the client's id; 0 takes the one that its folder names.
+    """
+    global _current
+    from fs_fedmllm.distributed.roles import client_data, server_data
+
+    started = time.perf_counter()
+    if role == "server":
+        _current = Runtime(config, server_data(config), started)
+    else:
+        found, data = client_data(config, client)
+        _current = Runtime(config, data, started, found)
     return _current
 
 

@@ -10,7 +10,8 @@ import torch
 from federatedscope.core.workers import Client, Server
 
 from fs_fedmllm.federation import Update
-from fs_fedmllm.hosts.federatedscope import runtime
+from fs_fedmllm.hosts.federatedscope import distributed, runtime
+from fs_fedmllm.hosts.federatedscope.distributed import no_port
 from fs_fedmllm.report.console import closing_table
 from fs_fedmllm.session import Session
 from fs_fedmllm.training.trainer import TurnLog
@@ -85,7 +86,8 @@ class FedMLLMServer(Server):
             config.federate.restore_from = ""
             config.freeze(inform=False, save=False)
             kwargs["config"] = config
-        super().__init__(*args, **kwargs)
+        with no_port():
+            super().__init__(*args, **kwargs)
         if config is None:
             return
         run = runtime.current()
@@ -102,6 +104,10 @@ class FedMLLMServer(Server):
         """The adapter as the clients receive it; what else the algorithm sends, the trainer takes from the session."""
         sent = self.session.broadcast
         return {name: sent[name] for name in self.session.params}
+
+    def run(self) -> None:
+        """FederatedScope's distributed mode: our round loop over our transport."""
+        distributed.run_server(self.session)
 
     def trigger_for_start(self) -> None:
         """Evaluate before round 0, then start."""
@@ -149,9 +155,20 @@ class FedMLLMServer(Server):
 
 
 class FedMLLMClient(Client):
-    """FederatedScope's client; only its messages know their size."""
+    """FederatedScope's client; only its messages know their size, and in distributed mode they are ours."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if kwargs.get("config") is not None:
+        with no_port():
+            super().__init__(*args, **kwargs)
+        config = kwargs.get("config")
+        if config is not None and config.federate.mode == "standalone":
             _count_once(self.comm_manager, runtime.current().session)
+
+    def join_in(self) -> None:
+        """In distributed mode, :meth:`run` joins."""
+        if self.mode == "standalone":
+            super().join_in()
+
+    def run(self) -> None:
+        """FederatedScope's distributed mode: our client over our transport."""
+        distributed.run_client(runtime.current().site_folder(self._cfg.outdir))

@@ -1,0 +1,102 @@
+"""``fs-fedmllm server``, ``client`` and ``status``: one site of a distributed run, and how a run stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.commands.data import table
+from fs_fedmllm.errors import ConfigError, DataError
+
+
+def add(commands: Any) -> None:
+    """Add the three commands to the command line's grammar."""
+    for role, says in (("server", "start the server of a distributed run"), ("client", "take part in one")):
+        site = commands.add_parser(role, help=says)
+        site.add_argument("config", help="the run's .yaml, the same on every site")
+        site.add_argument("overrides", nargs="*", help="key value pairs, as for run")
+        site.add_argument("--data", help="this site's folder, from data split --per-client-folders (data.root)")
+        site.add_argument("--address", help="host:port of the server (fedmllm.network.address)")
+        site.add_argument("--certificates", help="folder with this site's certificate (fedmllm.network.certificates)")
+        if role == "client":
+            site.add_argument("--id", type=int, help="client id, where the folder does not name one")
+        site.set_defaults(function=_site, role=role)
+    status = commands.add_parser("status", help="how a distributed run stands: round, clients, bytes, last error")
+    status.add_argument("folder", help="the run folder of the server or of a client")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(function=_status)
+
+
+def _site(args: argparse.Namespace) -> int:
+    import yaml
+
+    from fs_fedmllm import config as schema
+
+    path = find_config(args.config)
+    words = [*args.overrides, "federate.mode", "distributed"]
+    for key, value in (
+        ("data.root", args.data),
+        ("fedmllm.network.address", args.address),
+        ("fedmllm.network.certificates", args.certificates),
+    ):
+        words += [key, value] if value else []
+    raw = schema.apply_overrides(schema.read_yaml(path), words)
+    raw["distribute"] = {**(raw.get("distribute") or {}), "use": True, "role": args.role}
+    if getattr(args, "id", None):
+        raw["distribute"]["data_idx"] = args.id
+    schema.from_mapping(raw, str(path), host=True)
+    from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
+
+    with tempfile.TemporaryDirectory() as folder:
+        # In a file: FederatedScope's command line loses every value that begins with "client".
+        merged = Path(folder) / path.name
+        merged.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+        try:
+            return run_in_federatedscope(merged, [])
+        except KeyError as error:
+            said = str(error.args[0]) if error.args else ""
+            if not said.startswith("Non-existent"):
+                raise
+            raise ConfigError(f"{path}: {schema.unknown_key(said.rpartition(': ')[2])}") from error
+
+
+def _status(args: argparse.Namespace) -> int:
+    path = Path(args.folder) / "status.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        status = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Name the run folder of a distributed run's server or client."
+        ) from error
+    print(text.rstrip() if args.json else status_table(status))
+    return 0
+
+
+def status_table(status: dict[str, Any]) -> str:
+    """A status as text.
+
+    Args:
+        status: as in status.json.
+    """
+    lines = [
+        f"{status['site']}: {status['doing']}, round {status['round']} of {status['rounds']} done"
+        f" (as of {status['updated']})"
+    ]
+    if "clients" in status:
+        rows = [
+            [c["client"], c["state"], c["seen"] or "", "" if c["rows"] is None else c["rows"],
+             "" if c["delivered"] in (None, -1) else c["delivered"], c["why"]]
+            for c in status["clients"]
+        ]  # fmt: skip
+        lines += ["", table(["client", "state", "last seen (UTC)", "rows", "last answer", "why"], rows), ""]
+        if status["waiting_for"]:
+            lines.append(f"waiting for: {', '.join(map(str, status['waiting_for']))}")
+        lines.append(f"bytes received {status['bytes_received']:,}, sent {status['bytes_sent']:,}")
+        lines.append(f"updates refused: {status['refused']}")
+    lines.append(f"last error: {status['last_error'] or 'none'}")
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""What a site tells those who run it: one JSON line per event, and a status that is written over.
+
+Neither ever stops a run: a line that cannot be written is a warning in the log, where checkpoints are errors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.distributed.roster import stamp
+from fs_fedmllm.errors import StorageError
+
+logger = logging.getLogger("fs_fedmllm.distributed")
+
+EVENTS, STATUS_FILE = "events.jsonl", "status.json"
+#: Events that somebody should look at.
+_WARNINGS = ("refused", "missing", "lost", "error", "unreachable")
+
+
+class Journal:
+    """Events of one site, appended to ``events.jsonl`` of its run folder and given to Python's logging.
+
+    Args:
+        folder: the run folder.
+        site: ``server`` or ``client 3``.
+    """
+
+    def __init__(self, folder: Path, site: str):
+        self._path = folder / EVENTS
+        self._site = site
+        self._lock = threading.Lock()
+
+    def write(self, event: str, **figures: Any) -> None:
+        """Record an event. Only what is passed here is written: no configuration, no key, no row."""
+        line = json.dumps({"time": stamp(time.time()), "site": self._site, "event": event, **figures})
+        told = ", ".join(f"{name} {value}" for name, value in figures.items())
+        logger.log(logging.WARNING if event in _WARNINGS else logging.INFO, "%s: %s %s", self._site, event, told)
+        with self._lock:
+            try:
+                with self._path.open("a", encoding="utf-8") as stream:
+                    stream.write(line + "\n")
+            except OSError as error:
+                logger.warning("%s cannot be written: %s", self._path, error.strerror)
+
+
+class StatusFile:
+    """``status.json`` of a run folder, whole at every moment and at most about a second old.
+
+    Args:
+        folder: the run folder.
+        every: least seconds between two writes of news that can wait.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, folder: Path, every: float = 1.0, clock: Callable[[], float] = time.monotonic):
+        self._path = folder / STATUS_FILE
+        self._every = every
+        self._clock = clock
+        self._written = -every
+        self._last: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def write(self, status: Mapping[str, Any], *, now: bool = False) -> None:
+        """Write the status if it changed and is due, or now."""
+        with self._lock:
+            if dict(status) == self._last or (not now and self._clock() - self._written < self._every):
+                return
+            self._last, self._written = dict(status), self._clock()
+            text = json.dumps({"updated": stamp(time.time()), **status}, indent=2)
+            try:
+                write_atomically(self._path, f"{text}\n".encode())
+            except (OSError, StorageError) as error:
+                logger.warning("%s cannot be written: %s", self._path, error)

@@ -1,0 +1,109 @@
+"""What clients and server say to each other. Only clients call; the server answers, at once or when there is news.
+
+============  =====================================================  ==============================================
+client asks   with                                                   server answers
+============  =====================================================  ==============================================
+``join``      client, rows, missing_rate, agreed keys, data set      ``welcome``: round, rounds, run; or ``refused``
+``next``      client, seconds to wait, the answer it still holds     ``task``, ``wait``, ``finish`` or ``rejoin``
+``answer``    client, phase, round, start; tensors                   ``accepted``, ``refused`` or ``rejoin``
+``leave``     client, why                                            ``accepted``
+``status``    nothing                                                ``status``: the server's status
+============  =====================================================  ==============================================
+
+A ``task`` names its phase. The plain round has one phase, ``turn``: it carries the global adapter, and its answer the
+client's. Further phases (keys, masks) use the same two messages, see :mod:`fs_fedmllm.distributed.phases`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fs_fedmllm.distributed.messages import Message, shown
+from fs_fedmllm.errors import FedMLLMError
+
+JOIN, NEXT, ANSWER, LEAVE, STATUS = "join", "next", "answer", "leave", "status"
+WELCOME, TASK, WAIT, FINISH, ACCEPTED = "welcome", "task", "wait", "finish", "accepted"
+REFUSED, REJOIN = "refused", "rejoin"
+
+#: Longest that the server lets a ``next`` wait for news, in seconds; also how often an idle client is heard of.
+POLL = 20.0
+#: Longest text of a peer's that is kept.
+LONGEST = 500
+
+
+class ProtocolError(FedMLLMError):
+    """A message's header lacks a field, or one has a value that cannot be."""
+
+
+class NetworkError(FedMLLMError):
+    """A distributed run cannot go on: the server is out of reach, or too few clients are there."""
+
+
+class JoinRefusedError(FedMLLMError):
+    """The server does not take this client; the message says what differs."""
+
+
+def whole(header: Mapping[str, Any], name: str, low: int = 0, high: int = 2**31) -> int:
+    """A whole number of a header.
+
+    Raises:
+        ProtocolError: it is missing, something else, or out of range.
+    """
+    value = header.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise ProtocolError(f"{name} must be a whole number from {low} to {high}, got {shown(value)}.")
+    return value
+
+
+def number(header: Mapping[str, Any], name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number of a header.
+
+    Raises:
+        ProtocolError: as :func:`whole`.
+    """
+    value = header.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ProtocolError(f"{name} must be a number, got {shown(value)}.")
+    if not low <= value <= high:
+        raise ProtocolError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}.")
+    return float(value)
+
+
+def text(header: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A text of a header, without control characters, cut to a bearable length.
+
+    Raises:
+        ProtocolError: it is missing or something else.
+    """
+    value = header.get(name, default)
+    if not isinstance(value, str):
+        raise ProtocolError(f"{name} must be a text, got {shown(value)}.")
+    return "".join(letter if letter.isprintable() else " " for letter in value[:LONGEST])
+
+
+def refused(reason: str, says: str) -> Message:
+    """A refusal.
+
+    Args:
+        reason: a word for programs: ``late``, ``duplicate``, ``config``...
+        says: a sentence for people, with what to change.
+    """
+    return Message(REFUSED, {"reason": reason, "says": says})
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of tensors; what an answer says it started from.
+
+    By name, not in the mapping's order: safetensors reads them back in any.
+    """
+    found = hashlib.sha256()
+    for name in sorted(state):
+        dense = state[name].detach().cpu().contiguous()
+        found.update(f"{name}|{dense.dtype}|{tuple(dense.shape)}|".encode())
+        found.update(dense.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,173 @@
+"""What each site of a distributed run may read: a client its own folder, the server its evaluation rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.data.client_folders import HEAD, SERVER_HEAD, read_client, read_server
+from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.data.sample import Dataset, Sample
+from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.protocol import whole
+from fs_fedmllm.distributed.site import Handler
+from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.federation import FederatedData, Federation, Update, check_best, check_labels, missing_rate
+from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
+from fs_fedmllm.scenarios.switches import profile_params
+
+
+def server_data(config: Config) -> FederatedData:
+    """The rows that the server evaluates on, and nobody's training rows.
+
+    ``data.root`` is the folder ``server/`` that ``data split --per-client-folders`` writes, or the data set itself,
+    of which the training rows are dropped unread by anything here.
+
+    Raises:
+        ConfigError: as for every run.
+        DataError: a file is missing, was changed, or holds a bad row.
+    """
+    root = Path(config.data.root)
+    if (root / SERVER_HEAD).is_file():
+        rows, head = read_server(root)
+        dataset = Dataset(str(head.get("dataset")), str(head.get("template")), (), rows["val"], rows["test"])
+        split = str(head.get("manifest_sha256") or "")
+    else:
+        whole_set = load_dataset(config.data.type, root, config.fedmllm.data)
+        dataset = dataclasses.replace(whole_set, train=())
+        split = ""
+    template = load_template(config.fedmllm.template or dataset.template)
+    check_labels(dataset, template)
+    check_best(config, dataset, template)
+    # Without the rows of a split, the run is known by what it evaluates on.
+    split = split or hashlib.sha256(f"evaluated on {dataset.name} {dataset.fingerprint}".encode()).hexdigest()
+    return FederatedData(dataset, template, {}, _manifest(config, dataset), split)
+
+
+def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
+    """The rows of one client; nothing outside its folder is read.
+
+    ``data.root`` is the client's folder, as ``data split --per-client-folders`` writes it; or a data set of the site's
+    own, all of whose training rows are the client's.
+
+    Args:
+        config: of the site.
+        client: id; 0 takes the folder's.
+
+    Returns:
+        The id and the rows.
+
+    Raises:
+        ConfigError: there is no id, or another one in the folder.
+        DataError: a file is missing, was changed, or holds a bad row.
+    """
+    root = Path(config.data.root)
+    if (root / HEAD).is_file():
+        rows, head = read_client(root)
+        written = head.get("client")
+        if type(written) is not int or (client and written != client):
+            raise ConfigError(f"{root} is the folder of client {written}, not of client {client}.")
+        client = written
+        dataset = Dataset(str(head.get("dataset")), str(head.get("template")), rows, (), ())
+        split = str(head.get("manifest_sha256") or "")
+    elif not client:
+        raise ConfigError(
+            f"{root} (data.root) holds no {HEAD}, so it is not clear which client this is. Name a folder that "
+            "fs-fedmllm data split --per-client-folders wrote, or give the id with --id (distribute.data_idx)."
+        )
+    else:
+        found = load_dataset(config.data.type, root, config.fedmllm.data)
+        dataset = dataclasses.replace(found, val=(), test=())
+        rows, split = list(found.train), ""
+    if not 1 <= client <= config.federate.client_num:
+        raise ConfigError(f"There is no client {client}: federate.client_num is {config.federate.client_num}.")
+    if not rows:
+        raise ConfigError(f"{root} has no training rows for client {client}.")
+    template = load_template(config.fedmllm.template or dataset.template)
+    check_labels(dataset, template)
+    data = FederatedData(dataset, template, {client: rows}, _manifest(config, dataset), split or "own")
+    return client, data
+
+
+def _manifest(config: Config, dataset: Dataset) -> Manifest:
+    """The scenario's parameters, without any row: a site knows but its own."""
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
+    }
+    params = profile_params(config.fedmllm.profile, dataset=dataset.name, **settings).as_dict()
+    return Manifest(ALGORITHM, config.scenario, params, config.seed, dataset.name, dataset.fingerprint, 0, {})
+
+
+def agreement(config: Config, template: Template) -> dict[str, Any]:
+    """What server and clients must have alike: keys of the configuration, and the prompts' content."""
+    keys = agreed_keys(config)
+    keys.pop("fedmllm.template", None)  # a path, perhaps; what is in it counts
+    content = json.dumps(dataclasses.asdict(template), sort_keys=True, default=str)
+    return {**keys, "the prompt template": f"{template.name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"}
+
+
+def introduction(config: Config, client: int, data: FederatedData) -> dict[str, Any]:
+    """What a client says when it joins; nothing about any single row."""
+    rows = data.clients[client]
+    return {
+        "rows": len(rows),
+        "missing_rate": missing_rate(rows),
+        "agreed": agreement(config, data.template),
+        "manifest": data.split if data.split != "own" else "",
+    }
+
+
+def site_identity(config: Config, client: int, rows: Sequence[Sample]) -> str:
+    """What a client's state on disk belongs to: its id, its rows, and the agreed keys."""
+    content = json.dumps([dataclasses.asdict(dataclasses.replace(row, source="", image="")) for row in rows])
+    return f"{client}-{digest(agreed_keys(config))}-{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+#: Client, round, what the server sent, what the client carries -> its update.
+TakesTurns = Callable[[int, int, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Update]
+
+
+def turn_handler(client: int, take_turn: TakesTurns) -> Handler:
+    """The handler of the phase ``turn``: train, and answer with the client's adapter.
+
+    Args:
+        client: id.
+        take_turn: trains; :meth:`fs_fedmllm.federation.Federation.client_turn` does.
+    """
+
+    def handle(task: Message, carried: dict[str, torch.Tensor]) -> tuple[Message, dict[str, torch.Tensor]]:
+        try:
+            update = take_turn(client, whole(task.header, "round"), dict(task.tensors), carried)
+        except UpdateError as error:
+            return Message("answer", {"failed": f"client {client}: {error}"}), carried
+        log = dataclasses.asdict(update.log)
+        return Message("answer", {"rows": update.rows, "log": log}, update.state), update.client_state
+
+    return handle
+
+
+def check_task(federation: Federation) -> TakesTurns:
+    """``client_turn`` behind a check that the server's adapter is one of this model's."""
+    names = federation.mllm.adapter.names
+
+    def take_turn(
+        client: int, round_index: int, state: Mapping[str, torch.Tensor], carried: Mapping[str, torch.Tensor]
+    ) -> Update:
+        missing = [name for name in names if name not in state]
+        if missing:
+            raise ConfigError(
+                f"The server's adapter lacks {len(missing)} tensors of this model, the first {missing[0]!r}. Use the "
+                "same model.fedmllm on every site."
+            )
+        return federation.client_turn(client, round_index, state, carried)
+
+    return take_turn

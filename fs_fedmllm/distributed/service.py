@@ -1,0 +1,160 @@
+"""Start a site: data by role, model, transport, signals, and then the server's or the client's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.distributed import coordinator as server_side
+from fs_fedmllm.distributed import site as client_side
+from fs_fedmllm.distributed.coordinator import Coordinator
+from fs_fedmllm.distributed.frames import Contract, FrameLimits
+from fs_fedmllm.distributed.identity import Identity
+from fs_fedmllm.distributed.journal import Journal, StatusFile
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.roles import agreement, check_task, introduction, site_identity, turn_handler
+from fs_fedmllm.distributed.site import Site
+from fs_fedmllm.distributed.site_store import SiteStore
+from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
+from fs_fedmllm.federation import FederatedData, Federation
+from fs_fedmllm.models.export import write_adapter
+from fs_fedmllm.session import Session
+
+logger = logging.getLogger("fs_fedmllm.distributed")
+
+#: Folder of a client's state inside its run folder.
+STATE = "state"
+
+
+@contextlib.contextmanager
+def on_termination(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at the first SIGTERM or SIGINT; the second one ends the process as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals; whoever started us stops us
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+
+    def hear(number: int, frame: object) -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        logger.warning("Asked to stop (%s); the same command goes on.", signal.Signals(number).name)
+        stop()
+
+    for name in before:
+        signal.signal(name, hear)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def frame_limits(settings: NetworkConfig) -> FrameLimits:
+    """The largest message, as the configuration says."""
+    return FrameLimits(message_bytes=settings.max_message << 20)
+
+
+def identity(settings: NetworkConfig, client: int = 0) -> Identity:
+    """This site's identity: its certificate, or none on loopback.
+
+    Raises:
+        IdentityError: a certificate or key is missing or wrong.
+    """
+    return Identity.plaintext(client) if settings.insecure else Identity.load(Path(settings.certificates), client)
+
+
+def serve(session: Session, data: FederatedData, *, linger: float = server_side.LINGER) -> dict[str, Any] | None:
+    """Run the server of a distributed run.
+
+    Args:
+        session: the run's book-keeping.
+        data: what the server has.
+        linger: how long to stay for clients that have not heard of the end, in seconds.
+
+    Returns:
+        The results, or None if the server was asked to stop; the same command resumes.
+
+    Raises:
+        FedMLLMError: see :meth:`Coordinator.run`; ConfigError and IdentityError for address and certificates.
+    """
+    config = session.config
+    settings = config.fedmllm.network
+    made: list[Coordinator] = []
+
+    def handler(peer: Peer, message: Message, exchange: Exchange) -> Message:
+        return made[0].handle(peer.client, message, exchange)
+
+    def contract(peer: Peer, kind: str, header: Mapping[str, Any]) -> Contract:
+        return made[0].contract(kind, header)
+
+    limits = Limits(frames=frame_limits(settings), exchanges=max(64, 4 * config.federate.client_num))
+    transport = TransportServer(settings.address, handler, identity(settings), limits, contract)
+
+    def traffic() -> tuple[int, int]:
+        return transport.traffic.received, transport.traffic.sent
+
+    coordinator = Coordinator(
+        session,
+        settings,
+        agreed=agreement(config, data.template),
+        manifest=data.split,
+        traffic=traffic,
+        linger=linger,
+    )
+    made.append(coordinator)
+    with on_termination(coordinator.stop), transport:
+        logger.info("Listening on %s (port %d).", settings.address, transport.port)
+        try:
+            return coordinator.run()
+        except server_side.Stopped:
+            return None
+
+
+def take_part(
+    config: Config, client: int, data: FederatedData, federation: Federation, folder: Path
+) -> Mapping[str, Any] | None:
+    """Run a client of a distributed run.
+
+    Args:
+        config: of the site.
+        client: id.
+        data: the client's rows.
+        federation: trains.
+        folder: the client's run folder; its state is kept in it.
+
+    Returns:
+        The server's closing figures, or None if the client was asked to stop; the same command goes on.
+
+    Raises:
+        FedMLLMError: see :meth:`Site.run`; ConfigError and IdentityError for address and certificates.
+    """
+    settings = config.fedmllm.network
+    folder.mkdir(parents=True, exist_ok=True)
+    store = SiteStore(folder / STATE, site_identity(config, client, data.clients[client]))
+    with TransportClient(settings.address, identity(settings, client), frame_limits(settings)) as channel:
+        site = Site(
+            channel,
+            client,
+            introduction(config, client, data),
+            {"turn": turn_handler(client, check_task(federation))},
+            store,
+            settings,
+            Journal(folder, f"client {client}"),
+            StatusFile(folder),
+        )
+        with on_termination(site.stop):
+            try:
+                last = site.run()
+            except client_side.Stopped:
+                return None
+    state = federation.initial_state()
+    if set(last.tensors) >= set(state):
+        write_adapter(folder / "adapter", federation.mllm, {name: last.tensors[name] for name in state})
+    return last.header

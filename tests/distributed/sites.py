@@ -1,0 +1,127 @@
+"""A server and its clients in one process, for tests: threads, one shared model behind a lock, no sockets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.distributed.coordinator import Coordinator
+from fs_fedmllm.distributed.errors import UnreachableError
+from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, decode, encode
+from fs_fedmllm.distributed.journal import Journal, StatusFile
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, turn_handler
+from fs_fedmllm.distributed.site import Site
+from fs_fedmllm.distributed.site_store import SiteStore
+from fs_fedmllm.federation import FederatedData, Federation
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
+
+
+class Wire:
+    """Clients' calls as function calls, through the real frames; ``down`` is a server that is not there."""
+
+    def __init__(self) -> None:
+        self.coordinator: Coordinator | None = None
+        #: Looked at with every request: (client, message) -> None, or raises UnreachableError.
+        self.before: Callable[[int, Message], None] = lambda client, message: None
+        #: Looked at with every answer, after the server has acted.
+        self.after: Callable[[int, Message, Message], None] = lambda client, message, answer: None
+
+    def channel(self, client: int) -> Any:
+        wire = self
+
+        class Channel:
+            def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
+                wire.before(client, message)
+                server = wire.coordinator
+                if server is None:
+                    raise UnreachableError("no server")
+                there = decode(encode(message), server.contract)
+                answer = server.handle(client, there)
+                if wire.coordinator is not server:
+                    raise UnreachableError("the server went away")
+                wire.after(client, message, answer)
+                return decode(encode(answer), lambda kind, header: contract)
+
+        return Channel()
+
+
+def server_of(federation: Federation, folder: Path, wire: Wire, **network: Any) -> Coordinator:
+    """A coordinator over a fresh session in a folder; it resumes what lies there."""
+    config = federation.config
+    settings = replace(config.fedmllm.network, join_timeout=20.0, turn_timeout=20.0, give_up=20.0)
+    settings = replace(settings, **network)
+    session = Session(federation, RunFolder(folder, config), Silent())
+    made = Coordinator(session, settings, agreed=agreement(config, federation.data.template), linger=5.0)
+    wire.coordinator = made
+    return made
+
+
+def site_of(
+    federation: Federation, client: int, folder: Path, wire: Wire, turn: Any = None, **introduced: Any
+) -> Site:
+    """A client over its rows; ``turn`` replaces the training."""
+    config, rows = federation.config, federation.data.clients[client]
+    own = FederatedData(federation.data.dataset, federation.data.template, {client: rows}, federation.data.manifest)
+    settings = replace(config.fedmllm.network, give_up=20.0)
+    folder = folder / f"client_{client}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Site(
+        wire.channel(client),
+        client,
+        introduction(config, client, own) | introduced,
+        {"turn": turn_handler(client, turn or federation.client_turn)},
+        SiteStore(folder / "state", site_identity(config, client, rows)),
+        settings,
+        Journal(folder, f"client {client}"),
+        StatusFile(folder),
+        sleep=lambda seconds: threading.Event().wait(min(seconds, 0.05)),
+    )
+
+
+class Started:
+    """A loop on a thread of its own, with what came of it."""
+
+    def __init__(self, run: Callable[[], Any]):
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+        def body() -> None:
+            try:
+                self.result = run()
+            except BaseException as error:
+                self.error = error
+
+        self._thread = threading.Thread(target=body, daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float = 60.0) -> Any:
+        """What the loop returned; raises what it raised."""
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the loop hangs"
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def locked(federation: Federation) -> Federation:
+    """The federation with one turn or evaluation at a time: every site of the test shares its model."""
+    lock = threading.Lock()
+    turn, evaluate = federation.client_turn, federation.evaluate
+
+    def client_turn(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return turn(*args, **kwargs)
+
+    def evaluation(*args: Any, **kwargs: Any) -> Mapping[str, float]:
+        with lock:
+            return evaluate(*args, **kwargs)
+
+    shared = replace(federation)
+    shared.client_turn = client_turn  # type: ignore[method-assign]
+    shared.evaluate = evaluation  # type: ignore[method-assign]
+    return shared
