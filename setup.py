@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED_FOLDERS = ("configs", "data_templates", "tables")
+SHIPPED_FILES = ("constraints.txt",)  # plan and doctor compare what is installed with it
 
 
 def version() -> str:
@@ -37,6 +38,9 @@ class BuildWithFolders(build_py):
                 target = Path(self.build_lib) / "fs_fedmllm" / name
                 shutil.rmtree(target, ignore_errors=True)  # a file that is gone from the repository
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for name in SHIPPED_FILES:
+            if (ROOT / name).is_file():
+                shutil.copy2(ROOT / name, Path(self.build_lib) / "fs_fedmllm" / name)
 
 
 # Lower bounds: the oldest set that the test suite was run with, all at once; constraints.txt: the newest.

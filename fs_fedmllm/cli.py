@@ -7,12 +7,28 @@ import sys
 from collections.abc import Sequence
 
 from fs_fedmllm import __version__
-from fs_fedmllm.commands import certs, config, data, judge, plug, report, run, sites, sweep
+from fs_fedmllm.commands import (
+    certs,
+    compare,
+    config,
+    data,
+    doctor,
+    judge,
+    merge,
+    plan,
+    plug,
+    predict,
+    push,
+    report,
+    run,
+    sites,
+    sweep,
+)
 from fs_fedmllm.errors import FedMLLMError
 
 EXIT_USER_ERROR = 2
 #: One module per command, in the order of ``--help``.
-COMMANDS = (run, sites, sweep, report, judge, data, config, plug, certs)
+COMMANDS = (run, sweep, report, plan, sites, certs, data, judge, compare, merge, predict, push, config, doctor, plug)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -43,3 +43,7 @@ class PayloadWarning(UserWarning):
 
 class StorageError(FedMLLMError):
     """A file cannot be written (a full disk, a quota, a missing permission); the older one stands."""
+
+
+class HubError(FedMLLMError):
+    """An adapter cannot be fetched, is not what it should be, or cannot be published."""

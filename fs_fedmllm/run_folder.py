@@ -33,7 +33,7 @@ def config_digest(config: Config) -> str:
         mapping.pop(name)
     mapping["federate"].pop("save_to")
     mapping["federate"]["mode"] = "standalone"  # one machine or several: the numbers are the same
-    for name in ("checkpoint_every", "workers", "judge", "network"):
+    for name in ("checkpoint_every", "workers", "hub", "judge", "network"):
         mapping["fedmllm"].pop(name)
     if not mapping["fedmllm"]["replay"]:
         mapping["fedmllm"].pop("replay")

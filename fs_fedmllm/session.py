@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from fs_fedmllm import __version__
+from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
+from fs_fedmllm.adapter_folder import describe
 from fs_fedmllm.aggregation import RoundRule, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
@@ -21,7 +23,9 @@ from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predi
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.models.export import adapter_bytes, read_adapter, write_adapter
+from fs_fedmllm.hub.fetch import fetch_checkpoint, restore
+from fs_fedmllm.hub.hook import HubHook
+from fs_fedmllm.models.export import adapter_bytes, write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.provenance import commit
@@ -99,6 +103,8 @@ class Session:
         self._round_started, self._round_training = self._started, 0.0
         self.last_figures: dict[str, float] = {}
         self._predictions: list[Prediction] = []
+        # Before the folder is opened: a repository that cannot be pushed to is better known now.
+        self.hub = HubHook(federation, folder.path) if self.config.fedmllm.hub.repo else None
         self.state = self._open()
         self.dp: CentralPrivacy | None = None
         if self.config.fedmllm.privacy.dp.enabled:
@@ -124,6 +130,9 @@ class Session:
         if self.config.federate.save_to:  # a folder that cannot be made is better known now than after the last round
             Path(self.config.federate.save_to).parent.mkdir(parents=True, exist_ok=True)
         # Before anything is written: another run's folder must stay as it is.
+        origin = self.config.fedmllm.hub.resume_from
+        if origin and not (self.folder.path / "checkpoint" / "state.json").is_file():
+            logger.info("Going on from %s, commit %s.", origin, fetch_checkpoint(origin, self.folder.path))
         saved = load_checkpoint(self.folder.path / "checkpoint", self._identity)
         self.folder.write_config()
         if not self.federation.data.split:  # a server of a distributed run does not know its clients' rows
@@ -138,7 +147,8 @@ class Session:
         self.folder.keep_lines(0)
         params = self.federation.initial_state()
         if self.config.federate.restore_from:
-            params = read_adapter(Path(self.config.federate.restore_from), params)
+            slots = self.federation.mllm.model.peft_config["default"].to_dict()
+            params = restore(self.config.federate.restore_from, params, slots)
         server = self.federation.server.init(params) if self.federation.server is not None else {}
         figures: dict[str, Any] = {"evaluations": [], "refused": [], "participants": [], "bytes_sent": 0}
         figures["turns"] = 0
@@ -390,8 +400,15 @@ class Session:
         """Save the run's state, if this round is due."""
         every = self.config.fedmllm.checkpoint_every
         if every and self.state.round % every == 0 and self.state.round < self.config.federate.total_round_num:
-            self.state.figures["seconds"] = self.seconds()
-            save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity)
+            self._save()
+        if self.hub is not None:
+            self.hub.after_round(
+                self.state.round, self.state.params, self.state.best, lambda: self.results(None), self._save
+            )
+
+    def _save(self) -> None:
+        self.state.figures["seconds"] = self.seconds()
+        save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity)
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -408,11 +425,15 @@ class Session:
         mllm = self.federation.mllm
         if self.federation.server is None:
             return None
-        digest = write_adapter(self.folder.path / "adapter", mllm, self.state.params)
+        public = self.config.fedmllm.hub.base_model
+        digest = write_adapter(self.folder.path / "adapter", mllm, self.state.params, public)
+        description = describe(self.config, self.federation.data.template)
+        write_atomically(self.folder.path / "adapter" / DESCRIPTION, description)
         if self.config.federate.save_to:
             write_atomically(Path(self.config.federate.save_to), adapter_bytes(self.state.params))
         if self.state.best:
-            write_adapter(self.folder.path / "adapter_best", mllm, self.state.best)
+            write_adapter(self.folder.path / "adapter_best", mllm, self.state.best, public)
+            write_atomically(self.folder.path / "adapter_best" / DESCRIPTION, description)
         return digest
 
     def _privacy(self) -> dict[str, Any]:
@@ -428,9 +449,12 @@ class Session:
             }
         return said
 
-    def close(self) -> dict[str, Any]:
-        """Write the adapters and results.json, and return the results."""
-        digest = self.save_adapters()
+    def results(self, digest: str | None) -> dict[str, Any]:
+        """The figures so far, as in results.json.
+
+        Args:
+            digest: sha256 of the adapter's tensor file.
+        """
         figures = self.state.figures
         evaluations = figures["evaluations"]
         results: dict[str, Any] = {
@@ -457,6 +481,11 @@ class Session:
         }
         if privacy := self._privacy():
             results["privacy"] = privacy
+        return results
+
+    def close(self) -> dict[str, Any]:
+        """Write the adapters and results.json, publish, and return the results."""
+        results = self.results(self.save_adapters())
         data = self.federation.data
         if self._predictions:
             write_predictions(self.folder.path / PREDICTIONS, self._predictions)
@@ -476,6 +505,10 @@ class Session:
         if data.template.task == "vqa" and data.dataset.train and not self.config.fedmllm.eval.limit:
             # What the questions alone give away belongs beside every such result.
             results["question_only"] = question_only(data.dataset.train, data.dataset.test)
+        if self.hub is not None and self.federation.server is not None:
+            # First without the hub: while a push hangs, the results are there.
+            self.folder.write_json("results.json", results)
+            results["hub"] = self.hub.close(self.state.params, self.state.best, results)
         self.folder.write_json("results.json", results)
         self.folder.close()
         remove_checkpoint(self.folder.path / "checkpoint")

@@ -10,6 +10,7 @@ from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
+from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
@@ -73,6 +74,7 @@ __all__ = [
     "FedDynConfig",
     "FedMLLMConfig",
     "FederateConfig",
+    "HubConfig",
     "JudgeSection",
     "LocalConfig",
     "LoraConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -114,6 +115,7 @@ def check(config: Config, where: str = "configuration") -> None:
             f"data.splitter_args has {image} image + {text} text clients, but federate.client_num is "
             f"{federate.client_num}. Make them add up.",
         )
+    _check_hub(config, refuse)
     for fault in privacy_faults(config):
         refuse(True, fault)
     compression = config.fedmllm.compression
@@ -170,6 +172,32 @@ def _check_model(config: Config, refuse: Callable[[bool, str], None]) -> None:
     refuse(
         bool(model.device_map) and not config.use_gpu,
         f"model.fedmllm.device_map {model.device_map} spreads the model over accelerators; set use_gpu: True.",
+    )
+
+
+#: ``owner/name`` on a hub.
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def _check_hub(config: Config, refuse: Callable[[bool, str], None]) -> None:
+    hub = config.fedmllm.hub
+    refuse(
+        bool(hub.repo) and _REPO.fullmatch(hub.repo) is None,
+        f"fedmllm.hub.repo is {hub.repo!r}; write owner/name.",
+    )
+    refuse(
+        bool(hub.repo) and config.federate.method == "local",
+        "fedmllm.hub.repo is set, but federate.method local has no global adapter to push. Leave it empty.",
+    )
+    refuse(
+        bool(hub.resume_from) and bool(config.federate.restore_from),
+        "fedmllm.hub.resume_from and federate.restore_from are both set: the first goes on with a run, the second "
+        "starts one. Leave one of them empty.",
+    )
+    refuse(
+        hub.checkpoint and config.fedmllm.privacy.dp.enabled,
+        "fedmllm.hub.checkpoint would publish what clients keep between rounds, which differential privacy does not "
+        "cover. Set it to False, or fedmllm.privacy.dp.enabled to False.",
     )
 
 

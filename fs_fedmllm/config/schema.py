@@ -13,6 +13,7 @@ from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
+from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
@@ -54,7 +55,9 @@ class FederateConfig:
     make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.")
     share_local_model: bool = key(False, "One model for all clients. Our runs always share the base.")
     save_to: str = key("", "File for a further copy of the final adapter, as safetensors.")
-    restore_from: str = key("", "An adapter to start from: a safetensors file, or the folder that holds it.")
+    restore_from: str = key(
+        "", "An adapter to start from: a safetensors file, the folder that holds it, or hub:owner/name@revision."
+    )
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,7 @@ class FedMLLMConfig:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     judge: JudgeSection = field(default_factory=JudgeSection)
+    hub: HubConfig = field(default_factory=HubConfig)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,20 @@ def load_template(name_or_path: str | Path) -> Template:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values.")
+    return build_template(raw, str(path), path.stem)
+
+
+def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
+    """A template from its mapping.
+
+    Args:
+        raw: as its YAML file gives it.
+        path: where it comes from, for messages.
+        name: what it is called.
+
+    Raises:
+        ConfigError: a key is missing, unknown or of the wrong type.
+    """
     unknown = sorted(set(raw) - _KEYS)
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
@@ -153,7 +167,7 @@ def load_template(name_or_path: str | Path) -> Template:
             raise ConfigError(f"{path}: {variant} must have exactly the keys {', '.join(CASES)}.")
         cases[variant] = {case: _case(given[case], task, f"{path}: {variant}.{case}") for case in CASES}
     return Template(
-        name=path.stem,
+        name=name,
         task=task,
         metric=metric,
         options=options,

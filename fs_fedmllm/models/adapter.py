@@ -67,7 +67,9 @@ class Adapter:
         for name, _ in found:
             match = pattern.search(name) if ADAPTER.search(name) else None
             layers.append(int(match.groups()[-1]) if match else None)
-        origin = tuple(p.detach().to(device="cpu", dtype=torch.float32, copy=True) for _, p in found)
+        origin = tuple(  # a model that is only shapes (a plan's) has no values to copy
+            p.detach() if p.is_meta else p.detach().to(device="cpu", dtype=torch.float32, copy=True) for _, p in found
+        )
         return cls(tuple(n for n, _ in found), tuple(p for _, p in found), tuple(layers), depth, origin)
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from fs_fedmllm.models.loader import MLLM
 
 #: The name that stands for the embedded model in a saved adapter; a local path would leak and not load elsewhere.
 TINY_NAME = "fs-fedmllm/tiny"
+#: ``models--owner--name/snapshots/<commit>``: how the hub's cache lays a model out.
+_CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]{40}")
 
 
 def adapter_bytes(state: dict[str, torch.Tensor]) -> bytes:
@@ -23,22 +26,51 @@ def adapter_bytes(state: dict[str, torch.Tensor]) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"format": "pt"})
 
 
-def write_adapter(folder: Path, mllm: MLLM, state: dict[str, torch.Tensor]) -> str:
+def base_name(source: str, public: str = "") -> str:
+    """What a saved adapter calls its base: a public id or a bare name, never a path of this machine.
+
+    Args:
+        source: ``model.fedmllm.path``.
+        public: the public id that the user gave (``fedmllm.hub.base_model``), or empty.
+    """
+    if source == "tiny":
+        return TINY_NAME
+    if public:
+        return public
+    cached = _CACHED.search(Path(source).as_posix())
+    if cached:
+        return f"{cached.group(1)}/{cached.group(2)}"
+    path = Path(source)
+    local = path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+    return path.resolve().name if local else source
+
+
+def adapter_config_bytes(mllm: MLLM, public: str = "") -> bytes:
+    """``adapter_config.json``; ``public`` as in :func:`base_name`."""
+    config = mllm.model.peft_config["default"].to_dict()
+    for name, value in config.items():
+        if isinstance(value, set):
+            config[name] = sorted(value)
+    config["base_model_name_or_path"] = base_name(mllm.source, public)
+    config["inference_mode"] = True
+    return (json.dumps(config, indent=2, default=str) + "\n").encode()
+
+
+def write_adapter(folder: Path, mllm: MLLM, state: dict[str, torch.Tensor], public: str = "") -> str:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Args:
+        folder: where to.
+        mllm: the model that the adapter is of.
+        state: its tensors.
+        public: as in :func:`base_name`.
 
     Returns:
         sha256 of the tensor file.
     """
     data = adapter_bytes(state)
-    config = mllm.model.peft_config["default"].to_dict()
-    for name, value in config.items():
-        if isinstance(value, set):
-            config[name] = sorted(value)
-    source = mllm.source
-    config["base_model_name_or_path"] = TINY_NAME if source == "tiny" else source
-    config["inference_mode"] = True
     write_atomically(folder / "adapter_model.safetensors", data)
-    write_atomically(folder / "adapter_config.json", (json.dumps(config, indent=2, default=str) + "\n").encode())
+    write_atomically(folder / "adapter_config.json", adapter_config_bytes(mllm, public))
     return hashlib.sha256(data).hexdigest()
 
 

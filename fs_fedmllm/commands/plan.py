@@ -1,0 +1,38 @@
+"""``fs-fedmllm plan``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from fs_fedmllm.commands.config import find_config
+
+
+def add(commands: Any) -> None:
+    """Add ``plan`` to the command line's grammar."""
+    plan = commands.add_parser("plan", help="what a run will need: sizes, traffic, memory, steps, hours")
+    plan.add_argument("config", help="a .yaml, or the name of one that ships")
+    plan.add_argument("overrides", nargs="*", help="key value pairs")
+    plan.add_argument("--probe", action="store_true", help="load the model, take two steps, measure memory and time")
+    plan.add_argument("--online", action="store_true", help="ask the hub for licence, gating and configuration")
+    plan.add_argument("--tiny", action="store_true", help="plan with the embedded model")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(function=_plan)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from fs_fedmllm import config as schema
+
+    if args.tiny:
+        from fs_fedmllm.presets import TINY
+
+        args.overrides = [*TINY, *args.overrides]
+    config = schema.load(find_config(args.config), args.overrides)
+    from fs_fedmllm.planner.plan import make_plan
+    from fs_fedmllm.planner.show import table
+
+    plan = make_plan(config, with_probe=args.probe, online=args.online)
+    print(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else table(plan))
+    return 1 if plan.problems else 0

@@ -1,0 +1,50 @@
+"""``fs-fedmllm predict``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.commands.merge import add_base_options
+from fs_fedmllm.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Add ``predict`` to the command line's grammar."""
+    predict = commands.add_parser("predict", help="ask an adapter about an image, a text, or a file of them")
+    add_base_options(predict)
+    predict.add_argument("--image", default="", help="an image file")
+    predict.add_argument("--text", default="", help="the text modality")
+    predict.add_argument("--question", default="", help="a question of your own; answered in writing")
+    predict.add_argument("--file", default="", help="JSON Lines with image, text, question, id; images beside it")
+    predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
+    predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
+    predict.add_argument("--batch-size", type=int, default=16, help="rows in one forward pass")
+    predict.add_argument("--json", action="store_true", help="print a JSON line for each row")
+    predict.set_defaults(function=_predict)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    if bool(args.file) == bool(args.image or args.text or args.question):
+        raise ConfigError("predict needs --file, or --image, --text or --question for one row.")
+    if args.batch_size < 1:
+        raise ConfigError("--batch-size must be at least 1.")
+    from fs_fedmllm.adapters.opening import open_adapter
+    from fs_fedmllm.adapters.predict import one_row, predict, read_rows
+
+    rows = read_rows(Path(args.file)) if args.file else [one_row(args.image, args.text, args.question)]
+    opened = open_adapter(
+        args.adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code
+    )
+    answers = predict(opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size)
+    for answer in answers:
+        if args.json or args.file:
+            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+            continue
+        print(answer.answer)
+        for name, share in sorted((answer.probabilities or {}).items(), key=lambda item: -item[1]):
+            print(f"  {share:7.2%}  {name}")
+    return 0

@@ -1,0 +1,32 @@
+"""``fedmllm.hub``: where a run publishes its adapter, and what it goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fs_fedmllm.config.fields import ONE_OR_MORE, key
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """``fedmllm.hub``. There is no key for a token: it comes from huggingface_hub's own store."""
+
+    repo: str = key("", "Repository that the server pushes to, as owner/name; empty pushes nothing.")
+    revision: str = key("main", "Branch that is pushed to; made if it is not there.")
+    push: str = key(
+        "end",
+        "When to push: once at the end (the best adapter), whenever an evaluation is the best so far, or after every "
+        "n-th round (the last adapter).",
+        choices=("end", "best", "every"),
+    )
+    every: int = key(10, "n, where push is every.", unit="rounds", valid=ONE_OR_MORE)
+    private: bool = key(True, "Make the repository private, and refuse to push to a public one.")
+    checkpoint: bool = key(
+        False, "Push the run's state too, so that another machine can go on from it; the last push removes it."
+    )
+    resume_from: str = key(
+        "", "A pushed revision with a checkpoint, owner/name@revision: the run goes on from there, to the same bytes."
+    )
+    attempts: int = key(4, "Times a push is tried before a warning; training goes on.", valid=ONE_OR_MORE)
+    base_model: str = key("", "Public id of the base, owner/name, where model.fedmllm.path is a folder.")
+    licence: str = key("", "Licence of the adapter, for the model card, as the hub writes it (apache-2.0).")

@@ -1,0 +1,276 @@
+"""The model card of a federated adapter, written from the run: what was trained, on what, how well, how to use it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import PrivacyConfig
+from fs_fedmllm.errors import FedMLLMError
+
+#: Metrics of the test rows that a card shows, in this order; each may have an interval.
+SHOWN = ("macro_f1", "auc", "acc", "open_acc", "closed_acc", "loss")
+VIEWS = (("", "both modalities"), ("image_", "the image only"), ("text_", "the text only"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is written from.
+
+    Attributes:
+        repo: ``owner/name``, for the loading line.
+        config: the configuration as a mapping, without paths.
+        results: as in results.json.
+        manifest: as in manifest.json; of its rows only counts are shown.
+        round: rounds done by the adapter that the card is of.
+        entry: the evaluation of that round, or None.
+        base: public id of the base.
+        base_licence: its licence, or ``unknown``.
+        licence: the adapter's, or empty.
+        intervals: metric (``acc``, ``image_acc``) -> (low, high) of 95 %, from row decisions.
+    """
+
+    repo: str
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    round: int
+    entry: Mapping[str, Any] | None
+    base: str
+    base_licence: str
+    licence: str
+    intervals: Mapping[str, tuple[float, float]]
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, JASA 22, 1927), from counts alone.
+
+    Args:
+        share: in [0, 1].
+        count: rows.
+        z: quantile of the normal distribution.
+    """
+    middle = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    # The ends are exact where the share is: rounding must not put it outside its own interval.
+    low = 0.0 if share == 0 else (middle - spread) / scale
+    return low, 1.0 if share == 1 else (middle + spread) / scale
+
+
+def intervals_from_rows(predictions: Path, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of accuracy and macro F1, by what the rows were shown with, from ``predictions.jsonl``.
+
+    Args:
+        predictions: the run folder's file.
+        seed: of the resamples.
+
+    Returns:
+        Metric name -> (low, high); empty where there is no such file.
+    """
+    import json
+
+    import numpy as np
+
+    from fs_fedmllm.evaluation.row_metrics import accuracy, macro_f1
+    from fs_fedmllm.evaluation.statistics import bootstrap
+
+    if not predictions.is_file():
+        return {}
+    rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [row for row in rows if row.get("client") is None]  # the baseline Local has no one adapter
+    found: dict[str, tuple[float, float]] = {}
+    for shown, prefix in (("both", ""), ("image", "image_"), ("text", "text_")):
+        part = [row for row in rows if row.get("shown") == shown]
+        if not part:
+            continue
+        groups = [row.get("group") or f"row {i}" for i, row in enumerate(part)]
+        metrics = {"acc": accuracy([bool(row["correct"]) for row in part])}
+        if all("label" in row and "decision" in row for row in part):
+            metrics["macro_f1"] = macro_f1([row["decision"] for row in part], [row["label"] for row in part])
+        for name, metric in metrics.items():
+            try:
+                interval = bootstrap(metric, np.random.default_rng(seed), groups=groups)
+            except FedMLLMError:
+                continue
+            found[prefix + name] = (interval.low, interval.high)
+    return found
+
+
+def _metrics(facts: Facts) -> list[tuple[str, str, float, tuple[float, float] | None, str]]:
+    """(view, metric, value, interval, how the interval was made) of the test rows."""
+    lines = []
+    entry = facts.entry or {}
+    for prefix, view in VIEWS:
+        for name in SHOWN:
+            value = entry.get(f"test_{prefix}{name}")
+            if value is None:
+                continue
+            interval, source = facts.intervals.get(prefix + name), "bootstrap"
+            total = entry.get(f"test_{prefix}total")
+            if interval is None and name == "acc" and total:
+                interval, source = wilson(float(value), int(total)), "Wilson"
+            lines.append((view, name, float(value), interval, source if interval else ""))
+    return lines
+
+
+def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    """What is configured, and what the run accounted for; told as it stands."""
+    section = _changed(config.get("fedmllm", {}).get("privacy") or {}, dataclasses.asdict(PrivacyConfig()))
+    told = results.get("privacy")
+    if not section and not told:
+        return ["No differential privacy and no secure aggregation: the server saw every client's update."]
+    lines = []
+    for title, values in (("Configured", section), ("Accounted for", told)):
+        if isinstance(values, Mapping) and values:
+            lines += [f"{title}:", "", *[f"- {name}: {value}" for name, value in sorted(values.items())], ""]
+    return lines
+
+
+def _changed(section: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings that are not at their defaults, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            found |= _changed(value, defaults.get(name) or {}, f"{prefix}{name}.")
+        elif value != defaults.get(name):
+            found[prefix + name] = value
+    return found
+
+
+def _clients(manifest: Mapping[str, Any]) -> list[str]:
+    clients = manifest.get("clients", {})
+    if not isinstance(clients, Mapping) or not clients:
+        return []
+    lines = ["| client | rows | without image | without text |", "| --- | --- | --- | --- |"]
+    for client, record in sorted(clients.items(), key=lambda item: int(item[0])):
+        missing = record.get("missing", {})
+        rows = record.get("size", len(record.get("rows", record.get("ids", []))))
+        lines.append(f"| {client} | {rows} | {missing.get('image', 0):.0%} | {missing.get('text', 0):.0%} |")
+    return lines
+
+
+def _load(facts: Facts) -> str:
+    if facts.base == "fs-fedmllm/tiny":
+        base = "from fs_fedmllm.models.loader import TINY  # the embedded model of fs-fedmllm"
+        name = "TINY"
+    else:
+        base, name = "", f'"{facts.base}"'
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForImageTextToText, AutoProcessor",
+        *([base] if base else []),
+        "",
+        f"processor = AutoProcessor.from_pretrained({name})",
+        f'model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained({name}), "{facts.repo}")',
+    ]
+    return "\n".join(lines)
+
+
+def card(facts: Facts) -> str:
+    """The card as markdown with the hub's metadata on top.
+
+    Args:
+        facts: what to write.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results, config = facts.results, facts.config
+    federate, ours = config["federate"], config["fedmllm"]
+    metrics = _metrics(facts)
+    dataset = str(results.get("dataset", ""))
+    data = ModelCardData(
+        base_model=facts.base,
+        library_name="peft",
+        pipeline_tag="image-text-to-text",
+        license=facts.licence or None,
+        tags=["federated-learning", "fs-fedmllm", "lora", "missing-modality"],
+        model_name=facts.repo.split("/")[-1],
+        eval_results=[
+            EvalResult(
+                task_type="image-text-to-text",
+                dataset_type=dataset,
+                dataset_name=f"{dataset}, {view}",
+                metric_type=name,
+                metric_value=round(value, 6),
+            )
+            for view, name, value, _, _ in metrics
+        ]
+        or None,
+    )
+    lora = config["model"]["fedmllm"]["lora"]
+    args = (config["data"].get("splitter_args") or [{}])[0]
+    scenario = f"{results.get('scenario')} ({', '.join(f'{k} {v}' for k, v in args.items())})"
+    regularizer = ours["regularizer"]["type"]
+    strategies = [
+        f"prompt: {ours['prompt']}",
+        f"regulariser: {regularizer}"
+        + (f" (gamma_max {ours['regularizer']['gamma_max']})" if regularizer == "adaptive" else ""),
+        f"profile: {ours['profile']}",
+    ]
+    table = ["| shown | metric | value | 95 % interval |", "| --- | --- | --- | --- |"]
+    for view, name, value, interval, source in metrics:
+        told = f"{interval[0]:.4f} to {interval[1]:.4f} ({source})" if interval else "not available"
+        table.append(f"| {view} | {name} | {value:.4f} | {told} |")
+    refused = len(results.get("refused") or [])
+    licence = facts.licence or "not stated by the publisher; the base model's terms apply to what is made with it"
+    sections: list[tuple[str, Sequence[str]]] = [
+        (
+            "How it was trained",
+            [
+                f"- scenario: {scenario}; manifest sha256 `{results.get('manifest_sha256')}`",
+                f"- clients: {federate['client_num']}, {_per_round(federate)} a round, {facts.round} rounds",
+                f"- server method: {federate['method']}; local optimizer {config['train']['optimizer']['type']}, "
+                f"learning rate {config['train']['optimizer']['lr']}, "
+                f"{config['train']['local_update_steps']} {config['train']['batch_or_epoch']} a turn",
+                f"- strategies: {'; '.join(strategies)}",
+                f"- adapter: rank {lora['r']}, alpha {lora['alpha']}; {results.get('adapter_bytes')} bytes",
+                f"- sent: {results.get('bytes_sent')} bytes in all, both directions; {refused} updates refused",
+                f"- seed {results.get('seed')}, configuration sha256 `{results.get('config_sha256')}`",
+            ],
+        ),
+        ("Clients", _clients(facts.manifest)),
+        (
+            "Results",
+            [*table, "", f"After round {facts.round}, on the test rows of {dataset}, which keep both modalities."]
+            if metrics
+            else ["No evaluation of this round was made."],
+        ),
+        ("Privacy", _privacy(config, results)),
+        (
+            "Base model and licence",
+            [f"Base: `{facts.base}`, licence {facts.base_licence}. Adapter: {licence}."],
+        ),
+        ("How to load it", ["```python", _load(facts), "```"]),
+        (
+            "Intended use and limits",
+            [
+                f"Research on federated fine-tuning with missing modalities, for questions like those of {dataset}, "
+                "asked with the template in `fedmllm.json`. It was evaluated on nothing else.",
+                "",
+                "Do not use it to decide about people. Answers are most unreliable where a row shows one modality and "
+                "the clients that held that modality were few. A client's rows may leave traces in an adapter; see "
+                "Privacy above for what was done about that.",
+            ],
+        ),
+    ]
+    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections if lines)
+    title = facts.repo.split("/")[-1]
+    intro = (
+        f"A LoRA adapter for `{facts.base}`, trained by federated learning on clients that lack modalities, with "
+        f"fs-fedmllm {results.get('version')} (FedMLLM, arXiv 2411.14717)."
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{intro}\n\n{body}\n"
+
+
+def _per_round(federate: Mapping[str, Any]) -> int:
+    rate, number = federate["sample_client_rate"], federate["sample_client_num"]
+    if federate["method"] in ("local", "global"):
+        return int(federate["client_num"])
+    if 0 < rate <= 1:
+        return max(1, int(rate * federate["client_num"]))
+    return int(number if number > 0 else federate["client_num"])

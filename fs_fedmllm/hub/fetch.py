@@ -1,0 +1,213 @@
+"""Adapters and checkpoints from a hub: the named files and no others, by one commit, as safetensors and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
+from fs_fedmllm.models.export import read_adapter
+
+TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
+_CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
+#: What changes what an adapter's tensors mean.
+_MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep huggingface_hub's progress bars out of a run's output."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    was_off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_off:
+            enable_progress_bars()
+
+
+def make_api() -> Any:
+    """The hub's client; the endpoint (HF_ENDPOINT) and the token are its own business."""
+    from huggingface_hub import HfApi
+
+    from fs_fedmllm import __version__
+
+    return HfApi(library_name="fs-fedmllm", library_version=__version__)
+
+
+def explain(error: BaseException) -> str:
+    """One line on what went wrong, without signed addresses or anything that looks like a token."""
+    seen: BaseException | None = error
+    while seen is not None and seen.__cause__ is not None and type(seen) is RuntimeError:
+        seen = seen.__cause__
+    text = " ".join(str(seen).split()) or type(seen).__name__
+    text = re.sub(r"(https?://[^\s?'\"]+)\?\S+", r"\1", text)
+    text = re.sub(r"\b(hf|api_org|hf_oauth)_[A-Za-z0-9]{8,}\b", "<token>", text)
+    return f"{type(seen).__name__}: {text[:400]}"
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, if there is one."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None and getattr(response, "status_code", None):
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _download(reference: Reference, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> tuple[Path, str]:
+    """Fetch files of one commit; the folder that holds them, and the commit."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    api = make_api()
+    try:
+        with quiet():
+            commit = str(api.model_info(reference.repo, revision=reference.revision).sha)
+            folder = Path()
+            for name in (*names, *optional):
+                try:
+                    file = Path(api.hf_hub_download(reference.repo, name, revision=commit))
+                except EntryNotFoundError:
+                    if name in optional:
+                        continue
+                    raise
+                folder = file.parents[len(Path(name).parts) - 1]
+    except EntryNotFoundError as error:
+        raise HubError(f"hub:{reference} has no {name}; only adapters in safetensors are read.") from error
+    except Exception as error:  # whatever the network did: the user needs one sentence
+        status = status_of(error)
+        private = status in (401, 403, 404)
+        hint = " Log in with 'hf auth login' if the repository is private or gated." if private else ""
+        raise HubError(f"hub:{reference} cannot be fetched: {explain(error)}.{hint}") from error
+    return folder, commit
+
+
+def adapter_folder(text: str, key: str = "the adapter") -> Path:
+    """The folder of an adapter: a folder here, its tensor file's, or ``hub:owner/name@revision``, fetched.
+
+    Args:
+        text: what the user wrote.
+        key: what it was given as, for messages.
+
+    Raises:
+        HubError: it cannot be fetched, or is not written as a reference.
+        ModelError: there is no such folder, or it has no safetensors.
+    """
+    if text.startswith(PREFIX):
+        return _download(parse_reference(text, key), (TENSORS, CONFIG), (DESCRIPTION,))[0]
+    path = Path(text)
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise ModelError(f"{key}: {text!r} is neither a folder here nor hub:owner/name@revision.")
+    if not (path / TENSORS).is_file():
+        pickled = (path / "adapter_model.bin").is_file()
+        raise ModelError(
+            f"{path} has no {TENSORS}"
+            + (", only a pickle, which is never read: save it again as safetensors." if pickled else ".")
+        )
+    return path
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``adapter_config.json``.
+
+    Raises:
+        ModelError: it is missing or not a mapping.
+    """
+    file = folder / CONFIG
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} must be a mapping.")
+    return value
+
+
+def check_meaning(folder: Path, live: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose scale or kind is not that of the slots that it would go into.
+
+    Args:
+        folder: the adapter's.
+        live: PEFT's configuration of the slots.
+
+    Raises:
+        ModelError: names the first setting that differs.
+    """
+    stored = read_config(folder)
+    for name in _MEANING:
+        ours, theirs = live.get(name), stored.get(name)
+        if name in stored and (ours or None) != (theirs or None):
+            raise ModelError(
+                f"{folder / CONFIG}: {name} is {theirs!r}, this run's is {ours!r}: the tensors would mean something "
+                "else. Give the run the adapter's settings (model.fedmllm.lora)."
+            )
+
+
+def restore(text: str, like: dict[str, torch.Tensor], live: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The adapter that a run starts from (``federate.restore_from``).
+
+    Args:
+        text: a safetensors file, a folder, or ``hub:owner/name@revision``.
+        like: the tensors that the model needs.
+        live: PEFT's configuration of the model.
+
+    Raises:
+        HubError: it cannot be fetched.
+        ModelError: names, shapes, values or meaning do not fit.
+    """
+    if text.startswith(PREFIX):
+        folder = adapter_folder(text, "federate.restore_from")
+        check_meaning(folder, live)
+        return read_adapter(folder, like)
+    path = Path(text)
+    holder = path if path.is_dir() else path.parent
+    if (holder / CONFIG).is_file():
+        check_meaning(holder, live)
+    return read_adapter(path, like)
+
+
+def fetch_checkpoint(text: str, folder: Path) -> str:
+    """Put a pushed run's state into a run folder that has none.
+
+    Args:
+        text: ``owner/name@revision``.
+        folder: the run folder.
+
+    Returns:
+        The commit that it came from.
+
+    Raises:
+        HubError: the revision has no checkpoint, or cannot be fetched.
+    """
+    reference = parse_reference(text, "fedmllm.hub.resume_from")
+    try:
+        with quiet():
+            info = make_api().model_info(reference.repo, revision=reference.revision)
+    except Exception as error:
+        raise HubError(f"hub:{reference} cannot be fetched: {explain(error)}.") from error
+    names = [item.rfilename for item in info.siblings or [] if _CHECKPOINT.fullmatch(item.rfilename)]
+    if "checkpoint/state.json" not in names:
+        raise HubError(
+            f"hub:{reference} holds no checkpoint. Name an earlier commit of a run with fedmllm.hub.checkpoint: True, "
+            "or start from its adapter with federate.restore_from."
+        )
+    source, commit = _download(Reference(reference.repo, str(info.sha)), tuple(names), ("metrics.jsonl",))
+    if (source / "metrics.jsonl").is_file():
+        write_atomically(folder / "metrics.jsonl", (source / "metrics.jsonl").read_bytes())
+    # The header comes last: without it there is no checkpoint.
+    for name in sorted(names, key=lambda name: name == "checkpoint/state.json"):
+        write_atomically(folder / name, (source / name).read_bytes())
+    return commit

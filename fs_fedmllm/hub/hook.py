@@ -1,0 +1,126 @@
+"""What a run's session does about the hub: it offers a release when one is due."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fs_fedmllm.adapter_folder import describe
+from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.federation import Federation
+from fs_fedmllm.hub.names import parse_reference
+from fs_fedmllm.hub.publisher import Publisher
+from fs_fedmllm.hub.release import make_release, require_public_base
+from fs_fedmllm.models.export import adapter_bytes, adapter_config_bytes, base_name
+
+logger = logging.getLogger(__name__)
+
+
+class HubHook:
+    """Publishes from the server's session.
+
+    Args:
+        federation: the run's pieces.
+        folder: the run folder.
+        publisher: pushes; None makes one.
+
+    Raises:
+        HubError: the repository's name is none, or the base has no public id: known before the first round.
+    """
+
+    def __init__(self, federation: Federation, folder: Path, publisher: Publisher | None = None):
+        self.config: Config = federation.config
+        hub = self.config.fedmllm.hub
+        parse_reference(hub.repo, "fedmllm.hub.repo")
+        require_public_base(base_name(federation.mllm.source, hub.base_model))
+        self.federation = federation
+        self.folder = folder
+        self.publisher = publisher or Publisher(hub)
+        self._best_pushed: int | None = None
+
+    def after_round(
+        self,
+        done: int,
+        params: Mapping[str, torch.Tensor],
+        best: Mapping[str, torch.Tensor],
+        results: Callable[[], dict[str, Any]],
+        save: Callable[[], None],
+    ) -> None:
+        """Offer a release, if this round is due.
+
+        Args:
+            done: rounds done.
+            params: the global adapter.
+            best: the best one so far.
+            results: gives the figures so far, as in results.json.
+            save: saves the run's state in its checkpoint folder.
+        """
+        hub = self.config.fedmllm.hub
+        if hub.push == "end" or done >= self.config.federate.total_round_num:
+            return
+        figures = results()
+        if hub.push == "every":
+            if done % hub.every == 0:
+                self._offer(done, params, figures, save)
+            return
+        entry = figures["best"]
+        if entry is not None and entry["round"] > 0 and entry["round"] != self._best_pushed:
+            self._best_pushed = entry["round"]
+            self._offer(entry["round"], best, figures, save)
+
+    def close(
+        self, params: Mapping[str, torch.Tensor], best: Mapping[str, torch.Tensor], results: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Offer the closing release and wait for the publisher.
+
+        Returns:
+            What results.json says of the hub.
+        """
+        hub, entry = self.config.fedmllm.hub, results["best"]
+        if hub.push == "every" or entry is None or not best:
+            self._offer(results["rounds"], params, results, None)
+        else:
+            self._offer(entry["round"], best, results, None)
+        self.publisher.close()
+        return {"repo": hub.repo, "published": self.publisher.published, "failed": self.publisher.failed}
+
+    def _offer(
+        self,
+        done: int,
+        state: Mapping[str, torch.Tensor],
+        results: dict[str, Any],
+        save: Callable[[], None] | None,
+    ) -> None:
+        hub = self.config.fedmllm.hub
+        try:
+            extra: dict[str, bytes] = {}
+            if hub.checkpoint and save is not None:
+                save()
+                files = [f for f in (self.folder / "checkpoint").iterdir() if f.suffix in (".json", ".safetensors")]
+                extra = {f"checkpoint/{file.name}": file.read_bytes() for file in files}
+                extra["metrics.jsonl"] = (self.folder / "metrics.jsonl").read_bytes()
+            closing = save is None and done == results["rounds"]
+            release = make_release(
+                repo=hub.repo,
+                config=to_mapping(self.config),
+                results=results,
+                manifest=json.loads((self.folder / "manifest.json").read_text(encoding="utf-8")),
+                round_index=done,
+                tensors=adapter_bytes(dict(state)),
+                adapter_config=adapter_config_bytes(self.federation.mllm, hub.base_model),
+                description=describe(self.config, self.federation.data.template),
+                licence=hub.licence,
+                predictions=self.folder / "predictions.jsonl" if closing else None,
+                extra=extra,
+            )
+        except (FedMLLMError, OSError) as error:  # a card that cannot be written must not end a run either
+            logger.warning("HubPushFailed: round %d was not prepared for %s: %s", done, hub.repo, error)
+            self.publisher.failed.append({"round": done, "reason": str(error)})
+            return
+        self.publisher.offer(release)

@@ -1,0 +1,197 @@
+"""What of a run is published: the adapter, its description, the card, figures; no rows and no paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
+from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.hub.card import Facts, card, intervals_from_rows
+from fs_fedmllm.hub.fetch import CONFIG, TENSORS
+from fs_fedmllm.hub.names import is_public_id
+from fs_fedmllm.hub.publisher import Release
+from fs_fedmllm.models.export import TINY_NAME
+
+#: Figures of results.json that are published; seconds, names of refused clients and the like stay at home.
+FIGURES = (
+    *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
+    *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
+)
+
+
+def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """A configuration without this machine's folders.
+
+    Args:
+        config: the configuration as a mapping.
+        base: public id of the base.
+    """
+    value: dict[str, Any] = json.loads(json.dumps(config))
+    for name in ("outdir", "expname"):
+        value.pop(name, None)
+    value["data"].pop("root", None)
+    value["federate"].pop("save_to", None)
+    if not str(value["federate"].get("restore_from", "")).startswith("hub:"):
+        value["federate"].pop("restore_from", None)
+    for name in ("hub", "network"):
+        value["fedmllm"].pop(name, None)
+    value["fedmllm"]["vision_cache"].pop("folder", None)
+    value["fedmllm"]["data"] = {k: v for k, v in value["fedmllm"]["data"].items() if not _is_path(v)}
+    if _is_path(value["fedmllm"]["template"]):
+        value["fedmllm"]["template"] = Path(value["fedmllm"]["template"]).name
+    value["model"]["fedmllm"]["path"] = "tiny" if base == TINY_NAME else base
+    return _without_paths(value)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or "\\" in value[:4])
+
+
+def _without_paths(value: Any) -> Any:
+    """Absolute paths in sections that this module does not know are left out too."""
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if not (isinstance(v, str) and v.startswith(("/", "~")))}
+        return {k: _without_paths(v) for k, v in kept.items()}
+    return [_without_paths(v) for v in value] if isinstance(value, list) else value
+
+
+def require_public_base(base: str) -> None:
+    """Refuse to publish an adapter whose base nobody else can name.
+
+    Raises:
+        HubError: the base is no public id.
+    """
+    if base != TINY_NAME and not is_public_id(base):
+        raise HubError(
+            f"The base model {base!r} is a folder of this machine: set fedmllm.hub.base_model to its public id, "
+            "owner/name (or give --base-model)."
+        )
+
+
+def base_licence(path: str) -> str:
+    """The licence in the base's model card, if it is on this machine; ``unknown`` otherwise."""
+    from fs_fedmllm.config import ModelOptions
+    from fs_fedmllm.planner.skeleton import find_checkpoint
+
+    try:
+        return find_checkpoint(ModelOptions(path=path)).licence
+    except ModelError:
+        return "unknown"
+
+
+def make_release(
+    *,
+    repo: str,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    round_index: int,
+    tensors: bytes,
+    adapter_config: bytes,
+    description: bytes,
+    licence: str = "",
+    predictions: Path | None = None,
+    extra: Mapping[str, bytes] | None = None,
+) -> Release:
+    """Put a release together.
+
+    Args:
+        repo: ``owner/name``.
+        config: the run's configuration as a mapping.
+        results: as in results.json, as far as the run has come.
+        manifest: as in manifest.json.
+        round_index: rounds done by this adapter.
+        tensors: ``adapter_model.safetensors``.
+        adapter_config: ``adapter_config.json``.
+        description: ``fedmllm.json``.
+        licence: the adapter's.
+        predictions: ``predictions.jsonl`` of this round, for intervals.
+        extra: further files (a checkpoint).
+
+    Raises:
+        HubError: the base model has no public id.
+    """
+    base = str(json.loads(adapter_config)["base_model_name_or_path"])
+    require_public_base(base)
+    figures = {name: results[name] for name in FIGURES if name in results}
+    evaluations = results.get("evaluations") or []
+    entry = next((e for e in evaluations if e["round"] == round_index), None)
+    shown = public_config(config, base)
+    facts = Facts(
+        repo=repo,
+        config=shown,
+        results=figures | {"refused": results.get("refused") or []},
+        manifest=manifest,
+        round=round_index,
+        entry=entry,
+        base=base,
+        base_licence=base_licence(str(config["model"]["fedmllm"]["path"])),
+        licence=licence,
+        intervals=intervals_from_rows(predictions) if predictions is not None else {},
+    )
+    best = results.get("best_by")
+    figure = f": {best} {entry[best]:.4f}" if entry and best in entry else ""
+    return Release(
+        round=round_index,
+        message=f"Round {round_index}{figure}",
+        files={
+            TENSORS: tensors,
+            CONFIG: adapter_config,
+            DESCRIPTION: description,
+            "README.md": card(facts).encode(),
+            "results.json": (json.dumps(figures, indent=2) + "\n").encode(),
+            "run_config.yaml": yaml.safe_dump(shown, sort_keys=False).encode(),
+            **(extra or {}),
+        },
+    )
+
+
+def release_of_folder(
+    folder: Path, repo: str, *, which: str = "best", base_model: str = "", licence: str = ""
+) -> Release:
+    """The release of a finished run.
+
+    Args:
+        folder: the run folder.
+        repo: ``owner/name``.
+        which: ``best`` or ``last``.
+        base_model: public id of the base, where the run had a folder.
+        licence: the adapter's.
+
+    Raises:
+        HubError: the folder is not a finished run's, or the base has no public id.
+    """
+    adapter = folder / ("adapter_best" if which == "best" else "adapter")
+    missing = [f for f in ("results.json", "resolved_config.yaml", "manifest.json") if not (folder / f).is_file()]
+    if missing:
+        raise HubError(f"{folder} has no {missing[0]}: name the folder of a finished run.")
+    if not (adapter / TENSORS).is_file():
+        raise HubError(f"{adapter} holds no adapter (the baseline local has none; --which last takes the last one's).")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((folder / "resolved_config.yaml").read_text(encoding="utf-8"))
+    adapter_config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    description_file = adapter / DESCRIPTION
+    if not description_file.is_file():
+        raise HubError(f"{adapter} has no {DESCRIPTION}: run again with this release, which writes it.")
+    description = json.loads(description_file.read_text(encoding="utf-8"))
+    if base_model:
+        adapter_config["base_model_name_or_path"] = description["base"] = base_model
+    round_index = results["best"]["round"] if which == "best" and results.get("best") else results["rounds"]
+    return make_release(
+        repo=repo,
+        config=config,
+        results=results,
+        manifest=json.loads((folder / "manifest.json").read_text(encoding="utf-8")),
+        round_index=round_index,
+        tensors=(adapter / TENSORS).read_bytes(),
+        adapter_config=(json.dumps(adapter_config, indent=2) + "\n").encode(),
+        description=(json.dumps(description, indent=2) + "\n").encode(),
+        licence=licence,
+        # They are of the last evaluation.
+        predictions=folder / "predictions.jsonl" if round_index == results["rounds"] else None,
+    )

@@ -1,0 +1,162 @@
+"""What can be done with a finished adapter: compare, merge, predict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.adapters.compare import compare
+from fs_fedmllm.adapters.merge import merge
+from fs_fedmllm.adapters.opening import open_adapter
+from fs_fedmllm.adapters.predict import predict, read_rows
+from fs_fedmllm.cli import main
+from fs_fedmllm.errors import DataError, ModelError
+from fs_fedmllm.simulation import run
+
+#: Steep enough that the adapter changes answers.
+STEEP = ["train.optimizer.lr", "0.05", "train.local_update_steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    _, folder = run(schema.load(CONFIGS / "cross_i3t7.yaml", [*SHORT, *STEEP, "outdir", str(out)]))
+    return folder.path / "adapter"
+
+
+def changed(source: Path, target: Path, state: dict[str, torch.Tensor], **settings: Any) -> Path:
+    shutil.copytree(source, target)
+    (target / "adapter_model.safetensors").write_bytes(save(state))
+    config = json.loads((source / "adapter_config.json").read_text()) | settings
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_the_same_adapter_is_at_no_distance(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(adapter), str(adapter)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("same base\n") and len([line for line in said.splitlines() if "1.0000" in line]) >= 26
+    found = compare(adapter, adapter)
+    assert not found.settings and found.total is not None and found.total.distance == 0
+    assert list(found.layers) == [str(i) for i in range(12)]
+
+
+def test_distances_are_those_of_the_products(adapter: Path, tmp_path: Path) -> None:
+    first = load((adapter / "adapter_model.safetensors").read_bytes())
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
+    rotated = {k: rotation.T @ v if "lora_A" in k else v @ rotation for k, v in first.items()}
+    found = compare(adapter, changed(adapter, tmp_path / "rotated", {k: v.contiguous() for k, v in rotated.items()}))
+    # Other factors, the same products.
+    assert found.total is not None and found.product_total is not None
+    assert found.total.distance > 1 and found.product_total.distance < 1e-3 * found.product_total.first
+    # Twice the scale: products twice as long, in the same direction; and against products that were made.
+    louder = compare(adapter, changed(adapter, tmp_path / "louder", first, lora_alpha=16))
+    assert louder.settings == {"lora_alpha": (8.0, 16)} and louder.total is not None and louder.total.distance == 0
+    assert louder.product_total is not None and louder.product_total.cosine == pytest.approx(1)
+    made = [first[k.replace("lora_A", "lora_B")].double() @ v.double() for k, v in first.items() if "lora_A" in k]
+    norm = float(torch.cat([p.flatten() for p in made]).norm())
+    assert louder.product_total.first == pytest.approx(norm) and louder.product_total.distance == pytest.approx(norm)
+    fewer = dict(list(first.items())[2:])
+    lacking = compare(adapter, changed(adapter, tmp_path / "fewer", fewer, base_model_name_or_path="a/b"))
+    assert not lacking.same_base and len(lacking.only_first) == 2 and "base_model_name_or_path" in lacking.settings
+
+
+def test_merged_answers_as_adapted(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    out = tmp_path / "merged"
+    assert main(["merge", str(adapter), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    figures = {line.split("  ")[1].strip(): line for line in said.splitlines() if "  " in line}
+    assert "adapter against bare base" in said and len(figures) >= 1
+    assert not list(out.glob("*.bin")) and list(out.glob("*.safetensors"))
+    opened = open_adapter(str(adapter))
+    merged = AutoModelForImageTextToText.from_pretrained(out)
+    processor = AutoProcessor.from_pretrained(out)
+    ids = torch.tensor([processor.tokenizer("Which digit is it?", add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        one, two = merged(input_ids=ids).logits, opened.mllm.inner(input_ids=ids).logits
+        with opened.mllm.model.disable_adapter():
+            bare = opened.mllm.inner(input_ids=ids).logits
+    assert (one - two).abs().max() < 1e-3 < 1e-2 < (bare - two).abs().max()
+    with pytest.raises(ModelError, match="not empty"):
+        merge(opened, out)
+
+
+def test_predictions_are_those_of_the_evaluation(adapter: Path, federation: Any, tmp_path: Path) -> None:
+    rows = list(federation.data.dataset.test[:6])
+    rows[1], rows[2] = rows[1].showing(image=True, text=False), rows[2].showing(image=False, text=True)
+    opened = open_adapter(str(adapter))
+    assert opened.mllm is not federation.mllm and opened.base == "fs-fedmllm/tiny"
+    file = tmp_path / "rows.jsonl"
+    with file.open("w") as stream:
+        for row in rows:
+            image = None
+            if row.image is not None:
+                image = f"{row.id.replace('/', '_')}.png"
+                shutil.copy(row.image, tmp_path / image)
+            stream.write(json.dumps({"id": row.id, "image": image, "text": row.text}) + "\n")
+    answers = predict(opened, read_rows(file))
+    federation.mllm.adapter.load(load((adapter / "adapter_model.safetensors").read_bytes()))
+    expected = np.exp(federation.evaluator.option_log_probs(rows))
+    assert [answer.id for answer in answers] == [row.id for row in rows]
+    assert [answer.shown for answer in answers] == ["both", "image", "text", "both", "both", "both"]
+    for answer, shares in zip(answers, expected, strict=True):
+        assert answer.probabilities is not None
+        assert list(answer.probabilities.values()) == pytest.approx(shares, abs=1e-5)
+        assert answer.answer == opened.description.template.options[int(shares.argmax())]  # type: ignore[union-attr]
+
+
+def test_the_command_line_asks(adapter: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["predict", str(adapter), "--text", "three", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["shown"] == "text" and sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert main(["predict", str(adapter), "--text", "three", "--question", "Which digit?"]) == 0
+    assert "%" not in capsys.readouterr().out
+    assert main(["predict", str(adapter)]) == 2
+    assert main(["predict", str(adapter), "--image", str(tmp_path / "none.png")]) == 2
+    file = tmp_path / "rows.jsonl"
+    for line, said in (
+        ('{"text": 3}', "must be texts"),
+        ("{}", "shows nothing"),
+        ("not json", "no JSON"),
+        ('{"image": "../../etc/passwd"}', "rows.jsonl:1"),
+        ("", "no rows"),
+    ):
+        file.write_text(line + "\n")
+        with pytest.raises(DataError, match=said):
+            read_rows(file)
+
+
+def test_an_adapter_without_a_description(adapter: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(adapter, tmp_path / "bare")
+    (bare / "fedmllm.json").unlink()
+    opened = open_adapter(str(bare))
+    assert opened.description is None
+    row = read_rows(_file(tmp_path, {"text": "three"}))
+    with pytest.raises(DataError, match="--template"):
+        predict(opened, row)
+    assert predict(opened, row, template="digits_triage")[0].probabilities is not None
+    config = json.loads((bare / "adapter_config.json").read_text())
+    (bare / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "elsewhere"}))
+    with pytest.raises(ModelError, match="--base"):
+        open_adapter(str(bare))
+    (bare / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
+    with pytest.raises(ModelError, match="Load it with PEFT"):
+        open_adapter(str(bare))
+
+
+def _file(folder: Path, row: dict[str, Any]) -> Path:
+    file = folder / "one.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    return file

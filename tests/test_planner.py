@@ -1,0 +1,125 @@
+"""The plan of a run and the doctor: what they say is what is then measured, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from short_runs import CONFIGS, REPOSITORY, SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.cli import main
+from fs_fedmllm.planner import packages
+from fs_fedmllm.planner.plan import make_plan
+from fs_fedmllm.simulation import run
+
+Make = Callable[..., schema.Config]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("federate.method", "global"),
+        ("fedmllm.compression.upload", "int8", "fedmllm.compression.download", "bfloat16"),
+    ],
+    ids=["fedavg", "global", "compressed"],
+)
+def test_bytes_steps_and_turns_are_those_of_the_run(short_config: Make, words: tuple[str, ...]) -> None:
+    config = short_config("cross_i3t7", *words)
+    plan = make_plan(config)
+    assert not plan.problems
+    results, folder = run(config)
+    assert plan.traffic["adapter_bytes"] == results["adapter_bytes"]
+    assert plan.traffic["run_bytes"] == results["bytes_sent"]
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    turns = [line for line in lines if line["kind"] == "turn"]
+    assert plan.work["turns"] == len(turns)
+    assert plan.work["steps"] == sum(line["steps"] for line in turns)
+    assert plan.work["rows_trained"] == sum(line["rows"] for line in turns)
+    scored = sum(line[f"{part}_total"] for line in lines if line["kind"] == "evaluation" for part in ("val", "test"))
+    assert plan.work["rows_scored"] == scored
+
+
+def test_a_plan_of_shapes_has_every_part(short_config: Make) -> None:
+    plan = make_plan(short_config())
+    assert plan.model["base_parameters"] == plan.model["checkpoint_parameters"]
+    assert plan.model["licence"] == "apache-2.0" and plan.memory["source"] == "shapes"
+    parts = plan.memory["parts"]
+    assert parts["base"] > 6_000_000 and parts["gradients_and_activations"] > parts["evaluation"] > 0
+    # Twice the rows, about twice the activations; rows in one pass count, not rows of a step.
+    twice = make_plan(short_config("cross_i3t7", "fedmllm.train.batch_size", "8"))
+    grown = twice.memory["parts"]["gradients_and_activations"] / parts["gradients_and_activations"]
+    assert grown == pytest.approx(2, rel=0.15)
+    halves = ["fedmllm.train.batch_size", "8", "fedmllm.train.micro_batch_size", "4"]
+    same = make_plan(short_config("cross_i3t7", *halves))
+    assert same.memory["parts"]["gradients_and_activations"] <= parts["gradients_and_activations"] * 1.01
+
+
+def test_what_is_missing_is_a_problem_and_the_rest_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(CONFIGS / "hateful_memes" / "cross_i3t7.yaml"), "data.root", "/no/such/folder"]
+    assert main(["plan", *words, "--tiny"]) == 1
+    said = capsys.readouterr().out
+    assert "NOT there" in said and "is not a folder" in said and "adapter" in said
+    assert main(["plan", *words, "--json"]) == 1
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["model"]["present"] is False and plan["model"]["licence"] == "unknown"
+    assert any("openbmb/MiniCPM-V-4.6" in problem for problem in plan["problems"])
+
+
+def test_memory_and_bytes_are_as_measured(tmp_path: Path) -> None:
+    """A model of eight million parameters: plan, probe and real run, each in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / "plan.py", "--twin", "256", "8", CONFIGS / "cross_i3t7.yaml",
+         *SHORT, "fedmllm.eval.limit", "64", "fedmllm.train.batch_size", "16"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["run_bytes"]["ratio"] == found["adapter_bytes"]["ratio"] == 1
+    assert 0.85 < found["memory_after_probe"]["ratio"] < 1.15, found
+    assert 0.3 < found["memory_from_shapes"]["ratio"] < 2, found
+
+
+# --- doctor ---------------------------------------------------------------------------------------------------------
+
+
+def test_packages_are_judged_by_the_tested_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"torch": "2.13.0+cpu", "transformers": "5.99.0", "peft": "0.1.0"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise packages.importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(packages.importlib.metadata, "version", version)
+    monkeypatch.setattr(packages, "tested_versions", lambda: {"torch": "2.13.0", "transformers": "5.23.0"})
+    monkeypatch.setattr(packages, "_bounds", lambda: {"transformers": ">=5.10,<6", "peft": ">=0.19,<0.22"})
+    verdicts = {package.name: package.verdict for package in packages.check_packages()}
+    assert verdicts["torch"] == "tested" and verdicts["transformers"] == "not the tested version"
+    assert verdicts["peft"] == "outside the bounds" and verdicts["numpy"] == "missing"
+    assert "openai" not in verdicts  # optional, and not installed
+
+
+def test_the_doctor_names_problems_and_remedies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fs_fedmllm import doctor
+
+    failures = {"torchvision": "RuntimeError: operator torchvision::nms does not exist"}
+    monkeypatch.setattr(doctor, "_imports", lambda name, **more: failures.get(name, ""))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    broken = {finding.subject: finding for finding in doctor._optional()}
+    assert broken["torchvision"].verdict == doctor.BAD and "nms" in broken["torchvision"].found
+    assert "uninstall torchvision" in broken["torchvision"].remedy and broken["openai"].verdict == doctor.GOOD
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor, "_optional", lambda: iter(()))
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["doctor", str(file), "--outdir", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "PROBLEM" in said and "is not a folder" in said and "->" in said
