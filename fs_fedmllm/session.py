@@ -119,10 +119,12 @@ class Session:
             logger.warning(
                 "Profile %s; not as in 'fixed': %s.", self.config.fedmllm.profile, listed or "scenario only"
             )
-        if chosen.get("federated_parts") == "lora_and_modules" and not self.config.model.fedmllm.modules_to_save:
+        model = self.config.model.fedmllm
+        alone = not model.modules_to_save and set(model.federated) == {"lora"}
+        if chosen.get("federated_parts") == "lora_and_modules" and alone:
             logger.warning(
-                "The authors also train and send the token embeddings and the resampler; "
-                "model.fedmllm.modules_to_save names none, so only LoRA is sent."
+                "The authors also train and send the token embeddings and the resampler; model.fedmllm.federated names "
+                "neither, so only LoRA is sent. Set it to [lora, embeddings, resampler] where the model has them."
             )
 
     def _open(self) -> RunState:
