@@ -238,10 +238,11 @@ class Federation:
         set_threads(config)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
         mllm.adapter.warn_if_mostly_not_lora()
+        recomputed = mllm.family.checkpointed(mllm.inner)
         if config.fedmllm.train.gradient_checkpointing:
-            mllm.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        elif getattr(mllm.inner, "is_gradient_checkpointing", False):
-            mllm.inner.gradient_checkpointing_disable()
+            recomputed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif getattr(recomputed, "is_gradient_checkpointing", False):
+            recomputed.gradient_checkpointing_disable()
         vision = None
         if config.fedmllm.vision_cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:
             cache = config.fedmllm.vision_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,8 @@ def _bitsandbytes(options: ModelOptions, family: Family) -> Any:
     named = dict.fromkeys([*family.precise, *quantization.skip, *trained, *options.modules_to_save])
     skip = [form for name in named for form in (name, rf"(.*\.)?{name}")]  # transformers matches from the start
     if quantization.type == "int8":
+        # One line for every layer and call, that inputs become half precision.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -96,7 +96,8 @@ class Penalty:
         chosen = [parameters[i] for i in self.positions]
         with torch.no_grad():
             differences = torch._foreach_sub([p.data for p in chosen], [anchors[i] for i in self.positions])
-            value = self.gamma * torch.stack([n.square() for n in torch._foreach_norm(differences)]).sum()
+            norms = [n.square().to(anchors[0].device) for n in torch._foreach_norm(differences)]
+            value = self.gamma * torch.stack(norms).sum()
             gradients = [p.grad for p in chosen]
             torch._foreach_add_(gradients, differences, alpha=2 * self.gamma)  # type: ignore[arg-type]
         return value

@@ -6,8 +6,10 @@ What that code does differently, and what is done about it here, so that everyth
 - It imports names that transformers 5 has dropped.
 - Buffers that it computes at construction and does not save are lost by loading in transformers 5.
 - ``forward(data)`` takes one dictionary with ragged lists; ``image_bound`` says where in a row its images lie.
-  Here the spans travel as one number per token (``image_spans``: 0, or the image's number), so they survive padding.
-- A batch without images sends a dummy through the vision tower in training; features handed over spare it that.
+  Here the spans travel as one number per token (``image_spans``: 0, or the image's number), so they survive padding,
+  and ``forward`` takes the inputs of an ordinary model.
+- Features are written into embeddings in place, which gradient checkpointing cannot stand; here they are not.
+- A batch without images sends a dummy through the vision tower in training; here it sends nothing.
 - ``generate`` has a signature of its own, and answers without the prompt.
 """
 
@@ -28,6 +30,8 @@ from fs_fedmllm.models.families.base import Family, Features
 
 #: What stands for an image in a conversation.
 PLACEHOLDER = "(<image>./</image>)\n"
+#: Inputs that the replaced ``forward`` uses itself; the rest goes to the language model.
+_INPUTS = ("input_ids", "attention_mask", "image_spans", "pixel_values", "tgt_sizes", "mm_encoder_outputs")
 
 
 @contextlib.contextmanager
@@ -109,42 +113,25 @@ def _restore(model: Any) -> None:
         model.get_submodule(owner)._buffers[name] = value
 
 
-def _spans(row: torch.Tensor) -> torch.Tensor:
-    """``image_bound`` of a row: (images, 2), first token and the one after the last."""
-    bounds = []
-    for number in range(1, int(row.max()) + 1):
-        places = (row == number).nonzero()
-        bounds.append([int(places[0]), int(places[-1]) + 1])
-    return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions of tokens in a left-padded batch."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def _data(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The dictionary that the checkpoint's ``forward`` wants, from a left-padded batch."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    spans = inputs.get("image_spans")
-    if spans is None:
-        spans = torch.zeros_like(ids)
-    counts = [int(row.max()) for row in spans]
-    data: dict[str, Any] = {
-        "input_ids": ids,
-        "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-        "image_bound": [_spans(row) for row in spans],
-    }
-    features = inputs.get("mm_encoder_outputs")
-    if features is not None:
-        pooled = features["image"].pooler_output
+def _embed(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Embeddings of a left-padded batch with the images' features in their places.
+
+    The checkpoint writes them in place, which autograd refuses where embeddings or their inputs need gradients.
+    """
+    embedding = model.llm.get_input_embeddings()(inputs["input_ids"]) * getattr(model.llm.config, "scale_emb", 1)
+    if "mm_encoder_outputs" in inputs:
+        pooled = inputs["mm_encoder_outputs"]["image"].pooler_output
     elif "pixel_values" in inputs:
         pooled = _encode(model, inputs["pixel_values"], inputs["tgt_sizes"])
     else:
-        pooled = None
-    rows: list[Any] = [[] for _ in counts]
-    at = 0
-    for i, count in enumerate(counts):
-        if count:
-            assert pooled is not None
-            rows[i] = pooled[at : at + count]
-            at += count
-    return data | {"vision_hidden_states": rows}
+        return embedding  # type: ignore[no-any-return]
+    places = (inputs["image_spans"] > 0)[..., None].expand_as(embedding)
+    return embedding.masked_scatter(places, pooled.to(embedding.dtype))  # type: ignore[no-any-return]
 
 
 def _encode(model: Any, pixels: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -196,12 +183,15 @@ class _Legacy(Family):
                 path, config=settings.from_pretrained(path, **revision), use_safetensors=True, **given
             )
         _restore(model)
-        original = model.forward
 
         def forward(**inputs: Any) -> Any:
-            names = ("input_ids", "attention_mask", "image_spans", "pixel_values", "tgt_sizes", "mm_encoder_outputs")
-            rest = {name: value for name, value in inputs.items() if name not in names}
-            return original(_data(model, inputs), attention_mask=inputs["attention_mask"], **rest)
+            rest = {name: value for name, value in inputs.items() if name not in _INPUTS}
+            return model.llm(
+                inputs_embeds=_embed(model, inputs),
+                attention_mask=inputs["attention_mask"],
+                position_ids=_positions(inputs["attention_mask"]),
+                **rest,
+            )
 
         model.forward = forward
         return processor, model.eval()
@@ -258,8 +248,8 @@ class _Legacy(Family):
 
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """From the embeddings, so that the language model's own ``generate`` does it; it returns new tokens only."""
-        embeddings, _ = model.get_vllm_embedding(_data(model, inputs))
-        output = model.llm.generate(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"], **arguments)
+        embedding = _embed(model, inputs)
+        output = model.llm.generate(inputs_embeds=embedding, attention_mask=inputs["attention_mask"], **arguments)
         return output  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ NAMES = [*twins.BUILDERS, "minicpmv_legacy"]
 #: One round of two clients, whose rows lack an image or a text in half of the cases.
 RUN = (
     *("federate.client_num", 2, "federate.sample_client_num", 2, "federate.total_round_num", 1),
-    *("train.local_update_steps", 4, "train.optimizer.lr", 0.02, "fedmllm.eval.limit", 6, "eval.freq", 1),
+    *("train.local_update_steps", 3, "train.optimizer.lr", 0.02, "fedmllm.eval.limit", 6, "eval.freq", 1),
     *("fedmllm.regularizer.type", "adaptive", "fedmllm.regularizer.skip_layers", 1),
     *("fedmllm.train.warmup_ratio", 0.0, "fedmllm.eval.max_new_tokens", 2),
 )
@@ -73,6 +75,22 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
     np.testing.assert_allclose(together, alone, atol=2e-4)
     answers = federation.evaluator.generate(mixed)
     assert len(answers) == 4 and answers == [federation.evaluator.generate([row])[0] for row in mixed]
+
+    # Activations that are computed again give the same update.
+    saving = short_config(
+        "missing_b50", *RUN, "model.fedmllm.path", folder, "model.fedmllm.trust_remote_code", remote,
+        "train.local_update_steps", 1,
+    )  # fmt: skip
+    updates = []
+    for on in (False, True):
+        ours = dataclasses.replace(saving.fedmllm.train, gradient_checkpointing=on)
+        again = dataclasses.replace(saving, fedmllm=dataclasses.replace(saving.fedmllm, train=ours))
+        federation = Federation.build(again, federation.data)
+        assert mllm.family.checkpointed(mllm.inner).is_gradient_checkpointing == on
+        updates.append(federation.client_turn(1, 0, start).state)
+    assert all(torch.equal(updates[0][tensor], updates[1][tensor]) for tensor in start)
+    Federation.build(config, federation.data)  # off again
+    federation.mllm.adapter.load(end)
 
     # The saved adapter on a fresh model, by PEFT itself.
     from peft import PeftModel

@@ -83,7 +83,12 @@ def _config(model_type: str, **parts: Any) -> Any:
     return AutoConfig.for_model(model_type, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, **parts)
 
 
-def llava() -> tuple[Any, Any]:
+def llava_wide() -> tuple[Any, Any]:
+    """LLaVA with maps of 64 columns and more: quantisation to 4 bits goes by blocks of 64."""
+    return llava(hidden_size=64, intermediate_size=128, head_dim=16)
+
+
+def llava(**text: int) -> tuple[Any, Any]:
     from transformers import LlavaProcessor, SiglipImageProcessorPil
 
     tok = tokenizer(image_token="<image>")
@@ -96,7 +101,7 @@ def llava() -> tuple[Any, Any]:
     )
     config = _config(
         "llava",
-        text_config={"model_type": "llama", **TEXT},
+        text_config={"model_type": "llama", **TEXT, **text},
         vision_config=SIGLIP,
         image_token_index=ids(tok, "<image>")[0],
         image_seq_length=4,
@@ -372,7 +377,7 @@ def _edit(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(found | values))
 
 
-BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+BUILDERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     f.__name__: f
     for f in (llava, llava_onevision, idefics3, smolvlm, qwen2_5_vl, qwen3_vl, internvl, gemma3, minicpmv4_6)
 }
@@ -389,7 +394,7 @@ def build(name: str, folder: Path) -> Path:
     from fs_fedmllm.models.torchvision import images_without_torchvision
 
     with images_without_torchvision():
-        config, processor = BUILDERS[name]()
+        config, processor = (BUILDERS | {"llava_wide": llava_wide})[name]()
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         model.generation_config.eos_token_id = 1

@@ -1,0 +1,147 @@
+"""What a checkpoint needs before it is loaded: errors that say what is missing, torchvision, unknown model types."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fs_fedmllm.config import LoraConfig, ModelOptions, QuantizationConfig
+from fs_fedmllm.errors import ConfigError, ModelError
+from fs_fedmllm.models import families, precision
+from fs_fedmllm.models.families.base import Family, _concatenate
+from fs_fedmllm.models.loader import load_mllm
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def _edited(source: Path, folder: Path, **values) -> Path:
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+    return folder
+
+
+def test_code_of_a_checkpoint_runs_only_when_asked(twin, tmp_path) -> None:
+    folder = tmp_path / "trap"
+    shutil.copytree(twin("minicpmv_legacy"), folder)
+    for file in folder.glob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + file.read_text())
+    with pytest.raises(ModelError, match=r"Python code of its own.*trust_remote_code: true"):
+        load_mllm(ModelOptions(path=str(folder)))
+    assert not (tmp_path / "ran").exists()
+    load_mllm(ModelOptions(path=str(folder), trust_remote_code=True))
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_model_type_that_nobody_knows_is_told(twin, tmp_path) -> None:
+    folder = _edited(twin("llava"), tmp_path / "odd", model_type="no_such_type")
+    with pytest.raises(ModelError, match=r"'no_such_type'.*known here.*smolvlm.*docs/extending.md"):
+        load_mllm(ModelOptions(path=str(folder)))
+    with pytest.raises(ModelError, match="Cannot load the model"):
+        load_mllm(ModelOptions(path=str(tmp_path / "nowhere")))
+
+
+def test_a_type_without_a_family_takes_the_generic_path(twin, monkeypatch) -> None:
+    folder = twin("internvl")
+    monkeypatch.setattr(families, "FAMILIES", {})
+    monkeypatch.setattr("fs_fedmllm.models.loader._LOADED", {})
+    mllm = load_mllm(ModelOptions(path=str(folder)))
+    assert mllm.family is families.GENERIC and set(mllm.adapter.layers) == {0, 1, 2, 3}
+    with pytest.raises(ModelError, match=r"generic have lora, embeddings.*modules_to_save"):
+        load_mllm(ModelOptions(path=str(folder), federated=["lora", "projector"]))
+    monkeypatch.setattr(families, "GENERIC", Family("generic", layers=r"elsewhere\.(\d+)"))
+    monkeypatch.setattr("fs_fedmllm.models.loader.family_of", lambda kind: families.GENERIC)
+    with pytest.raises(ModelError, match=r"lists of layers are .*language_model\.layers.*add a family"):
+        load_mllm(ModelOptions(path=str(folder), lora=LoraConfig(r=2)))
+
+
+def test_a_missing_package_is_named(twin, monkeypatch) -> None:
+    folder = twin("smolvlm")
+    find = precision.importlib.util.find_spec
+    gone = {"num2words", "flash_attn", "bitsandbytes"}
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda n, *a: None if n in gone else find(n, *a))
+    monkeypatch.setattr("fs_fedmllm.models.loader._LOADED", {})
+    options = ModelOptions(path=str(folder))
+    with pytest.raises(ModelError, match="smolvlm need the package num2words"):
+        load_mllm(options)
+    with pytest.raises(ModelError, match=r"flash_attn is not installed.*sdpa"):
+        load_mllm(dataclasses.replace(options, attention="flash_attention_2"))
+    with pytest.raises(ModelError, match=r"not installed: pip install 'fs-fedmllm\[quant\]'"):
+        load_mllm(dataclasses.replace(options, quantization=QuantizationConfig(type="nf4")))
+
+
+def test_another_quantiser_is_refused(twin, tmp_path) -> None:
+    folder = _edited(twin("llava"), tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ModelError, match="quantised with gptq"):
+        load_mllm(ModelOptions(path=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("model.fedmllm.attention", "flash_attention_2"), r"needs use_gpu: True"),
+        (("model.fedmllm.device_map", "auto"), r"device_map auto spreads.*use_gpu: True"),
+        (("model.fedmllm.federated", "[projector]"), r"must name lora"),
+        (("model.fedmllm.peft", "lorra"), r"'lorra', which is not one of lora, .*lora"),
+        (("model.fedmllm.peft", "loha", "model.fedmllm.quantization.type", "nf4"), r"loha needs a base that is not"),
+    ],
+)
+def test_combinations_that_mean_nothing_are_refused(words, told, short_config) -> None:
+    with pytest.raises(ConfigError, match=told):
+        short_config("cross_i3t7", *words)
+
+
+def test_pictures_in_different_numbers_of_pieces_are_padded() -> None:
+    one, two = torch.ones(1, 1, 3), torch.ones(1, 2, 3)
+    joined = _concatenate([one, two])
+    assert joined.shape == (2, 2, 3) and joined[0, 1].sum() == 0 and joined.sum() == 9
+    with pytest.raises(ModelError, match="different ranks"):
+        _concatenate([one, one[0]])
+
+
+# torchvision: what is installed is decided in a process of its own, because imports leave traces
+
+FAKE = """
+import torch
+{body}
+"""
+SCRIPT = """
+from fs_fedmllm.errors import ModelError
+from fs_fedmllm.models.torchvision import repair
+try:
+    print("usable", repair())
+except ModelError as error:
+    print("told", error)
+"""
+
+
+def _with_torchvision(folder: Path, cuda: str, body: str) -> str:
+    package = folder / "torchvision"
+    package.mkdir()
+    (package / "version.py").write_text(f"__version__ = '0.28.0'\ncuda: str | None = {cuda}\n")
+    (package / "__init__.py").write_text(FAKE.format(body=body))
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": f"{folder}:{REPOSITORY}", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")
+def test_a_gpu_torchvision_beside_a_cpu_torch_is_made_importable(tmp_path) -> None:
+    """It registers a fake kernel of an operator that only its compiled part would declare."""
+    body = '@torch.library.register_fake("torchvision::nms")\ndef nms(dets, scores, threshold):\n    return scores'
+    assert _with_torchvision(tmp_path, "'13.0'", body).strip() == "usable True"
+
+
+def test_a_torchvision_that_cannot_be_imported_is_told(tmp_path) -> None:
+    told = _with_torchvision(tmp_path, "None", 'raise RuntimeError("compiled for another torch")')
+    assert told.startswith("told torchvision is installed") and "compiled for another torch" in told
+    assert "pip uninstall torchvision" in told
