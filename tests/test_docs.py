@@ -37,7 +37,7 @@ def module(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> types.Mod
 
 def extension(index: int, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     found = blocks("docs/extending.md")
-    assert len(found) == 3
+    assert len(found) == 4
     assert all(len(block.splitlines()) <= 45 for block in found)
     return module(name, found[index], monkeypatch)
 
@@ -111,6 +111,34 @@ def test_the_scenario_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert missing[2] == pytest.approx(0.5, abs=0.1)
     again = apply_scenario("camera", rows, 5, ScenarioParams(alpha=50.0), seed=3)
     assert again.manifest.sha256 == split.manifest.sha256
+
+
+def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from fs_fedmllm.config import ModelOptions
+    from fs_fedmllm.models import families
+    from fs_fedmllm.models.loader import attach
+
+    extension(3, "family_of_the_guide", monkeypatch)
+    monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "glance": "family_of_the_guide"})
+    family = families.family_of("glance")
+    joined = family.join_pixels([{"pixel_values": torch.ones(3, n), "sizes": torch.ones(1, 2)} for n in (2, 5)])
+    assert joined["pixel_values"].shape == (3, 7) and joined["sizes"].shape == (2, 2)
+
+    def block() -> torch.nn.Module:
+        return torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({n: torch.nn.Linear(4, 4) for n in ("query", "out")})})
+
+    model = torch.nn.ModuleDict({"bridge": torch.nn.Linear(4, 4), "decoder": torch.nn.ModuleDict({})})
+    model["decoder"]["blocks"] = torch.nn.ModuleList([block(), block(), block()])
+    model.config = types.SimpleNamespace(get_text_config=lambda: types.SimpleNamespace(num_hidden_layers=3))
+    adapted, depth, groups = attach(ModelOptions(federated=["lora", "projector"]), family, model)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert depth == 3 and groups == {"projector": ("bridge",)}
+    assert len([name for name in trained if "lora_" in name]) == 3 * 2 * 2
+    assert {name for name in trained if "lora_" not in name} == {
+        f"base_model.model.bridge.modules_to_save.default.{part}" for part in ("weight", "bias")
+    }
 
 
 # --- examples and references ----------------------------------------------------------------------------------------
