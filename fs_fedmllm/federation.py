@@ -240,7 +240,7 @@ class Federation:
         mllm.adapter.warn_if_mostly_not_lora()
         if mllm.groups:
             costs = ", ".join(f"{name} {size:,}" for name, size in mllm.federated_bytes().items())
-            logging.getLogger("fs_fedmllm").warning("Modules are sent in full: a client sends %s bytes in a round.", costs)
+            logging.getLogger("fs_fedmllm").warning("Modules go in full: a client sends %s bytes a round.", costs)
         recomputed = mllm.family.checkpointed(mllm.inner)
         if config.fedmllm.train.gradient_checkpointing:
             recomputed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
