@@ -124,7 +124,8 @@ class Session:
         if chosen.get("federated_parts") == "lora_and_modules" and alone:
             logger.warning(
                 "The authors also train and send the token embeddings and the resampler; model.fedmllm.federated "
-                "names neither, so only LoRA is sent. Set it to [lora, embeddings, resampler] where the model has them."
+                "names neither, so only LoRA is sent. Set it to [lora, embeddings, resampler] where the model has "
+                "them."
             )
 
     def _open(self) -> RunState:
