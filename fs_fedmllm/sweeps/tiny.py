@@ -30,6 +30,8 @@ def as_tiny(raw: Mapping[str, Any]) -> dict[str, Any]:
         data = {name: value for name, value in made["data"].items() if name not in ("type", "root")}
         args = dict((data.get("splitter_args") or [{}])[0])
         args.pop("keep_together", None)  # a key of the real rows
+        if stand_in == "digits_panel":  # it has no texts that a scenario could deal or take away
+            data["splitter"], args = "fedmllm_aligned", {"alpha": 0.5, "by": "kind"}
         made["data"] = {**data, "type": stand_in, "splitter_args": [args]}
         made["fedmllm"] = {**made.get("fedmllm", {}), "data": {}}
     if made.get("federate", {}).get("method") == "local":
