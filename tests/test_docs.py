@@ -199,6 +199,11 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
 
 #: Room -> rooms that it may import at module level or inside a function; errors and atomic files are for all.
 MAY_IMPORT = {
+    "adapter_folder": {"config", "data", "models"},
+    "adapters": {"config", "data", "models", "training", "evaluation", "adapter_folder", "hub"},
+    "hub": {
+        *("config", "models", "data", "scenarios", "evaluation", "federation", "adapter_folder", "planner", "run_folder"),
+    },
     "config": {"profiles"},
     "profiles": set(),
     "data": set(),

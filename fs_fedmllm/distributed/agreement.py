@@ -24,7 +24,7 @@ SERVER = (
     *("federate.mode", "federate.total_round_num", "federate.make_global_eval", "federate.share_local_model"),
     *("federate.save_to", "federate.restore_from", "federate.sample_client_num", "federate.sample_client_rate"),
     *("eval", "early_stop", "fedmllm.eval", "fedmllm.judge", "fedmllm.server", "fedmllm.checkpoint_every"),
-    "fedmllm.replay",
+    *("fedmllm.replay", "fedmllm.hub"),
 )
 
 
