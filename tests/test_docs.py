@@ -202,7 +202,7 @@ MAY_IMPORT = {
     "adapter_folder": {"config", "data", "models"},
     "adapters": {"config", "data", "models", "training", "evaluation", "adapter_folder", "hub"},
     "hub": {
-        *("config", "models", "data", "scenarios", "evaluation", "federation", "adapter_folder", "planner", "run_folder"),
+        *("config", "models", "evaluation", "federation", "adapter_folder", "planner"),
     },
     "config": {"profiles"},
     "profiles": set(),

@@ -62,4 +62,5 @@ def test_the_keys_that_the_pages_name_exist() -> None:
     for name in ("migration", "hub", "planning", "scenarios", "strategies", "aggregators", "engines", "tutorial"):
         text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
         for found in re.findall(r"`((?:federate|data|model|train|eval|fedmllm)\.[a-z_.]+[a-z_])", text):
-            assert found in known or found in sections, (name, found)
+            if not found.endswith((".json", ".yaml")):
+                assert found in known or found in sections, (name, found)
