@@ -43,6 +43,7 @@ from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.clipping import clip_update
+from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.replay import recorded_participants
 from fs_fedmllm.scenarios.build import apply_scenario
@@ -414,6 +415,8 @@ class Federation:
         names = federated_names(expected, options)  # a tensor that nobody may send gets no mask and no noise
         shared = {name: tensor for name, tensor in expected.items() if name in names}
         if self.config.fedmllm.privacy.secure_aggregation.enabled:
+            if not self.data.clients:  # they are on other machines, and mask their updates there
+                return MaskedSum()
             heaviest = max((int(self.weight(len(self.data.clients[client]))) for client in clients), default=1)
             return secure_sum(self.config, shared, clients, heaviest)
         if dp.enabled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from fs_fedmllm.hub.fetch import fetch_checkpoint, restore
 from fs_fedmllm.hub.hook import HubHook
 from fs_fedmllm.models.export import adapter_bytes, write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
+from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.provenance import commit
 from fs_fedmllm.run_folder import RunFolder, config_digest
@@ -255,19 +257,15 @@ class Session:
     def count_turn(self, update: Update) -> None:
         """Record a turn's figures: the task loss, the regulariser and the gradient norm (Figures 13 and 14)."""
         log = update.log
+        figures = {"loss": log.loss, "penalty": log.penalty, "grad_norm": log.grad_norm}
+        figures |= {"steps": log.steps, "rows": log.rows}
         self._training_seconds += log.seconds
         self.state.figures["turns"] += 1
         self._record(
             "turn",
             self.state.round,
-            {
-                "client": update.client,
-                "loss": log.loss,
-                "penalty": log.penalty,
-                "grad_norm": log.grad_norm,
-                "steps": log.steps,
-                "rows": log.rows,
-            },
+            # Under secure aggregation between sites, a client keeps the figures of its own data.
+            {"client": update.client, **{name: value for name, value in figures.items() if not math.isnan(value)}},
         )
         self.listener.trained(self.state.round, update)
 
@@ -284,6 +282,15 @@ class Session:
         if update.client_state:
             self._kept[update.client] = update.client_state
         return True
+
+    def take_sum(self, mean: State, clients: list[int]) -> None:
+        """Take a round's mean from clients that only showed their sum.
+
+        Args:
+            mean: name -> mean difference to what the clients received.
+            clients: whose updates are in it, ascending.
+        """
+        self._mean = MaskedSum(mean)
 
     def _refuse(self, client: int, reason: str) -> None:
         logger.warning("Round %d: update refused: %s", self.state.round, reason)
