@@ -3,8 +3,8 @@
     python benchmarks/privacy.py run [folder]     the runs, one after the other; finished ones are kept
     python benchmarks/privacy.py table [folder]   benchmarks/privacy.md from their results
 
-Twelve clients, all in every round: the noise on the mean falls with the number of clients. The adapter is kept small (LoRA
-of rank 2 on queries and values), since noise grows with the root of the number of parameters.
+Twelve clients, all in every round: the noise on the mean falls with the number of clients. The adapter is kept small
+(LoRA of rank 2 on queries and values), since noise grows with the root of the number of parameters.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def table(folder: Path) -> str:
         noise = f"{dp['noise_multipliers'][0]:.3g}" if dp and name != "clipped" else ""
         spread = f" ({min(f1):.1f} to {max(f1):.1f})" if len(f1) > 1 else ""
         rows.append(
-            f"| {SAID[name]} | {noise} | {statistics.mean(f1):.1f}{spread} | {statistics.mean(loss):.3f} | {len(found)} |"
+            f"| {SAID[name]} | {noise} | {statistics.mean(f1):.1f}{spread} | {statistics.mean(loss):.3f} "
+            f"| {len(found)} |"
         )
     head = "| | noise multiplier | test macro-F1, % | test loss | seeds |\n|---|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n"

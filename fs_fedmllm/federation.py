@@ -412,8 +412,7 @@ class Federation:
         """
         expected = params if self.server is None else self.server.expected(params)
         options, dp = self.config.fedmllm.aggregation, self.config.fedmllm.privacy.dp
-        names = federated_names(expected, options)  # a tensor that nobody may send gets no mask and no noise
-        shared = {name: tensor for name, tensor in expected.items() if name in names}
+        shared = self.shared(params)
         if self.config.fedmllm.privacy.secure_aggregation.enabled:
             if not self.data.clients:  # they are on other machines, and mask their updates there
                 return MaskedSum()
@@ -424,6 +423,16 @@ class Federation:
             return ClippedSum(shared, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
         presence = {client: record.presence for client, record in self.data.manifest.clients.items()}
         return build_rule(options, expected, presence)
+
+    def shared(self, params: State) -> State:
+        """The tensors that clients send; one that nobody may send gets no mask and no noise.
+
+        Args:
+            params: the adapter that the clients receive.
+        """
+        expected = params if self.server is None else self.server.expected(params)
+        names = federated_names(expected, self.config.fedmllm.aggregation)
+        return {name: tensor for name, tensor in expected.items() if name in names}
 
     def upload_like(self, received: State) -> State:
         """An update that changes nothing: the names, dtypes and shapes of what a client may send.

@@ -291,6 +291,7 @@ class Session:
             clients: whose updates are in it, ascending.
         """
         self._mean = MaskedSum(mean)
+        self._accepted = list(clients)
 
     def _refuse(self, client: int, reason: str) -> None:
         logger.warning("Round %d: update refused: %s", self.state.round, reason)

@@ -73,6 +73,16 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"fedmllm.compression.error_feedback carries what a client computed into later rounds, which {prefix} "
             "does not account for. Set it to False, or fedmllm.compression.upload to float32."
         )
+    if config.fedmllm.replay:
+        yield (
+            f"fedmllm.replay names the clients of every round, but {prefix} has to draw them in secret, and its noise "
+            "cannot be repeated. Leave one of the two out."
+        )
+    if config.fedmllm.regularizer.type in ("moon", "yoco"):
+        yield (
+            f"fedmllm.regularizer.type {config.fedmllm.regularizer.type} starts from something other than what the "
+            f"server sent, or remembers earlier turns, which {prefix} does not account for. Use another."
+        )
     if config.switches["client_sampling"] != "run_generator":
         yield (
             f"fedmllm.switches.client_sampling is {config.switches['client_sampling']} (profile "
@@ -109,6 +119,11 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
         yield (
             f"fedmllm.compression.upload is {config.fedmllm.compression.upload}, but masked updates are whole numbers "
             f"of their own ({prefix}) whose sum a codec would break. Set it to float32."
+        )
+    if config.fedmllm.regularizer.type == "moon":
+        yield (
+            "fedmllm.regularizer.type moon remembers a turn that the server has used, and under "
+            f"{prefix} a client may not know which that is. Use another."
         )
     if dp.sampling == "poisson":
         yield (

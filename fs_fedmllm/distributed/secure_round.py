@@ -2,7 +2,7 @@
 
 phase           the server sends                                     a client answers
 secure_keys     the round's session                                  two public keys
-secure_shares   everybody's public keys, the threshold               shares of its secrets, sealed for each other client
+secure_shares   everybody's public keys, the threshold               shares of its secrets, one sealed for each other
 secure_turn     the adapter, the shares that were sealed for it      its masked update
 secure_unmask   whose masked updates are in the sum                  shares that take the masks off
 
@@ -190,7 +190,7 @@ def secure_round(session: Session, rows: Mapping[int, int]) -> Generator[Phase, 
         PrivacyError: fewer clients than the threshold were left; nothing was opened.
     """
     heaviest = max(int(session.federation.weight(count)) for count in rows.values())
-    policy = Policy.of(session.config, session.params, len(rows), heaviest)
+    policy = Policy.of(session.config, session.federation.shared(session.params), len(rows), heaviest)
     server = SecureServer(policy.threshold, policy.codec.words)
     yield _Keys(session, server)
     server.close_keys()

@@ -19,8 +19,9 @@ from fs_fedmllm.distributed.frames import Contract, FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.phases import Rounds, plain_round
 from fs_fedmllm.distributed.roles import agreement, check_task, introduction, site_identity, turn_handler
-from fs_fedmllm.distributed.site import Site
+from fs_fedmllm.distributed.site import Handler, Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
 from fs_fedmllm.federation import FederatedData, Federation
@@ -70,6 +71,24 @@ def identity(settings: NetworkConfig, client: int = 0) -> Identity:
     return Identity.plaintext(client) if settings.insecure else Identity.load(Path(settings.certificates), client)
 
 
+def rounds_of(config: Config) -> Rounds:
+    """The phases of a round."""
+    if config.fedmllm.privacy.secure_aggregation.enabled:
+        from fs_fedmllm.distributed.secure_round import secure_round
+
+        return secure_round
+    return plain_round
+
+
+def handlers_of(config: Config, client: int, federation: Federation) -> Mapping[str, Handler]:
+    """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear."""
+    if config.fedmllm.privacy.secure_aggregation.enabled:
+        from fs_fedmllm.distributed.secure_round import SecureSite
+
+        return SecureSite(config, client, federation, check_task(federation)).handlers()
+    return {"turn": turn_handler(client, check_task(federation))}
+
+
 def serve(session: Session, data: FederatedData, *, linger: float = server_side.LINGER) -> dict[str, Any] | None:
     """Run the server of a distributed run.
 
@@ -106,6 +125,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         agreed=agreement(config, data.template),
         manifest=data.split,
         traffic=traffic,
+        rounds=rounds_of(config),
         linger=linger,
     )
     made.append(coordinator)
@@ -143,7 +163,7 @@ def take_part(
             channel,
             client,
             introduction(config, client, data),
-            {"turn": turn_handler(client, check_task(federation))},
+            handlers_of(config, client, federation),
             store,
             settings,
             Journal(folder, f"client {client}"),

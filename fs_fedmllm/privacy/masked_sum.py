@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -16,6 +17,10 @@ class MaskedSum:
     Args:
         mean: name -> mean difference; empty before it is known.
     """
+
+    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    refused: Mapping[int, str] = MappingProxyType({})
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, mean: State | None = None):
         self._mean = mean or {}
