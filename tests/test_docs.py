@@ -217,7 +217,7 @@ MAY_IMPORT = {
     "client_part": {"config", "models", "aggregation", "training"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
-        "client_part",
+        *("client_part", "replay"),
     },
 }
 
