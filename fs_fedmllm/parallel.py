@@ -3,6 +3,9 @@
 A turn is a pure function of the client, the round and the global adapter, so where it runs does not change a bit of
 its result, as long as the thread count is the same. The workers are forked after the model is loaded: its pages are
 shared, not copied. What goes through the pipes is safetensors and JSON.
+
+An accelerator cannot be shared with a fork. With several of them each has a process of its own, started afresh, that
+reads the data and loads the model once; the first one is this process's.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from fs_fedmllm.config import to_mapping
 from fs_fedmllm.errors import FedMLLMError, UpdateError
 from fs_fedmllm.federation import NOTHING, Federation, Update, available_cores
 from fs_fedmllm.training.trainer import TurnLog
@@ -40,6 +44,42 @@ def useful_workers(federation: Federation) -> int:
     clients = 1 if config.federate.method == "global" else config.sampled_clients
     workers = min(wanted or available_cores(), clients)
     return workers if workers > 1 else 0
+
+
+def further_accelerators(federation: Federation) -> list[int]:
+    """Indices of the accelerators that take clients beside this process's own; empty where one is all there is."""
+    config, device = federation.config, federation.mllm.device
+    if device.type != "cuda" or config.device >= 0 or config.model.fedmllm.device_map:
+        return []  # one was chosen, or one model lies over all of them
+    clients = 1 if config.federate.method == "global" else config.sampled_clients
+    return spread(torch.cuda.device_count(), device.index or 0, config.fedmllm.workers, clients)
+
+
+def spread(visible: int, own: int, wanted: int, clients: int) -> list[int]:
+    """Which accelerators take clients beside this process's own.
+
+    Args:
+        visible: accelerators that there are.
+        own: this process's.
+        wanted: ``fedmllm.workers``: how many in all, 0 for no limit.
+        clients: turns in a round; more accelerators than that would wait.
+    """
+    others = [index for index in range(visible) if index != own]
+    return others[: max(0, min(wanted or visible, clients) - 1)]
+
+
+def _serve_afresh(pipe: Connection, config: dict[str, Any], device: int) -> None:
+    """A started process's life: the run's pieces on a device of its own (-1: the processor), then as a fork's."""
+    from fs_fedmllm.config import from_mapping
+    from fs_fedmllm.federation import prepare_data
+
+    own = dataclasses.replace(from_mapping(config), device=device)
+    try:
+        federation = Federation.build(own, prepare_data(own))
+    except FedMLLMError as error:
+        pipe.send_bytes(str(error).encode())
+        return
+    _serve(pipe, federation, ())
 
 
 def _pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -102,13 +142,21 @@ class TurnPool:
 
     Args:
         federation: built, and not yet used for training in this process.
-        workers: number of processes; 0 lets the caller run every turn itself.
+        workers: number of forked processes; 0 lets the caller run every turn itself.
+        accelerators: instead of forks, a process on each of these devices; this process takes turns too.
+
+    Raises:
+        FedMLLMError: a process on an accelerator cannot load the model.
     """
 
-    def __init__(self, federation: Federation, workers: int):
+    def __init__(self, federation: Federation, workers: int, accelerators: Sequence[int] = ()):
         self._federation = federation
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
+        self._takes_turns = bool(accelerators)
+        if accelerators:
+            self._start(accelerators)
+            return
         context = multiprocessing.get_context("fork") if workers else None
         for _ in range(workers):
             assert context is not None
@@ -121,6 +169,25 @@ class TurnPool:
         if any(pipe.recv_bytes() != b"ok" for pipe in self._pipes):
             logger.info("This process has trained before, so client turns run one after the other.")
             self.close()
+
+    def _start(self, accelerators: Sequence[int]) -> None:
+        context = multiprocessing.get_context("spawn")
+        config = to_mapping(self._federation.config)
+        for device in accelerators:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve_afresh, args=(theirs, config, device), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        for pipe, device in zip(self._pipes, accelerators, strict=True):
+            try:
+                answer = pipe.recv_bytes()
+            except EOFError:
+                answer = b"it ended while it started"
+            if answer != b"ok":
+                self.close()
+                raise FedMLLMError(f"The process for accelerator {device} cannot take clients: {answer.decode()}")
 
     def turns(
         self,
@@ -142,13 +209,10 @@ class TurnPool:
         """
         if not self._pipes:
             for client in clients:
-                try:
-                    yield self._federation.client_turn(client, round_index, state, carried.get(client, NOTHING))
-                except UpdateError as error:
-                    yield client, error
+                yield self._own_turn(client, round_index, state, carried)
             return
         adapter = _pack(state)
-        width = len(self._pipes)
+        width = len(self._pipes) + self._takes_turns
         for start in range(0, len(clients), width):
             batch = clients[start : start + width]
             for pipe, client in zip(self._pipes, batch, strict=False):
@@ -156,6 +220,7 @@ class TurnPool:
                     pipe.send_bytes(json.dumps({"client": client, "round": round_index}).encode())
                     pipe.send_bytes(adapter)
                     pipe.send_bytes(_pack(carried.get(client, NOTHING)))
+            ours = [self._own_turn(client, round_index, state, carried) for client in batch[len(self._pipes) :]]
             for pipe, client in zip(self._pipes, batch, strict=False):
                 with _told(client, round_index):
                     answer = json.loads(pipe.recv_bytes())
@@ -170,6 +235,19 @@ class TurnPool:
                 loaded = _unpack(data)
                 update = {name: loaded[name] for name in answer["names"]}
                 yield Update(client, answer["rows"], update, TurnLog(**answer["log"]), _unpack(kept))
+            yield from ours
+
+    def _own_turn(
+        self,
+        client: int,
+        round_index: int,
+        state: Mapping[str, torch.Tensor],
+        carried: Mapping[int, Mapping[str, torch.Tensor]],
+    ) -> Update | tuple[int, UpdateError]:
+        try:
+            return self._federation.client_turn(client, round_index, state, carried.get(client, NOTHING))
+        except UpdateError as error:
+            return client, error
 
     def close(self) -> None:
         """End the workers."""

@@ -12,7 +12,7 @@ from typing import Any
 from fs_fedmllm.aggregation import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.federation import Federation, prepare_data
-from fs_fedmllm.parallel import TurnPool, useful_workers
+from fs_fedmllm.parallel import TurnPool, further_accelerators, useful_workers
 from fs_fedmllm.run_folder import RunFolder, run_path
 from fs_fedmllm.session import Listener, Session, Silent
 
@@ -48,7 +48,8 @@ def run(
 def _run_rounds(session: Session) -> None:
     session.zero_shot()
     total = session.config.federate.total_round_num
-    with TurnPool(session.federation, useful_workers(session.federation)) as pool:
+    federation = session.federation
+    with TurnPool(federation, useful_workers(federation), further_accelerators(federation)) as pool:
         while session.state.round < total:
             clients = session.begin_round()
             for outcome in pool.turns(clients, session.state.round, session.broadcast, session.state.clients):

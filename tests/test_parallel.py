@@ -10,7 +10,7 @@ import sys
 
 from short_runs import CONFIGS, SHORT
 
-from fs_fedmllm.parallel import TurnPool, useful_workers
+from fs_fedmllm.parallel import TurnPool, further_accelerators, spread, useful_workers
 
 
 def test_workers_change_time_and_nothing_else(tmp_path) -> None:
@@ -47,3 +47,26 @@ def test_workers_are_only_used_where_they_are_safe(federation, monkeypatch) -> N
     assert useful_workers(federation) == config.sampled_clients == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert useful_workers(federation) == 0
+
+
+def test_clients_are_spread_over_accelerators() -> None:
+    assert spread(visible=4, own=0, wanted=0, clients=10) == [1, 2, 3]
+    assert spread(visible=4, own=2, wanted=3, clients=10) == [0, 1]
+    assert spread(visible=4, own=0, wanted=0, clients=2) == [1]
+    assert spread(visible=4, own=0, wanted=1, clients=10) == spread(1, 0, 0, 10) == spread(4, 0, 0, 1) == []
+
+
+def test_a_process_with_a_model_of_its_own_gives_the_same_bytes(federation) -> None:
+    """As on several accelerators, with the processor in their place: one process beside this one."""
+    import torch
+
+    torch.set_num_threads(1)
+    assert further_accelerators(federation) == []
+    state = federation.initial_state()
+    expected = [federation.client_turn(client, 0, state) for client in (1, 2, 3)]
+    with TurnPool(federation, 0, accelerators=[-1]) as pool:
+        updates = list(pool.turns([1, 2, 3], 0, state))
+    assert [update.client for update in updates] == [1, 2, 3]
+    for ours, theirs in zip(expected, updates, strict=True):
+        assert all(torch.equal(ours.state[name], theirs.state[name]) for name in state)
+    assert not pool._processes
