@@ -12,15 +12,20 @@ from fs_fedmllm.errors import StorageError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write beside and rename, so that a reader or a crash never sees half a file.
+
+    Args:
+        path: the file.
+        data: its new content.
+        durable: also wait until the disk has it; without, the machine may lose the new file with its power.
 
     Raises:
         StorageError: there is no room for it (disk, quota, largest file); the older file is as it was.
         OSError: any other trouble with the path, such as a missing permission.
     """
     try:
-        _write(path, data)
+        _write(path, data, durable)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -30,14 +35,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, durable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

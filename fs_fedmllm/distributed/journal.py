@@ -75,6 +75,6 @@ class StatusFile:
             self._last, self._written = dict(status), self._clock()
             text = json.dumps({"updated": stamp(time.time()), **status}, indent=2)
             try:
-                write_atomically(self._path, f"{text}\n".encode())
+                write_atomically(self._path, f"{text}\n".encode(), durable=False)
             except (OSError, StorageError) as error:
                 logger.warning("%s cannot be written: %s", self._path, error)

@@ -16,7 +16,10 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.errors import (
     BusyError,
+    ContractError,
     DeadlineError,
+    FrameError,
+    IdentityError,
     RefusedError,
     TransportError,
     UnreachableError,
@@ -34,6 +37,8 @@ Handler = Callable[[Message, State], tuple[Message, State]]
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
 #: Longest that a small request may take, in seconds.
 SMALL_REQUEST = 60.0
+#: How often a message is sent again whose bytes, or whose sender's certificate, arrived damaged.
+_TRIES = 8
 
 
 class Channel(Protocol):
@@ -222,11 +227,17 @@ class Site:
         """Send until there is an answer, with pauses that grow; a broken connection is made anew."""
         pause = FIRST_PAUSE
         failing: float | None = None  # since when
+        tries = 0
         while True:
             try:
                 with _Interruptible(self):
                     answer = self._channel.exchange(message, timeout, self._contract)
-            except (UnreachableError, BusyError, DeadlineError) as error:
+            except TransportError as error:
+                # Bytes that were damaged on the way look like a forger's; one that persists is not the way's fault.
+                damaged = isinstance(error, FrameError | IdentityError) and not isinstance(error, ContractError)
+                tries += damaged
+                if not isinstance(error, UnreachableError | BusyError | DeadlineError) and not 0 < tries <= _TRIES:
+                    raise
                 if failing is None:
                     failing = self._clock()
                     self._say(doing="out of reach", last_error=str(error))
@@ -264,7 +275,7 @@ class Site:
 
     def _say(self, **news: Any) -> None:
         self._status |= news
-        self._status_file.write(self._status, now=True)
+        self._status_file.write(self._status, now=self._status["doing"] in ("stopped", "failed", "finished"))
 
 
 class _Interruptible:

@@ -455,6 +455,9 @@ class TransportClient:
             return UnreachableError(f"No connection to {self._address}: {details}")
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return RefusedError(f"{self._address} is no server of fs-fedmllm.")
+        if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL) and not details.startswith("Exception"):
+            # Not an exception of the handler's, which gRPC reports as such: bytes were damaged on the way.
+            return UnreachableError(f"The connection to {self._address} broke: {details}")
         return RefusedError(f"{self._address} failed ({code.name}); its log says why.")
 
 
