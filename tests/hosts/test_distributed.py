@@ -1,0 +1,53 @@
+"""FederatedScope's distributed mode with our transport: the example, as processes, over mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from short_runs import REPOSITORY
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.simulation import run
+
+EXAMPLE = REPOSITORY / "examples" / "hospitals"
+
+
+def _port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def test_the_hospitals_end_with_the_adapter_of_one_machine(fs_source, tmp_path: Path) -> None:
+    """Each site's folder holds its own rows; the adapter is that of the embedded run, and no file has a key in it."""
+    words = ["fedmllm.network.address", f"127.0.0.1:{_port()}"]
+    environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, EXAMPLE / "rehearsal.py", tmp_path / "sites", *words],
+        env=environment, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in (tmp_path / "sites").glob("*/log.txt"))
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:] + logs
+    server = tmp_path / "sites" / "server" / "runs" / "hospitals"
+    results = json.loads((server / "results.json").read_text())
+    embedded, _ = run(schema.load(EXAMPLE / "hospitals.yaml", ["outdir", str(tmp_path)]))
+    assert results["adapter_sha256"] == embedded["adapter_sha256"]
+    assert results["evaluations"] == embedded["evaluations"]
+    assert results["manifest_sha256"] == embedded["manifest_sha256"]
+    assert results["participants"] == [[1, 2, 3]] * 3
+    size = results["adapter_bytes"]
+    assert 3 * 6 * size < results["bytes_sent"] < 3 * 6 * size * 1.2
+    assert not (server / "manifest.json").exists()  # who has which row is not the server's business
+    for client in (1, 2, 3):
+        home = tmp_path / "sites" / f"hospital_{client}" / "runs" / "hospitals" / f"client_{client}"
+        assert (home / "adapter" / "adapter_model.safetensors").is_file()
+        assert yaml.safe_load((home / "status.json").read_text())["doing"] == "finished"
+    for path in (tmp_path / "sites").glob("*/runs/**/*"):
+        if path.is_file():
+            assert b"PRIVATE KEY" not in path.read_bytes()
