@@ -1,4 +1,4 @@
-"""The README's commands on one machine: a server and three sites, each a process in a folder with its own data only."""
+"""The README on one machine: a server and three sites, each a process in a folder with its own data only."""
 
 from __future__ import annotations
 
