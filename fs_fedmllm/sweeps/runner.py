@@ -218,7 +218,8 @@ class _Sweep:
         if is_finished(folder):
             return ""
         lines = [line for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line]
-        said = " / ".join(lines[-_TAIL:])
+        told = [number for number, line in enumerate(lines) if line.startswith("fs-fedmllm: ")]
+        said = " / ".join(lines[told[-1] :] if status == 2 and told else lines[-_TAIL:])
         ended = "its worker was ended" if status is None else f"its process ended with status {status}"
         return said if status == 2 and said else f"{ended}. {said}".strip()
 
