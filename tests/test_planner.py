@@ -75,7 +75,7 @@ def test_memory_and_bytes_are_as_measured(tmp_path: Path) -> None:
     """A model of eight million parameters: plan, probe and real run, each in a process of its own."""
     done = subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / "plan.py", "--twin", "256", "8", CONFIGS / "cross_i3t7.yaml",
-         *SHORT, "fedmllm.eval.limit", "64", "fedmllm.train.batch_size", "16"],
+         *SHORT, "fedmllm.eval.limit", "32", "fedmllm.train.batch_size", "16"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
