@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -36,6 +36,7 @@ class RunState:
         figures: evaluations, bytes, seconds and refusals so far; plain JSON values.
         lines: lines of metrics.jsonl that belong to this state.
         clients: what each client keeps between its turns (``Update.client_state``); absent ids keep nothing.
+        stored: what of ``clients`` is in the checkpoint's folder: client id -> the state and its file.
     """
 
     round: int
@@ -45,6 +46,21 @@ class RunState:
     figures: dict[str, Any] = field(default_factory=dict)
     lines: int = 0
     clients: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    stored: dict[int, tuple[dict[str, torch.Tensor], dict[str, str]]] = field(default_factory=dict)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Write tensors; what a header says of the file."""
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_atomically(path, data)
+    return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _read(folder: Path, entry: dict[str, str]) -> dict[str, torch.Tensor]:
+    data = (folder / Path(entry["file"]).name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ConfigError(f"{folder / entry['file']} is damaged (its sha256 differs); remove {folder}.")
+    return load(data)
 
 
 def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
@@ -59,24 +75,30 @@ def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
     tensors |= {f"server/{k}": v for k, v in state.server.items()}
     # The best adapter may be the current one; safetensors refuses tensors that share memory.
     tensors |= {f"best/{k}": v.clone() for k, v in state.best.items()}
+    entry = _write(folder / f"round-{state.round}.safetensors", tensors)
+    # One file for each client, and only for those that took a turn: a round's cost depends on its clients alone.
     for client, kept in sorted(state.clients.items()):
-        tensors |= {f"clients/{client}/{k}": v.clone() for k, v in kept.items()}
-    data = save({name: t.contiguous() for name, t in tensors.items()})
-    name = f"round-{state.round}.safetensors"
-    write_atomically(folder / name, data)
+        if client not in state.stored or state.stored[client][0] is not kept:
+            file = folder / f"client-{client}-round-{state.round}.safetensors"
+            state.stored[client] = (kept, _write(file, {name: tensor.clone() for name, tensor in kept.items()}))
     header = {
         "version": VERSION,
         "round": state.round,
         "config": digest,
-        "tensors": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "tensors": entry,
+        "clients": {str(client): stored for client, (_, stored) in sorted(state.stored.items())},
         "figures": state.figures,
         "lines": state.lines,
     }
     write_atomically(folder / "state.json", json.dumps(header).encode())
-    for old in folder.glob("round-*.safetensors"):
-        if old.name != name:
+    current = {entry["file"], *(stored["file"] for _, stored in state.stored.values())}
+    for old in _files(folder):
+        if old.name not in current:
             old.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*folder.glob("round-*.safetensors"), *folder.glob("client-*-round-*.safetensors")]
 
 
 def load_checkpoint(folder: Path, digest: str) -> RunState | None:
@@ -97,19 +119,11 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
                 f"{folder} holds the checkpoint of a run with another configuration. Use another expname, or remove "
                 "that folder to start anew."
             )
-        data = (folder / Path(header["tensors"]).name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != header["sha256"]:
-            raise ConfigError(f"{folder / header['tensors']} is damaged (its sha256 differs); remove {folder}.")
-        tensors = load(data)
         parts: dict[str, dict[str, torch.Tensor]] = {"params": {}, "server": {}, "best": {}}
-        clients: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
+        for name, tensor in _read(folder, header["tensors"]).items():
             part, _, rest = name.partition("/")
-            if part == "clients":
-                client, _, rest = rest.partition("/")
-                clients.setdefault(int(client), {})[rest] = tensor
-            else:
-                parts[part][rest] = tensor
+            parts[part][rest] = tensor
+        stored = {int(client): (_read(folder, entry), entry) for client, entry in header["clients"].items()}
         return RunState(
             round=header["round"],
             params=parts["params"],
@@ -117,7 +131,8 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
             best=parts["best"],
             figures=header["figures"],
             lines=header["lines"],
-            clients=clients,
+            clients={client: kept for client, (kept, _) in stored.items()},
+            stored=stored,
         )
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         raise ConfigError(f"The checkpoint in {folder} is damaged ({error}); remove that folder.") from error
@@ -125,7 +140,7 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a finished run."""
-    for file in (*folder.glob("round-*.safetensors"), folder / "state.json"):
+    for file in (*_files(folder), folder / "state.json"):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something of somebody else's is in it, or it never was
         folder.rmdir()

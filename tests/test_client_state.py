@@ -12,6 +12,7 @@ import pytest
 import torch
 from short_runs import CONFIGS, SHORT
 
+from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.federation import Federation, Update, prepare_data
 from fs_fedmllm.run_folder import RunFolder
@@ -92,6 +93,34 @@ def test_a_refused_client_keeps_what_it_had(short_config, tmp_path) -> None:
             RunFolder(tmp_path / "run", config),
             Silent(),
         )
+
+
+def test_a_checkpoint_writes_what_changed_and_no_more(tmp_path) -> None:
+    """The state of a thousand clients is not written again because two of them took a turn."""
+    folder = tmp_path / "checkpoint"
+    state = RunState(1, {"a": torch.ones(2)}, {}, clients={c: {"x/a": torch.full((2,), float(c))} for c in (1, 2, 3)})
+    save_checkpoint(folder, state, "digest")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("client-*")}
+    assert sorted(before) == [f"client-{client}-round-1.safetensors" for client in (1, 2, 3)]
+    state.round, state.clients = 2, state.clients | {2: {"x/a": torch.full((2,), 9.0)}}
+    save_checkpoint(folder, state, "digest")
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("client-*")}
+    assert sorted(after) == [
+        "client-1-round-1.safetensors",
+        "client-2-round-2.safetensors",
+        "client-3-round-1.safetensors",
+    ]
+    assert all(before[name] == when for name, when in after.items() if name in before)
+    loaded = load_checkpoint(folder, "digest")
+    assert {client: float(kept["x/a"][0]) for client, kept in loaded.clients.items()} == {1: 1.0, 2: 9.0, 3: 3.0}
+    loaded.round = 3
+    save_checkpoint(folder, loaded, "digest")
+    assert sorted(path.name for path in folder.glob("client-*")) == sorted(after)
+    (folder / "client-3-round-1.safetensors").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="client-3-round-1"):
+        load_checkpoint(folder, "digest")
+    remove_checkpoint(folder)
+    assert not folder.exists()
 
 
 def test_client_state_goes_through_the_workers_pipes(tmp_path) -> None:

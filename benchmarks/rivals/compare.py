@@ -18,10 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import turnstile
 
+#: Contestant -> of each round, "round" and perhaps "evaluation" -> "wall" and "cpu" seconds.
+Times = dict[str, list[dict[str, dict[str, float]]]]
 HERE = Path(__file__).resolve().parent
 
 
@@ -47,6 +50,29 @@ def cpu_seconds(root: int) -> float:
     for pid in family & set(processes):
         total += processes[pid][1]
     return total
+
+
+def table(times: Times, evaluated: Collection[str], steps: int) -> str:
+    """The medians as Markdown."""
+
+    def median(name: str, what: str, clock: str) -> float:
+        return statistics.median(figures[what][clock] for figures in times[name])
+
+    first = next(iter(times))
+    lines = [
+        f"medians of {len(times[first])} alternating rounds: 2 clients of {steps} steps of 16 rows, 32 test rows",
+        "| contestant | round, wall s | round, CPU s | CPU / ours | evaluation, CPU s | both, CPU / ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in times:
+        wall, cpu = median(name, "round", "wall"), median(name, "round", "cpu")
+        cells = [name, f"{wall:.2f}", f"{cpu:.2f}", f"{cpu / median(first, 'round', 'cpu'):.2f}", "", ""]
+        if name in evaluated:
+            evaluation = median(name, "evaluation", "cpu")
+            both = median(first, "round", "cpu") + median(first, "evaluation", "cpu")
+            cells[4:] = [f"{evaluation:.2f}", f"{(cpu + evaluation) / both:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -78,7 +104,8 @@ def main() -> None:
                        check=True, capture_output=True)  # fmt: skip
         logs = chosen.log or Path(folder)
         logs.mkdir(parents=True, exist_ok=True)
-        running, times = {}, {name: [] for name in contestants}
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        times: Times = {name: [] for name in contestants}
         for name, command in contestants.items():
             environment = {
                 **os.environ,
@@ -86,10 +113,16 @@ def main() -> None:
                 turnstile.NAME: name.replace(" ", "_"),
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
+                "RAY_raylet_start_wait_time_s": "600",
             }
             words = [str(plan) if word == "PLAN" else word for word in command]
             with (logs / f"{name.replace(' ', '_')}.log").open("w") as stream:
                 running[name] = subprocess.Popen(words, cwd=HERE, env=environment, stdout=stream, stderr=stream)
+            ready = Path(folder) / f"{name.replace(' ', '_')}.0.ready"
+            while not ready.exists():  # one after the other: Ray does not start on a machine that is too busy
+                if running[name].poll() is not None:
+                    raise SystemExit(f"{name} did not start; see {logs}")
+                time.sleep(0.1)
 
         def part(name: str, part_name: str) -> dict[str, float]:
             base = Path(folder) / f"{name.replace(' ', '_')}.{part_name}"
@@ -110,27 +143,13 @@ def main() -> None:
                 if index:
                     times[name].append(figures)
                 print(index, name, json.dumps(figures), file=sys.stderr, flush=True)
+            if index:
+                print(table(times, evaluated, chosen.steps), flush=True)
         for name in contestants:  # the last round of all, uncounted
             for ending in (str(total - 1), f"{total - 1}-evaluation"):
                 (Path(folder) / f"{name.replace(' ', '_')}.{ending}.go").touch()
         for process in running.values():
             process.wait(timeout=1800)
-
-    def median(name: str, what: str, clock: str) -> float:
-        return statistics.median(figures[what][clock] for figures in times[name])
-
-    first = next(iter(contestants))
-    print(f"medians of {chosen.rounds} alternating rounds: 2 clients of {chosen.steps} steps of 16 rows, 32 test rows")
-    print("| contestant | round, wall s | round, CPU s | CPU / ours | evaluation, CPU s | both, CPU / ours |")
-    print("|---|---|---|---|---|---|")
-    for name in contestants:
-        wall, cpu = median(name, "round", "wall"), median(name, "round", "cpu")
-        cells = [name, f"{wall:.2f}", f"{cpu:.2f}", f"{cpu / median(first, 'round', 'cpu'):.2f}", "", ""]
-        if name in evaluated:
-            evaluation = median(name, "evaluation", "cpu")
-            both = median(first, "round", "cpu") + median(first, "evaluation", "cpu")
-            cells[4:] = [f"{evaluation:.2f}", f"{(cpu + evaluation) / both:.2f}"]
-        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ def overrides(rounds: int, steps: int) -> list[str]:
     ]
 
 
+def _plain(target: Any) -> str | list[str]:
+    return target if isinstance(target, str) else sorted(target)
+
+
 def make(rounds: int, steps: int) -> dict[str, Any]:
     """The plan: rows as prompts, image paths and answers; who trains on which of them in each round."""
     from fs_fedmllm import config as schema
@@ -42,9 +46,10 @@ def make(rounds: int, steps: int) -> dict[str, Any]:
             turns[str(client)] = {"batches": turn.batches, "lr": turn.lr}
         planned.append(turns)
     lora = config.model.fedmllm.lora
+    target = federation.mllm.model.peft_config["default"].target_modules
     return {
         "model": str(TINY),
-        "lora": {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout, "target": lora.target},
+        "lora": {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout, "target": _plain(target)},
         "batch_size": config.fedmllm.train.batch_size,
         "steps": steps,
         "clients": {str(client): [told(row) for row in rows] for client, rows in data.clients.items()},

@@ -29,6 +29,7 @@ def wait_for(path: Path) -> None:
 
 def enter(part: str) -> None:
     """Wait for the contestant's turn at a part of the plan, such as ``"3"`` for round 3."""
+    _file(part, "ready").touch()
     wait_for(_file(part, "go"))
 
 
