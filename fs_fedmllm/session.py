@@ -195,9 +195,15 @@ class Session:
         return self.federation.broadcast(self.state.params, self.state.server)
 
     @property
+    def received(self) -> State:
+        """The adapter as the clients of this round receive it, in float32."""
+        sent = self.broadcast
+        return {name: sent[name].float() for name in self.state.params}
+
+    @property
     def upload_like(self) -> State:
         """The names, dtypes and shapes of what a client of this round may send back."""
-        return self.federation.upload_like(self._start)
+        return self.federation.upload_like(self.received)
 
     def carried(self, client: int) -> State:
         """What a client keeps from its last accepted turn."""
@@ -216,8 +222,7 @@ class Session:
 
     def begin_round(self) -> list[int]:
         """The clients of the next round."""
-        sent = self.broadcast
-        self._start = {name: sent[name].float() for name in self.state.params}
+        self._start = self.received
         self._uploaded = 0
         self._kept, self.kept_by_turn = {}, {}
         self._accepted = []

@@ -78,6 +78,7 @@ class Turns(Phase):
         self._session = session
         self._rows = rows
         self._sent = dict(session.broadcast)
+        self._expected = session.upload_like
         self.start = state_digest(self._sent)
 
     def task(self, client: int) -> Message:
@@ -86,14 +87,13 @@ class Turns(Phase):
 
     @property
     def contract(self) -> Contract:
-        """The adapter's own tensors, or as much as they take where updates are encoded (compression).
+        """What an update consists of, compressed or not; a client may send less of it.
 
-        An answer that says why there is no update has no tensors. Values that are not finite get through to the
-        check of the update, which names the client in the results.
+        Values that are not finite get through to the check of the update, which names the client in the results.
         """
-        if self._session.federation.codec.kind == "float32":
-            return Contract.like(self._sent, partial=True, finite=False)
-        return Contract(finite=False, max_bytes=2 * self._session.adapter_size)
+        if self._session.config.fedmllm.aggregation.ranks:  # then shapes depend on the client
+            return Contract(finite=False, max_bytes=2 * self._session.adapter_size)
+        return Contract.like(self._expected, partial=True, finite=False)
 
     def read(self, client: int, answer: Message) -> Update | tuple[int, UpdateError]:
         """The update, or why there is none."""
