@@ -110,6 +110,11 @@ def _check_lora(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
             f"{config.fedmllm.compression.download} lets clients start from other ones than the server's. Set it to "
             "float32.",
         )
+        refuse(
+            config.fedmllm.compression.upload != "float32" and config.fedmllm.compression.error_feedback,
+            f"{section}.lora exact turns the factors' basis in every round, and fedmllm.compression.error_feedback "
+            "adds what rounding took in another basis. Set it to False, or fedmllm.compression.upload to float32.",
+        )
     if chosen.ranks:
         refuse(
             config.fedmllm.compression.upload != "float32",

@@ -69,6 +69,12 @@ def check(config: Config, where: str = "configuration") -> None:
         "fedmllm.privacy.secure_aggregation.enabled needs exchanges between the clients of a round that "
         "federate.mode distributed does not make yet; run it standalone, or leave it out.",
     )
+    weights = config.fedmllm.aggregation.client_weights
+    refuse(
+        distributed and weights in ("balanced", "complete"),
+        f"fedmllm.aggregation.client_weights {weights} reads what every client's rows show, which the server of a run "
+        "with federate.mode distributed does not know. Use default, samples or uniform.",
+    )
     refuse(
         distributed and bool(config.fedmllm.replay),
         "fedmllm.replay repeats a run on one machine; leave it out with federate.mode distributed.",

@@ -33,6 +33,12 @@ def test_differential_privacy_in_federatedscope(plugged, environment, tmp_path) 
     assert refused.returncode == 2 and "fedmllm.privacy.dp.sampling is poisson" in refused.stderr
 
 
+def test_a_replay_is_refused_where_its_numbers_of_clients_would_stop_the_run(plugged, environment) -> None:
+    run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "federatedscope", *SHORT]
+    refused = environment.run(*run, "fedmllm.replay", "results.json", cwd=plugged)
+    assert refused.returncode == 2 and "waits for a fixed one" in refused.stderr
+
+
 def test_secure_aggregation_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp_path) -> None:
     words = ["fedmllm.privacy.secure_aggregation.enabled", "True", "federate.sample_client_num", "3"]
     found = {}

@@ -116,6 +116,11 @@ def to_config(cfg: Any) -> schema.Config:
             "fedmllm.privacy.dp.sampling is poisson, but FederatedScope waits for a fixed number of clients in every "
             "round. Use fixed, or run the file with --engine embedded."
         )
+    if cfg.fedmllm.replay:
+        raise ConfigError(
+            "fedmllm.replay may name other numbers of clients from round to round, but FederatedScope waits for a "
+            "fixed one. Run the file with --engine embedded."
+        )
     if cfg.aggregator.robust_rule != "fedavg":
         known = _ROBUST_RULES.get(cfg.aggregator.robust_rule)
         translated = f" ({cfg.aggregator.robust_rule} is {known})" if known else f": {', '.join(RULES)}"
