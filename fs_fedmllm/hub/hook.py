@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.hub.names import parse_reference
 from fs_fedmllm.hub.publisher import Publisher
-from fs_fedmllm.hub.release import make_release, require_public_base
+from fs_fedmllm.hub.release import make_release, read_manifest, require_public_base
 from fs_fedmllm.models.export import adapter_bytes, adapter_config_bytes, base_name
 
 logger = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class HubHook:
                 repo=hub.repo,
                 config=to_mapping(self.config),
                 results=results,
-                manifest=json.loads((self.folder / "manifest.json").read_text(encoding="utf-8")),
+                manifest=read_manifest(self.folder),
                 round_index=done,
                 tensors=adapter_bytes(dict(state)),
                 adapter_config=adapter_config_bytes(self.federation.mllm, hub.base_model),

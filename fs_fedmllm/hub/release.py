@@ -73,6 +73,13 @@ def require_public_base(base: str) -> None:
         )
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The run folder's ``manifest.json``; empty where a server does not know its clients' rows (distributed runs)."""
+    path = folder / "manifest.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
 def base_licence(path: str) -> str:
     """The licence in the base's model card, if it is on this machine; ``unknown`` otherwise."""
     from fs_fedmllm.config import ModelOptions
@@ -167,7 +174,7 @@ def release_of_folder(
         HubError: the folder is not a finished run's, or the base has no public id.
     """
     adapter = folder / ("adapter_best" if which == "best" else "adapter")
-    missing = [f for f in ("results.json", "resolved_config.yaml", "manifest.json") if not (folder / f).is_file()]
+    missing = [f for f in ("results.json", "resolved_config.yaml") if not (folder / f).is_file()]
     if missing:
         raise HubError(f"{folder} has no {missing[0]}: name the folder of a finished run.")
     if not (adapter / TENSORS).is_file():
@@ -186,7 +193,7 @@ def release_of_folder(
         repo=repo,
         config=config,
         results=results,
-        manifest=json.loads((folder / "manifest.json").read_text(encoding="utf-8")),
+        manifest=read_manifest(folder),
         round_index=round_index,
         tensors=(adapter / TENSORS).read_bytes(),
         adapter_config=(json.dumps(adapter_config, indent=2) + "\n").encode(),

@@ -115,6 +115,14 @@ def test_the_card_says_what_the_run_was(hub: Hub, plain: Path, capsys: pytest.Ca
         assert said in text, said
 
 
+def test_a_server_that_knows_no_clients_rows_publishes_too(hub: Hub, plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "server"))
+    (folder / "manifest.json").unlink()
+    assert main(["push", str(folder), REPO, "--which", "last"]) == 0
+    text = hub.repos[REPO].files()["README.md"].decode()
+    assert "## Results" in text and "## Clients" not in text
+
+
 def test_peft_loads_a_published_adapter_as_the_card_says(hub: Hub, plain: Path, tmp_path: Path) -> None:
     """In a process of its own, which knows the hub by HF_ENDPOINT as a user's does."""
     assert main(["push", str(plain), REPO, "--which", "last"]) == 0
