@@ -78,9 +78,11 @@ def from_rank(state: Mapping[str, torch.Tensor], params: State, *, scale: float 
     """
     padded = dict(state)
     for a, b in pairs(state):
-        rank = state[a].shape[0]
-        wide = state[a].shape[1:] == params[a].shape[1:] and state[b].shape[:1] == params[b].shape[:1]
-        if not wide or state[b].shape[1] != rank or rank > params[a].shape[0]:
+        if a not in params or b not in params:
+            continue  # nobody's: whoever checks the update says so
+        rank = state[a].shape[0] if state[a].dim() else 0
+        narrow_a, narrow_b = (rank, *params[a].shape[1:]), (*params[b].shape[:1], rank, *params[b].shape[2:])
+        if (state[a].shape, state[b].shape) != (narrow_a, narrow_b) or not 0 < rank <= params[a].shape[0]:
             raise UpdateError(
                 f"{a!r} has shape {tuple(state[a].shape)} and its B {tuple(state[b].shape)}, which do not fit into "
                 f"{tuple(params[a].shape)} and {tuple(params[b].shape)}."

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.distributed.messages import shown
 
 #: A site's own affair: keys, or sections with everything below them.
 SITE = (
@@ -54,9 +55,9 @@ def differences(server: Mapping[str, Any], client: Mapping[str, Any]) -> list[st
         if name not in client:
             found.append(f"{name} is not in the client's")
         elif name not in server:
-            found.append(f"{name} is not in the server's")
+            found.append(f"{shown(name)} is not in the server's")
         elif server[name] != client[name]:
-            found.append(f"{name} is {client[name]!r} on the client and {server[name]!r} on the server")
+            found.append(f"{name} is {shown(client[name])} on the client and {shown(server[name])} on the server")
     return found
 
 

@@ -264,7 +264,7 @@ class SecureSite:
         least = threshold_of(self._config.fedmllm.privacy.secure_aggregation.threshold, len(roster))
         if threshold < least:
             raise PrivacyError(f"the server asks for a threshold of {threshold}, this site for at least {least}.")
-        sealed, commitment = side.shares(bytes.fromhex(self._session), roster, threshold)
+        sealed, commitment = side.shares(_from_hex(self._session, "session"), roster, threshold)
         return Message("answer", {"sealed": _to_hex(sealed), "commitment": commitment.hex()})
 
     def _turn(self, task: Message) -> Message:

@@ -235,11 +235,20 @@ def test_the_clients_scaling_goes_into_b():
         {A: torch.zeros(2, 12), B: torch.zeros(9, 3)},  # ranks that differ
         {A: torch.zeros(2, 11), B: torch.zeros(9, 2)},  # another width
         {A: torch.zeros(2, 12), B: torch.zeros(8, 2)},
+        {A: torch.zeros(()), B: torch.zeros(9, 2)},  # of other dimensions
+        {A: torch.zeros(2, 12), B: torch.zeros(9)},
+        {A: torch.zeros(2, 12), B: torch.zeros(9, 2, 2)},
+        {A: torch.zeros(0, 12), B: torch.zeros(9, 0)},
     ],
 )
 def test_factors_that_do_not_fit(broken):
     with pytest.raises(UpdateError, match=r"lora_A.weight' has shape \("):
         from_rank(broken, adapter())
+
+
+def test_factors_of_another_model_are_left_to_the_check_of_the_update():
+    strange = {"x.lora_A.weight": torch.zeros(2, 12), "x.lora_B.weight": torch.zeros(9, 2)}
+    assert set(from_rank(strange, adapter())) == set(strange)
 
 
 def test_frozen_a_makes_the_plain_mean_exact():
