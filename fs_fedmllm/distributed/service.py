@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.aggregation_checks import CORRECTED_METHODS
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import coordinator as server_side
 from fs_fedmllm.distributed import site as client_side
@@ -157,7 +158,11 @@ def take_part(
     """
     settings = config.fedmllm.network
     folder.mkdir(parents=True, exist_ok=True)
-    store = SiteStore(folder / STATE, site_identity(config, client, data.clients[client]))
+    store = SiteStore(
+        folder / STATE,
+        site_identity(config, client, data.clients[client]),
+        needed=config.federate.method in CORRECTED_METHODS,
+    )
     with TransportClient(settings.address, identity(settings, client), frame_limits(settings)) as channel:
         site = Site(
             channel,

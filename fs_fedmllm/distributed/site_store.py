@@ -46,14 +46,16 @@ class SiteStore:
     Args:
         folder: made if it is not there.
         identity: of client, data and configuration, so that another run's state is never continued.
+        needed: whether the server's own state is a sum over what clients carry, so that a client cannot go on without.
 
     Raises:
         ConfigError: the folder holds another run's state, or a damaged one.
     """
 
-    def __init__(self, folder: Path, identity: str):
+    def __init__(self, folder: Path, identity: str, *, needed: bool = False):
         self._folder = folder
         self._identity = identity
+        self._needed = needed
         self.pending: Pending | None = None
         self.carried: State = {}
         self._carried_from = -1  # the round whose answer gave what is carried
@@ -71,14 +73,14 @@ class SiteStore:
             taken: the last round whose mean has an answer of ours, or -1.
 
         Raises:
-            ConfigError: the server has used an answer of ours that is not here any more, and something is carried
-                from turn to turn, so what comes next could not be right.
+            ConfigError: the server has used an answer of ours that is not here any more, and something is (or must
+                be) carried from turn to turn, so what comes next could not be right.
         """
         pending, self.pending = self.pending, None
         if pending is not None and pending.place["round"] == taken:
             self.carried, self._carried_from = pending.carried, taken
         elif self._carried_from != taken:
-            if self.carried and taken >= 0:
+            if (self.carried or self._needed) and taken >= 0:
                 raise ConfigError(
                     f"The server has used this client's answer of round {taken}, but {self._folder} holds what it "
                     f"carried along after round {self._carried_from}. Restore that folder, or start the run anew."

@@ -40,6 +40,10 @@ def test_an_answer_is_read_back_to_the_bit_and_what_is_carried_follows_the_serve
     assert SiteStore(tmp_path, "me").carried["count/turns"].tolist() == [1.0]
     with pytest.raises(ConfigError, match="used this client's answer of round 3"):
         again.settle(3)
+    lost = SiteStore(tmp_path / "elsewhere", "me", needed=True)  # its folder is gone, and the server counts on it
+    lost.settle(-1)
+    with pytest.raises(ConfigError, match="used this client's answer of round 0"):
+        lost.settle(0)
     again.settle(-1)  # the server starts anew
     assert again.carried == {}
     again.clear()
