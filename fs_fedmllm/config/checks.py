@@ -64,11 +64,6 @@ def check(config: Config, where: str = "configuration") -> None:
         f"fedmllm.checkpoint_every is {config.fedmllm.checkpoint_every}; with federate.mode distributed it must be 1, "
         "for clients go on from the round that the server has saved.",
     )
-    refuse(
-        distributed and config.fedmllm.privacy.secure_aggregation.enabled,
-        "fedmllm.privacy.secure_aggregation.enabled needs exchanges between the clients of a round that "
-        "federate.mode distributed does not make yet; run it standalone, or leave it out.",
-    )
     weights = config.fedmllm.aggregation.client_weights
     refuse(
         distributed and weights in ("balanced", "complete"),

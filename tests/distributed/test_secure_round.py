@@ -37,6 +37,11 @@ WORDS = [
 CLIENTS = (1, 2, 3, 4)
 
 
+def test_the_configuration_of_a_distributed_run_may_ask_for_it() -> None:
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [*WORDS, "federate.mode", "distributed"])
+    assert rounds_of(config) is secure.secure_round
+
+
 @pytest.fixture(scope="module")
 def pieces() -> Federation:
     from fs_fedmllm.federation import prepare_data
