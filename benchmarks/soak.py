@@ -118,7 +118,8 @@ def run_client(federation: Federation, config: schema.Config, folder: Path, clie
     home = folder / f"client_{client}"
     home.mkdir(exist_ok=True)
     settings = config.fedmllm.network
-    with TransportClient(settings.address, identity(settings, client), frame_limits(settings)) as channel:
+    limits = frame_limits(settings)
+    with TransportClient(settings.address, identity(settings, client), limits, again=False) as channel:
         last = Site(
             channel,
             client,

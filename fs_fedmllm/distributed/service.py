@@ -163,7 +163,9 @@ def take_part(
         site_identity(config, client, data.clients[client]),
         needed=config.federate.method in CORRECTED_METHODS,
     )
-    with TransportClient(settings.address, identity(settings, client), frame_limits(settings)) as channel:
+    # The site tries again itself: it says that the server is out of reach, and gives up when it should.
+    limits = frame_limits(settings)
+    with TransportClient(settings.address, identity(settings, client), limits, again=False) as channel:
         site = Site(
             channel,
             client,

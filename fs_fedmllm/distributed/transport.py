@@ -345,12 +345,15 @@ class TransportClient:
         address: ``host:port`` of the server, as its certificate names it.
         identity: of this client.
         frames: the largest answer that is read.
+        again: try again where a connection is missing or broken; without, whoever calls does, and can say so.
 
     Raises:
         ConfigError: the address is no address, or is not loopback and the identity plaintext.
     """
 
-    def __init__(self, address: str, identity: Identity, frames: FrameLimits | None = None) -> None:
+    def __init__(
+        self, address: str, identity: Identity, frames: FrameLimits | None = None, *, again: bool = True
+    ) -> None:
         host, _ = split_address(address)
         if not identity.role.client:
             raise ConfigError("A client cannot use the server's certificate.")
@@ -358,6 +361,7 @@ class TransportClient:
         self.traffic = Traffic()
         self._address = address
         self._frames = frames or FrameLimits()
+        self._again = again
         self._closed = threading.Event()
         self._encrypted = identity.encrypted
         self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
@@ -380,8 +384,8 @@ class TransportClient:
     def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
         """Send a message and wait for its answer.
 
-        A broken or missing connection and a busy server are tried again, with pauses that double up to 10 s and
-        are drawn at random from their upper half, until the time is up.
+        A broken or missing connection and a busy server are tried again (see ``again``), with pauses that double up to
+        10 s and are drawn at random from their upper half, until the time is up.
 
         Args:
             message: what to send.
@@ -403,7 +407,7 @@ class TransportClient:
                 return self._attempt(message, until - time.monotonic(), contract)
             except (UnreachableError, BusyError) as error:
                 wait = random.uniform(0.5, 1.0) * pause
-                if self._closed.is_set() or time.monotonic() + wait >= until:
+                if not self._again or self._closed.is_set() or time.monotonic() + wait >= until:
                     raise
                 logger.info("%s; trying again in %.1f s", error, wait)
                 pause = min(2 * pause, 10.0)

@@ -233,6 +233,25 @@ def test_a_server_that_is_late_and_one_that_comes_back() -> None:
             assert connection.exchange(HELLO, 20).header["from"] == 3
 
 
+def test_whoever_tries_again_itself_hears_at_once() -> None:
+    calls = []
+
+    def broken(peer: Peer, message: Message, exchange: Exchange) -> Message:
+        calls.append(1)
+        proxy.cut()
+        time.sleep(0.2)
+        return Message("ok")
+
+    with (
+        serve(broken) as server,
+        RecordingProxy(server.port) as proxy,
+        TransportClient(f"127.0.0.1:{proxy.port}", THREE, again=False) as connection,
+        pytest.raises(UnreachableError),
+    ):
+        connection.exchange(HELLO, 20)
+    assert len(calls) == 1
+
+
 def test_a_cut_connection_is_made_again() -> None:
     calls = []
 
