@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 from safetensors.torch import load_file
@@ -45,6 +46,9 @@ def test_meaningless_combinations_name_the_key(short_config, words, key) -> None
 
 class PlainSum:
     """The same whole numbers without keys, shares and masks: what the protocol must equal bit for bit."""
+
+    refused: ClassVar[dict] = {}
+    figures: ClassVar[dict] = {}
 
     def __init__(self, params, clients, policy):
         self._params, self._policy, self._vectors = params, policy, []
