@@ -47,7 +47,7 @@ def read_rows(file: Path) -> list[Sample]:
     images = ImageFolder(file.parent)
     rows = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text.") from error
     for number, line in enumerate(lines, start=1):

@@ -90,7 +90,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         PredictionsError: the file cannot be read, or a line is no prediction; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise PredictionsError(f"Predictions cannot be read from {path}: {error}") from error
     return [_prediction(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]

@@ -81,7 +81,7 @@ def intervals_from_rows(predictions: Path, seed: int = 0) -> dict[str, tuple[flo
 
     if not predictions.is_file():
         return {}
-    rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").split("\n") if line.strip()]
     rows = [row for row in rows if row.get("client") is None]  # the baseline Local has no one adapter
     found: dict[str, tuple[float, float]] = {}
     for shown, prefix in (("both", ""), ("image", "image_"), ("text", "text_")):

@@ -42,7 +42,7 @@ def read_rows(path: Path) -> list[JudgeRow]:
         JudgeError: the file cannot be read, or a line is no such row; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"The judge's rows cannot be read from {path}: {error}") from error
     rows = []
