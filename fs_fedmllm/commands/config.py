@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.commands.shipped import find_shipped
 
 
 def add(commands: Any) -> None:
@@ -23,15 +23,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is no such file.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    package = Path(__file__).resolve().parents[1]
-    wanted = Path(*[part for part in path.parts if part != "configs"]).with_suffix(".yaml")
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / wanted).is_file():
-            return folder / wanted
-    raise ConfigError(f"No configuration {name!r}: neither a file here nor one that ships with fs-fedmllm.")
+    return find_shipped(name, "configs", "configuration")
 
 
 def _config(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.commands.shipped import find_shipped
 from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,15 +39,7 @@ def find_table(name: str) -> Path:
     Raises:
         ConfigError: there is no such file.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    package = Path(__file__).resolve().parents[1]
-    wanted = Path(*[part for part in path.parts if part != "tables"]).with_suffix(".yaml")
-    for folder in (package / "tables", package.parent / "tables"):
-        if (folder / wanted).is_file():
-            return folder / wanted
-    raise ConfigError(f"No table {name!r}: neither a file here nor one that ships with fs-fedmllm.")
+    return find_shipped(name, "tables", "table")
 
 
 def chosen(cells: list[Cell], words: list[str]) -> list[Cell]:
