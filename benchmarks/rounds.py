@@ -2,12 +2,15 @@
 
     python benchmarks/rounds.py overhead     ours against a bare PyTorch loop over the same steps, embedded engine
     python benchmarks/rounds.py host         the same inside FederatedScope (needs a checkout)
-    python benchmarks/rounds.py rival        against a loop in the style of the authors' code and OpenFedLLM
-    python benchmarks/rounds.py vision       the vision-feature cache on and off, two vision-to-language ratios
+    python benchmarks/rounds.py vision       a turn with the vision-feature cache off and on
     python benchmarks/rounds.py evaluation   forced choice against generating 32 tokens, one row at a time
     python benchmarks/rounds.py memory       growth from 2 to 100 clients
 
-Each prints the median of alternating repetitions. Nothing here is asserted by a test.
+    --model FOLDER_OR_ID|realistic|small --dtype bfloat16 --gpu    overhead, vision and evaluation on another model;
+                                                                   the last two names are random weights
+
+Each prints the median of alternating repetitions, in wall time and in CPU time of the process: on a machine that
+others use, the ratio of the latter is the one to read. Nothing here is asserted by a test.
 """
 
 from __future__ import annotations
@@ -25,17 +28,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from random_model import SHAPES, write_model
+
 HERE = Path(__file__).resolve().parent
 PRESET = HERE.parent / "configs" / "cross_i3t7.yaml"
 REPEATS = 5
 STEPS = 20
+#: Command-line words for another model or device, from ``main``.
+MODEL: list[str] = []
+#: Wall and CPU seconds.
+Seconds = tuple[float, float]
 
 
 def _config(*overrides: Any) -> Any:
     from fs_fedmllm import config as schema
 
     words = ["train.local_update_steps", STEPS, "fedmllm.eval.zero_shot", "False", "fedmllm.eval.slices", "never"]
-    return schema.load(PRESET, [str(w) for w in (*words, *overrides)])
+    return schema.load(PRESET, [str(w) for w in (*words, *MODEL, *overrides)])
 
 
 def _federation(config: Any) -> Any:
@@ -44,19 +53,35 @@ def _federation(config: Any) -> Any:
     return Federation.build(config, prepare_data(config))
 
 
-def _alternating(**contestants: Callable[[int], float]) -> dict[str, list[float]]:
-    """Seconds of each contestant, in turns, so that a slow minute hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+def _now() -> Seconds:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def _since(started: Seconds) -> Seconds:
+    wall, cpu = _now()
+    return wall - started[0], cpu - started[1]
+
+
+def _alternating(**contestants: Callable[[int], Seconds]) -> dict[str, Seconds]:
+    """Median seconds of each contestant, who take turns, so that a slow minute hits all alike."""
+    times: dict[str, list[Seconds]] = {name: [] for name in contestants}
     for repeat in range(-1, REPEATS):
         for name, contestant in contestants.items():
             seconds = contestant(repeat % 3)
             if repeat >= 0:  # the first is a warm-up
                 times[name].append(seconds)
-    return times
+    return {
+        name: (statistics.median(wall for wall, _ in values), statistics.median(cpu for _, cpu in values))
+        for name, values in times.items()
+    }
 
 
-def _medians(times: dict[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in times.items()}
+def _ratio(slow: Seconds, fast: Seconds) -> str:
+    return f"{slow[0] / fast[0]:.2f} x in wall time, {slow[1] / fast[1]:.2f} x in CPU time"
 
 
 def _bare_turn(federation: Any, client: int, round_index: int, state: dict[str, Any]) -> None:
@@ -94,148 +119,60 @@ def overhead() -> None:
         for client in federation.sample_clients(round_index):
             federation.encoder.encode(federation.data.clients[client])
 
-    def ours(round_index: int) -> float:
+    def ours(round_index: int) -> Seconds:
         session.state.round = round_index
         session.state.params = start
-        started = time.perf_counter()
+        started = _now()
         clients = session.begin_round()
         for client in clients:
             update = session.turn(client)
             session.accept(update)
         session.end_round(len(clients))
         session.checkpoint()
-        return time.perf_counter() - started
+        return _since(started)
 
-    def bare(round_index: int) -> float:
-        started = time.perf_counter()
+    def bare(round_index: int) -> Seconds:
+        started = _now()
         for client in federation.sample_clients(round_index):
             _bare_turn(federation, client, round_index, start)
-        return time.perf_counter() - started
+        return _since(started)
 
-    medians = _medians(_alternating(bare=bare, ours=ours))
-    extra = medians["ours"] - medians["bare"]
-    print(f"bare loop {medians['bare']:.3f} s, a round of ours {medians['ours']:.3f} s")
-    print(f"overhead {100 * extra / medians['bare']:+.1f} %, {extra / 2:+.3f} s a client turn ({STEPS} steps)")
+    medians = _alternating(bare=bare, ours=ours)
+    for clock, loop, round_ in zip(("wall", "CPU"), medians["bare"], medians["ours"], strict=True):
+        extra = round_ - loop
+        print(f"{clock} time: bare loop {loop:.3f} s, a round of ours {round_:.3f} s; overhead "
+              f"{100 * extra / loop:+.1f} %, {extra / 2:+.3f} s a client turn ({STEPS} steps)")  # fmt: skip
 
 
 def host() -> None:
-    """What FederatedScope adds to a round: its wall time less the local training, and the bare loop beside it."""
-    config = _config()
-    federation = _federation(config)
-    start = federation.initial_state()
+    """What FederatedScope adds to a round and to memory, with 10 and with 100 clients, beside the embedded engine."""
     rounds = REPEATS + 2
-    for round_index in range(rounds):
-        for client in federation.sample_clients(round_index):
-            federation.encoder.encode(federation.data.clients[client])
-    with tempfile.TemporaryDirectory() as folder:
-        seconds: dict[str, list[dict[str, float]]] = {}
-        for engine in ("embedded", "federatedscope"):
-            words = ["train.local_update_steps", STEPS, "federate.total_round_num", rounds, "eval.freq", rounds]
-            words += ["fedmllm.eval.zero_shot", "False", "outdir", folder, "expname", engine, "fedmllm.eval.limit", 8]
-            command = [sys.executable, "-m", "fs_fedmllm", "run", str(PRESET), "--engine", engine]
-            subprocess.run([*command, *map(str, words)], check=True, capture_output=True)
-            lines = [json.loads(x) for x in (Path(folder) / engine / "metrics.jsonl").read_text().splitlines()]
-            seconds[engine] = [line for line in lines if line["kind"] == "round"][2:]
-    for engine, lines in seconds.items():
-        wall = statistics.median(line["seconds"] for line in lines)
-        rest = statistics.median(line["seconds"] - line["training_seconds"] for line in lines)
-        print(f"{engine}: round {wall:.3f} s, of it not local training {rest:.3f} s = {100 * rest / wall:.1f} %, "
-              f"{rest / 2:.3f} s a client turn (first encoding of rows included)")  # fmt: skip
-    del start
-
-
-def rival() -> None:
-    """A round with evaluation, against a faithful loop in the authors' style on the same model, rows and steps."""
-    import copy
-
-    import torch
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from transformers import Trainer, TrainingArguments
-
-    from fs_fedmllm.training.encoding import Encoder
-
-    config = _config("fedmllm.eval.limit", 32)
-    federation = _federation(config)
-    plain = Encoder(federation.mllm, federation.data.template, "original", None)  # vision tower every time
-    start = federation.initial_state()
-    model = federation.mllm.model
-    test = federation._evaluated("test")
-
-    class AuthorsTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None):
-            labels = inputs.pop("labels")
-            logits = model(**inputs).logits[:, -labels.shape[1] :]
-            return torch.nn.functional.cross_entropy(
-                logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
-            )
-
-    def collate(rows: list[Any]) -> dict[str, Any]:
-        batch = plain.collate(rows, completions=True)
-        return {"labels": batch.labels, **batch.inputs}
-
-    def theirs(round_index: int) -> float:
-        started = time.perf_counter()
-        local_states = []
-        for client in federation.sample_clients(round_index):
-            set_peft_model_state_dict(model, copy.deepcopy(start))
-            rows = federation.data.clients[client]
-            turn = federation.plan(client, round_index, len(rows))
-            chosen = plain.encode([rows[i] for batch in turn.batches for i in batch])
-            arguments = TrainingArguments(
-                output_dir=tempfile.gettempdir(), per_device_train_batch_size=1, gradient_accumulation_steps=16,
-                max_steps=STEPS, learning_rate=turn.lr, report_to=[], save_strategy="no", disable_tqdm=True,
-                logging_strategy="no", remove_unused_columns=False, use_cpu=True, dataloader_pin_memory=False,
-                weight_decay=0.1, adam_beta2=0.95, lr_scheduler_type="cosine", warmup_steps=1,
-            )  # fmt: skip
-            AuthorsTrainer(model=model, args=arguments, train_dataset=chosen, data_collator=collate).train()
-            local_states.append(copy.deepcopy(get_peft_model_state_dict(model)))
-        set_peft_model_state_dict(
-            model, {name: torch.stack([s[name] for s in local_states]).mean(0) for name in start}
-        )
-        model.eval()
-        for row in plain.encode(test):
-            batch = plain.collate([row], completions=False)
-            with torch.no_grad():
-                federation.mllm.inner.generate(**batch.inputs, max_new_tokens=32, do_sample=True, temperature=0.7)
-        return time.perf_counter() - started
-
-    def ours(round_index: int) -> float:
-        from fs_fedmllm.aggregation import RunningMean
-
-        started = time.perf_counter()
-        mean = RunningMean(start)
-        for client in federation.sample_clients(round_index):
-            federation.accept(mean, start, federation.client_turn(client, round_index, start))
-        params, _ = federation.server_step(start, {}, mean)
-        federation.mllm.adapter.load(params)
-        federation.evaluator.evaluate(test)
-        return time.perf_counter() - started
-
-    medians = _medians(_alternating(theirs=theirs, ours=ours))
-    print(f"authors' style {medians['theirs']:.2f} s, ours {medians['ours']:.2f} s a round with {len(test)} test rows")
-    print(f"ratio {medians['theirs'] / medians['ours']:.1f} x")
-
-
-def _realistic() -> Any:
-    """A LLaVA of random weights with a vision tower as heavy, beside its language model, as in small real MLLMs."""
-    import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6,
-                              image_size=224, patch_size=16, projection_dim=384)  # fmt: skip
-    text = LlamaConfig(hidden_size=384, intermediate_size=1024, num_hidden_layers=10, num_attention_heads=6,
-                       num_key_value_heads=6, vocab_size=4096)  # fmt: skip
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=5, vision_feature_layer=-1)
-    )
+    for clients in (10, 100):
+        with tempfile.TemporaryDirectory() as folder:
+            for engine in ("embedded", "federatedscope"):
+                words = ["train.local_update_steps", STEPS, "federate.total_round_num", rounds, "eval.freq", rounds]
+                words += ["fedmllm.eval.zero_shot", "False", "outdir", folder, "expname", engine, "fedmllm.workers", 1]
+                words += ["fedmllm.eval.limit", 8, "federate.client_num", clients, "data.splitter", "fedmllm_aligned"]
+                words += ["data.splitter_args", "[{alpha: 5.0}]", *MODEL]
+                command = [sys.executable, "-m", "fs_fedmllm", "run", str(PRESET), "--engine", engine]
+                process = subprocess.Popen(
+                    [*command, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+                _, status, used = os.wait4(process.pid, 0)
+                if status:
+                    raise SystemExit(f"{engine} failed: {' '.join(map(str, words))}")
+                lines = [json.loads(x) for x in (Path(folder) / engine / "metrics.jsonl").read_text().splitlines()]
+                done = [line for line in lines if line["kind"] == "round"][2:]
+                wall = statistics.median(line["seconds"] for line in done)
+                rest = statistics.median(line["seconds"] - line["training_seconds"] for line in done)
+                print(f"{clients} clients, {engine}: round {wall:.3f} s, of it not local training {rest:.3f} s = "
+                      f"{100 * rest / wall:.1f} %, {rest / 2:.3f} s a client turn (first encoding of rows included); "
+                      f"whole job {used.ru_utime + used.ru_stime:.1f} s of CPU time, "
+                      f"{used.ru_maxrss / 1024:.0f} MiB at most", flush=True)  # fmt: skip
 
 
 def vision() -> None:
     """A turn with the cache on and off."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
     from fs_fedmllm.training.encoding import Encoder
     from fs_fedmllm.training.trainer import LocalTrainer
 
@@ -244,54 +181,29 @@ def vision() -> None:
     pixels = Encoder(federation.mllm, federation.data.template, "original", None)
     rows = federation.data.clients[1]
     turn = federation.plan(1, 0, len(rows))
+    used = sorted({i for batch in turn.batches for i in batch})
     trainers = {
-        name: (LocalTrainer(federation.mllm, encoder, config.fedmllm.train), encoder.encode(rows))
+        name: (
+            LocalTrainer(federation.mllm, encoder, config.fedmllm.train),
+            dict(zip(used, encoder.encode([rows[i] for i in used]), strict=True)),
+        )
         for name, encoder in (("off", pixels), ("on", federation.encoder))
     }
 
-    def timed(name: str) -> Callable[[int], float]:
+    def timed(name: str) -> Callable[[int], Seconds]:
         trainer, encoded = trainers[name]
 
-        def run(_: int) -> float:
+        def run(_: int) -> Seconds:
             federation.mllm.adapter.load(federation.initial_state())
-            started = time.perf_counter()
+            started = _now()
             trainer.fit(encoded, turn)
-            return time.perf_counter() - started
+            return _since(started)
 
         return run
 
-    medians = _medians(_alternating(off=timed("off"), on=timed("on")))
-    print(
-        f"embedded model: off {medians['off']:.2f} s, on {medians['on']:.2f} s, {medians['off'] / medians['on']:.2f} x"
-    )
-
-    inner = _realistic()
-    sizes = [
-        sum(p.numel() for p in part.parameters()) / 1e6
-        for part in (inner.model.vision_tower, inner.model.language_model)
-    ]
-    get_peft_model(
-        inner, LoraConfig(r=8, target_modules=r".*language_model\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)")
-    )
-    tokens = (224 // 16) ** 2
-    ids = torch.randint(10, 4000, (4, tokens + 60))
-    ids[:, :tokens] = 5
-    images = torch.randn(4, 3, 224, 224)
-    with torch.no_grad():
-        features = inner.get_image_features(pixel_values=images, return_dict=True)
-
-    def step(**inputs: Any) -> float:
-        started = time.perf_counter()
-        inner(input_ids=ids, logits_to_keep=4, **inputs).logits.sum().backward()
-        return time.perf_counter() - started
-
-    medians = _medians(
-        _alternating(
-            off=lambda _: step(pixel_values=images), on=lambda _: step(mm_encoder_outputs={"image": features})
-        )
-    )
-    print(f"vision {sizes[0]:.0f} M, language {sizes[1]:.0f} M, {tokens} image tokens: off {medians['off']:.2f} s, "
-          f"on {medians['on']:.2f} s a step of 4 rows, {medians['off'] / medians['on']:.2f} x")  # fmt: skip
+    medians = _alternating(off=timed("off"), on=timed("on"))
+    print(f"vision features: off {medians['off'][0]:.2f} s, on {medians['on'][0]:.2f} s a turn; "
+          f"{_ratio(medians['off'], medians['on'])}")  # fmt: skip
 
 
 def evaluation() -> None:
@@ -304,13 +216,13 @@ def evaluation() -> None:
     encoded = federation.encoder.encode(rows)
     answers: list[str] = []
 
-    def forced(_: int) -> float:
-        started = time.perf_counter()
+    def forced(_: int) -> Seconds:
+        started = _now()
         federation.evaluator.option_log_probs(rows)
-        return time.perf_counter() - started
+        return _since(started)
 
-    def generated(_: int) -> float:
-        started = time.perf_counter()
+    def generated(_: int) -> Seconds:
+        started = _now()
         answers.clear()
         for row in encoded:
             batch = federation.encoder.collate([row], completions=False)
@@ -319,14 +231,14 @@ def evaluation() -> None:
                     **batch.inputs, max_new_tokens=32, min_new_tokens=32, do_sample=False, use_cache=True
                 )
             answers.append(federation.mllm.tokenizer.decode(output[0, batch.inputs["input_ids"].shape[1] :]))
-        return time.perf_counter() - started
+        return _since(started)
 
-    medians = _medians(_alternating(generated=generated, forced=forced))
+    medians = _alternating(generated=generated, forced=forced)
     letters = [answer.strip()[1:2] for answer in answers]
     chosen = ["ABCDEFGH"[i] for i in federation.evaluator.option_log_probs(rows).argmax(axis=1)]
     same = sum(a == b for a, b in zip(letters, chosen, strict=True))
-    print(f"generate {medians['generated']:.2f} s, forced choice {medians['forced']:.3f} s for {len(rows)} rows: "
-          f"{medians['generated'] / medians['forced']:.0f} x; same decision in {same} of {len(rows)}")  # fmt: skip
+    print(f"{len(rows)} rows: generate {medians['generated'][0]:.2f} s, forced choice {medians['forced'][0]:.3f} s; "
+          f"{_ratio(medians['generated'], medians['forced'])}; same decision in {same} of {len(rows)}")  # fmt: skip
 
 
 def memory() -> None:
@@ -365,8 +277,26 @@ def memory() -> None:
         print(f"{clients} clients: {adapters:.2f} adapters above the loaded model")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parse the command line and run one row."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("overhead", "host", "rival", "vision", "evaluation", "memory"))
-    globals()[parser.parse_args().what]()
+    parser.add_argument("what", choices=("overhead", "host", "vision", "evaluation", "memory"))
+    parser.add_argument("--model", default="tiny", help="tiny, a folder, a hub id, realistic or small")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps in a turn")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    chosen = parser.parse_args()
+    globals().update(STEPS=chosen.steps, REPEATS=chosen.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        path = chosen.model
+        if path in SHAPES:
+            path = folder
+            print("random weights, in millions:", write_model(Path(folder), chosen.model, chosen.dtype))
+        MODEL.extend(["model.fedmllm.path", path, "model.fedmllm.dtype", chosen.dtype, "use_gpu", str(chosen.gpu)])
+        globals()[chosen.what]()
+
+
+if __name__ == "__main__":
+    main()
