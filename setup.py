@@ -65,6 +65,7 @@ EXTRAS = {
     "fs": ["protobuf>=4.22,<8", "grpcio>=1.60,<2", "pympler>=1.0,<2", "scipy>=1.13,<2"],
     "distributed": ["grpcio>=1.60,<2", "cryptography>=42,<51"],
     "quant": ["bitsandbytes>=0.46.1"],
+    "smolvlm": ["num2words>=0.5.14,<1"],
     "judge": ["openai>=2,<4"],
     "hub": ["huggingface_hub>=1.33,<3"],
     "trl": ["trl>=1.10,<2"],
