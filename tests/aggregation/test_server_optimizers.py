@@ -187,10 +187,12 @@ def test_the_weighting_of_each_method():
         "fedadagrad": "uniform",
         "fedadam": "uniform",
         "fedyogi": "uniform",
+        "scaffold": "uniform",
+        "feddyn": "uniform",
     }
 
 
-@pytest.mark.parametrize("method", ["fedadagard", "FedAvg", "fedprox", "fedavg-fedprox-adaptive", "scaffold", ""])
+@pytest.mark.parametrize("method", ["fedadagard", "FedAvg", "fedprox", "fedavg-fedprox-adaptive", "fednova", ""])
 def test_unknown_methods_are_errors(method):
     with pytest.raises(ConfigError, match="Unknown server method") as error:
         build_server_optimizer(method, lr=1.0, beta1=0.9, beta2=0.99, tau=1e-3, switches={})
