@@ -236,7 +236,7 @@ def test_rooms_import_what_the_architecture_allows(room: str) -> None:
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     readme = (REPOSITORY / "README.md").read_text()
-    extras = "dev,fs,distributed,judge,plot,evaluate,privacy"
+    extras = "dev,fs,distributed,judge,plot,evaluate,privacy,quant,smolvlm"
     for shared in (f"install -c constraints.txt -e '.[{extras}]'", "--dist loadfile"):
         assert shared in ci and shared in readme
 
