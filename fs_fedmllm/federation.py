@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from types import MappingProxyType
 
 import torch
 
+from fs_fedmllm.agenda import evaluated_rows, round_clients, turn_batches
 from fs_fedmllm.aggregation import (
     Cohort,
     RoundRule,
@@ -50,7 +50,7 @@ from fs_fedmllm.scenarios.build import apply_scenario
 from fs_fedmllm.scenarios.manifest import Manifest
 from fs_fedmllm.scenarios.switches import profile_params
 from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.plan import STREAM_DROPOUT, STREAM_ORDER, STREAM_SAMPLING, plan_batches, turn_generator
+from fs_fedmllm.training.plan import STREAM_DROPOUT, turn_generator
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, layer_mask
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
@@ -286,15 +286,7 @@ class Federation:
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""
-        if self._replayed:
-            return list(self._replayed[round_index])
-        if self.config.federate.method == "global":
-            return [1]
-        total, wanted = self.config.federate.client_num, self.config.sampled_clients
-        if self.config.switches["client_sampling"] == "round_seed":
-            return sorted(k + 1 for k in random.Random(round_index).sample(range(total), wanted))
-        rng = turn_generator(self.config.seed, STREAM_SAMPLING, round_index, 0)
-        return sorted(int(k) + 1 for k in rng.choice(total, size=wanted, replace=False))
+        return round_clients(self.config, round_index, self._replayed)
 
     def penalty(self, client: int) -> Penalty:
         """The client's regulariser, adapted to its measured missing rate."""
@@ -313,16 +305,8 @@ class Federation:
         """What the client does in this round: rows of each step, learning rate, regulariser, dropout seed."""
         config, local = self.config, self.config.fedmllm.train
         switches = config.switches
-        order_round = 0 if switches["sample_order"] == "repeated" else round_index
         return Turn(
-            batches=plan_batches(
-                rows,
-                amount=config.train.local_update_steps,
-                unit=config.train.batch_or_epoch,
-                batch_size=local.batch_size,
-                rng=turn_generator(config.seed, STREAM_ORDER, order_round, client),
-                drop_tail=switches["accumulation_tail"] == "dropped",
-            ),
+            batches=turn_batches(config, client, round_index, rows),
             lr=round_lr(
                 config.train.optimizer.lr,
                 round_index,
@@ -524,8 +508,9 @@ class Federation:
             ``val_*`` and ``test_*`` metrics; ``test_image_*`` and ``test_text_*`` for the slices.
         """
         self.mllm.adapter.load(state)
-        numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(self._evaluated("val")).items()}
-        test = self._evaluated("test")
+        val = evaluated_rows(self.config, self.data.dataset.val)
+        test = evaluated_rows(self.config, self.data.dataset.test)
+        numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(val).items()}
         views = ("both", "image", "text") if slices and any(row.presence == "both" for row in test) else ("both",)
         for shown in views:
             figures, predictions = self.evaluator.predict(
@@ -536,19 +521,6 @@ class Federation:
             if keep is not None:
                 keep += predictions
         return numbers
-
-    def _evaluated(self, split: str) -> Sequence[Sample]:
-        """Rows of a split, thinned out evenly where the configuration limits them."""
-        rows: Sequence[Sample] = getattr(self.data.dataset, split)
-        limit = self.config.fedmllm.eval.limit
-        if not 0 < limit < len(rows):
-            return rows
-        return [rows[i * len(rows) // limit] for i in range(limit)]
-
-    def wants_slices(self, done_rounds: int) -> bool:
-        """Whether the single-modality slices are due after so many rounds."""
-        wanted = self.config.fedmllm.eval.slices
-        return wanted == "always" or (wanted == "ends" and done_rounds in (0, self.config.federate.total_round_num))
 
 
 def missing_rate(rows: Sequence[Sample]) -> float:

@@ -15,6 +15,7 @@ import torch
 from fs_fedmllm import __version__
 from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.adapter_folder import describe
+from fs_fedmllm.agenda import evaluation_due, slices_due
 from fs_fedmllm.aggregation import RoundRule, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
@@ -355,13 +356,12 @@ class Session:
 
     def evaluation_due(self) -> bool:
         """Whether the round that just ended is to be evaluated; the last one always is."""
-        done = self.state.round
-        return done % self.config.eval.freq == 0 or done >= self.config.federate.total_round_num
+        return evaluation_due(self.config, self.state.round)
 
     def evaluate(self, done_rounds: int) -> dict[str, float]:
         """Evaluate the global adapter and keep it if it is the best so far."""
         kept: list[Prediction] = []
-        slices = self.federation.wants_slices(done_rounds)
+        slices = slices_due(self.config, done_rounds)
         figures = self.federation.evaluate(self.state.params, slices=slices, keep=kept)
         self._predictions = kept
         self.note_evaluation(done_rounds, figures)
@@ -373,7 +373,7 @@ class Session:
         per_client, self._predictions = [], []
         for client, state in sorted(states.items()):
             own: list[Prediction] = []
-            figures = self.federation.evaluate(state, slices=self.federation.wants_slices(done), keep=own)
+            figures = self.federation.evaluate(state, slices=slices_due(self.config, done), keep=own)
             self._predictions += of_client(own, client)
             self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
             write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))

@@ -13,8 +13,10 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
+from fs_fedmllm.federation import prepare_data
 from fs_fedmllm.planner import packages
 from fs_fedmllm.planner.plan import make_plan
+from fs_fedmllm.planner.work import count_work
 from fs_fedmllm.simulation import run
 
 Make = Callable[..., schema.Config]
@@ -43,6 +45,27 @@ def test_bytes_steps_and_turns_are_those_of_the_run(short_config: Make, words: t
     assert plan.work["rows_trained"] == sum(line["rows"] for line in turns)
     scored = sum(line[f"{part}_total"] for line in lines if line["kind"] == "evaluation" for part in ("val", "test"))
     assert plan.work["rows_scored"] == scored
+
+
+def test_a_replay_is_counted_with_its_recorded_clients(short_config: Make, tmp_path: Path) -> None:
+    record = tmp_path / "results.json"
+    config = short_config("cross_i3t7", "fedmllm.replay", record)
+    assert any("fedmllm.replay" in problem for problem in make_plan(config).problems)
+    record.write_text(json.dumps({"participants": [[2, 5, 9], [4]]}))
+    data = prepare_data(config)
+    work = count_work(config, data)
+    assert (work.clients_per_round, work.turns) == (3, 4)
+    trained = [row for batch in work.first[1] for row in batch]
+    assert trained and all(row in data.clients[5] for row in trained)
+
+
+def test_a_plan_says_that_private_draws_are_not_known(short_config: Make) -> None:
+    dp = ("fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multiplier", "2.0")
+    said = [
+        any("in secret" in note for note in make_plan(short_config("cross_i3t7", *words)).notes)
+        for words in ((), dp, (*dp, "federate.sample_client_num", "10"))
+    ]
+    assert said == [False, True, False]
 
 
 def test_a_plan_of_shapes_has_every_part(short_config: Make) -> None:

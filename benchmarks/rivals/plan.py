@@ -28,6 +28,7 @@ def _plain(target: Any) -> str | list[str]:
 def make(rounds: int, steps: int) -> dict[str, Any]:
     """The plan: rows as prompts, image paths and answers; who trains on which of them in each round."""
     from fs_fedmllm import config as schema
+    from fs_fedmllm.agenda import evaluated_rows
     from fs_fedmllm.federation import Federation, prepare_data
     from fs_fedmllm.models.loader import TINY
 
@@ -54,7 +55,7 @@ def make(rounds: int, steps: int) -> dict[str, Any]:
         "steps": steps,
         "clients": {str(client): [told(row) for row in rows] for client, rows in data.clients.items()},
         "rounds": planned,
-        "test": [told(row) for row in federation._evaluated("test")],
+        "test": [told(row) for row in evaluated_rows(config, data.dataset.test)],
     }
 
 

@@ -126,7 +126,6 @@ def _data(plan: Plan, config: Config) -> Work | None:
         plan.data["present"] = False
         plan.problems.append(str(error))
         return None
-    work = count_work(config, data)
     sizes_of_clients = [len(rows) for rows in data.clients.values()]
     plan.data |= {
         "present": True,
@@ -136,9 +135,18 @@ def _data(plan: Plan, config: Config) -> Work | None:
         "clients": len(sizes_of_clients),
         "smallest_client": min(sizes_of_clients),
         "largest_client": max(sizes_of_clients),
-        "rows_used": len(work.used),
-        "images_used": work.images,
     }
+    try:
+        work = count_work(config, data)
+    except FedMLLMError as error:
+        plan.problems.append(str(error))
+        return None
+    if config.fedmllm.privacy.dp.enabled and config.sampled_clients < config.federate.client_num:
+        plan.notes.append(
+            "Differential privacy draws clients in secret, so the run will draw others than this plan: turns, steps, "
+            "rows, images and the heaviest step are those of one draw that it could make."
+        )
+    plan.data |= {"rows_used": len(work.used), "images_used": work.images}
     plan.work = {
         "rounds": config.federate.total_round_num,
         "clients_per_round": work.clients_per_round,

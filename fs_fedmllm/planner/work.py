@@ -1,18 +1,19 @@
 """What a run does, counted before it does it: clients of every round, their steps, the rows and images they touch.
 
-Draws are functions of the seed, the round and the client, so the count is exact and costs no training.
+Draws are functions of the seed, the round and the client, so the count is exact and costs no training. Under
+differential privacy clients are drawn in secret, and the count is that of one draw that the run could make.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fs_fedmllm.agenda import evaluated_rows, evaluation_due, round_clients, slices_due, turn_batches
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.federation import FederatedData
-from fs_fedmllm.training.plan import STREAM_ORDER, STREAM_SAMPLING, plan_batches, turn_generator
+from fs_fedmllm.replay import recorded_participants
 
 
 @dataclass(frozen=True)
@@ -57,31 +58,18 @@ def length(row: Sample) -> int:
     return (100_000 if row.image is not None else 0) + len(row.text or "") + len(row.question or "")
 
 
-def _drawn(config: Config, round_index: int) -> list[int]:
-    """As :meth:`fs_fedmllm.federation.Federation.sample_clients`, which needs a loaded model."""
-    method, total = config.federate.method, config.federate.client_num
-    if method == "global":
-        return [1]
-    if method == "local":
-        return list(range(1, total + 1))
-    if config.switches["client_sampling"] == "round_seed":
-        return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))
-    rng = turn_generator(config.seed, STREAM_SAMPLING, round_index, 0)
-    return sorted(int(k) + 1 for k in rng.choice(total, size=config.sampled_clients, replace=False))
-
-
-def _evaluated(rows: Sequence[Sample], limit: int) -> Sequence[Sample]:
-    return rows if not 0 < limit < len(rows) else [rows[i * len(rows) // limit] for i in range(limit)]
-
-
 def count_work(config: Config, data: FederatedData) -> Work:
     """Count what the run will do.
 
     Args:
         config: the run's configuration.
         data: rows of every client.
+
+    Raises:
+        ConfigError: ``fedmllm.replay`` names no record of such a run.
     """
-    local, switches = config.fedmllm.train, config.switches
+    local = config.fedmllm.train
+    recorded = recorded_participants(config) if config.fedmllm.replay else ()
     rounds = config.federate.total_round_num
     turns = steps = rows = widest = 0
     touched: dict[tuple[object, ...], Sample] = {}
@@ -94,17 +82,8 @@ def count_work(config: Config, data: FederatedData) -> Work:
     first: list[list[list[Sample]]] = []
     heaviest: tuple[tuple[int, int], int, list[int]] = ((0, 0), 0, [])
     for round_index in range(rounds):
-        for client in _drawn(config, round_index):
-            batches = plan_batches(
-                len(data.clients[client]),
-                amount=config.train.local_update_steps,
-                unit=config.train.batch_or_epoch,
-                batch_size=local.batch_size,
-                rng=turn_generator(
-                    config.seed, STREAM_ORDER, 0 if switches["sample_order"] == "repeated" else round_index, client
-                ),
-                drop_tail=switches["accumulation_tail"] == "dropped",
-            )
+        for client in round_clients(config, round_index, recorded):
+            batches = turn_batches(config, client, round_index, len(data.clients[client]))
             turns += 1
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
@@ -119,16 +98,14 @@ def count_work(config: Config, data: FederatedData) -> Work:
     for client, indices in seen.items():
         for i in indices:
             touch(data.clients[client][i])
-    limit = config.fedmllm.eval.limit
-    val, test = _evaluated(data.dataset.val, limit), _evaluated(data.dataset.test, limit)
-    due = [r for r in range(1, rounds + 1) if r % config.eval.freq == 0 or r == rounds]
+    val, test = evaluated_rows(config, data.dataset.val), evaluated_rows(config, data.dataset.test)
+    due = [done for done in range(1, rounds + 1) if evaluation_due(config, done)]
     if config.federate.method == "local":
         due = [rounds] * config.federate.client_num
     if config.fedmllm.eval.zero_shot:
         due = [0, *due]
     scored = len(due) * (len(val) + len(test))
-    slices = config.fedmllm.eval.slices
-    sliced = [r for r in due if slices == "always" or (slices == "ends" and r in (0, rounds))]
+    sliced = [done for done in due if slices_due(config, done)]
     shown = [row.showing(image=image, text=not image) for row in test for image in (True, False)] if sliced else []
     shown = [row for row in shown if row.presence != "neither"] if any(r.presence == "both" for r in test) else []
     scored += len(sliced) * len(shown)
@@ -139,7 +116,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     by_length = sorted((*val, *test), key=length)
     middle = max(0, (len(by_length) - eval_batch) // 2)
     return Work(
-        clients_per_round=len(_drawn(config, 0)),
+        clients_per_round=len(round_clients(config, 0, recorded)),
         turns=turns,
         steps=steps,
         rows=rows,
