@@ -424,11 +424,7 @@ class Federation:
         Args:
             received: the adapter that the clients received, float32.
         """
-        assert self.server is not None
-        expected = self.server.expected(received)
-        allowed = federated_names(expected, self.config.fedmllm.aggregation)
-        state = {name: tensor for name, tensor in expected.items() if name in allowed}
-        return self.codec.encode(received, state, {})[0]
+        return self.codec.encode(received, self.shared(received), {})[0]
 
     def accept(self, rule: RoundRule, params: State, update: Update) -> None:
         """Check an update and add it to the round; call in ascending client order.
@@ -447,16 +443,15 @@ class Federation:
             state: Mapping[str, torch.Tensor] = self.codec.decode(update.state, params)
         except UpdateError as error:
             raise UpdateError(f"Client {update.client}: {error}.") from error
-        expected = self.server.expected(params)
         if options.ranks:
             state = from_rank(state, params)
-        check_update(update.client, expected, state)
-        allowed = federated_names(expected, options)
-        if unknown := [name for name in state if name not in allowed]:
+        check_update(update.client, self.server.expected(params), state)
+        shared = self.shared(params)
+        if unknown := [name for name in state if name not in shared]:
             raise UpdateError(f"Client {update.client} sent {unknown[0]!r}, which is frozen in this run.")
         # A rule that compares whole updates would fail for all because of one that is not whole.
         whole = isinstance(rule, Cohort) or self.server.weighs_all_names
-        if whole and (missing := [name for name in expected if name in allowed and name not in state]):
+        if whole and (missing := [name for name in shared if name not in state]):
             raise UpdateError(f"Client {update.client} did not send {missing[0]!r}.")
         if options.max_update_norm:
             state = bound_update(
