@@ -277,29 +277,49 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
             torch.nn.Module.to(inner, device)
         elif options.device_map:
             device = inner.get_input_embeddings().weight.device
-        model, depth, groups = attach(options, family, inner)
+        return assemble(options, family, processor, inner, device, _identity(options, path, inner, device))
+
+
+def _identity(options: ModelOptions, path: str, inner: Any, device: torch.device) -> str:
+    parts = [
+        _file_digest(path),
+        options.revision or str(getattr(inner.config, "_commit_hash", "")),
+        options.dtype,
+        device.type,
+        # What is the default leaves a cache of an earlier release valid.
+        *([json.dumps(options.image, sort_keys=True)] if options.image else []),
+        *([options.attention] if options.attention else []),
+        *([str(options.quantization)] if options.quantization.type != "none" else []),
+    ]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def assemble(
+    options: ModelOptions, family: Family, processor: Any, inner: Any, device: torch.device, identity: str = ""
+) -> MLLM:
+    """Give a transformers model its federated slots, and put it together with its processor.
+
+    Args:
+        options: ``model.fedmllm``.
+        family: of the model.
+        processor: of the checkpoint; without a padding token it is given the one that ends a text.
+        inner: the model, on its device or on ``meta``.
+        device: where it is.
+        identity: see :class:`MLLM`; a model without weights has none.
+
+    Raises:
+        ModelError: see :func:`attach`.
+    """
+    model, depth, groups = attach(options, family, inner)
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return MLLM(
         model=model,
         inner=inner,
         processor=processor,
-        adapter=Adapter.collect(model, depth, "" if family.layers == Family("").layers else family.layers),
+        adapter=Adapter.collect(model, depth, "" if family.layers == Family.layers else family.layers),
         device=device,
-        identity=hashlib.sha256(
-            "|".join(
-                [
-                    _file_digest(path),
-                    options.revision or str(getattr(inner.config, "_commit_hash", "")),
-                    options.dtype,
-                    device.type,
-                    # What is the default leaves a cache of an earlier release valid.
-                    *([json.dumps(options.image, sort_keys=True)] if options.image else []),
-                    *([options.attention] if options.attention else []),
-                    *([str(options.quantization)] if options.quantization.type != "none" else []),
-                ]
-            ).encode()
-        ).hexdigest(),
+        identity=identity,
         source=options.path,
         family=family,
         image_arguments=dict(options.image),

@@ -12,9 +12,8 @@ import torch
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
-from fs_fedmllm.models.adapter import Adapter
-from fs_fedmllm.models.families import Family, family_of
-from fs_fedmllm.models.loader import MLLM, attach, resolve_path
+from fs_fedmllm.models.families import family_of
+from fs_fedmllm.models.loader import MLLM, assemble, resolve_path
 from fs_fedmllm.models.torchvision import images_without_torchvision
 
 
@@ -148,21 +147,7 @@ def skeleton(options: ModelOptions, *, online: bool = False) -> MLLM:
         raise ModelError(f"Cannot read the configuration of the model {options.path!r}: {error}") from error
     family = family_of(config.model_type)
     with torch.device("meta"):
-        model, depth, groups = attach(options, family, inner)
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return MLLM(
-        model=model,
-        inner=inner,
-        processor=processor,
-        adapter=Adapter.collect(model, depth, "" if family.layers == Family("").layers else family.layers),
-        device=torch.device("meta"),
-        identity="",
-        source=options.path,
-        family=family,
-        image_arguments=dict(options.image),
-        groups=groups,
-    )
+        return assemble(options, family, processor, inner, torch.device("meta"))
 
 
 #: Bytes of a quantised weight: NF4 and FP4 with a float32 scale for 64 values (with double quantisation an eighth of
