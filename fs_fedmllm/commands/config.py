@@ -26,6 +26,15 @@ def find_config(name: str) -> Path:
     return find_shipped(name, "configs", "configuration")
 
 
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """The command line's overrides, those that ``--tiny`` stands for before them."""
+    if not args.tiny:
+        return list(args.overrides)
+    from fs_fedmllm.presets import TINY
+
+    return [*TINY, *args.overrides]
+
+
 def _config(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.commands.config import find_config, overrides_of
 
 
 def add(commands: Any) -> None:
@@ -25,11 +25,7 @@ def add(commands: Any) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 
-    if args.tiny:
-        from fs_fedmllm.presets import TINY
-
-        args.overrides = [*TINY, *args.overrides]
-    config = schema.load(find_config(args.config), args.overrides)
+    config = schema.load(find_config(args.config), overrides_of(args))
     from fs_fedmllm.planner.plan import make_plan
     from fs_fedmllm.planner.show import table
 

@@ -7,7 +7,7 @@ import re
 import time
 from typing import Any
 
-from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.commands.config import find_config, overrides_of
 from fs_fedmllm.errors import ConfigError
 
 
@@ -24,11 +24,7 @@ def add(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    path = find_config(args.config)
-    if args.tiny:
-        from fs_fedmllm.presets import TINY
-
-        args.overrides = [*TINY, *args.overrides]
+    path, words = find_config(args.config), overrides_of(args)
     engine = args.engine
     if engine == "auto":
         import importlib.util
@@ -36,15 +32,15 @@ def _run(args: argparse.Namespace) -> int:
         engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
     from fs_fedmllm import config as schema
 
-    config = schema.load(path, args.overrides, host=engine == "federatedscope")
+    config = schema.load(path, words, host=engine == "federatedscope")
     if engine == "federatedscope":
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
         try:
             # FederatedScope reads its command line as Python, we as YAML: [{alpha: 1.0}], true.
-            values = [(word, schema.parse_override(word)) for word in args.overrides[1::2]]
-            args.overrides[1::2] = [word if isinstance(value, str) else repr(value) for word, value in values]
-            return run_in_federatedscope(path, args.overrides)
+            values = [(word, schema.parse_override(word)) for word in words[1::2]]
+            words[1::2] = [word if isinstance(value, str) else repr(value) for word, value in values]
+            return run_in_federatedscope(path, words)
         except (KeyError, AssertionError) as error:  # from a file the former, from the command line the latter
             found = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", str(error.args[0]) if error.args else "")
             if found is None:
