@@ -47,7 +47,10 @@ def _run(args: argparse.Namespace) -> int:
                 raise
             raise ConfigError(f"{path}: {schema.unknown_key(found.group(1))}") from error
     if config.federate.mode != "standalone":
-        raise ConfigError("federate.mode must be standalone: runs of ours across machines are not available yet.")
+        raise ConfigError(
+            "federate.mode must be standalone: each site of a run across machines is started by itself, with "
+            "fs-fedmllm server and fs-fedmllm client."
+        )
     from fs_fedmllm.report.console import ConsoleProgress, closing_table
     from fs_fedmllm.simulation import run
 
