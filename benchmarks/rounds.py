@@ -48,7 +48,8 @@ def _config(*overrides: Any) -> Any:
 
 
 def _federation(config: Any) -> Any:
-    from fs_fedmllm.federation import Federation, prepare_data
+    from fs_fedmllm.federated_data import prepare_data
+    from fs_fedmllm.federation import Federation
 
     return Federation.build(config, prepare_data(config))
 

@@ -59,7 +59,7 @@ def _data(config: Any, rows: int, options: int) -> Any:
     """The triage task with its rows repeated, and with as many options."""
     from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.data.template import load_template
-    from fs_fedmllm.federation import FederatedData
+    from fs_fedmllm.federated_data import FederatedData
     from fs_fedmllm.scenarios.build import apply_scenario
 
     dataset = load_dataset(config.data.type, Path(config.data.root), {})

@@ -39,7 +39,8 @@ from fs_fedmllm.distributed.service import frame_limits, identity, serve
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import TransportClient
-from fs_fedmllm.federation import FederatedData, Federation, Update, prepare_data
+from fs_fedmllm.federated_data import FederatedData, prepare_data
+from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent

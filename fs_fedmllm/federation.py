@@ -33,12 +33,11 @@ from fs_fedmllm.aggregation.norm_bound import bound_update
 from fs_fedmllm.client_part import client_part, frozen_positions
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
-from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template, load_template
-from fs_fedmllm.errors import ConfigError, DataError, UpdateError
+from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.federated_data import FederatedData, missing_rate
+from fs_fedmllm.federated_data import prepare_data as prepare_data  # the planner's probe looks for it here
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
@@ -46,116 +45,12 @@ from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.replay import recorded_participants
-from fs_fedmllm.scenarios.build import apply_scenario
-from fs_fedmllm.scenarios.manifest import Manifest
-from fs_fedmllm.scenarios.switches import profile_params
 from fs_fedmllm.training.encoding import Encoder
 from fs_fedmllm.training.plan import STREAM_DROPOUT, turn_generator
 from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, layer_mask
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
 from fs_fedmllm.training.yoco import initial_state as yoco_state
-
-
-@dataclass(frozen=True)
-class FederatedData:
-    """Data after the scenario.
-
-    Attributes:
-        dataset: what the adapter read.
-        template: its prompts.
-        clients: client id (from 1) -> training rows, with what the client may see.
-        manifest: how the rows were dealt; names no rows at a site that knows but its own.
-        split: sha256 of the manifest that the site's folder was written for, where the site does not have it all.
-    """
-
-    dataset: Dataset
-    template: Template
-    clients: Mapping[int, Sequence[Sample]]
-    manifest: Manifest
-    split: str = ""
-
-    @property
-    def manifest_sha256(self) -> str:
-        """sha256 of the manifest of the whole split."""
-        return self.split or self.manifest.sha256
-
-
-def prepare_data(config: Config) -> FederatedData:
-    """Read the data set and apply the scenario to its training rows.
-
-    Raises:
-        ConfigError: the metric that picks the best round is on a split without rows, or is not one of the task's.
-        DataError: a label is outside the template's options.
-        ScenarioError: the scenario cannot be applied.
-    """
-    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
-    for warning in dataset.warnings:
-        logging.getLogger("fs_fedmllm").warning("%s", warning)
-    template = load_template(config.fedmllm.template or dataset.template)
-    check_labels(dataset, template)
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
-    }
-    split = apply_scenario(
-        config.scenario,
-        dataset.train,
-        config.federate.client_num,
-        profile_params(config.fedmllm.profile, dataset=dataset.name, **settings),
-        config.seed,
-        dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
-    )
-    clients: dict[int, Sequence[Sample]] = dict(split.clients)
-    if config.switches["text_only_label"] == "text":
-        clients = {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
-    if config.federate.method == "global":
-        clients = {1: [row for client in sorted(clients) for row in clients[client]]}
-    check_best(config, dataset, template)
-    return FederatedData(dataset, template, clients, split.manifest)
-
-
-def check_best(config: Config, dataset: Dataset, template: Template) -> None:
-    """The metric that picks the best round must be one that this task's evaluations have."""
-    name = config.eval.best_res_update_round_wise_key
-    part, _, metric = name.partition("_")
-    rows: Sequence[Sample] = getattr(dataset, part)
-    if not rows:
-        raise ConfigError(
-            f"eval.best_res_update_round_wise_key is {name!r}, but {dataset.name} has no {part} rows; use a metric of "
-            f"its {'test' if part == 'val' else 'val'} rows."
-        )
-    if template.task == "choice":
-        sampled = config.switches["decision"] == "sampled_text"
-        known = {"acc", "macro_f1", "weighted_f1"} | ({"unparsable"} if sampled else {"loss"})
-        known |= {"auc", "auc_hard"} if template.metric == "auc" else set()
-    else:
-        known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
-    if metric.removeprefix("image_").removeprefix("text_") not in known:
-        raise ConfigError(
-            f"eval.best_res_update_round_wise_key is {name!r}, but an evaluation of {dataset.name} has "
-            f"{', '.join(sorted(known))}."
-        )
-
-
-def check_labels(dataset: Dataset, template: Template) -> None:
-    if template.task != "choice":
-        return
-    for row in (*dataset.train, *dataset.val, *dataset.test):
-        if row.label is None or not 0 <= row.label < len(template.options):
-            raise DataError(
-                f"{row.source or row.id}: the label {row.label!r} is outside the {len(template.options)} options of "
-                f"the template {template.name!r}. Correct the row or name another template (fedmllm.template)."
-            )
-
-
-def _own_label(row: Sample, template: Template) -> Sample:
-    """A text-only row takes its text's own label where the data set has one (CrisisMMD)."""
-    name = row.keys.get("label_text")
-    if row.presence != "text" or name is None or name not in template.options:
-        return row
-    label = template.options.index(name)
-    return dataclasses.replace(row, label=label, answer=template.answer(label))
 
 
 def available_cores() -> int:
@@ -516,13 +411,6 @@ class Federation:
             if keep is not None:
                 keep += predictions
         return numbers
-
-
-def missing_rate(rows: Sequence[Sample]) -> float:
-    """beta_k: the largest share, over modalities, of a client's rows that lack it; a bare question is text."""
-    without_image = sum(row.image is None for row in rows)
-    without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)
-    return max(without_image, without_text) / len(rows)
 
 
 def _regularised(config: Config, mllm: MLLM) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def spread(visible: int, own: int, wanted: int, clients: int) -> list[int]:
 def _serve_afresh(pipe: Connection, config: dict[str, Any], device: int) -> None:
     """A started process's life: the run's pieces on a device of its own (-1: the processor), then as a fork's."""
     from fs_fedmllm.config import from_mapping
-    from fs_fedmllm.federation import prepare_data
+    from fs_fedmllm.federated_data import prepare_data
 
     own = dataclasses.replace(from_mapping(config), device=device)
     try:

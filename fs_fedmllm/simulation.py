@@ -11,7 +11,8 @@ from typing import Any
 
 from fs_fedmllm.aggregation import State
 from fs_fedmllm.config import Config
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.parallel import TurnPool, further_accelerators, useful_workers
 from fs_fedmllm.run_folder import RunFolder, run_path
 from fs_fedmllm.session import Listener, Session, Silent

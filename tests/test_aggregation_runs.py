@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent

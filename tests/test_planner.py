@@ -13,7 +13,7 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
-from fs_fedmllm.federation import prepare_data
+from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.planner import packages
 from fs_fedmllm.planner.plan import make_plan
 from fs_fedmllm.planner.work import count_work

@@ -15,7 +15,8 @@ import turnstile
 from plan import PRESET, overrides
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.parallel import TurnPool, useful_workers
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.config import Config
     from fs_fedmllm.data.findings import Finding
     from fs_fedmllm.data.sample import Dataset, Sample
-    from fs_fedmllm.federation import FederatedData
+    from fs_fedmllm.federated_data import FederatedData
 
 CASES = ("both", "image", "text", "neither")
 EXIT_FINDINGS = 1
@@ -158,24 +157,9 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
     Raises:
         ScenarioError: the manifest was made from other files or rows.
     """
-    from fs_fedmllm import federation
+    from fs_fedmllm.federated_data import prepare_data, recorded_data
 
-    if manifest is None:
-        return federation.prepare_data(config)
-    from fs_fedmllm.data.registry import load_dataset
-    from fs_fedmllm.data.template import load_template
-    from fs_fedmllm.scenarios.manifest import apply_manifest, read_manifest
-
-    recorded = read_manifest(manifest)
-    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
-    for warning in dataset.warnings:
-        logging.getLogger("fs_fedmllm").warning("%s", warning)
-    template = load_template(config.fedmllm.template or dataset.template)
-    split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
-    clients: dict[int, Sequence[Sample]] = dict(split.clients)
-    if config.switches["text_only_label"] == "text":
-        clients = {c: [federation._own_label(row, template) for row in rows] for c, rows in clients.items()}
-    return federation.FederatedData(dataset, template, clients, split.manifest)
+    return prepare_data(config) if manifest is None else recorded_data(config, manifest)
 
 
 def _split(args: argparse.Namespace) -> int:

@@ -15,13 +15,14 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.client_folders import HEAD, SERVER_HEAD, read_client, read_server
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federation import FederatedData, Federation, Update, check_best, check_labels, missing_rate
+from fs_fedmllm.federated_data import FederatedData, check_best, fitting_template, missing_rate
+from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 from fs_fedmllm.scenarios.switches import profile_params
 
@@ -45,8 +46,7 @@ def server_data(config: Config) -> FederatedData:
         whole_set = load_dataset(config.data.type, root, config.fedmllm.data)
         dataset = dataclasses.replace(whole_set, train=())
         split = ""
-    template = load_template(config.fedmllm.template or dataset.template)
-    check_labels(dataset, template)
+    template = fitting_template(config, dataset)
     check_best(config, dataset, template)
     # Without the rows of a split, the run is known by what it evaluates on.
     split = split or hashlib.sha256(f"evaluated on {dataset.name} {dataset.fingerprint}".encode()).hexdigest()
@@ -92,8 +92,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         raise ConfigError(f"There is no client {client}: federate.client_num is {config.federate.client_num}.")
     if not rows:
         raise ConfigError(f"{root} has no training rows for client {client}.")
-    template = load_template(config.fedmllm.template or dataset.template)
-    check_labels(dataset, template)
+    template = fitting_template(config, dataset)
     data = FederatedData(dataset, template, {client: rows}, _manifest(config, dataset), split or "own")
     return client, data
 

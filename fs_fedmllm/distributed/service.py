@@ -25,7 +25,8 @@ from fs_fedmllm.distributed.roles import agreement, check_task, introduction, si
 from fs_fedmllm.distributed.site import Handler, Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
-from fs_fedmllm.federation import FederatedData, Federation
+from fs_fedmllm.federated_data import FederatedData
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.session import Session
 

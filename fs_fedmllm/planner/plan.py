@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.planner.packages import TESTED, check_packages
 from fs_fedmllm.planner.probe import probe
@@ -64,13 +65,14 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
                 f"{package['bounds']} (pip install -c constraints.txt -e .)."
             )
     measured = _model(plan, config, online)
-    work = _data(plan, config)
+    counted = _data(plan, config)
+    work = counted[0] if counted else None
     mllm_sizes = measured[0] if measured else None
     if mllm_sizes is not None:
         assert measured is not None
         _traffic(plan, config, mllm_sizes, measured[1])
-    if measured is not None and work is not None:
-        _memory(plan, config, measured[0], measured[1], work)
+    if measured is not None and counted is not None:
+        _memory(plan, config, *measured, *counted)
     if with_probe and not plan.problems and work is not None:
         _probe(plan, config, work)
     elif not plan.problems:
@@ -115,9 +117,9 @@ def _model(plan: Plan, config: Config, online: bool) -> tuple[Sizes, Any] | None
     return counted, mllm
 
 
-def _data(plan: Plan, config: Config) -> Work | None:
+def _data(plan: Plan, config: Config) -> tuple[Work, Template] | None:
     from fs_fedmllm.data.registry import EMBEDDED
-    from fs_fedmllm.federation import prepare_data
+    from fs_fedmllm.federated_data import prepare_data
 
     plan.data = {"type": config.data.type, "root": "embedded" if config.data.type in EMBEDDED else config.data.root}
     try:
@@ -156,7 +158,7 @@ def _data(plan: Plan, config: Config) -> Work | None:
         "evaluations": work.evaluations,
         "rows_scored": work.scored,
     }
-    return work
+    return work, data.template
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
@@ -195,13 +197,9 @@ def _optimizer_copies(config: Config) -> int:
     return {"fedavgm": 1, "fedadagrad": 2, "fedadam": 2, "fedyogi": 2}.get(config.federate.method, 0)
 
 
-def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work) -> None:
-    from fs_fedmllm.data.template import load_template
-    from fs_fedmllm.federation import prepare_data
+def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, template: Template) -> None:
     from fs_fedmllm.training.encoding import Encoder
 
-    data = prepare_data(config)
-    template = load_template(config.fedmllm.template or data.dataset.template)
     encoder = Encoder(mllm, template, config.fedmllm.prompt, None)
     trained = encoder.encode(list(work.heaviest))
     scored = encoder.encode([max(work.longest, key=length)])

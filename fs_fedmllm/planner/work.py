@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fs_fedmllm.agenda import evaluated_rows, evaluation_due, round_clients, slices_due, turn_batches
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.federation import FederatedData
+from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.replay import recorded_participants
 
 

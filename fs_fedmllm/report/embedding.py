@@ -9,7 +9,7 @@ import torch
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.federation import FederatedData
+from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures
 from fs_fedmllm.training.encoding import Encoder

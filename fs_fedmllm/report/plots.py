@@ -15,7 +15,7 @@ from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Sample
-    from fs_fedmllm.federation import FederatedData
+    from fs_fedmllm.federated_data import FederatedData
     from fs_fedmllm.report.embedding import Features
 
 #: Hatches in the order of the parts; neighbours differ even where the luminance is close.

@@ -14,7 +14,8 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.federation import Federation, Update, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent

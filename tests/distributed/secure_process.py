@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.service import serve, take_part
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent
 

@@ -16,7 +16,8 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, turn_handler
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.federation import FederatedData, Federation
+from fs_fedmllm.federated_data import FederatedData
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent
 

@@ -11,7 +11,8 @@ from sites import Started, Wire, locked, server_of, site_of
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.simulation import run
 

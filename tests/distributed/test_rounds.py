@@ -21,7 +21,8 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import JoinRefusedError, NetworkError, state_digest
 from fs_fedmllm.distributed.site import Stopped as SiteStopped
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.federation import Federation, Update, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.simulation import run
 from fs_fedmllm.training.trainer import TurnLog
 

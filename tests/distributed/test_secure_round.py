@@ -24,7 +24,8 @@ from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.errors import PrivacyError
-from fs_fedmllm.federation import FederatedData, Federation
+from fs_fedmllm.federated_data import FederatedData
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session, Silent
 from fs_fedmllm.simulation import run
@@ -44,7 +45,7 @@ def test_the_configuration_of_a_distributed_run_may_ask_for_it() -> None:
 
 @pytest.fixture(scope="module")
 def pieces() -> Federation:
-    from fs_fedmllm.federation import prepare_data
+    from fs_fedmllm.federated_data import prepare_data
 
     config = schema.load(CONFIGS / "cross_i3t7.yaml", WORDS)
     return locked(Federation.build(config, prepare_data(config)))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
-from fs_fedmllm.federation import FederatedData, Federation, prepare_data
+from fs_fedmllm.federated_data import FederatedData, prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.report.console import ConsoleProgress
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.session import Session

@@ -9,7 +9,8 @@ import pytest
 import torch
 import twins
 
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import read_adapter
 from fs_fedmllm.models.loader import read_config
 from fs_fedmllm.models.torchvision import images_without_torchvision

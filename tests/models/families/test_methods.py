@@ -10,7 +10,8 @@ import torch
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, ModelError
-from fs_fedmllm.federation import Federation, prepare_data
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import read_adapter
 from fs_fedmllm.models.loader import load_mllm, read_config
 from fs_fedmllm.models.torchvision import images_without_torchvision
