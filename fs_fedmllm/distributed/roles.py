@@ -21,10 +21,9 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import FederatedData, check_best, fitting_template, missing_rate
+from fs_fedmllm.federated_data import FederatedData, check_best, fitting_template, missing_rate, scenario_params
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
-from fs_fedmllm.scenarios.switches import profile_params
 
 
 def server_data(config: Config) -> FederatedData:
@@ -99,10 +98,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
 
 def _manifest(config: Config, dataset: Dataset) -> Manifest:
     """The scenario's parameters, without any row: a site knows but its own."""
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
-    }
-    params = profile_params(config.fedmllm.profile, dataset=dataset.name, **settings).as_dict()
+    params = scenario_params(config, dataset).as_dict()
     return Manifest(ALGORITHM, config.scenario, params, config.seed, dataset.name, dataset.fingerprint, 0, {})
 
 
