@@ -28,6 +28,7 @@ from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportCl
 from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import write_adapter
+from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.session import Session
 
 logger = logging.getLogger("fs_fedmllm.distributed")
@@ -126,6 +127,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         settings,
         agreed=agreement(config, data.template),
         manifest=data.split,
+        base=base_fingerprint(config.model.fedmllm),
         traffic=traffic,
         rounds=rounds_of(config),
         linger=linger,
@@ -136,6 +138,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         try:
             return coordinator.run()
         except server_side.Stopped:
+            transport.stop()  # with a moment for the answers that tell the clients
             return None
 
 

@@ -117,7 +117,7 @@ class Site:
             NetworkError: the server was out of reach for longer than ``fedmllm.network.give_up``.
             FedMLLMError: what a handler raises beside UpdateError.
         """
-        self._journal.write("started", client=self.client)
+        self._journal.write("started", client=self.client, base=str(self._introduction.get("base", ""))[:12])
         try:
             while True:
                 try:
@@ -171,6 +171,9 @@ class Site:
                 raise _JoinAgain
             if answer.kind == p.WAIT:
                 if answer.header.get("stopping"):  # it will be gone in a moment
+                    if self._status["doing"] != "waiting for the server":
+                        self._say(doing="waiting for the server")
+                        self._journal.write("server stops")
                     self._pause(FIRST_PAUSE)
                 continue
             self._expect(answer, p.TASK)
