@@ -98,5 +98,10 @@ def status_table(status: dict[str, Any]) -> str:
             lines.append(f"waiting for: {', '.join(map(str, status['waiting_for']))}")
         lines.append(f"bytes received {status['bytes_received']:,}, sent {status['bytes_sent']:,}")
         lines.append(f"updates refused: {status['refused']}")
+        if spent := status.get("privacy"):
+            lines.append(
+                f"privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:.3g} spent, in "
+                f"{spent['releases']} releases"
+            )
     lines.append(f"last error: {status['last_error'] or 'none'}")
     return "\n".join(lines)

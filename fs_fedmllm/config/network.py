@@ -24,7 +24,7 @@ class NetworkConfig:
     min_clients: int = key(
         0,
         "Quorum: a round ends at its deadline if so many clients have answered, and else waits for them; 0 is half "
-        "of the round's clients, rounded up.",
+        "of the round's clients, rounded up, and under secure aggregation its threshold.",
         unit="clients",
         valid=NOT_NEGATIVE,
     )

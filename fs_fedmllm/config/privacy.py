@@ -41,6 +41,11 @@ class DPConfig:
         return self.clip_norm > 0
 
 
+def threshold_of(share: float, clients: int) -> int:
+    """How many of so many clients a share of them is: rounded up, above half, at least 2."""
+    return max(2, clients // 2 + 1, -int(-share * clients // 1))
+
+
 @dataclass(frozen=True)
 class SecureAggregationConfig:
     """``fedmllm.privacy.secure_aggregation``: the server learns sums only (Bonawitz et al. 2017)."""

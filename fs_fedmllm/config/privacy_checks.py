@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fs_fedmllm.config.privacy import SecureAggregationConfig
+from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
 from fs_fedmllm.profiles import profile_switches
 
 if TYPE_CHECKING:
@@ -108,6 +108,13 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
         yield (
             f"{prefix} needs at least 3 clients in a round: with {config.sampled_clients} the sum tells a client what "
             "the other sent. Raise federate.sample_client_num."
+        )
+    least, quorum = threshold_of(secure.threshold, config.sampled_clients), config.fedmllm.network.min_clients
+    if 0 < quorum < least:
+        yield (
+            f"fedmllm.network.min_clients is {quorum}, but {prefix}.threshold ({secure.threshold:g} of "
+            f"{config.sampled_clients} clients) opens a round's sum to no fewer than {least}: a round that ended with "
+            f"{quorum} answers would always fail. Set min_clients to 0 or at least {least}, or lower threshold."
         )
     dp = config.fedmllm.privacy.dp
     if dp.enabled and secure.value_range != plain.value_range:

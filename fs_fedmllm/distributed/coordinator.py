@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.agreement import differences
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.journal import Journal, StatusFile
-from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.session import Session
@@ -69,6 +70,7 @@ class Coordinator:
         settings: ``fedmllm.network``.
         agreed: what every client must have alike, see :mod:`fs_fedmllm.distributed.agreement`.
         manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
+        base: fingerprint of the base's weights; empty takes that of the first client that joins.
         traffic: bytes received and sent so far, counted by the transport.
         rounds: the phases of a round.
         clock: monotonic seconds.
@@ -82,6 +84,7 @@ class Coordinator:
         *,
         agreed: Mapping[str, Any],
         manifest: str = "",
+        base: str = "",
         traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
         rounds: Rounds = plain_round,
         clock: Callable[[], float] = time.monotonic,
@@ -94,8 +97,10 @@ class Coordinator:
         self._status_file = StatusFile(session.folder.path)
         self._agreed = agreed
         self._manifest = manifest
+        self._base, self._base_of = base, "the server"
         self._traffic = traffic
         self._counted = sum(traffic())
+        self._spent = session.dp.spent() if session.dp else None
         self._rounds = rounds
         self._clock = clock
         self._linger = linger
@@ -131,7 +136,8 @@ class Coordinator:
     def _run(self) -> dict[str, Any]:
         session = self.session
         total = session.config.federate.total_round_num
-        self.journal.write("started", round=session.state.round, rounds=total, clients=len(self.roster.expected))
+        clients = len(self.roster.expected)
+        self.journal.write("started", round=session.state.round, rounds=total, clients=clients, base=self._base[:12])
         try:
             self._say("evaluating")
             session.zero_shot()
@@ -171,12 +177,14 @@ class Coordinator:
         received_and_sent = sum(self._traffic())
         session.end_round(len(cohort), sent=received_and_sent - self._counted)
         self._counted = received_and_sent
+        if session.dp:
+            self._spent = session.dp.spent()
         done = session.state.round
         self.journal.write("round", round=done - 1, participants=session.participants[-1])
         if session.evaluation_due():
             self._say("evaluating")
             figures = session.evaluate(done)
-            self.journal.write("evaluation", round=done, figures=figures)
+            self.journal.write("evaluation", round=done, figures=p.finite(figures))
         session.checkpoint()
         self._look_up()
 
@@ -187,9 +195,10 @@ class Coordinator:
             return member.rows
 
     def quorum(self, drawn: int) -> int:
-        """Answers that a round of so many clients needs."""
-        wanted = self.settings.min_clients or (drawn + 1) // 2
-        return min(wanted, drawn)
+        """Answers that a round of so many clients needs; with fewer than its threshold, a masked sum stays shut."""
+        secure = self.session.config.fedmllm.privacy.secure_aggregation
+        default = threshold_of(secure.threshold, drawn) if secure.enabled else (drawn + 1) // 2
+        return min(self.settings.min_clients or default, drawn)
 
     def _await_all(self) -> None:
         """Wait for every client; after ``join_timeout`` a quorum of the round is enough."""
@@ -300,7 +309,7 @@ class Coordinator:
 
     def _finish(self, results: dict[str, Any]) -> None:
         """Tell every client that is there, for a while."""
-        header = {"rounds": results["rounds"], "adapter_sha256": results["adapter_sha256"], "best": results["best"]}
+        header = {name: results[name] for name in ("rounds", "adapter_sha256")} | {"best": p.finite(results["best"])}
         self.journal.write("finished", round=results["rounds"], adapter_sha256=results["adapter_sha256"])
         self._say("finished")
         until = self._clock() + self._linger
@@ -339,6 +348,7 @@ class Coordinator:
                 "bytes_sent": sent,
                 "refused": len(self.session.state.figures["refused"]),
                 "last_error": self._last_error,
+                **({"privacy": self._spent} if self._spent else {}),
             }
 
     # Requests ---------------------------------------------------------------------------------------------------
@@ -407,6 +417,8 @@ class Coordinator:
                 f"({self._manifest[:12]}). Write all folders with one data split.", client,
             )  # fmt: skip
         rows = p.whole(header, "rows", low=1)
+        if other := self._other_base(client, p.text(header, "base", "")):
+            return self._refuse("base", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
         with self._news:
             before = self.roster.get(client)
@@ -419,6 +431,22 @@ class Coordinator:
             self.journal.write("rows changed", client=client, before=before.rows, rows=rows)
         config = self.session.config.federate
         return Message(p.WELCOME, {"round": self.session.state.round, "rounds": config.total_round_num})
+
+    def _other_base(self, client: int, theirs: str) -> str:
+        """What is wrong with a client's base weights; empty if nothing is."""
+        with self._news:
+            if theirs and not self._base:
+                self._base, self._base_of = theirs, f"client {client}"
+            ours, whose = self._base, self._base_of
+        if not theirs:
+            self.journal.write("base not compared", client=client)
+        if not theirs or theirs == ours:
+            return ""
+        return (
+            f"The base weights of client {client} (fingerprint {shown(theirs[:12])}) are not those of {whose} "
+            f"({ours[:12]}), so their adapters cannot be averaged. Compare model.fedmllm.path, model.fedmllm.revision "
+            "and the sha256 of the checkpoint's weight files on both; each site's events.jsonl has its fingerprint."
+        )
 
     def _wake(self) -> None:
         with self._news:

@@ -86,6 +86,13 @@ def text(header: Mapping[str, Any], name: str, default: str | None = None) -> st
     return "".join(letter if letter.isprintable() else " " for letter in value[:LONGEST])
 
 
+def finite(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Figures as JSON has them: what is not a number (an AUC over rows of one class) becomes null."""
+    if figures is None:
+        return None
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in figures.items()}
+
+
 def refused(reason: str, says: str) -> Message:
     """A refusal.
 

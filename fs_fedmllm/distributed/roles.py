@@ -23,6 +23,7 @@ from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.federated_data import FederatedData, check_best, fitting_template, missing_rate, scenario_params
 from fs_fedmllm.federation import Federation, Update
+from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 
 
@@ -118,6 +119,7 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
         "missing_rate": missing_rate(rows),
         "agreed": agreement(config, data.template),
         "manifest": data.split if data.split != "own" else "",
+        "base": base_fingerprint(config.model.fedmllm),
     }
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, TensorSpec
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase
@@ -31,7 +32,7 @@ from fs_fedmllm.errors import PrivacyError, UpdateError
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
-from fs_fedmllm.privacy.secure_aggregation.server import SecureServer, threshold_of
+from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
 from fs_fedmllm.session import Session
 from fs_fedmllm.training.trainer import TurnLog
 

@@ -88,6 +88,10 @@ class CentralPrivacy:
         """Epsilon of everything released so far."""
         return epsilon(self._ledger.releases, self.delta)
 
+    def spent(self) -> dict[str, float]:
+        """What everything released so far amounts to, for a status: epsilon, its delta, and how many releases."""
+        return {"epsilon": self.epsilon(), "delta": self.delta, "releases": len(self._ledger.releases)}
+
     def report(self) -> dict[str, Any]:
         """What results.json says: epsilon and every assumption that it rests on."""
         dp = self._config.fedmllm.privacy.dp

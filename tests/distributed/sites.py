@@ -14,6 +14,7 @@ from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, decode, encode
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, turn_handler
+from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.federated_data import FederatedData
@@ -57,7 +58,8 @@ def server_of(federation: Federation, folder: Path, wire: Wire, **network: Any) 
     settings = replace(config.fedmllm.network, join_timeout=20.0, turn_timeout=20.0, give_up=20.0)
     settings = replace(settings, **network)
     session = Session(federation, RunFolder(folder, config), Silent())
-    made = Coordinator(session, settings, agreed=agreement(config, federation.data.template), linger=5.0)
+    agreed = agreement(config, federation.data.template)
+    made = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), linger=5.0)
     wire.coordinator = made
     return made
 
@@ -75,7 +77,7 @@ def site_of(
         wire.channel(client),
         client,
         introduction(config, client, own) | introduced,
-        {"turn": turn_handler(client, turn or federation.client_turn)},
+        {"turn": turn_handler(client, turn)} if turn else handlers_of(config, client, federation),
         SiteStore(folder / "state", site_identity(config, client, rows)),
         settings,
         Journal(folder, f"client {client}"),

@@ -19,6 +19,7 @@ from fs_fedmllm.distributed.coordinator import Stopped
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import JoinRefusedError, NetworkError, state_digest
+from fs_fedmllm.distributed.roles import introduction
 from fs_fedmllm.distributed.site import Stopped as SiteStopped
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.federated_data import prepare_data
@@ -326,6 +327,44 @@ def test_a_client_with_another_configuration_is_refused_with_the_key(shared, tmp
         site_of(federation, 1, tmp_path, wire, manifest="b" * 64).run()
     with pytest.raises(JoinRefusedError, match=r"rows must be a whole number from 1"):
         site_of(federation, 1, tmp_path, wire, rows=0).run()
+
+
+def test_a_figure_that_is_no_number_travels_as_null(shared, tmp_path: Path) -> None:
+    federation, _, _ = shared
+    wire = Wire()
+    undefined = replace(federation)
+    undefined.evaluate = lambda *args, **kwargs: {"val_macro_f1": 0.5, "test_auc": float("nan")}  # type: ignore
+    loop = Started(server_of(undefined, tmp_path / "server", wire).run)
+    sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2, 3)]
+    loop.join()
+    for site in sites:
+        assert site.join().header["best"] == {"round": 4, "val_macro_f1": 0.5, "test_auc": None}
+    assert events(tmp_path / "server", "evaluation")[0]["figures"]["test_auc"] is None
+
+
+def test_a_client_with_other_base_weights_is_refused(shared, tmp_path: Path) -> None:
+    """By the server's fingerprint, and by the first client's where the server has none."""
+    federation, _, _ = shared
+    wire = Wire()
+    ours = introduction(federation.config, 1, federation.data)["base"]
+    assert len(ours) == 64
+    server = server_of(federation, tmp_path / "server", wire)
+    server._base = ours
+    with pytest.raises(JoinRefusedError, match=rf"client 2 .*'bbbbbbbbbbbb'.* those of the server \({ours[:12]}\)"):
+        site_of(federation, 2, tmp_path, wire, base="b" * 64).run()
+    assert events(tmp_path / "server", "refused")[0]["reason"] == "base"
+    server._base = ""
+    loop = Started(server.run)
+    sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2)]
+    while len(server.roster.present([1, 2])) < 2:
+        threading.Event().wait(0.02)
+    with pytest.raises(JoinRefusedError, match=r"not those of client [12] .*Compare model\.fedmllm\.path"):
+        site_of(federation, 3, tmp_path, wire, base="b" * 64).run()
+    sites.append(Started(site_of(federation, 3, tmp_path, wire, steps(federation), base="").run))
+    loop.join()
+    for site in sites:
+        site.join()
+    assert {event["client"] for event in events(tmp_path / "server", "base not compared")} == {3}
 
 
 def test_too_few_clients_for_too_long_end_the_server_and_it_says_who(shared, tmp_path: Path) -> None:

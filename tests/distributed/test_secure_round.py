@@ -19,11 +19,12 @@ from fs_fedmllm.distributed.coordinator import Coordinator
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.protocol import NetworkError
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.errors import ConfigError, PrivacyError
 from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.run_folder import RunFolder
@@ -133,7 +134,8 @@ def test_a_client_that_dies_in_a_phase_is_survived(pieces, tmp_path, phase) -> N
     assert all(torch.isfinite(tensor).all() for tensor in session.params.values())
 
 
-def test_too_few_left_stops_the_run_by_name(pieces, tmp_path) -> None:
+def test_a_round_waits_for_as_many_as_open_its_sum(pieces, tmp_path) -> None:
+    """Half of the clients, the plain quorum, would end the round with a sum that nobody can open."""
     wire = Wire()
 
     def before(client: int, message: Message) -> None:
@@ -141,9 +143,30 @@ def test_too_few_left_stops_the_run_by_name(pieces, tmp_path) -> None:
             raise UnreachableError("cut off for good")
 
     wire.before = before
+    _, server, _ = start(pieces, tmp_path, wire, turn_timeout=6.0, give_up=1.0)
+    with pytest.raises(NetworkError, match=r"Round 0 needs 3 of 4 clients"):
+        server.join()
+
+
+def test_too_few_usable_answers_stop_the_run_by_name(pieces, tmp_path) -> None:
+    wire = Wire()
+
+    def before(client: int, message: Message) -> None:
+        if client in (2, 3) and message.kind == "answer" and message.header["phase"] == secure.TURN:
+            message.header["failed"] = "training failed"  # type: ignore[index]
+
+    wire.before = before
     _, server, _ = start(pieces, tmp_path, wire, turn_timeout=10.0, give_up=30.0)
     with pytest.raises(PrivacyError, match=r"2 of 4 clients sent a masked update, and the threshold is 3"):
         server.join()
+
+
+def test_a_quorum_below_the_threshold_is_refused_with_both_keys() -> None:
+    load = lambda *words: schema.load(CONFIGS / "cross_i3t7.yaml", [*WORDS, *words])  # noqa: E731
+    with pytest.raises(ConfigError, match=r"network\.min_clients is 2, but .*secure_aggregation\.threshold .* than 3"):
+        load("fedmllm.network.min_clients", "2")
+    assert load("fedmllm.network.min_clients", "3").fedmllm.network.min_clients == 3
+    assert load("fedmllm.network.min_clients", "0").fedmllm.network.min_clients == 0
 
 
 def test_a_client_without_the_rounds_secrets_sits_it_out(pieces) -> None:

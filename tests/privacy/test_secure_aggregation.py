@@ -11,6 +11,7 @@ from scipy import stats
 
 from fs_fedmllm.aggregation import OPTIMIZERS, RunningMean, build_server_optimizer
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.errors import PrivacyError, UpdateError
 from fs_fedmllm.privacy.clipping import l2_norm
 from fs_fedmllm.privacy.secure_aggregation import client as client_side
@@ -18,7 +19,7 @@ from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint, plain_sum
 from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
-from fs_fedmllm.privacy.secure_aggregation.server import SecureServer, threshold_of
+from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
 from fs_fedmllm.profiles import profile_switches
 
 WORDS = 37

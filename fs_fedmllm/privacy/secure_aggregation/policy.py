@@ -17,10 +17,10 @@ import torch
 
 from fs_fedmllm.aggregation.base import State
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.errors import PrivacyError
 from fs_fedmllm.privacy.clipping import clip
 from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint
-from fs_fedmllm.privacy.secure_aggregation.server import threshold_of
 
 logger = logging.getLogger(__name__)
 

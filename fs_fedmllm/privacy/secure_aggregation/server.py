@@ -163,8 +163,3 @@ class SecureServer:
         if value >= 2 ** (8 * masks.KEY_BYTES):
             raise PrivacyError(f"The shares of client {client} do not fit; somebody sent a wrong one.")
         return value.to_bytes(masks.KEY_BYTES, "big")
-
-
-def threshold_of(share: float, clients: int) -> int:
-    """How many of so many clients a share of them is: rounded up, above half, at least 2."""
-    return max(2, clients // 2 + 1, -int(-share * clients // 1))

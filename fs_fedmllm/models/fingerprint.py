@@ -1,0 +1,96 @@
+"""A fingerprint of the frozen base's weights: the same wherever the same checkpoint lies, and cheap.
+
+Names, dtypes and shapes of every tensor in the checkpoint's files count, and :data:`SAMPLE` bytes at the beginning,
+the middle and the end of each: a few MiB are read of a model of any size. Files and not tensors as loaded, so that
+precision, quantisation and device make no difference; tensors and not whole files, so that paths, shards and the order
+of tensors make none. Other weights of the same architecture (another revision, a fine-tuned copy) differ nearly
+everywhere, so samples tell them apart. It is no proof against somebody who hides a change.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import ModelOptions
+from fs_fedmllm.models.loader import resolve_path
+
+#: Bytes that are read of a tensor at each of three places.
+SAMPLE = 4096
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def base_fingerprint(options: ModelOptions) -> str:
+    """sha256 over the weights of a configured model.
+
+    Args:
+        options: ``model.fedmllm``; of a model of a hub, the copy on this machine is read and nothing is fetched.
+
+    Returns:
+        Hexadecimal; empty where there are no files to read.
+    """
+    return _fingerprint(resolve_path(options.path), options.revision)
+
+
+@functools.cache
+def _fingerprint(path: str, revision: str) -> str:
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(path, revision=revision or None, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            return ""
+    files = weight_files(folder)
+    if not files:
+        return ""
+    if files[0].suffix != ".safetensors":
+        return _of_files(files)
+    parts = [part for file in files for part in _tensors(file)]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads from a folder; others, such as a second copy in one piece, do not count."""
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
+    if (folder / _INDEX).is_file():
+        shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return [folder / name for name in sorted(set(shards.values()))]
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
+def _tensors(file: Path) -> list[str]:
+    """One line for each tensor of a safetensors file."""
+    lines = []
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            digest = hashlib.sha256(f"{name}|{entry['dtype']}|{entry['shape']}|".encode())
+            for place in sorted({begin, max(begin, (begin + end - SAMPLE) // 2), max(begin, end - SAMPLE)}):
+                stream.seek(place)
+                digest.update(stream.read(min(SAMPLE, end - place)))
+            lines.append(digest.hexdigest())
+    return lines
+
+
+def _of_files(files: list[Path]) -> str:
+    """Of a checkpoint without safetensors: names, sizes, and both ends of each file. Nothing is unpickled."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}|{size}|".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()
