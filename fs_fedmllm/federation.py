@@ -29,7 +29,7 @@ from fs_fedmllm.aggregation import (
     federated_names,
 )
 from fs_fedmllm.aggregation.lora_exact import from_rank
-from fs_fedmllm.aggregation.norm_bound import bound_update
+from fs_fedmllm.aggregation.norm_bound import bound_beside, bound_update
 from fs_fedmllm.client_part import client_part, frozen_positions
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
@@ -352,6 +352,8 @@ class Federation:
             state = bound_update(
                 update.client, params, state, limit=options.max_update_norm, clip=options.norm_action == "clip"
             )
+        if options.max_variate_norm:
+            bound_beside(update.client, params, state, options.max_variate_norm)
         rule.add(update.client, self.weight(update.rows), state)
 
     def server_step(

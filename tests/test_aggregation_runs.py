@@ -97,6 +97,34 @@ def test_a_bad_client_spoils_the_mean_of_real_adapters_and_not_the_rules(honest,
             assert refused["client"] == 3
 
 
+def test_a_bound_on_scaffolds_variates(honest, tmp_path) -> None:
+    """Client 3's adapter is honest and the variate that it sends beside it is a thousand times too long."""
+    from fs_fedmllm.aggregation.scaffold import VARIATE, Scaffold
+
+    federation, start, updates = honest
+    generator = torch.Generator().manual_seed(2)
+    shapes = {f"{VARIATE}{name}": tensor.shape for name, tensor in start.items()}
+    variates = [{n: torch.randn(shape, generator=generator) for n, shape in shapes.items()} for _ in updates]
+    longest = max(math.sqrt(sum(float(t.square().sum()) for t in v.values())) for v in variates)
+    sent = [dataclasses.replace(u, state=u.state | v) for u, v in zip(updates, variates, strict=True)]
+    loud = dataclasses.replace(updates[2], state=updates[2].state | {n: 1000 * t for n, t in variates[2].items()})
+    bounds = (A + "max_update_norm", 1.0, A + "max_variate_norm", 1.01 * longest)
+    pieces = (dataclasses.replace(federation, server=Scaffold(1.0)), start, updates)
+
+    def variate(others: list, *words: object) -> tuple[float, list]:
+        _, session = one_round(pieces, tmp_path, others, "federate.method", "scaffold", *words)
+        c = [t for n, t in session.state.server.items() if n.startswith("c.")]
+        return math.sqrt(sum(float(t.square().sum()) for t in c)), session.state.figures["refused"]
+
+    quiet, refused = variate(sent, *bounds)
+    assert quiet > 0 and not refused
+    spoilt, refused = variate([*sent[:2], loud, *sent[3:]])
+    assert spoilt > 100 * quiet and not refused
+    held, refused = variate([*sent[:2], loud, *sent[3:]], *bounds)
+    assert held < 2 * quiet
+    assert [entry["client"] for entry in refused] == [3] and "max_variate_norm" in refused[0]["reason"]
+
+
 def test_nan_is_refused_under_every_rule(honest, tmp_path) -> None:
     _, start, updates = honest
     bad = [*updates[:2], attacked(updates[2], start, "nan"), *updates[3:]]
@@ -223,6 +251,10 @@ REFUSED = {
     "set fedmllm.aggregation.max_update_norm": (
         A + "outlier_factor", 2.0, "federate.method", "scaffold", "federate.sample_client_num", 3,
     ),
+    "set both fedmllm.aggregation.max_update_norm and fedmllm.aggregation.max_variate_norm": (
+        A + "max_update_norm", 1.0, "federate.method", "scaffold",
+    ),
+    "max_variate_norm bounds what federate.method scaffold": (A + "max_variate_norm", 1.0),
     "scaffold weights clients alike": (A + "client_weights", "samples", "federate.method", "scaffold"),
     "feddyn has no server learning rate": ("federate.method", "feddyn", "fedmllm.server.lr", 0.5),
     "has nothing to aggregate": (A + "rule", "median", "federate.method", "global"),

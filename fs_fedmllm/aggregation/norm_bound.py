@@ -27,7 +27,7 @@ def bound_update(
         UpdateError: the difference is longer, and is not to be scaled.
     """
     deltas = {name: tensor.float() - params[name] for name, tensor in update.items() if name in params}
-    norm = math.sqrt(sum(float(delta.double().square().sum()) for delta in deltas.values()))
+    norm = _norm(deltas)
     if norm <= limit:
         return update
     if not clip:
@@ -36,3 +36,29 @@ def bound_update(
             f"fedmllm.aggregation.max_update_norm, {limit:g}."
         )
     return dict(update) | {name: params[name] + delta * (limit / norm) for name, delta in deltas.items()}
+
+
+def bound_beside(client: int, params: State, update: Mapping[str, torch.Tensor], limit: float) -> None:
+    """Refuse what a client sends beside its adapter if it is too long (SCAFFOLD's change of a variate).
+
+    It has another unit than the adapter, a gradient's, and so a limit of its own.
+
+    Args:
+        client: id for the message.
+        params: the global adapter.
+        update: the client's; tensors that the adapter lacks are changes themselves, measured from zero.
+        limit: largest L2 norm of all of them together.
+
+    Raises:
+        UpdateError: they are longer.
+    """
+    norm = _norm({name: tensor for name, tensor in update.items() if name not in params})
+    if norm > limit:
+        raise UpdateError(
+            f"Client {client}'s variate changed by a norm of {norm:.4g}, above fedmllm.aggregation.max_variate_norm, "
+            f"{limit:g}."
+        )
+
+
+def _norm(deltas: Mapping[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float(delta.double().square().sum()) for delta in deltas.values()))

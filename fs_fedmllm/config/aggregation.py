@@ -51,6 +51,12 @@ class AggregationConfig:
     max_update_norm: float = key(
         0.0, "Largest L2 norm of a client's whole difference to the global adapter; 0 sets none.", valid=NOT_NEGATIVE
     )
+    max_variate_norm: float = key(
+        0.0,
+        "Largest L2 norm of the change of its variate (a mean gradient) that a client of scaffold sends beside its "
+        "update; a longer one is refused with the update. 0 sets none.",
+        valid=NOT_NEGATIVE,
+    )
     norm_action: str = key(
         "refuse", "What happens to a longer update: left out and named, or scaled down.", choices=("refuse", "clip")
     )

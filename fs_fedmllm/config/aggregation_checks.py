@@ -170,7 +170,18 @@ def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> No
 
 
 def _check_method(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
-    method = config.federate.method
+    method, section = config.federate.method, "fedmllm.aggregation"
+    refuse(
+        chosen.max_variate_norm > 0 and method != "scaffold",
+        f"{section}.max_variate_norm bounds what federate.method scaffold sends beside the adapter, and the method is "
+        f"{method}. Set it to 0.",
+    )
+    refuse(
+        method == "scaffold" and (chosen.max_update_norm > 0) != (chosen.max_variate_norm > 0),
+        "a client of federate.method scaffold sends its adapter and the change of its variate, and a bound on one is "
+        f"worthless without the other's: set both {section}.max_update_norm and {section}.max_variate_norm, or "
+        "neither.",
+    )
     if method not in CORRECTED_METHODS:
         return
     own = "variates" if method == "scaffold" else "sum of differences"

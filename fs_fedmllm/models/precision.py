@@ -14,6 +14,20 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.families import Family
 
 
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Whether what bitsandbytes says while it is imported concerns the run.
+
+    PEFT imports it wherever it is installed, for runs without quantisation too, and on some processors it then warns
+    that a faster 4-bit kernel was not downloaded. Nothing is downloaded here, and its own kernel is used. Everything
+    else it says is let through.
+    """
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward from kernels-community")
+
+
+# A filter belongs to one logger, so it has to be there before the module that logs is imported.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_worth_saying)
+
+
 def precision_arguments(
     options: ModelOptions, config: Mapping[str, Any], family: Family, device: torch.device
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fs_fedmllm.simulation import run
 CLIP = 0.05
 WORDS = [*SHORT, "federate.client_num", "3", "federate.sample_client_num", "3", "fedmllm.eval.limit", "4",
          "data.splitter_args", "[{alpha: 5.0}]", "fedmllm.privacy.dp.clip_norm", str(CLIP),
-         "fedmllm.privacy.dp.noise_multiplier", "2.0"]  # fmt: skip
+         "fedmllm.privacy.dp.noise_multiplier", "1.0", "fedmllm.privacy.dp.delta", "0.01"]  # fmt: skip
 SECURE = ["fedmllm.privacy.secure_aggregation.enabled", "True"]
 
 

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 from short_runs import CONFIGS, REPOSITORY, SHORT
 
-pytest.importorskip("grpc")
-
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
 from fs_fedmllm.simulation import run
+
+grpc = pytest.importorskip("grpc")
 
 CONFIG = CONFIGS / "aligned_a50.yaml"
 WORDS = [
@@ -48,6 +48,7 @@ class Ward:
         codes: exit codes, by what came before them.
         stopped: the server's status after it was asked to stop.
         kept: its checkpoint's figures then.
+        answers: gRPC's word for what FederatedScope's own service answered while the server ran, by port.
     """
 
     root: Path
@@ -56,6 +57,7 @@ class Ward:
     codes: dict[str, int] = field(default_factory=dict)
     stopped: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
 
     def folder(self, client: int) -> Path:
         """A site's run folder."""
@@ -112,13 +114,24 @@ class Ward:
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.root.glob("log_*.txt")))
 
 
+def stock_call(address: str) -> str:
+    """What a call of FederatedScope's own service (plain text, pickled content) is answered: gRPC's status."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=10.0)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
 @pytest.fixture(scope="module")
 def ward(fs_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     """A federation that has ended, with what happened to its server on the way."""
     root = tmp_path_factory.mktemp("ward")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as theirs:
+        address, stock = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in (ours, theirs))
     network = ["fedmllm.network.address", address, "fedmllm.network.insecure", "True"]
+    network += ["distribute.server_port", stock.rpartition(":")[2]]
     made = Ward(root, [*WORDS, *network, "outdir", str(root / "runs")])
     split = ["--out", str(root / "dealt"), "--per-client-folders"]
     assert main(["data", "split", str(CONFIG), *split, *WORDS]) == 0
@@ -126,6 +139,7 @@ def ward(fs_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for client in (0, *SITES):
             made.start(client)
         made.hold()
+        made.answers = {"FederatedScope's port": stock_call(stock), "our port": stock_call(address)}
         made.running[0].kill()
         made.codes = {"killed": made.end(0)}
         made.go_on()
@@ -166,6 +180,12 @@ def test_a_server_that_is_asked_to_stop_keeps_its_state_and_tells_its_sites(ward
     assert said in (ward.root / "log_0.txt").read_text()
     assert len(ward.events(1, "server stops")) == 1  # site 2 was held, and found out by itself
     assert not list(ward.root.glob("dealt/**/*.tmp"))
+
+
+def test_federatedscopes_own_service_is_nowhere(ward: Ward) -> None:
+    """Its port, as the configuration has it, is not opened, and ours does not know the service."""
+    assert ward.answers == {"FederatedScope's port": "UNAVAILABLE", "our port": "UNIMPLEMENTED"}
+    assert "distribute.server_port" in ward.words
 
 
 def test_a_site_reads_nothing_but_its_own_folder(ward: Ward) -> None:

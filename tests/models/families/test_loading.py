@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,23 @@ def _edited(source: Path, folder: Path, **values) -> Path:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | values))
     return folder
+
+
+def test_one_notice_of_bitsandbytes_is_silenced_and_nothing_else(caplog) -> None:
+    """PEFT imports it for every run; what it says of a kernel that it would download concerns none of ours."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    notice = "Failed to load CPU gemm_4bit_forward from kernels-community"
+    logger.warning(f"{notice}: %s. Please make sure...", ImportError("No module named 'kernels'"))
+    logger.warning("Failed to load something else")
+    logger.error("the native library is missing")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Failed to load something else",
+        "the native library is missing",
+    ]
+    found = importlib.util.find_spec("bitsandbytes")
+    if found is not None:  # the words are still its own; read and not imported, for importing it is what is at stake
+        assert found.origin is not None
+        assert notice in (Path(found.origin).parent / "backends" / "cpu" / "ops.py").read_text()
 
 
 def test_code_of_a_checkpoint_runs_only_when_asked(twin, tmp_path) -> None:

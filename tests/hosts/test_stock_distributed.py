@@ -1,0 +1,92 @@
+"""FederatedScope's own distributed mode in a plugged checkout: a job that is not ours runs as it always did."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from host_environment import Environment
+
+pytest.importorskip("grpc")
+
+MAIN = "federatedscope/main.py"
+SITES = (1, 2, 3)  # as many as FederatedScope's example data has
+
+
+@pytest.fixture
+def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
+    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
+    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
+    yield fs_checkout
+    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
+
+
+def ports(count: int) -> list[int]:
+    """Ports that are free now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def job(client: int, free: list[int], folder: Path) -> dict:
+    """FederatedScope's example of a distributed run (scripts/distributed_scripts), shortened; 0 is the server."""
+    distribute = {"use": True, "server_host": "127.0.0.1", "server_port": free[0], "data_idx": client}
+    distribute |= {"role": "client" if client else "server"}
+    if client:
+        distribute |= {"client_host": "127.0.0.1", "client_port": free[client]}
+    return {
+        "outdir": str(folder / "runs"),
+        "expname": f"site{client}",
+        "use_gpu": False,
+        "federate": {"client_num": len(SITES), "mode": "distributed", "total_round_num": 3, "online_aggr": False,
+                     "make_global_eval": not client},
+        "distribute": distribute,
+        "trainer": {"type": "general"},
+        "eval": {"freq": 3, "count_flops": False},
+        "data": {"type": "file", "file_path": str(folder / "toy_data" / "all_data")},
+        "model": {"type": "lr"},
+    }  # fmt: skip
+
+
+def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, environment, tmp_path) -> None:
+    made = environment.run(plugged / "scripts/distributed_scripts/gen_data.py", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    free = ports(1 + len(SITES))
+    variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    variables |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    running = []
+    try:
+        for client in (0, *SITES):
+            config = tmp_path / f"{client}.yaml"
+            config.write_text(yaml.safe_dump(job(client, free, tmp_path)))
+            with (tmp_path / f"log_{client}.txt").open("wb") as log:
+                running.append(
+                    subprocess.Popen(
+                        [environment.python, MAIN, "--cfg", config], cwd=plugged, env=variables, stdout=log, stderr=log
+                    )
+                )
+            if not client:  # its clients call once, and end if nobody listens
+                for _ in range(1200):
+                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", free[0]), 1.0):
+                        break
+                    assert running[0].poll() is None, (tmp_path / "log_0.txt").read_text()[-3000:]
+                    time.sleep(0.1)
+        codes = [process.wait(400) for process in running]
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait(30)
+    logs = {client: (tmp_path / f"log_{client}.txt").read_text() for client in (0, *SITES)}
+    assert codes == [0] * 4, "\n".join(log[-1500:] for log in logs.values())
+    assert "Final evaluation is finished" in logs[0] and "'Round': 3" in logs[0], logs[0][-3000:]
+    for client in SITES:
+        assert "receives the global model" in logs[client] or "'Round': 2" in logs[client], logs[client][-3000:]
+    assert not list((tmp_path / "runs").glob("**/status.json"))  # nothing of ours had a part in it
