@@ -17,7 +17,7 @@ from host_environment import Environment
 pytest.importorskip("grpc")
 
 MAIN = "federatedscope/main.py"
-SITES = (1, 2, 3)  # as many as FederatedScope's example data has
+SITES = (1, 2)  # of the three for which FederatedScope's example has data
 
 
 @pytest.fixture
@@ -33,6 +33,16 @@ def ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once somebody listens there."""
+    until = time.monotonic() + 400
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
+        time.sleep(0.1)
 
 
 def job(client: int, free: list[int], folder: Path) -> dict:
@@ -73,11 +83,7 @@ def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, environment, tm
                     )
                 )
             if not client:  # its clients call once, and end if nobody listens
-                for _ in range(1200):
-                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", free[0]), 1.0):
-                        break
-                    assert running[0].poll() is None, (tmp_path / "log_0.txt").read_text()[-3000:]
-                    time.sleep(0.1)
+                wait_for(free[0], running[0], tmp_path / "log_0.txt")
         codes = [process.wait(400) for process in running]
     finally:
         for process in running:
@@ -85,8 +91,8 @@ def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, environment, tm
                 process.kill()
                 process.wait(30)
     logs = {client: (tmp_path / f"log_{client}.txt").read_text() for client in (0, *SITES)}
-    assert codes == [0] * 4, "\n".join(log[-1500:] for log in logs.values())
+    assert codes == [0] * 3, "\n".join(log[-1500:] for log in logs.values())
     assert "Final evaluation is finished" in logs[0] and "'Round': 3" in logs[0], logs[0][-3000:]
     for client in SITES:
-        assert "receives the global model" in logs[client] or "'Round': 2" in logs[client], logs[client][-3000:]
+        assert "'Round': 2" in logs[client] and "received finish message" in logs[client], logs[client][-3000:]
     assert not list((tmp_path / "runs").glob("**/status.json"))  # nothing of ours had a part in it
