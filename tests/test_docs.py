@@ -215,9 +215,11 @@ MAY_IMPORT = {
     "privacy": {"config", "aggregation"},
     "compression": {"aggregation"},
     "client_part": {"config", "models", "aggregation", "training"},
+    "agenda": {"config", "data", "training"},
+    "federated_data": {"config", "data", "scenarios"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
-        *("client_part", "replay"),
+        *("client_part", "replay", "agenda", "federated_data"),
     },
 }
 
