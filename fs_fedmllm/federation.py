@@ -33,6 +33,7 @@ from fs_fedmllm.aggregation.norm_bound import bound_beside, bound_update
 from fs_fedmllm.client_part import client_part, frozen_positions
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
+from fs_fedmllm.cores import available_cores
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
@@ -51,11 +52,6 @@ from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, la
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
 from fs_fedmllm.training.yoco import initial_state as yoco_state
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(config: Config) -> None:

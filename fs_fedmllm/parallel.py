@@ -25,8 +25,9 @@ import torch
 from safetensors.torch import load, save
 
 from fs_fedmllm.config import to_mapping
+from fs_fedmllm.cores import available_cores
 from fs_fedmllm.errors import FedMLLMError, UpdateError
-from fs_fedmllm.federation import NOTHING, Federation, Update, available_cores
+from fs_fedmllm.federation import NOTHING, Federation, Update
 from fs_fedmllm.training.trainer import TurnLog
 
 logger = logging.getLogger(__name__)

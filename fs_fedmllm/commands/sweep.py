@@ -65,6 +65,7 @@ def _coordinate(cell: Cell, axis: str) -> str | None:
 
 def _sweep(args: argparse.Namespace) -> int:
     from fs_fedmllm.config import read_yaml
+    from fs_fedmllm.cores import available_cores
     from fs_fedmllm.sweeps import grid
     from fs_fedmllm.sweeps.table import load_table
 
@@ -81,7 +82,7 @@ def _sweep(args: argparse.Namespace) -> int:
             print(f"{state}  {cell.key[:12]}  {cell.title}")
         print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
         return 0
-    workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else runner.cores())
+    workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else available_cores())
     out.mkdir(parents=True, exist_ok=True)
     runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
     outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))

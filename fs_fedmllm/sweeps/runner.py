@@ -51,11 +51,6 @@ class Outcome:
     interrupted: bool = False
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def turns_of(config: Config) -> int:
     """Client turns of a run."""
     clients = 1 if config.federate.method == "global" else config.sampled_clients
