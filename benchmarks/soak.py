@@ -32,13 +32,9 @@ import torch
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregation import RunningMean
 from fs_fedmllm.distributed.identity import create_authority, create_identity
-from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.protocol import state_digest
-from fs_fedmllm.distributed.roles import introduction, site_identity, turn_handler
-from fs_fedmllm.distributed.service import frame_limits, identity, serve
-from fs_fedmllm.distributed.site import Site
-from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.distributed.transport import TransportClient
+from fs_fedmllm.distributed.roles import turn_handler
+from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.federated_data import FederatedData, prepare_data
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter
@@ -117,21 +113,10 @@ def run_client(federation: Federation, config: schema.Config, folder: Path, clie
     rows = federation.data.clients[client]
     own = FederatedData(federation.data.dataset, federation.data.template, {client: rows}, federation.data.manifest)
     home = folder / f"client_{client}"
-    home.mkdir(exist_ok=True)
-    settings = config.fedmllm.network
-    limits = frame_limits(settings)
-    with TransportClient(settings.address, identity(settings, client), limits, again=False) as channel:
-        last = Site(
-            channel,
-            client,
-            introduction(config, client, own),
-            {"turn": turn_handler(client, take_turn(len(rows)))},
-            SiteStore(home / "state", site_identity(config, client, rows)),
-            settings,
-            Journal(home, f"client {client}"),
-            StatusFile(home),
-        ).run()
-    (home / "final.json").write_text(json.dumps({"digest": state_digest(last.tensors)}))
+    handlers = {"turn": turn_handler(client, take_turn(len(rows)))}
+    if take_part(config, client, own, federation, home, handlers) is not None:
+        last = read_adapter(home / "adapter", federation.initial_state())
+        (home / "final.json").write_text(json.dumps({"digest": state_digest(last)}))
 
 
 class Forge:

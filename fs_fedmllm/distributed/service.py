@@ -143,7 +143,12 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
 
 
 def take_part(
-    config: Config, client: int, data: FederatedData, federation: Federation, folder: Path
+    config: Config,
+    client: int,
+    data: FederatedData,
+    federation: Federation,
+    folder: Path,
+    handlers: Mapping[str, Handler] | None = None,
 ) -> Mapping[str, Any] | None:
     """Run a client of a distributed run.
 
@@ -153,6 +158,7 @@ def take_part(
         data: the client's rows.
         federation: trains.
         folder: the client's run folder; its state is kept in it.
+        handlers: what it does, by phase; by default, what :func:`handlers_of` says.
 
     Returns:
         The server's closing figures, or None if the client was asked to stop; the same command goes on.
@@ -174,7 +180,7 @@ def take_part(
             channel,
             client,
             introduction(config, client, data),
-            handlers_of(config, client, federation),
+            handlers_of(config, client, federation) if handlers is None else handlers,
             store,
             settings,
             Journal(folder, f"client {client}"),
