@@ -42,8 +42,7 @@ def useful_workers(federation: Federation) -> int:
     wanted = config.fedmllm.workers
     if wanted == 1 or federation.mllm.device.type != "cpu" or torch.get_num_threads() != 1 or not hasattr(os, "fork"):
         return 0
-    clients = 1 if config.federate.method == "global" else config.sampled_clients
-    workers = min(wanted or available_cores(), clients)
+    workers = min(wanted or available_cores(), config.turns_per_round)
     return workers if workers > 1 else 0
 
 
@@ -52,8 +51,7 @@ def further_accelerators(federation: Federation) -> list[int]:
     config, device = federation.config, federation.mllm.device
     if device.type != "cuda" or config.device >= 0 or config.model.fedmllm.device_map:
         return []  # one was chosen, or one model lies over all of them
-    clients = 1 if config.federate.method == "global" else config.sampled_clients
-    return spread(torch.cuda.device_count(), device.index or 0, config.fedmllm.workers, clients)
+    return spread(torch.cuda.device_count(), device.index or 0, config.fedmllm.workers, config.turns_per_round)
 
 
 def spread(visible: int, own: int, wanted: int, clients: int) -> list[int]:

@@ -323,6 +323,11 @@ class Config:
         return federate.sample_client_num if federate.sample_client_num > 0 else federate.client_num
 
     @property
+    def turns_per_round(self) -> int:
+        """Client turns in a round: the centralised baseline's rows are all with one client."""
+        return 1 if self.federate.method == "global" else self.sampled_clients
+
+    @property
     def scenario_args(self) -> dict[str, Any]:
         """The parameters of the splitter."""
         return dict(self.data.splitter_args[0]) if self.data.splitter_args else {}

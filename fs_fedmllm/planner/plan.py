@@ -162,7 +162,7 @@ def _data(plan: Plan, config: Config) -> tuple[Work, Template] | None:
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
-    clients = 1 if config.federate.method == "global" else config.sampled_clients
+    clients = config.turns_per_round
     down, up = _messages(config, counted, mllm) if config.federate.method != "local" else (0, 0)
     plan.traffic = {
         "adapter_bytes": counted.adapter_bytes,

@@ -20,10 +20,9 @@ class ConsoleProgress:
     """
 
     def __init__(self, config: Config):
-        per_round = 1 if config.federate.method == "global" else config.sampled_clients
         self._rounds = config.federate.total_round_num
         self._metric = config.eval.best_res_update_round_wise_key
-        self._total = per_round * self._rounds
+        self._total = config.turns_per_round * self._rounds
         self._made: tqdm | None = None
 
     @property

@@ -53,8 +53,7 @@ class Outcome:
 
 def turns_of(config: Config) -> int:
     """Client turns of a run."""
-    clients = 1 if config.federate.method == "global" else config.sampled_clients
-    return clients * config.federate.total_round_num
+    return config.turns_per_round * config.federate.total_round_num
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
