@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.aggregation.base import State
-from fs_fedmllm.aggregation.frozen_a import is_frozen
+from fs_fedmllm.aggregation.frozen_a import is_frozen, without_a
 from fs_fedmllm.aggregation.lora_exact import from_rank, pairs, to_rank
 from fs_fedmllm.aggregation.scaffold import VARIATE
 from fs_fedmllm.config import Config
@@ -68,7 +68,7 @@ class ClientPart:
         if self._rank:
             sent = to_rank(sent, self._rank)
         if self._frozen:
-            sent = {name: tensor for name, tensor in sent.items() if not is_frozen(name)}
+            sent = without_a(sent)
         if self._scaffold is not None:
             variates = [v.to(device="cpu", dtype=torch.float32) for v in self._scaffold.variate()]
             fresh = {f"{VARIATE}{name}": v for name, v in zip(names, variates, strict=True)}

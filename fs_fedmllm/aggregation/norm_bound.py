@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 
 from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.errors import UpdateError
 
 
@@ -27,7 +27,7 @@ def bound_update(
         UpdateError: the difference is longer, and is not to be scaled.
     """
     deltas = {name: tensor.float() - params[name] for name, tensor in update.items() if name in params}
-    norm = _norm(deltas)
+    norm = l2_norm(deltas)
     if norm <= limit:
         return update
     if not clip:
@@ -52,13 +52,9 @@ def bound_beside(client: int, params: State, update: Mapping[str, torch.Tensor],
     Raises:
         UpdateError: they are longer.
     """
-    norm = _norm({name: tensor for name, tensor in update.items() if name not in params})
+    norm = l2_norm({name: tensor for name, tensor in update.items() if name not in params})
     if norm > limit:
         raise UpdateError(
             f"Client {client}'s variate changed by a norm of {norm:.4g}, above fedmllm.aggregation.max_variate_norm, "
             f"{limit:g}."
         )
-
-
-def _norm(deltas: Mapping[str, torch.Tensor]) -> float:
-    return math.sqrt(sum(float(delta.double().square().sum()) for delta in deltas.values()))

@@ -20,6 +20,7 @@ import torch
 
 from fs_fedmllm.aggregation.base import State
 from fs_fedmllm.aggregation.cohort import Updates, ordered, weighted_mean
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.errors import ConfigError, UpdateError
 
 
@@ -116,10 +117,7 @@ def _middle(stack: torch.Tensor, drop: int) -> torch.Tensor:
 
 def norms(updates: Updates) -> dict[int, float]:
     """The L2 norm of each client's whole delta."""
-    return {
-        client: math.sqrt(sum(float(tensor.double().square().sum()) for tensor in delta.values()))
-        for client, _, delta in ordered(updates)
-    }
+    return {client: l2_norm(delta) for client, _, delta in ordered(updates)}
 
 
 def outliers(updates: Updates, *, factor: float) -> dict[int, str]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-#: The modalities that a scenario can take away, in the order in which draws are made.
-MODALITIES = ("image", "text")
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -18,11 +18,6 @@ def _field(name: str) -> int:
     return 0
 
 
-def can_measure() -> bool:
-    """Whether the system tells a process's memory (Linux does)."""
-    return _STATUS.is_file()
-
-
 def import_everything(config: Config) -> int:
     """Import what a run of this configuration imports, and start PyTorch's machinery.
 

@@ -12,8 +12,9 @@ from types import MappingProxyType
 import torch
 
 from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.privacy.clipping import clip, l2_norm
+from fs_fedmllm.privacy.clipping import clip
 
 #: Rounding that an honest client's clipped update may show: relative to the bound, and to the adapter's own norm
 #: (it sends start + delta in float32, and half a unit in the last place of each is lost).

@@ -12,15 +12,11 @@ from collections.abc import Mapping
 import torch
 
 from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.errors import UpdateError
 
 #: A clipped delta is this much shorter than the bound, which is more than float32 can add again by rounding.
 SLACK = 1.0e-6
-
-
-def l2_norm(tensors: Mapping[str, torch.Tensor]) -> float:
-    """The L2 norm over all tensors together, in double precision."""
-    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors.values()))
 
 
 def clip(delta: Mapping[str, torch.Tensor], bound: float) -> State:

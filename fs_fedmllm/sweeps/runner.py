@@ -23,17 +23,12 @@ from tqdm import tqdm
 from fs_fedmllm import __version__
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, to_mapping
-from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
 from fs_fedmllm.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.sweeps.grid import Cell
 
 #: Lines of a failed cell's log that are shown.
 _TAIL = 3
-
-
-class SweepError(FedMLLMError):
-    """A sweep folder that cannot be used."""
 
 
 @dataclass

@@ -13,11 +13,11 @@ from sites import Started, Wire, locked, server_of, site_of
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregation import State
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.cli import main
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.privacy.clipping import l2_norm
 from fs_fedmllm.session import Session
 from fs_fedmllm.simulation import run
 

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
-from fs_fedmllm.privacy.clipping import clip, clip_update, l2_norm
+from fs_fedmllm.privacy.clipping import clip, clip_update
 
 PARAMS = {"a": torch.tensor([[0.5, -0.25]]), "b": torch.tensor([1.0, 2.0, -3.0])}
 

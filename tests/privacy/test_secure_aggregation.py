@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 
 from fs_fedmllm.aggregation import OPTIMIZERS, RunningMean, build_server_optimizer
+from fs_fedmllm.aggregation.norms import l2_norm
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.errors import PrivacyError, UpdateError
-from fs_fedmllm.privacy.clipping import l2_norm
 from fs_fedmllm.privacy.secure_aggregation import client as client_side
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint, plain_sum
