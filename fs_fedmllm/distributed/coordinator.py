@@ -165,12 +165,13 @@ class Coordinator:
         drawn = session.begin_round()
         cohort = self._await_quorum(drawn)
         rows = {client: self._rows(client) for client in cohort}
+        needed = self.quorum(len(drawn), len(cohort))
         phases = self._rounds(session, rows)
         answered: list[int] = cohort
         try:
             phase = next(phases)
             while True:
-                answered = self._run_phase(phase, answered, drawn)
+                answered = self._run_phase(phase, answered, needed)
                 phase = phases.send(answered)
         except StopIteration:
             pass
@@ -194,10 +195,15 @@ class Coordinator:
             assert member is not None
             return member.rows
 
-    def quorum(self, drawn: int) -> int:
-        """Answers that a round of so many clients needs; with fewer than its threshold, a masked sum stays shut."""
+    def quorum(self, drawn: int, began: int = 0) -> int:
+        """Answers that a round needs; with fewer than its threshold, a masked sum stays shut.
+
+        Args:
+            drawn: the round's clients.
+            began: how many of them were there to begin it, of which the threshold is a share; 0 before it begins.
+        """
         secure = self.session.config.fedmllm.privacy.secure_aggregation
-        default = threshold_of(secure.threshold, drawn) if secure.enabled else (drawn + 1) // 2
+        default = threshold_of(secure.threshold, began or drawn) if secure.enabled else (drawn + 1) // 2
         return min(self.settings.min_clients or default, drawn)
 
     def _await_all(self) -> None:
@@ -244,9 +250,8 @@ class Coordinator:
             "again, or lower fedmllm.network.min_clients."
         )
 
-    def _run_phase(self, phase: Phase, cohort: list[int], drawn: list[int]) -> list[int]:
+    def _run_phase(self, phase: Phase, cohort: list[int], needed: int) -> list[int]:
         """Hand out a phase's task and take the answers in ascending client order; who answered in time."""
-        needed = self.quorum(len(drawn))
         round_index = self.session.state.round
         deadline = self._clock() + self.settings.turn_timeout
         limit = deadline + self.settings.give_up

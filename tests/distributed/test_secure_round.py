@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 from short_runs import CONFIGS, SHORT
-from sites import Started, Wire, locked
+from sites import Started, Wire, locked, server_of
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
@@ -159,6 +159,13 @@ def test_too_few_usable_answers_stop_the_run_by_name(pieces, tmp_path) -> None:
     _, server, _ = start(pieces, tmp_path, wire, turn_timeout=10.0, give_up=30.0)
     with pytest.raises(PrivacyError, match=r"2 of 4 clients sent a masked update, and the threshold is 3"):
         server.join()
+
+
+def test_the_quorum_is_the_threshold_of_those_that_began(pieces, tmp_path) -> None:
+    server = server_of(pieces, tmp_path / "server", Wire())
+    assert [server.quorum(10), server.quorum(10, 7)] == [6, 5]
+    server.settings = replace(server.settings, min_clients=8)
+    assert server.quorum(10, 9) == 8
 
 
 def test_a_quorum_below_the_threshold_is_refused_with_both_keys() -> None:
