@@ -3,6 +3,7 @@
     python benchmarks/rounds.py overhead     ours against a bare PyTorch loop over the same steps, embedded engine
     python benchmarks/rounds.py host         the same inside FederatedScope (needs a checkout)
     python benchmarks/rounds.py vision       a turn with the vision-feature cache off and on
+    python benchmarks/rounds.py grouping     a turn in passes of 4 rows, grouped by length and modality and as drawn
     python benchmarks/rounds.py evaluation   forced choice against generating 32 tokens, one row at a time
     python benchmarks/rounds.py memory       growth from 2 to 100 clients
 
@@ -207,6 +208,41 @@ def vision() -> None:
           f"{_ratio(medians['off'], medians['on'])}")  # fmt: skip
 
 
+def grouping() -> None:
+    """A turn in forward passes of 4 of 16 rows, half of them without their image: grouped and as drawn."""
+    from fs_fedmllm.training import trainer as module
+
+    words = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]")
+    federation = _federation(_config(*words, "fedmllm.train.micro_batch_size", 4))
+    rows = federation.data.clients[1]
+    turn = federation.plan(1, 0, len(rows))
+    used = sorted({i for batch in turn.batches for i in batch})
+    encoded = dict(zip(used, federation.encoder.encode([rows[i] for i in used]), strict=True))
+    orders = {"grouped": module.grouped, "drawn": lambda rows, indices, micro: list(indices)}
+
+    def cells(name: str) -> int:
+        total = 0
+        for batch in turn.batches:
+            order = orders[name](encoded, batch, 4)
+            passes = [[encoded[i] for i in order[k : k + 4]] for k in range(0, len(order), 4)]
+            total += sum(len(rows) * max(len(r.prompt) + len(r.completion) for r in rows) for rows in passes)
+        return total
+
+    def timed(name: str) -> Callable[[int], Seconds]:
+        def run(_: int) -> Seconds:
+            module.grouped = orders[name]
+            federation.mllm.adapter.load(federation.initial_state())
+            started = _now()
+            federation.trainer.fit(encoded, turn)
+            return _since(started)
+
+        return run
+
+    medians = _alternating(drawn=timed("drawn"), grouped=timed("grouped"))
+    print(f"tokens with padding: as drawn {cells('drawn')}, grouped {cells('grouped')}; "
+          f"{_ratio(medians['drawn'], medians['grouped'])}")  # fmt: skip
+
+
 def evaluation() -> None:
     """Forced choice against generation, and whether both decide alike."""
     import torch
@@ -282,7 +318,7 @@ def main() -> None:
     """Parse the command line and run one row."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("overhead", "host", "vision", "evaluation", "memory"))
+    parser.add_argument("what", choices=("overhead", "host", "vision", "grouping", "evaluation", "memory"))
     parser.add_argument("--model", default="tiny", help="tiny, a folder, a hub id, realistic or small")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--gpu", action="store_true")

@@ -193,7 +193,10 @@ class LocalConfig:
 
     batch_size: int = key(4, "Rows behind one optimizer step.", unit="rows", valid=ONE_OR_MORE)
     micro_batch_size: int = key(
-        0, "Rows in one forward pass; 0 takes the whole batch at once.", unit="rows", valid=NOT_NEGATIVE
+        0,
+        "Rows in one forward pass; 0 takes the whole batch at once. Rows of like length and modality share a pass.",
+        unit="rows",
+        valid=NOT_NEGATIVE,
     )
     weight_decay: float = key(0.1, "AdamW's decoupled weight decay.", valid=NOT_NEGATIVE)
     beta1: float = key(0.9, "AdamW.", valid=DECAY)

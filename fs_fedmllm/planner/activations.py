@@ -23,12 +23,17 @@ from fs_fedmllm.models.loader import MLLM
 logger = logging.getLogger(__name__)
 
 
+#: glibc takes blocks of at least this size from the system one by one and gives them back; smaller ones it may keep.
+HEAP_BLOCK = 32 << 20
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are made inside the block and are alive.
 
     Attributes:
         now: bytes alive.
         peak: largest value of ``now`` so far.
+        heap_peak: the same of tensors below :data:`HEAP_BLOCK`.
 
     Args:
         known: tensors that were there before; they are not counted.
@@ -36,12 +41,19 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, known: Iterator[torch.Tensor]):
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self._heap = self.heap_peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._alive: dict[int, int] = {}
 
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        if abs(size) < HEAP_BLOCK:
+            self._heap += size
+            self.heap_peak = max(self.heap_peak, self._heap)
+
     def _freed(self, key: int) -> None:
-        self.now -= self._alive.pop(key, 0)
+        self._add(-self._alive.pop(key, 0))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and note what it made."""
@@ -54,8 +66,7 @@ class LiveBytes(TorchDispatchMode):
             if key in self._known or key in self._alive:
                 continue
             self._alive[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
+            self._add(storage.nbytes())
             weakref.finalize(storage, self._freed, key)
         return made
 
@@ -70,7 +81,7 @@ def _fake(device: str) -> Iterator[Any]:
 
 def step_memory(
     mllm: MLLM, *, train: tuple[int, int, int], scored: tuple[int, int], device: str = "cpu"
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Peak bytes of a training step and of an evaluation batch, beside weights and optimizer.
 
     Args:
@@ -80,7 +91,8 @@ def step_memory(
         device: ``cpu`` or ``cuda``, for the kernels that would be chosen.
 
     Returns:
-        (training, evaluation): the first includes the gradients of the adapter.
+        (training, evaluation, heap): the first includes the gradients of the adapter; the last is that part of it that
+        a CPU's allocator takes from its heap.
 
     Raises:
         Exception: whatever a model raises that cannot be run on shapes alone; the caller falls back.
@@ -109,4 +121,4 @@ def step_memory(
         inner.eval()
         with LiveBytes(iter(known)) as evaluation, torch.no_grad():
             run(*scored, 1)
-    return training.peak, evaluation.peak
+    return training.peak, evaluation.peak, training.heap_peak

@@ -20,6 +20,10 @@ from fs_fedmllm.planner.work import Work, count_work, length
 #: of the configuration, rows and token ids, the allocator's slack. Measured on CPU runs.
 PROCESS_BYTES = 32 << 20
 
+#: What glibc's heap keeps beside the tensors alive at once, for each byte of theirs: batches of other lengths leave
+#: gaps that the next does not fit. Measured on CPU, as the difference to runs without a heap (MALLOC_MMAP_THRESHOLD_).
+HEAP_SLACK = 0.9
+
 
 @dataclass
 class Plan:
@@ -201,11 +205,11 @@ def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, t
     from fs_fedmllm.training.encoding import Encoder
 
     encoder = Encoder(mllm, template, config.fedmllm.prompt, None)
-    trained = encoder.encode(list(work.heaviest))
-    scored = encoder.encode([max(work.longest, key=length)])
+    trained = encoder.encode([row for batch in work.heaviest for row in batch])
+    scored = encoder.encode([max(batch, key=length) for batch in work.longest])
     tokens = max(len(row.prompt) + len(row.completion) for row in trained)
     columns = max(len(row.completion) for row in trained) + 1
-    rows, score_rows, score_tokens = work.batch, work.eval_batch, len(scored[0].prompt) + 1
+    rows, score_rows, score_tokens = work.batch, work.eval_batch, max(len(row.prompt) for row in scored) + 1
     features = 0
     pictured = next((row for row in (*trained, *scored) if row.image is not None), None)
     if config.fedmllm.vision_cache.enabled and mllm.vision_is_frozen and pictured is not None:
@@ -219,7 +223,7 @@ def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, t
 
         if config.fedmllm.train.gradient_checkpointing:
             mllm.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        training, evaluation = step_memory(
+        training, evaluation, heap = step_memory(
             mllm, train=(rows, tokens, columns), scored=(score_rows, score_tokens), device=device
         )
     except Exception as error:  # a model whose code looks at values cannot be walked through on shapes
@@ -227,6 +231,7 @@ def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, t
         plan.notes.append(f"Activations are a rule of thumb: the model cannot be run on shapes ({reason}).")
         source = "rule of thumb"
         training, evaluation = _rule_of_thumb(mllm, rows, tokens, score_rows, score_tokens)
+        heap = training
     copies = 5 + _optimizer_copies(config)  # origin, global, best, the round's sum, the update on its way
     parts = {
         "base": counted.base_bytes,
@@ -237,6 +242,7 @@ def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, t
         "vision_features": features,
         "evaluation": evaluation,
         "process": PROCESS_BYTES,
+        "heap_slack": int(HEAP_SLACK * heap) if device == "cpu" else 0,
     }
     steady = sum(parts.values()) - training - evaluation - parts["local_optimizer"]
     peak = steady + max(training + parts["local_optimizer"], evaluation)

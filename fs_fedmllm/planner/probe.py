@@ -1,7 +1,8 @@
-"""The two-step probe: the first two steps of the first clients, the run's heaviest step, and the shortest, middling
-and longest evaluation batch, in a process of its own.
+"""The two-step probe: the first two steps of the run, its heaviest step, and the shortest, middling and longest
+evaluation batch, in a process of its own.
 
-Batches of several lengths matter: what the allocator keeps between them is part of a run's memory.
+Where that takes little time the probe goes on through the run's first turns: batches of many lengths leave a heap that
+is larger than any one of them needs, and with a small model that is a large part of a run's memory.
 
 The base is loaded as the run would load it, so this is the one part of a plan that is heavy. It writes nothing.
 """
@@ -23,6 +24,9 @@ import yaml
 from fs_fedmllm.config import Config, from_mapping, to_mapping
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import FedMLLMError
+
+#: CPU time after which training does not go on for the sake of the heap.
+SECONDS = 20.0
 
 
 def probe(config: Config) -> dict[str, float]:
@@ -88,13 +92,13 @@ def measure(config: Config) -> dict[str, Any]:
             torch.cuda.synchronize(device)
         return time.perf_counter() - begun
 
-    rows = list(work.heaviest)
-    images = len({row.image for row in (*rows, *work.longest) if row.image is not None})
-    encoding = timed(lambda: encoder.encode([*rows, *work.longest]))
+    rows = [row for batch in (*work.heaviest, *work.longest) for row in batch]
+    images = len({row.image for row in rows if row.image is not None})
+    encoding = timed(lambda: encoder.encode(rows))
     federation.mllm.adapter.load(state.params)
     for part in work.scored_parts:
         federation.evaluator.evaluate(part)
-    scoring = timed(lambda: federation.evaluator.evaluate(work.longest))
+    scoring = [timed(lambda part=part: federation.evaluator.evaluate(part)) / len(part) for part in work.longest]
     mean = RunningMean(state.params)
     steps: list[float] = []
 
@@ -110,11 +114,17 @@ def measure(config: Config) -> dict[str, Any]:
         if federation.server is not None:
             federation.accept(mean, state.params, update)
 
+    begun = time.process_time()
+    turn(work.first[0][:2])
+    whole = heavy = 0.0
+    for batch in work.heaviest:
+        turn([batch])
+        taken = timed(lambda batch=batch: turn([batch]))
+        whole, heavy = max((whole, heavy), (taken, steps[-1]))
     for batches in work.first:
+        if time.process_time() - begun > SECONDS:
+            break
         turn(batches)
-    turn([rows])
-    whole = timed(lambda: turn([rows]))
-    heavy = steps[-1]
     if federation.server is not None:
         state.params, state.server = federation.server_step(state.params, state.server, mean)
     # What a session does beside: events, a checkpoint, the adapters' files.
@@ -124,20 +134,18 @@ def measure(config: Config) -> dict[str, Any]:
         save_checkpoint(Path(scratch) / "checkpoint", state, "probe")
         write_adapter(Path(scratch) / "adapter", federation.mllm, state.params)
         folder.close()
-    for batches in work.first:
-        turn(batches)
     federation.mllm.adapter.load(state.params)
-    for part in work.scored_parts:
+    for part in (*work.scored_parts, *work.longest):
         federation.evaluator.evaluate(part)
     figures = {
         "peak_bytes": peak() - imports,
         "load_seconds": loaded - started,
         "image_seconds": encoding / max(1, images),
         "probed_images": images,
-        "probed_rows": len(rows) + len(work.longest),
+        "probed_rows": len(rows),
         "step_seconds": heavy,
         "turn_seconds": max(0.0, whole - heavy),
-        "scored_seconds": scoring / max(1, len(work.longest)),
+        "scored_seconds": max(scoring),
     }
     if device.type == "cuda":
         figures["device_peak_bytes"] = torch.cuda.max_memory_allocated(device)

@@ -15,6 +15,9 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.replay import recorded_participants
 
+#: Turns that a probe may go through.
+FIRST_TURNS = 6
+
 
 @dataclass(frozen=True)
 class Work:
@@ -31,10 +34,11 @@ class Work:
         images: distinct images among them.
         batch: rows of one forward pass in training, at most.
         eval_batch: rows of one evaluation batch, at most.
-        heaviest: the rows of the optimizer step with the longest texts.
-        longest: the rows of the evaluation batch with the longest texts.
-        first: for up to two clients of the first round, the rows of their first two steps.
-        scored_parts: the evaluation batches that are shortest, middling and longest.
+        heaviest: the rows of the optimizer step with the longest text beside an image, and of that with the longest
+            text alone; which has more tokens only the model's processor can tell.
+        longest: likewise the evaluation batches.
+        first: the rows of each step of the run's first turns, up to :data:`FIRST_TURNS`.
+        scored_parts: the evaluation batches that are shortest and middling.
     """
 
     clients_per_round: int
@@ -47,15 +51,21 @@ class Work:
     images: int
     batch: int
     eval_batch: int
-    heaviest: Sequence[Sample]
-    longest: Sequence[Sample]
+    heaviest: Sequence[Sequence[Sample]]
+    longest: Sequence[Sequence[Sample]]
     first: Sequence[Sequence[Sequence[Sample]]]
     scored_parts: Sequence[Sequence[Sample]]
 
 
 def length(row: Sample) -> int:
-    """Characters of a row, which stand for its tokens; an image counts more than any text."""
-    return (100_000 if row.image is not None else 0) + len(row.text or "") + len(row.question or "")
+    """Characters of a row's texts, which stand for its tokens."""
+    return len(row.text or "") + len(row.question or "")
+
+
+def _longest_batches(rows: Sequence[Sample], batch: int) -> list[list[Sample]]:
+    """The batch with the longest texts of the rows with an image, and of those without."""
+    kinds = ([row for row in rows if row.image is not None], [row for row in rows if row.image is None])
+    return [sorted(kind, key=length)[-batch:] for kind in kinds if kind]
 
 
 def count_work(config: Config, data: FederatedData) -> Work:
@@ -80,7 +90,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     seen: dict[int, set[int]] = {}
     lengths = {client: [length(row) for row in rows] for client, rows in data.clients.items()}
     first: list[list[list[Sample]]] = []
-    heaviest: tuple[tuple[int, int], int, list[int]] = ((0, 0), 0, [])
+    heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
     for round_index in range(rounds):
         for client in round_clients(config, round_index, recorded):
             batches = turn_batches(config, client, round_index, len(data.clients[client]))
@@ -88,12 +98,14 @@ def count_work(config: Config, data: FederatedData) -> Work:
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
             widest = max([widest, *(len(batch) for batch in batches)])
-            if round_index == 0 and len(first) < 2:
-                first.append([[data.clients[client][i] for i in batch] for batch in batches[:2]])
+            mine = data.clients[client]
+            if len(first) < FIRST_TURNS:
+                first.append([[mine[i] for i in batch] for batch in batches])
             for batch in batches:
-                weight = (len(batch), max(lengths[client][i] for i in batch))
-                if weight > heaviest[0]:
-                    heaviest = (weight, client, batch)
+                for pictured in (True, False):
+                    texts = [lengths[client][i] for i in batch if (mine[i].image is not None) == pictured]
+                    if texts and (len(batch), max(texts)) > heaviest.get(pictured, ((0, 0),))[0]:
+                        heaviest[pictured] = ((len(batch), max(texts)), [mine[i] for i in batch])
             seen.setdefault(client, set()).update(i for batch in batches for i in batch)
     for client, indices in seen.items():
         for i in indices:
@@ -126,8 +138,8 @@ def count_work(config: Config, data: FederatedData) -> Work:
         images=len({row.image for row in used if row.image is not None}),
         batch=min(widest, local.micro_batch_size or local.batch_size) if widest else 0,
         eval_batch=eval_batch,
-        heaviest=[data.clients[heaviest[1]][i] for i in heaviest[2]],
-        longest=by_length[-eval_batch:],
+        heaviest=[batch for _, batch in heaviest.values()],
+        longest=_longest_batches(by_length, eval_batch),
         first=first,
-        scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch], by_length[-eval_batch:]],
+        scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch]],
     )

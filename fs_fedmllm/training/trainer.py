@@ -86,6 +86,22 @@ def _frozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def grouped(rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int], micro: int) -> list[int]:
+    """A step's rows in an order in which each forward pass holds rows of one kind and of like length.
+
+    Less is padded, and a pass of rows without images leaves the vision tower out. The step's loss is the sum over its
+    rows whatever their order.
+
+    Args:
+        rows: the client's encoded rows.
+        indices: the rows of one step.
+        micro: rows of a forward pass.
+    """
+    if micro == 1 or micro >= len(indices):
+        return list(indices)
+    return sorted(indices, key=lambda i: (rows[i].image is not None, len(rows[i].prompt) + len(rows[i].completion)))
+
+
 class LocalTrainer(Trainer):
     """One per process; clients take turns on it.
 
@@ -223,7 +239,8 @@ class LocalTrainer(Trainer):
         self.mllm.set_training(True)
         with torch.random.fork_rng(devices=devices), _frozen([parameters[i] for i in turn.frozen]):
             torch.manual_seed(turn.dropout_seed)
-            for step, indices in enumerate(turn.batches):
+            for step, drawn in enumerate(turn.batches):
+                indices = grouped(rows, drawn, micro)
                 step_rows = [rows[i] for i in indices]
                 supervised = sum(len(row.completion) for row in step_rows)
                 total, added = (torch.zeros((), device=self.mllm.device) for _ in range(2))

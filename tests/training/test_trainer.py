@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.training import trainer as trainer_module
 from fs_fedmllm.training.encoding import Encoder
 from fs_fedmllm.training.regularizer import Penalty
-from fs_fedmllm.training.trainer import LocalTrainer, Turn
+from fs_fedmllm.training.trainer import LocalTrainer, Turn, grouped
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,42 @@ def test_the_answer_columns_give_the_loss_of_the_whole_sequence(trained) -> None
 def test_micro_batches_give_the_step_of_the_whole_batch(trained) -> None:
     mllm, encoder, rows = trained
     start = _state(mllm)
-    moves = []
+    moves, losses = [], []
     for micro in (0, 5):
         mllm.adapter.load(start)
         trainer = LocalTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=micro))
-        trainer.fit(rows, Turn(batches=[list(range(12))], lr=1e-3))
+        losses.append(trainer.fit(rows, Turn(batches=[list(range(12))], lr=1e-3)).loss)
         moves.append(_moved(mllm, start))
+    assert abs(losses[0] - losses[1]) < 1e-6
     for name in start:
         torch.testing.assert_close(moves[0][name], moves[1][name], rtol=0, atol=2e-5)
+
+
+def test_a_forward_pass_holds_rows_of_like_length_and_kind(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped, the passes of a step pad less than as drawn, and those without images send none through the tower."""
+    mllm, encoder, rows = trained
+    step = [11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert sorted(grouped(rows, step, 4)) == sorted(step)
+    assert grouped(rows, step, 1) == grouped(rows, step, 12) == step  # nothing to gain: as drawn
+    passes: list[list[int]] = []
+    collate = encoder.collate
+
+    def watched(chosen, completions):
+        passes[-1].append(max(len(row.prompt) + len(row.completion) for row in chosen) * len(chosen))
+        pictured.append({row.image is not None for row in chosen})
+        return collate(chosen, completions=completions)
+
+    monkeypatch.setattr(encoder, "collate", watched)
+    trainer = LocalTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=4))
+    for order in (grouped, lambda rows, indices, micro: list(indices)):
+        monkeypatch.setattr(trainer_module, "grouped", order)
+        passes.append([])
+        pictured: list[set[bool]] = []
+        mllm.adapter.load(_state(mllm))
+        trainer.fit(rows, Turn(batches=[step], lr=1e-3))
+        if order is grouped:
+            assert pictured == [{False}, {True}, {True}]
+    assert len(passes[0]) == len(passes[1]) == 3 and sum(passes[0]) < sum(passes[1])
 
 
 def test_fit_equals_the_stock_trainer(trained) -> None:
