@@ -24,21 +24,19 @@ from fs_fedmllm.aggregation import (
     ServerOptimizer,
     State,
     build_rule,
-    build_server_optimizer,
     check_update,
-    federated_names,
 )
 from fs_fedmllm.aggregation.lora_exact import from_rank
 from fs_fedmllm.aggregation.norm_bound import bound_beside, bound_update
 from fs_fedmllm.client_part import client_part, frozen_positions
-from fs_fedmllm.compression import Codec, download
+from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config
 from fs_fedmllm.cores import available_cores
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.exchange import server_optimizer, shared_tensors, to_clients, upload_codec
 from fs_fedmllm.federated_data import FederatedData, missing_rate
-from fs_fedmllm.federated_data import prepare_data as prepare_data  # the planner's probe looks for it here
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
@@ -116,8 +114,7 @@ class Federation:
     @property
     def codec(self) -> Codec:
         """How updates are written for the wire."""
-        compression = self.config.fedmllm.compression
-        return Codec(compression.upload, compression.group, compression.error_feedback)
+        return upload_codec(self.config)
 
     @classmethod
     def build(cls, config: Config, data: FederatedData) -> Federation:
@@ -143,19 +140,6 @@ class Federation:
             cache = config.fedmllm.vision_cache
             vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
         encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
-        server = None
-        if config.federate.method != "local":
-            options = config.fedmllm.server
-            server = build_server_optimizer(
-                # The centralised baseline is FedAvg with one client that holds every row.
-                "fedavg" if config.federate.method == "global" else config.federate.method,
-                lr=config.server_lr,
-                beta1=options.beta1,
-                beta2=options.beta2,
-                tau=options.tau,
-                switches=config.switches,
-                alpha=config.fedmllm.feddyn.alpha,
-            )
         return cls(
             config=config,
             data=data,
@@ -163,7 +147,7 @@ class Federation:
             encoder=encoder,
             trainer=LocalTrainer(mllm, encoder, config.fedmllm.train),
             evaluator=Evaluator(encoder, config.fedmllm.eval, config.switches),
-            server=server,
+            server=server_optimizer(config),
             _mask=_regularised(config, mllm),
             _replayed=recorded_participants(config) if config.fedmllm.replay else (),
         )
@@ -217,8 +201,7 @@ class Federation:
             params: the global adapter.
             server_state: the server optimizer's state.
         """
-        sent = params if self.server is None else self.server.broadcast(params, server_state)
-        return download(sent, self.config.fedmllm.compression.download)
+        return to_clients(self.config, self.server, params, server_state)
 
     def client_turn(
         self,
@@ -305,9 +288,7 @@ class Federation:
         Args:
             params: the adapter that the clients receive.
         """
-        expected = params if self.server is None else self.server.expected(params)
-        names = federated_names(expected, self.config.fedmllm.aggregation)
-        return {name: tensor for name, tensor in expected.items() if name in names}
+        return shared_tensors(self.config, self.server, params)
 
     def upload_like(self, received: State) -> State:
         """An update that changes nothing: the names, dtypes and shapes of what a client may send.

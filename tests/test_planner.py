@@ -28,8 +28,10 @@ Make = Callable[..., schema.Config]
         (),
         ("federate.method", "global"),
         ("fedmllm.compression.upload", "int8", "fedmllm.compression.download", "bfloat16"),
+        ("federate.method", "scaffold", "fedmllm.aggregation.lora", "frozen_a", "fedmllm.compression.upload", "int8"),
+        ("fedmllm.aggregation.lora", "exact", "fedmllm.aggregation.ranks", "[1, 2, 3, 4, 5, 6, 7, 8, 8, 8]"),
     ],
-    ids=["fedavg", "global", "compressed"],
+    ids=["fedavg", "global", "compressed", "scaffold", "ranks"],
 )
 def test_bytes_steps_and_turns_are_those_of_the_run(short_config: Make, words: tuple[str, ...]) -> None:
     config = short_config("cross_i3t7", *words)

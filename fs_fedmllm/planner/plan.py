@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.agenda import round_clients
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import FedMLLMError
@@ -15,6 +16,7 @@ from fs_fedmllm.planner.packages import TESTED, check_packages
 from fs_fedmllm.planner.probe import probe
 from fs_fedmllm.planner.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.planner.work import Work, count_work, length
+from fs_fedmllm.replay import recorded_participants
 
 #: What a Python process grows by, beside what is listed, between its imports and its first round: interpreter objects
 #: of the configuration, rows and token ids, the allocator's slack. Measured on CPU runs.
@@ -166,34 +168,40 @@ def _data(plan: Plan, config: Config) -> tuple[Work, Template] | None:
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
-    clients = config.turns_per_round
-    down, up = _messages(config, counted, mllm) if config.federate.method != "local" else (0, 0)
-    plan.traffic = {
-        "adapter_bytes": counted.adapter_bytes,
-        "to_a_client_bytes": down,
-        "from_a_client_bytes": up,
-        "round_bytes": clients * (down + up),
-        "run_bytes": clients * (down + up) * config.federate.total_round_num,
-    }
-
-
-def _messages(config: Config, counted: Sizes, mllm: Any) -> tuple[int, int]:
-    """Bytes of what one client gets and gives in a round, after ``fedmllm.compression``."""
     import torch
 
-    from fs_fedmllm.compression import Codec, download
+    from fs_fedmllm.exchange import messages
     from fs_fedmllm.models.export import adapter_bytes
 
-    compression = config.fedmllm.compression
-    if (compression.download, compression.upload) == ("float32", "float32"):
-        return counted.adapter_bytes, counted.adapter_bytes
+    rounds, clients = config.federate.total_round_num, config.turns_per_round
+    plan.traffic = {"adapter_bytes": counted.adapter_bytes}
+    if config.federate.method == "local":
+        plan.traffic |= dict.fromkeys(("to_a_client_bytes", "from_a_client_bytes", "round_bytes", "run_bytes"), 0)
+        return
     state = {
         name: torch.zeros(parameter.shape)
         for name, parameter in zip(mllm.adapter.names, mllm.adapter.parameters, strict=True)
     }
-    codec = Codec(compression.upload, compression.group, error_feedback=False)
-    sent, _ = codec.encode(state, state, {})
-    return len(adapter_bytes(dict(download(state, compression.download)))), len(adapter_bytes(dict(sent)))
+
+    def sizes_of(client: int) -> tuple[int, int]:
+        down, up = messages(config, state, client)
+        return len(adapter_bytes(dict(down))), len(adapter_bytes(dict(up)))
+
+    # Clients differ by their rank only.
+    ranks = config.fedmllm.aggregation.ranks
+    of_rank = {rank: sizes_of(client) for client, rank in enumerate(ranks, start=1)} or {None: sizes_of(1)}
+    of_client = {client: of_rank[ranks[client - 1] if ranks else None] for client in range(1, len(ranks) + 1)}
+    down, up = max(of_rank.values())
+    plan.traffic |= {
+        "to_a_client_bytes": down,
+        "from_a_client_bytes": up,
+        "round_bytes": clients * (down + up),
+        "run_bytes": clients * (down + up) * rounds,
+    }
+    if ranks:
+        recorded = recorded_participants(config) if config.fedmllm.replay else ()
+        drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded)]
+        plan.traffic["run_bytes"] = sum(sum(of_client[client]) for client in drawn)
 
 
 def _optimizer_copies(config: Config) -> int:

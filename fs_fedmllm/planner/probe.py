@@ -66,7 +66,8 @@ def measure(config: Config) -> dict[str, Any]:
 
     from fs_fedmllm.aggregation import RunningMean
     from fs_fedmllm.checkpoint import RunState, save_checkpoint
-    from fs_fedmllm.federation import Federation, Update, prepare_data
+    from fs_fedmllm.federated_data import prepare_data
+    from fs_fedmllm.federation import Federation, Update
     from fs_fedmllm.models.export import write_adapter
     from fs_fedmllm.planner.work import count_work
     from fs_fedmllm.run_folder import RunFolder
