@@ -1,4 +1,4 @@
-"""What compressed updates cost in accuracy and save in bytes: the main job over three seeds.
+"""What compressed updates cost in accuracy and save in bytes: 20 rounds of the main job over three seeds.
 
 python benchmarks/compression.py run FOLDER      each cell once; the same command goes on where it stopped
 python benchmarks/compression.py table FOLDER    the table, as Markdown
@@ -35,7 +35,8 @@ def run_cells(folder: Path) -> None:
             cell = folder / f"{kind.replace(', ', '-').replace(' ', '_')}-s{seed}.json"
             if cell.is_file():
                 continue
-            common = ["seed", str(seed), "eval.freq", "20", "fedmllm.eval.zero_shot", "False"]
+            common = ["seed", str(seed), "federate.total_round_num", "20", "eval.freq", "20"]
+            common += ["fedmllm.eval.zero_shot", "False"]
             common += ["fedmllm.eval.slices", "never", "fedmllm.workers", "1", "outdir", str(folder / "runs")]
             results, _ = run(schema.load(PRESET, [*common, "expname", cell.stem, *words]))
             last = results["evaluations"][-1]

@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PRESET = HERE.parent / "configs" / "aligned_a10.yaml"
-SEEDS = (1,)
+SEEDS = (1, 2, 3)
 ROUNDS = 8
 CLIP = 1.0
 
