@@ -5,7 +5,8 @@
 
 A point: two sampled clients a round, one step of 8 rows, the rows of the embedded triage task repeated as often as
 needed. Time is CPU time (the machine may be busy), the median over rounds after the first; growth is live tensors and
-resident memory from after the model was loaded to the end (the latter only where a process has no earlier point).
+resident memory from after the model was loaded to the end (the latter only where a process has no earlier point, so
+it is measured and not shown).
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ def plot(file: Path) -> None:
     axes = [axis for axis in AXES if any(key.startswith(f"{axis}=") for key in found)]
     figure, panels = plt.subplots(2, len(axes), figsize=(3.1 * len(axes), 5.6), sharey="row", squeeze=False)
     lines = {"round_s": "a round", "rest_s": "a round less its turns", "evaluation_s": "evaluation of 64 rows"}
-    memory = {"tensors_mb": "live tensors", "resident_mb": "resident", "adapter_mb": "one adapter"}
+    # Resident memory is not here: it grows at a process's first point and says little after it.
+    memory = {"tensors_mb": "live tensors", "adapter_mb": "one adapter"}
     print("| axis | value | " + " | ".join([*lines.values(), *memory.values()]) + " | reading and dealing |")
     print("|---" * (3 + len(lines) + len(memory)) + "|")
     for column, axis in enumerate(axes):
