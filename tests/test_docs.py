@@ -216,10 +216,11 @@ MAY_IMPORT = {
     "compression": {"aggregation"},
     "client_part": {"config", "models", "aggregation", "training"},
     "agenda": {"config", "data", "training"},
+    "exchange": {"config", "aggregation", "compression"},
     "federated_data": {"config", "data", "scenarios"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
-        *("client_part", "replay", "agenda", "federated_data"),
+        *("client_part", "replay", "agenda", "exchange", "federated_data"),
     },
 }
 
