@@ -220,7 +220,7 @@ MAY_IMPORT = {
     "federated_data": {"config", "data", "scenarios"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregation", "training", "evaluation", "compression", "privacy"),
-        *("client_part", "replay", "agenda", "exchange", "federated_data"),
+        *("client_part", "replay", "agenda", "cores", "exchange", "federated_data"),
     },
 }
 
