@@ -65,7 +65,7 @@ def test_killed_at_several_moments_and_resumed_gives_the_same_table(undisturbed,
         while _turns(out) < rounds and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(how)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=300)
         if how == signal.SIGINT and process.returncode == 130:
             assert "the same command goes on from here" in said
         assert _quiet(out)
