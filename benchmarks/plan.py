@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,25 +53,34 @@ def measured_run(words: list[str]) -> dict[str, int]:
     }
 
 
-def compare(words: list[str], probe: bool = True) -> dict[str, dict[str, float]]:
-    """Plan without and with the probe, run, and put the figures side by side."""
+def compare(words: list[str], repeats: int) -> dict[str, dict[str, float]]:
+    """Plan without and with the probe, run, and put the figures side by side.
+
+    The peak of a small process moves by a tenth from run to run with the allocator, so a median of repeats counts.
+    """
     from fs_fedmllm.planner.plan import make_plan
 
     config = schema.load(words[0], words[1:])
     shapes = make_plan(config)
     assert not shapes.problems, shapes.problems
     script = [sys.executable, __file__, "--measure", *words]
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
-    real = json.loads(done.stdout.splitlines()[-1])
+    runs = []
+    for _ in range(repeats):
+        done = subprocess.run(script, capture_output=True, text=True, check=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        shutil.rmtree(config.outdir)  # the same command would only look at a finished run
+    real = {name: statistics.median_low([run[name] for run in runs]) for name in runs[0]}
     figures = {
         "adapter_bytes": {"planned": shapes.traffic["adapter_bytes"], "measured": real["adapter_bytes"]},
         "run_bytes": {"planned": shapes.traffic["run_bytes"], "measured": real["run_bytes"]},
         "memory_from_shapes": {"planned": shapes.memory["peak_bytes"], "measured": real["peak_bytes"]},
     }
-    if probe:
-        probed = make_plan(config, with_probe=True)
-        assert not probed.problems, probed.problems
-        figures["memory_after_probe"] = {"planned": probed.memory["peak_bytes"], "measured": real["peak_bytes"]}
+    probed = [make_plan(config, with_probe=True) for _ in range(repeats)]
+    assert not any(plan.problems for plan in probed), probed[0].problems
+    figures["memory_after_probe"] = {
+        "planned": statistics.median_low([plan.memory["peak_bytes"] for plan in probed]),
+        "measured": real["peak_bytes"],
+    }
     for entry in figures.values():
         entry["ratio"] = round(entry["planned"] / entry["measured"], 4)
     return figures
@@ -80,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--twin", nargs=2, type=int, metavar=("WIDTH", "LAYERS"))
     parser.add_argument("--measure", action="store_true", help="only run, in this process")
+    parser.add_argument("--repeats", type=int, default=1, help="runs and probes whose median counts")
     parser.add_argument("words", nargs="+")
     args = parser.parse_args()
     if args.measure:
@@ -90,7 +102,7 @@ def main() -> None:
         if args.twin:
             make_twin(Path(folder) / "twin", *args.twin)
             words += ["model.fedmllm.path", f"{folder}/twin"]
-        print(json.dumps(compare(words)))
+        print(json.dumps(compare(words, args.repeats)))
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ def test_what_is_missing_is_a_problem_and_the_rest_is_planned(capsys: pytest.Cap
 def test_memory_and_bytes_are_as_measured(tmp_path: Path) -> None:
     """A model of eight million parameters: plan, probe and real run, each in a process of its own."""
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "benchmarks" / "plan.py", "--twin", "256", "8", CONFIGS / "cross_i3t7.yaml",
-         *SHORT, "fedmllm.eval.limit", "32", "fedmllm.train.batch_size", "16"],
+        [sys.executable, REPOSITORY / "benchmarks" / "plan.py", "--twin", "256", "8", "--repeats", "3",
+         CONFIGS / "cross_i3t7.yaml", *SHORT, "fedmllm.eval.limit", "32", "fedmllm.train.batch_size", "16"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
