@@ -97,6 +97,7 @@ def test_what_is_missing_is_a_problem_and_the_rest_is_planned(capsys: pytest.Cap
     assert any("openbmb/MiniCPM-V-4.6" in problem for problem in plan["problems"])
 
 
+@pytest.mark.slow
 def test_memory_and_bytes_are_as_measured(tmp_path: Path) -> None:
     """A model of eight million parameters: plan, probe and real run, each in a process of its own."""
     done = subprocess.run(

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from short_runs import REPOSITORY
 
 
+@pytest.mark.slow
 def test_a_federation_under_fire_ends_with_the_closed_form(tmp_path: Path) -> None:
     """Two hundred rounds; ``benchmarks/soak.py`` counts the faults and says what came of them."""
     words = ["--rounds", "200", "--kills", "8", "--server-kills", "2", "--limit", "600", "--folder", str(tmp_path)]
