@@ -302,16 +302,19 @@ def memory() -> None:
         federation = _federation(config)
         before = tensor_bytes()
         session = Session(federation, RunFolder(Path(tempfile.mkdtemp()), config), Silent())
+        within = []
         for _ in range(2):
             drawn = session.begin_round()
             for client in drawn:
                 update = session.turn(client)
                 session.accept(update)
+                within.append(tensor_bytes() - before)
+                del update
             session.end_round(len(drawn))
-        sizes[clients] = (tensor_bytes() - before) / session.adapter_size
-        del session, federation, update
-    for clients, adapters in sizes.items():
-        print(f"{clients} clients: {adapters:.2f} adapters above the loaded model")
+        sizes[clients] = [size / session.adapter_size for size in (max(within), tensor_bytes() - before)]
+        del session, federation
+    for clients, (most, between) in sizes.items():
+        print(f"{clients} clients: {most:.2f} adapters above the model within a round, {between:.2f} between rounds")
 
 
 def main() -> None:

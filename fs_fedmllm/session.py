@@ -352,7 +352,8 @@ class Session:
             },
         )
         self.state.round += 1
-        self._mean, self._kept = None, {}
+        # What the round began with goes too: evaluations and checkpoints need one adapter, not two.
+        self._mean, self._kept, self._start = None, {}, {}
 
     def evaluation_due(self) -> bool:
         """Whether the round that just ended is to be evaluated; the last one always is."""

@@ -1,0 +1,55 @@
+"""How many copies of the adapter a run holds: counted in live tensors, which no allocator and no CPU changes."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from short_runs import CONFIGS, SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.federation import Federation
+from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.session import Session, Silent
+
+
+def live_bytes() -> int:
+    """Bytes of all live tensors' storages."""
+    gc.collect()
+    storages = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # isinstance on a module's deprecated lazy attribute
+        for thing in gc.get_objects():
+            if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
+                storage = thing.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("clients", [2, 40])
+def test_a_run_holds_one_adapter_between_rounds_and_three_within(tmp_path: Path, clients: int) -> None:
+    """benchmarks/README.md says so: the global adapter, the round's sum, and the update in hand."""
+    words = [*SHORT, "federate.client_num", str(clients), "data.splitter", "fedmllm_aligned", "outdir", str(tmp_path)]
+    words += ["data.splitter_args", "[{alpha: 5.0}]", "fedmllm.vision_cache.memory_mib", "0"]
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [*words, "train.local_update_steps", "1"])
+    federation = Federation.build(config, prepare_data(config))
+    before = live_bytes()
+    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    one = sum(tensor.nbytes for tensor in session.params.values())
+    within = []
+    for _ in range(2):
+        drawn = session.begin_round()
+        for client in drawn:
+            update = session.turn(client)
+            assert update is not None and session.accept(update)
+            within.append((live_bytes() - before) / one)
+            del update
+        session.end_round(len(drawn))
+    between = (live_bytes() - before) / one
+    session.folder.close()
+    # Hundredths: the trainer keeps the random state of the last turn and the like.
+    assert between == pytest.approx(1, abs=0.05) and within == [pytest.approx(3, abs=0.05)] * len(within)
