@@ -18,11 +18,13 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.agreement import differences
+from fs_fedmllm.distributed.errors import RefusedError
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
+from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.session import Session
 
 #: How often the round loop looks up while it waits, in seconds: for signals, deadlines, and the status file.
@@ -94,6 +96,7 @@ class Coordinator:
         self.settings = settings
         self.roster = Roster(range(1, session.config.federate.client_num + 1))
         self.journal = Journal(session.folder.path, "server")
+        self._noted = Throttle()
         self._status_file = StatusFile(session.folder.path)
         self._agreed = agreed
         self._manifest = manifest
@@ -358,6 +361,20 @@ class Coordinator:
 
     # Requests ---------------------------------------------------------------------------------------------------
 
+    def admit(self, client: int) -> None:
+        """Refuse whoever is not in the roster, with whatever request; the transport asks before it reads one.
+
+        Nothing is written for an outsider here: its certificate is the federation's, but the run is not its business.
+
+        Raises:
+            RefusedError: there is no such client in this run.
+        """
+        if client not in self.roster:
+            raise RefusedError(
+                f"Client {client} is not in this run's roster. Start it with the certificate and the id that it has "
+                "in this run, or raise federate.client_num on every site."
+            )
+
     def contract(self, kind: str, header: Mapping[str, Any]) -> Contract:
         """What the tensors of a request must be; the transport asks before it reads them."""
         if kind != p.ANSWER:
@@ -375,12 +392,16 @@ class Coordinator:
             client: the id that its certificate is bound to (without certificates: that it claims).
             message: the request.
             waiting: tells when nobody waits for the answer any more.
+
+        Raises:
+            RefusedError: the client is not in the roster.
         """
         requests = {
             p.JOIN: self._join,
             p.ANSWER: self._answer,
             p.LEAVE: self._leave,
         }
+        self.admit(client)
         if message.kind == p.STATUS:
             return Message(p.STATUS, self.status())
         try:
@@ -389,21 +410,22 @@ class Coordinator:
             said = p.whole(message.header, "client", low=1)
             if said != client:
                 raise p.ProtocolError(f"Client {said} called with the certificate of client {client}.")
-            if said not in self.roster.expected:
-                raise p.ProtocolError(
-                    f"There is no client {said}: federate.client_num is {len(self.roster.expected)}, ids run from 1."
-                )
             if message.kind == p.NEXT:
                 return self._next(said, message, waiting)
             return requests[message.kind](said, message)
         except p.ProtocolError as error:
-            return self._refuse("malformed", str(error), message.header.get("client"))
+            return self._refuse("malformed", str(error), client)
 
-    def _refuse(self, reason: str, says: str, client: Any) -> Message:
+    def _refuse(self, reason: str, says: str, client: int) -> Message:
         self._last_error = says
-        shown = client if type(client) is int else None
-        self.journal.write("refused", reason=reason, client=shown, says=says)
+        self._note("refused", client, reason=reason, says=says)
         return p.refused(reason, says)
+
+    def _note(self, event: str, client: int, **figures: Any) -> None:
+        """Record what a client can cause as often as it likes; one that calls on and on does not fill the disk."""
+        left_out = self._noted.room(client)
+        if left_out is not None:
+            self.journal.write(event, client=client, **figures, **({"left_out": left_out} if left_out else {}))
 
     def _join(self, client: int, message: Message) -> Message:
         header = message.header
@@ -429,11 +451,9 @@ class Coordinator:
             before = self.roster.get(client)
             self.roster.join(client, rows, missing_rate)
             self._news.notify_all()
-        self.journal.write(
-            "joined" if before is None else "rejoined", client=client, rows=rows, missing_rate=missing_rate
-        )
+        self._note("joined" if before is None else "rejoined", client, rows=rows, missing_rate=missing_rate)
         if before is not None and before.rows != rows:
-            self.journal.write("rows changed", client=client, before=before.rows, rows=rows)
+            self._note("rows changed", client, before=before.rows, rows=rows)
         config = self.session.config.federate
         return Message(p.WELCOME, {"round": self.session.state.round, "rounds": config.total_round_num})
 
@@ -444,7 +464,7 @@ class Coordinator:
                 self._base, self._base_of = theirs, f"client {client}"
             ours, whose = self._base, self._base_of
         if not theirs:
-            self.journal.write("base not compared", client=client)
+            self._note("base not compared", client)
         if not theirs or theirs == ours:
             return ""
         return (
@@ -529,5 +549,5 @@ class Coordinator:
             if self.roster.heard(client) is not None:
                 self.roster.drop(client, f"left: {why}" if why else "left")
             self._news.notify_all()
-        self.journal.write("left", client=client, why=why)
+        self._note("left", client, why=why)
         return Message(p.ACCEPTED)

@@ -25,6 +25,10 @@ class IdentityError(TransportError):
     """A certificate or key is missing, expired, foreign, or belongs to somebody else."""
 
 
+class CertificateError(IdentityError):
+    """The two sides' certificates do not fit, as both have shown them: trying again would not help."""
+
+
 class RefusedError(TransportError):
     """The server understood a message and does not accept it; sending it again would not help."""
 

@@ -123,6 +123,14 @@ class Identity:
             raise IdentityError(f"{path} is the certificate of {role.name}, not of {name}.")
         return cls(role, pem(authority), pem(certificate), _key_pem(key), Revoked(folder / REVOKED))
 
+    def check_dates(self) -> None:
+        """Look at this end's certificate again: a run may last longer than it.
+
+        Raises:
+            IdentityError: it has expired.
+        """
+        _check_dates(x509.load_pem_x509_certificate(self.certificate), f"The certificate of {self.role.name}")
+
 
 def role_of(certificate: x509.Certificate) -> Role:
     """What a certificate says about its owner; the caller has checked who issued it.
@@ -420,7 +428,7 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     return certificate, load_key(folder / f"{AUTHORITY}.key")
 
 
-def _check_dates(certificate: x509.Certificate, path: Path) -> None:
+def _check_dates(certificate: x509.Certificate, path: Path | str) -> None:
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         raise IdentityError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; have a new one issued.")

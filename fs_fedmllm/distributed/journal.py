@@ -20,6 +20,8 @@ from fs_fedmllm.errors import StorageError
 logger = logging.getLogger("fs_fedmllm.distributed")
 
 EVENTS, STATUS_FILE = "events.jsonl", "status.json"
+#: Letters of a text that are written.
+LONGEST = 2000
 #: Events that somebody should look at.
 _WARNINGS = ("refused", "missing", "lost", "error", "unreachable")
 
@@ -39,6 +41,7 @@ class Journal:
 
     def write(self, event: str, **figures: Any) -> None:
         """Record an event. Only what is passed here is written: no configuration, no key, no row."""
+        figures = {name: _bearable(value) for name, value in figures.items()}
         line = json.dumps({"time": stamp(time.time()), "site": self._site, "event": event, **figures})
         told = ", ".join(f"{name} {value}" for name, value in figures.items())
         logger.log(logging.WARNING if event in _WARNINGS else logging.INFO, "%s: %s %s", self._site, event, told)
@@ -48,6 +51,13 @@ class Journal:
                     stream.write(line + "\n")
             except OSError as error:
                 logger.warning("%s cannot be written: %s", self._path, error.strerror)
+
+
+def _bearable(value: Any) -> Any:
+    """A text, which may be the other side's words, without what moves a terminal's cursor and of a bearable length."""
+    if not isinstance(value, str):
+        return value
+    return "".join(letter if letter.isprintable() else " " for letter in value[:LONGEST])
 
 
 class StatusFile:

@@ -40,9 +40,14 @@ class Roster:
 
     def __init__(self, expected: Iterable[int], now: Callable[[], float] = time.time):
         self.expected = sorted(expected)
+        self._expected = frozenset(self.expected)
         self._now = now
         self._members: dict[int, Member] = {}
         self._started = now()
+
+    def __contains__(self, client: object) -> bool:
+        """Whether the federation has this client, joined or not."""
+        return client in self._expected
 
     def join(self, client: int, rows: int, missing_rate: float) -> Member:
         """A client joins, or comes back."""

@@ -116,8 +116,11 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
     def contract(peer: Peer, kind: str, header: Mapping[str, Any]) -> Contract:
         return made[0].contract(kind, header)
 
+    def admits(peer: Peer) -> None:
+        made[0].admit(peer.client)
+
     limits = Limits(frames=frame_limits(settings), exchanges=max(64, 4 * config.federate.client_num))
-    transport = TransportServer(settings.address, handler, identity(settings), limits, contract)
+    transport = TransportServer(settings.address, handler, identity(settings), limits, contract, admits)
 
     def traffic() -> tuple[int, int]:
         return transport.traffic.received, transport.traffic.sent

@@ -16,6 +16,7 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.errors import (
     BusyError,
+    CertificateError,
     ContractError,
     DeadlineError,
     FrameError,
@@ -237,9 +238,12 @@ class Site:
                     answer = self._channel.exchange(message, timeout, self._contract)
             except TransportError as error:
                 # Bytes that were damaged on the way look like a forger's; one that persists is not the way's fault.
-                damaged = isinstance(error, FrameError | IdentityError) and not isinstance(error, ContractError)
+                damaged = isinstance(error, FrameError | IdentityError) and not isinstance(
+                    error, ContractError | CertificateError
+                )
                 tries += damaged
-                if not isinstance(error, UnreachableError | BusyError | DeadlineError) and not 0 < tries <= _TRIES:
+                passing = isinstance(error, UnreachableError | BusyError | DeadlineError)
+                if not passing and not (damaged and tries <= _TRIES):
                     raise
                 if failing is None:
                     failing = self._clock()

@@ -32,6 +32,7 @@ import grpc
 from fs_fedmllm.distributed.admission import Admission
 from fs_fedmllm.distributed.errors import (
     BusyError,
+    CertificateError,
     ContractError,
     DeadlineError,
     FrameError,
@@ -42,8 +43,10 @@ from fs_fedmllm.distributed.errors import (
     VersionError,
 )
 from fs_fedmllm.distributed.frames import ANY_TENSORS, CHUNK, Contract, FrameLimits, decode, encode
+from fs_fedmllm.distributed.handshake import lasting_fault
 from fs_fedmllm.distributed.identity import Identity, Role, role_of_pem
 from fs_fedmllm.distributed.messages import Message, shown
+from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.distributed.watch import Watch, Watchdog
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 
@@ -180,6 +183,14 @@ Handler = Callable[[Peer, Message, Exchange], Message]
 ContractFor = Callable[[Peer, str, Mapping[str, Any]], Contract]
 
 
+#: Whether somebody takes part at all; asked before a byte of a message is read. It raises RefusedError if not.
+Admits = Callable[[Peer], None]
+
+
+def everybody(peer: Peer) -> None:
+    """The admission of a server that serves every certified client."""
+
+
 def any_tensors(peer: Peer, kind: str, header: Mapping[str, Any]) -> Contract:
     """The contract of a server that takes any finite tensors within its limits."""
     return ANY_TENSORS
@@ -194,6 +205,7 @@ class TransportServer:
         identity: of the server; a plaintext one listens on loopback only.
         limits: what clients may ask of it.
         contract_for: what a message's tensors must be; asked before they are received.
+        admits: who takes part; nothing of anybody else's is read.
 
     Raises:
         ConfigError: the address is no address, is taken, or is not loopback and the identity plaintext.
@@ -206,6 +218,7 @@ class TransportServer:
         identity: Identity,
         limits: Limits | None = None,
         contract_for: ContractFor = any_tensors,
+        admits: Admits = everybody,
     ) -> None:
         host, _ = split_address(address)
         if identity.role.client:
@@ -216,6 +229,8 @@ class TransportServer:
         self._handler = handler
         self._identity = identity
         self._contract_for = contract_for
+        self._admits = admits
+        self._told = Throttle()
         self._admission = Admission(self.limits.exchanges_per_client, self.limits.bytes_in_flight)
         self._watchdog = Watchdog(self.limits.stall_seconds)
         self._server = grpc.server(
@@ -266,8 +281,11 @@ class TransportServer:
         """One call; a generator, so that everything it holds is given back when the call ends."""
         watch = self._watchdog.watch(context.cancel)
         peer: Peer | None = None
+        admitted = False
         try:
             peer = self._peer(context)
+            self._admits(peer)
+            admitted = True
             with self._admission.exchange(peer.client):
                 message = self._receive(requests, peer, watch)
                 answer = self._handler(peer, message, Exchange(context))
@@ -276,7 +294,7 @@ class TransportServer:
                     watch.renew()
                     yield chunk
         except FedMLLMError as error:
-            self._refuse(error, peer, context)
+            self._refuse(error, peer, admitted, context)
         except grpc.RpcError:
             why = f"moved nothing for {self.limits.stall_seconds:g} s" if watch.expired else "went away"
             logger.info("%s %s in the middle of a message", _who(peer), why)
@@ -325,13 +343,16 @@ class TransportServer:
             raise IdentityError("A connection without certificates must claim one client id.")
         return Peer(int(claims[0]), "plaintext", context.peer())
 
-    def _refuse(self, error: FedMLLMError, peer: Peer | None, context: grpc.ServicerContext) -> None:
+    def _refuse(self, error: FedMLLMError, peer: Peer | None, admitted: bool, context: grpc.ServicerContext) -> None:
         name, code = next(
             ((name, code) for name, (kind, code) in _ERRORS.items() if isinstance(error, kind)),
             ("refused", grpc.StatusCode.FAILED_PRECONDITION),
         )
         # Its text only: whoever keeps the record must not keep the frames behind it, and with them the call's stream.
-        logger.warning("%s was refused (%s): %s", _who(peer), name, str(error))
+        left_out = self._told.room(peer.client if peer and admitted else "outsiders")
+        if left_out is not None:
+            more = f" ({left_out} more like it were left out)" if left_out else ""
+            logger.warning("%s was refused (%s): %s%s", _who(peer), name, str(error), more)
         context.set_trailing_metadata(((_REASON, name),))
         context.set_code(code)
         # Status texts travel in HTTP headers, whose size is bounded.
@@ -354,7 +375,7 @@ class TransportClient:
     def __init__(
         self, address: str, identity: Identity, frames: FrameLimits | None = None, *, again: bool = True
     ) -> None:
-        host, _ = split_address(address)
+        host, port = split_address(address)
         if not identity.role.client:
             raise ConfigError("A client cannot use the server's certificate.")
         loopback = require_loopback(host, identity)
@@ -363,7 +384,7 @@ class TransportClient:
         self._frames = frames or FrameLimits()
         self._again = again
         self._closed = threading.Event()
-        self._encrypted = identity.encrypted
+        self._identity, self._host, self._port = identity, host, port
         self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
         options = (
             *_BOTH,
@@ -395,7 +416,8 @@ class TransportClient:
         Raises:
             RefusedError: the server does not accept the message (BusyError: not in all this time).
             VersionError: the two sides speak different versions.
-            IdentityError: a certificate was not accepted, by this side or the other.
+            IdentityError: a certificate was not accepted, by this side or the other (CertificateError: and never will
+                be).
             FrameError: the message or the answer is malformed or too large; ContractError: not what was asked for.
             UnreachableError: there was no connection in all this time, or the client was closed.
             DeadlineError: the server did not answer in time.
@@ -436,16 +458,27 @@ class TransportClient:
         try:
             return decode(self.traffic.receiving(call), lambda kind, header: contract, self._frames)
         except grpc.RpcError as error:
-            raise self._named(error) from None
+            raise self._lasting(self._named(error)) from None
         finally:
             call.cancel()  # after a complete answer it does nothing
+
+    def _lasting(self, error: TransportError) -> TransportError:
+        """The same error, or why it will not pass; without TLS, damaged bytes and a forger look alike."""
+        if not self._identity.encrypted or not isinstance(error, IdentityError | UnreachableError):
+            return error
+        if isinstance(error, CertificateError):
+            return error
+        return lasting_fault(self._host, self._port, self._identity) or error
 
     def _named(self, error: Any) -> TransportError:
         """gRPC's status as one of our errors."""
         code, details = error.code(), shown(str(error.details()), 300)[1:-1]
         reasons = [value for name, value in error.trailing_metadata() or () if name == _REASON]
         if reasons and reasons[0] in _ERRORS:
-            return _ERRORS[reasons[0]][0](str(error.details()))
+            kind = _ERRORS[reasons[0]][0]
+            if kind is IdentityError and self._identity.encrypted:  # the server's word, that nobody can have damaged
+                kind = CertificateError
+            return kind(str(error.details()))
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineError(f"{self._address} did not answer in time.")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -454,7 +487,7 @@ class TransportClient:
             said = str(error.details())
             if "CERTIFICATE_VERIFY_FAILED" in said or "Peer name" in said or "Hostname Verification" in said:
                 return IdentityError(f"The certificate of {self._address} was not accepted: {details}")
-            if self._encrypted and "Socket closed" in said:
+            if self._identity.encrypted and "Socket closed" in said:
                 details += " (a server that does not accept this client's certificate closes the connection like this)"
             return UnreachableError(f"No connection to {self._address}: {details}")
         if code == grpc.StatusCode.UNIMPLEMENTED:

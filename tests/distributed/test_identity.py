@@ -12,7 +12,9 @@ import pytest
 from cryptography import x509
 
 from fs_fedmllm.cli import main
-from fs_fedmllm.distributed.errors import IdentityError, UnreachableError
+from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.distributed.errors import CertificateError, IdentityError, RefusedError, UnreachableError
+from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.identity import (
     Identity,
     Role,
@@ -24,7 +26,10 @@ from fs_fedmllm.distributed.identity import (
     revoke,
     role_of,
 )
+from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.site import Site
+from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Peer, TransportClient, TransportServer
 
 
@@ -233,22 +238,80 @@ def test_clients_that_the_server_does_not_know(certificates: Path, foreign: Path
         Identity(Role("ward-study", 3), (certificates / "ca.crt").read_bytes(), None, None),  # type: ignore[arg-type]
         Identity.plaintext(3),
     ):
-        with pytest.raises(UnreachableError):
+        with pytest.raises((UnreachableError, CertificateError)):
             ask(server, liar)
 
 
 def test_servers_that_a_client_does_not_know(certificates: Path, foreign: Path, tmp_path: Path) -> None:
     client = Identity.load(certificates, 3)
-    create_identity(certificates, 0, ["other.example.org"], out=tmp_path)
-    for liar in (
-        show(foreign, "server", certificates, 0),
-        show(certificates, "client-4", certificates, 0),
-        show(tmp_path, "server", certificates, 0),  # another host's
+    create_identity(certificates, 0, ["other.example.org"], out=tmp_path / "elsewhere")
+    create_identity(certificates, 0, ["127.0.0.1"], days=0, out=tmp_path / "old")
+    for liar, says in (
+        (show(foreign, "server", certificates, 0), "another authority"),
+        (show(certificates, "client-4", certificates, 0), "unsuitable"),
+        (show(tmp_path / "elsewhere", "server", certificates, 0), "for other.example.org, not for 127.0.0.1"),
+        (show(tmp_path / "old", "server", certificates, 0), "expired"),
     ):
-        with pytest.raises(IdentityError, match="was not accepted"):
+        with pytest.raises(CertificateError, match=rf"was not accepted: .*{says}"):
             ask(liar, client)
     with pytest.raises(UnreachableError):
         ask(Identity.plaintext(), client)
+
+
+def test_a_site_does_not_call_on_and_on_where_certificates_do_not_fit(certificates: Path, tmp_path: Path) -> None:
+    """Six hours of give_up, and no pause: it ends with the first call, whichever error gRPC makes of it."""
+    create_identity(certificates, 0, ["other.example.org"], out=tmp_path / "elsewhere")
+    create_identity(certificates, 9, days=0, out=tmp_path / "old")
+    mine = Identity.load(certificates, 3)
+    expired = show(tmp_path / "old", "client-9", certificates, 3)
+    journal, pauses = Journal(tmp_path, "client 3"), []
+
+    def join(server: Identity, who: Identity, host: str) -> None:
+        with (
+            TransportServer("127.0.0.1:0", echo, server) as running,
+            TransportClient(f"{host}:{running.port}", who, again=False) as channel,
+        ):
+            store = SiteStore(tmp_path / "state", "nobody")
+            site = Site(
+                channel, 3, {}, {}, store, NetworkConfig(), journal, StatusFile(tmp_path), sleep=pauses.append
+            )  # fmt: skip
+            site.run()
+
+    elsewhere = show(tmp_path / "elsewhere", "server", certificates, 0)
+    for host in ("127.0.0.1", "localhost"):  # the second has an address that nobody listens on
+        with pytest.raises(CertificateError, match=r"fedmllm\.network\.address"):
+            join(elsewhere, mine, host)
+    with pytest.raises(CertificateError, match="certificate of client-3 expired"):
+        join(Identity.load(certificates), expired, "127.0.0.1")
+    for file in (*certificates.glob("ca.*"), *certificates.glob("server.*")):
+        shutil.copy2(file, tmp_path)
+    revoke(tmp_path, certificates / "client-3.crt")
+    with pytest.raises(CertificateError, match="revoked"):
+        join(Identity.load(tmp_path), mine, "127.0.0.1")
+    assert not pauses
+
+
+def test_an_outsider_is_refused_before_a_byte_is_read(certificates: Path) -> None:
+    asked = []
+
+    def admits(peer: Peer) -> None:
+        if peer.client != 3:
+            raise RefusedError("not in this run")
+
+    def contract(peer: Peer, kind: str, header: object) -> Contract:
+        asked.append(peer.client)
+        return NO_TENSORS
+
+    with TransportServer("127.0.0.1:0", echo, Identity.load(certificates), None, contract, admits) as running:
+        for client in (3, 4):
+            with TransportClient(f"127.0.0.1:{running.port}", Identity.load(certificates, client)) as connection:
+                if client == 3:
+                    assert connection.exchange(Message("status"), 10).header["from"] == 3
+                    continue
+                for _ in range(3):
+                    with pytest.raises(RefusedError, match="not in this run"):
+                        connection.exchange(Message("status"), 10)
+        assert asked == [3] and running.traffic.messages_received == running.traffic.messages_sent == 1
 
 
 def test_a_certificate_says_who_speaks_whatever_the_client_believes(certificates: Path) -> None:

@@ -16,11 +16,12 @@ from sites import Started, Wire, locked, server_of, site_of
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregation import RunningMean
 from fs_fedmllm.distributed.coordinator import Stopped
-from fs_fedmllm.distributed.errors import UnreachableError
+from fs_fedmllm.distributed.errors import RefusedError, UnreachableError
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import JoinRefusedError, NetworkError, state_digest
 from fs_fedmllm.distributed.roles import introduction
 from fs_fedmllm.distributed.site import Stopped as SiteStopped
+from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation, Update
@@ -296,13 +297,18 @@ def test_late_duplicate_stale_and_foreign_answers_are_refused_by_name(shared, tm
     assert answer(1).kind == "accepted"
     assert answer(1).header["reason"] == "duplicate"
     for client, header, reason in (
-        (4, {}, "There is no client 4"),
         (2, {"client": 3}, "called with the certificate of client 2"),
         (2, {"wait": "long"}, "wait must be a number"),
     ):
         told = server.handle(client, Message("next", {"client": client, "wait": 0.0, **header}))
         assert told.header["reason"] == "malformed" and reason in told.header["says"]
     assert server.handle(1, Message("paint", {"client": 1})).header["reason"] == "malformed"
+    written = (tmp_path / "server" / "events.jsonl").read_bytes()
+    for kind in ("status", "next", "join", "answer", "leave", "paint"):  # certified, but not of this run
+        with pytest.raises(RefusedError, match="Client 4 is not in this run's roster"):
+            server.handle(4, Message(kind, {"client": 4}))
+    assert (tmp_path / "server" / "events.jsonl").read_bytes() == written
+    assert "client 4" not in json.dumps(server.status()).lower()
     status = server.handle(1, Message("status")).header
     assert status["doing"] == "turn" and status["waiting_for"] == [2, 3]
     assert [entry["state"] for entry in status["clients"]] == ["there"] * 3
@@ -311,6 +317,25 @@ def test_late_duplicate_stale_and_foreign_answers_are_refused_by_name(shared, tm
         loop.join()
     assert ask(2, "next", wait=5.0).header == {"stopping": True}
     assert json.loads((tmp_path / "server" / "status.json").read_text())["doing"] == "stopped"
+
+
+def test_a_client_that_calls_on_and_on_does_not_fill_the_journal(shared, tmp_path: Path) -> None:
+    federation, _, _ = shared
+    server = server_of(federation, tmp_path / "server", Wire())
+    now = [0.0]
+    server._noted = Throttle(burst=5, every=10.0, clock=lambda: now[0])
+    for _ in range(1000):
+        for kind in ("paint", "leave", "join"):
+            server.handle(1, Message(kind, {"client": 1, "why": "\x1b[2J" + "x" * 10**5}))
+    server.handle(2, Message("leave", {"client": 2}))
+    now[0] = 10.0
+    server.handle(1, Message("leave", {"client": 1}))
+    lines = [json.loads(line) for line in (tmp_path / "server" / "events.jsonl").read_text().splitlines()]
+    assert [line["client"] for line in lines] == [1] * 5 + [2, 1]
+    assert lines[-1]["left_out"] == 2995 and "left_out" not in lines[-2]
+    server.journal.write("refused", says="\x1b[2J" + "x" * 10**6)
+    assert (tmp_path / "server" / "events.jsonl").stat().st_size < 10_000
+    assert "[2J" in events(tmp_path / "server", "refused")[-1]["says"][:4]
 
 
 def test_a_client_with_another_configuration_is_refused_with_the_key(shared, tmp_path: Path) -> None:
