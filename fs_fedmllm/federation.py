@@ -280,7 +280,7 @@ class Federation:
             exact = self.codec.kind == "float32"
             return ClippedSum(shared, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
         presence = {client: record.presence for client, record in self.data.manifest.clients.items()}
-        return build_rule(options, expected, presence)
+        return build_rule(options, expected, presence, self.mllm.family.feeds_vision)
 
     def shared(self, params: State) -> State:
         """The tensors that clients send; one that nobody may send gets no mask and no noise.

@@ -90,18 +90,20 @@ class Cohort:
         return mean
 
 
-def on_image_path(name: str) -> bool:
-    """Whether a tensor lies before the image meets the text (vision tower, resampler, projector)."""
-    return any(part in name for part in ("vision", "visual", "vpm.", "resampler", "projector", "connector", "merger"))
-
-
-def build_rule(config: AggregationConfig, params: State, presence: Presence) -> RoundRule:
+def build_rule(
+    config: AggregationConfig,
+    params: State,
+    presence: Presence,
+    on_image_path: Callable[[str], bool] = lambda name: False,
+) -> RoundRule:
     """The rule of one round.
 
     Args:
         config: ``fedmllm.aggregation``.
         params: what the deltas are relative to.
         presence: rows of each client by what they show, for modality-aware weights.
+        on_image_path: whether a tensor lies before the image meets the text (vision tower, resampler, projector);
+            the model's family knows.
     """
     weighted = config.client_weights in ("balanced", "complete")
     if config.rule == "mean" and config.lora != "exact" and not weighted and not config.outlier_factor:

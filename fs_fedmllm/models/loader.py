@@ -24,7 +24,7 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import FAMILIES, GENERIC, Family, family_of
 from fs_fedmllm.models.peft_methods import ADAPTER, peft_config, target_of
-from fs_fedmllm.models.precision import precision_arguments
+from fs_fedmllm.models.precision import precision_arguments, same_on_every_cpu
 from fs_fedmllm.models.torchvision import images_without_torchvision
 
 TINY = Path(__file__).resolve().parent / "tiny"
@@ -273,6 +273,7 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
             processor, inner = family.load(path, config, arguments)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"Cannot load the model {options.path!r}: {error}") from error
+        same_on_every_cpu(inner)
         if "device_map" not in arguments:
             torch.nn.Module.to(inner, device)
         elif options.device_map:

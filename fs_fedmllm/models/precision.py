@@ -71,6 +71,19 @@ def precision_arguments(
     return arguments
 
 
+def same_on_every_cpu(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes' 4-bit layers from packing their weights anew on processors with AVX512-BF16.
+
+    There a layer in evaluation rewrites its weights for a kernel of its own, once and for all. That fails with a bare
+    shape error unless rows and columns are multiples of 32 and of the block size, rounds otherwise than every other
+    processor, and has no gradient, so a turn after an evaluation would train nothing. The general path has neither
+    limit: a layer of any width is quantised, and gives the same on every processor.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def quantization_of(config: Mapping[str, Any]) -> str:
     """What a checkpoint was quantised to: int8, nf4, fp4, or empty.
 

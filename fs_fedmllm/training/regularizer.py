@@ -87,8 +87,11 @@ class Penalty:
     def add_gradient(self, parameters: Sequence[torch.nn.Parameter], anchors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Add the penalty's gradient to the parameters' and return its value (a scalar tensor, no synchronisation).
 
+        A parameter that the batch does not reach (an expert that no token was sent to) has the penalty's gradient
+        alone, as it would with the penalty in the loss.
+
         Args:
-            parameters: the adapter's parameters, with gradients.
+            parameters: the adapter's parameters, with gradients or without.
             anchors: the global values that the turn started from, same order.
         """
         if self.gamma == 0.0:
@@ -98,6 +101,9 @@ class Penalty:
             differences = torch._foreach_sub([p.data for p in chosen], [anchors[i] for i in self.positions])
             norms = [n.square().to(anchors[0].device) for n in torch._foreach_norm(differences)]
             value = self.gamma * torch.stack(norms).sum()
+            for parameter in chosen:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             gradients = [p.grad for p in chosen]
             torch._foreach_add_(gradients, differences, alpha=2 * self.gamma)  # type: ignore[arg-type]
         return value

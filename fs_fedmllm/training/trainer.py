@@ -8,12 +8,14 @@ runs the same optimizer, clipping and loss without that.
 from __future__ import annotations
 
 import contextlib
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
@@ -72,6 +74,19 @@ class TurnLog:
     steps: int
     rows: int
     seconds: float
+
+
+@contextlib.contextmanager
+def _global_generators() -> Iterator[None]:
+    """Leave the process-wide generators of Python, numpy and torch as they are found."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextlib.contextmanager
@@ -137,7 +152,7 @@ class LocalTrainer(Trainer):
             use_cpu=mllm.device.type == "cpu",
         )
         # Trainer.__init__ seeds the global generators; whoever runs beside us must not notice.
-        with torch.random.fork_rng(devices=[]):
+        with _global_generators():
             super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
         decayed = set(self.get_decay_parameter_names(mllm.model))
         self._decays = [

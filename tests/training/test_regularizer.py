@@ -155,3 +155,13 @@ def test_none_is_none(switch):
 
 def test_no_penalty_needs_neither_gradients_nor_anchors():
     assert NO_PENALTY.add_gradient([torch.nn.Parameter(torch.ones(2))], []).item() == 0.0
+
+
+def test_a_parameter_without_a_gradient_gets_the_penaltys_alone():
+    """An expert that no token was sent to: with the penalty in the loss it has a gradient too."""
+    reached, missed, uncovered = (torch.nn.Parameter(torch.full((2,), 3.0)) for _ in range(3))
+    reached.grad = torch.ones(2)
+    anchors = [torch.full((2,), 1.0)] * 3
+    value = Penalty(0.5, (0, 1)).add_gradient([reached, missed, uncovered], anchors)
+    assert value.item() == pytest.approx(0.5 * 4 * 4)
+    assert reached.grad.tolist() == [3.0, 3.0] and missed.grad.tolist() == [2.0, 2.0] and uncovered.grad is None

@@ -67,6 +67,8 @@ class Family:
 
     def feeds_vision(self, parameter: str) -> bool:
         """Whether a parameter has a part in the vision features: it lies outside of the language model."""
+        if re.search(rf"{self.layers}\.", parameter):  # a model that calls its language layers otherwise
+            return False
         return re.search(rf"(^|\.)({LANGUAGE}|llm)\.|(^|\.)lm_head\.", parameter) is None
 
     # Loading ------------------------------------------------------------------------------------------------------

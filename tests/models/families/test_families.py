@@ -70,6 +70,13 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
         with torch.no_grad():
             logits.append(mllm.last_logits(batch.inputs, batch.labels.shape[1]))
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=2e-5)
+    # The picture matters: no two vision towers here are blind.
+    swapped = [dataclasses.replace(both, image=more.image), text.showing(image=False, text=True)]
+    batches = [pixels.collate(pixels.encode(rows), completions=True) for rows in (mixed[:2], swapped)]
+    with torch.no_grad():
+        seen = [mllm.last_logits(batch.inputs, batch.labels.shape[1]) for batch in batches]
+    assert both.image != more.image and float((seen[0][0] - seen[1][0]).abs().max()) > 1e-3
+    torch.testing.assert_close(seen[0][1], seen[1][1], rtol=0, atol=1e-5)
     together = federation.evaluator.option_log_probs(mixed)
     alone = np.concatenate([federation.evaluator.option_log_probs([row]) for row in mixed])
     np.testing.assert_allclose(np.exp(together).sum(axis=1), 1.0)

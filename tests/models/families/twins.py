@@ -383,6 +383,13 @@ BUILDERS: dict[str, Callable[..., tuple[Any, Any]]] = {
 }
 
 
+def _see(model: Any) -> None:
+    """Draw what transformers initialises with zeros (Gemma 3's projector): such a twin would be blind."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
 def build(name: str, folder: Path) -> Path:
     """Write the twin of a family into a folder, once."""
     if (folder / "model.safetensors").is_file():
@@ -397,6 +404,7 @@ def build(name: str, folder: Path) -> Path:
         config, processor = (BUILDERS | {"llava_wide": llava_wide})[name]()
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
+        _see(model)
         model.generation_config.eos_token_id = 1
         model.generation_config.pad_token_id = 0
         model.save_pretrained(folder)
