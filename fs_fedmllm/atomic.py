@@ -1,31 +1,45 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Files that are either the old one or the new one, never half of one; who may read them; what a killed run left.
+
+A file that is to be shared has the mode that the umask gives every new file. A private one (a key, a patient's rows, a
+client's state) is its owner's alone whatever the umask is, and so is its folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import tempfile
+import re
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from fs_fedmllm.errors import StorageError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Temporary files: ours end in .part; releases before wrote those of a run's state without an ending.
+_TORN = re.compile(
+    r"\..+\.[a-z0-9_]{8}\.part"
+    r"|\.(state\.json|metrics\.jsonl|results\.json|(round|client|answer|adapter_model)[\w-]*\.safetensors)\.[a-z0-9_]{8}"
+)
+SHARED, PRIVATE = 0o666, 0o600
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True, private: bool = False) -> None:
     """Write beside and rename, so that a reader or a crash never sees half a file.
 
     Args:
         path: the file.
         data: its new content.
         durable: also wait until the disk has it; without, the machine may lose the new file with its power.
+        private: for its owner alone, as is a folder that is made for it; otherwise the umask decides.
 
     Raises:
         StorageError: there is no room for it (disk, quota, largest file); the older file is as it was.
         OSError: any other trouble with the path, such as a missing permission.
     """
     try:
-        _write(path, data, durable)
+        _write(path, data, durable, private)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -35,16 +49,77 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         ) from error
 
 
-def _write(path: Path, data: bytes, durable: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _write(path: Path, data: bytes, durable: bool, private: bool) -> None:
+    if private:
+        private_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path, private=private) as temporary, open(temporary, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        if durable:
+            os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def beside(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """An empty file beside ``path`` to write to; it takes the path's place when the block ends without an error.
+
+    Args:
+        path: where it ends up; its folder is there.
+        private: as for :func:`write_atomically`.
+    """
+    handle, temporary = _create(path, PRIVATE if private else SHARED)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _create(path: Path, mode: int) -> tuple[int, Path]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            # The system takes the umask off the mode, which no process can read without changing it.
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), temporary
+        except FileExistsError:
+            continue
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder for its owner alone; one that is there is left as it is."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another process was quicker
+        folder.mkdir(mode=0o700)
+
+
+def share(folder: Path) -> None:
+    """Give every file in a folder the mode of a new one: libraries that write beside and rename keep others out."""
+    handle, probe = _create(folder / "mode", SHARED)
+    mode = os.fstat(handle).st_mode & 0o777
+    os.close(handle)
+    probe.unlink()
+    for file in folder.iterdir():
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
+def remove_torn(*folders: Path) -> int:
+    """Remove the temporary files that a killed process left; how many there were.
+
+    Args:
+        folders: of ours, which nobody else writes to at the moment; only files directly in them are looked at.
+    """
+    removed = 0
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for file in folder.iterdir():
+                if _TORN.fullmatch(file.name) and file.is_file():
+                    file.unlink(missing_ok=True)
+                    removed += 1
+    return removed

@@ -52,7 +52,7 @@ class RunState:
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     """Write tensors; what a header says of the file."""
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_atomically(path, data)
+    write_atomically(path, data, private=True)  # what clients keep between their turns is in it
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
         "figures": state.figures,
         "lines": state.lines,
     }
-    write_atomically(folder / "state.json", json.dumps(header).encode())
+    write_atomically(folder / "state.json", json.dumps(header).encode(), private=True)
     current = {entry["file"], *(stored["file"] for _, stored in state.stored.values())}
     for old in _files(folder):
         if old.name not in current:

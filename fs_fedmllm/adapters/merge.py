@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.adapters.opening import Opened
+from fs_fedmllm.atomic import share
 from fs_fedmllm.errors import ModelError
 
 #: What both are asked; any text does, the logits of all its tokens are compared.
@@ -74,6 +75,7 @@ def merge(opened: Opened, out: Path) -> Merged:
     whole.config.use_cache = True
     whole.save_pretrained(out, safe_serialization=True)
     mllm.processor.save_pretrained(out)
+    share(out)
     for written in out.iterdir():
         if written.suffix == ".bin":
             raise ModelError(f"{written} is a pickle; the checkpoint must be safetensors.")

@@ -163,6 +163,7 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
 
 
 def _split(args: argparse.Namespace) -> int:
+    from fs_fedmllm.atomic import private_folder
     from fs_fedmllm.data.client_folders import SERVER, write_client, write_server
     from fs_fedmllm.data.records import write_records
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
@@ -170,7 +171,7 @@ def _split(args: argparse.Namespace) -> int:
     config = _load(args.config, args.overrides)
     data = federated(config, args.from_manifest)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     kept = out / "manifest.json"
     if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
         raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")

@@ -253,7 +253,7 @@ class CacheConfig:
 
     enabled: bool = key(True, "Off by itself when anything that feeds it is trainable.")
     memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE)
-    folder: str = key("", "Folder for a cache on disk; empty keeps it in memory only.")
+    folder: str = key("", "Folder for a cache on disk, readable by its owner alone; empty keeps it in memory only.")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.atomic import beside, private_folder, write_atomically
 from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import ImageFolder, image_sha256
@@ -59,7 +60,7 @@ def write_client(
     write_records(local, folder / RECORDS, template, variant)
     digest = _write_rows(folder / ROWS, local)
     described = {**head, "template": template.name, "rows": len(local), "images": len(names), "rows_sha256": digest}
-    write_atomically(folder / HEAD, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_head(folder / HEAD, described)
     return len(names)
 
 
@@ -87,7 +88,7 @@ def write_server(
         part, local = local[: len(splits[name])], local[len(splits[name]) :]
         digests[name] = _write_rows(folder / f"{name}.jsonl", part)
     described = {**head, "template": template.name, "images": len(names), "rows_sha256": digests}
-    write_atomically(folder / SERVER_HEAD, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_head(folder / SERVER_HEAD, described)
 
 
 def read_server(folder: Path) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
@@ -114,7 +115,8 @@ def read_client(folder: Path) -> tuple[list[Sample], dict[str, Any]]:
 
 def _place_images(folder: Path, samples: Sequence[Sample], how: str) -> tuple[list[Sample], dict[str, str]]:
     """The rows with paths relative to the folder, and the path of each image; what is not theirs is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
+    folder.chmod(0o700)  # an earlier split's, perhaps; a hard link to an image keeps the image's own mode
     names: dict[str, str] = {}
     for sample in samples:
         if sample.image is not None and sample.image not in names:
@@ -125,9 +127,13 @@ def _place_images(folder: Path, samples: Sequence[Sample], how: str) -> tuple[li
     return [replace(s, image=names[s.image]) if s.image is not None else s for s in samples], names
 
 
+def _write_head(path: Path, head: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(head, indent=1, ensure_ascii=False) + "\n").encode(), private=True)
+
+
 def _write_rows(path: Path, samples: Sequence[Sample]) -> str:
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, samples))
-    write_atomically(path, rows.encode())
+    write_atomically(path, rows.encode(), private=True)
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
@@ -160,19 +166,14 @@ def _place(image: str, folder: Path, how: str) -> str:
     target = folder / name
     if target.exists():
         return name
-    target.parent.mkdir(exist_ok=True)
+    private_folder(target.parent)
     source = os.path.realpath(image)  # a hard link to a symbolic link would lead out of the folder
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        if how == "link":
-            os.link(source, part)
-        else:
-            shutil.copyfile(source, part)
-    except OSError:
-        if how != "link":
-            raise
-        shutil.copyfile(source, part)  # another file system, or one without hard links
-    os.replace(part, target)
+    if how == "link":
+        with contextlib.suppress(OSError):  # another file system, or one without hard links
+            os.link(source, target)
+            return name
+    with beside(target, private=True) as part:
+        shutil.copyfile(source, part)
     return name
 
 

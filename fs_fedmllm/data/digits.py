@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import uuid
 from collections.abc import Callable
 from functools import cache as memoize
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.digit_texts import CLAIMS, INTENTS, WORDS, split_sentences
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template
@@ -101,9 +100,8 @@ class _Images:
             if not target.is_file():
                 buffer = io.BytesIO()
                 render(*indices).save(buffer, format="PNG")
-                partial = target.with_name(f".{uuid.uuid4().hex}.part")
-                partial.write_bytes(buffer.getvalue())
-                os.replace(partial, target)  # two processes may fill one cache; neither sees half a file
+                # Two processes may fill one cache; neither sees half a file.
+                write_atomically(target, buffer.getvalue(), durable=False)
             self.paths[indices] = str(target)
         return self.paths[indices]
 

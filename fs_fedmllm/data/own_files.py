@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.files import Row, json_rows
 from fs_fedmllm.data.findings import Findings, RowError
 
@@ -121,9 +122,5 @@ def write_image(data: bytes, store: str, where: str) -> str:
         raise RowError(where, "the image is embedded in the file.", remedy)
     path = os.path.join(store, hashlib.sha256(data).hexdigest()[:32])
     if not os.path.exists(path):
-        os.makedirs(store, exist_ok=True)
-        part = f"{path}.{os.getpid()}.part"
-        with open(part, "wb") as stream:
-            stream.write(data)
-        os.replace(part, path)
+        write_atomically(Path(path), data, durable=False, private=True)
     return path

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.atomic import beside, private_folder
 from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, text_of
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.images import ImageFolder
@@ -89,19 +90,20 @@ def record(sample: Sample, template: Template, variant: str = "original") -> dic
 def write_records(
     samples: Iterable[Sample], path: str | os.PathLike[str], template: Template, variant: str = "original"
 ) -> int:
-    """Write rows as one JSON list, a record a line; returns how many. The file appears only when it is complete."""
+    """Write rows as one JSON list, a record a line; returns how many.
+
+    The file is its owner's alone, and appears only when it is complete.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    private_folder(path.parent)
     count = 0
-    with part.open("w", encoding="utf-8") as stream:
+    with beside(path, private=True) as part, part.open("w", encoding="utf-8") as stream:
         stream.write("[")
         for sample in samples:
             stream.write(",\n" if count else "\n")
             stream.write(json.dumps(record(sample, template, variant), ensure_ascii=False))
             count += 1
         stream.write("\n]\n")
-    os.replace(part, path)
     return count
 
 

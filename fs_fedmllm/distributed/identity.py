@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fs_fedmllm.atomic import private_folder
 from fs_fedmllm.distributed.errors import IdentityError
 
 AUTHORITY = "ca"
@@ -397,8 +398,8 @@ def _refuse_existing(folder: Path, name: str, *suffixes: str) -> None:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that must not be there yet; its mode is set before its content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that must not be there yet; its mode is set before its content, and its folder holds keys."""
+    private_folder(path.parent)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:

@@ -109,8 +109,9 @@ class SiteStore:
         digest = hashlib.sha256(data).hexdigest()
         # The older file stands until the head names the new one.
         name = f"answer-{digest[:16]}.safetensors"
-        write_atomically(self._folder / name, data)
-        write_atomically(self._folder / _HEAD, json.dumps({**head, "tensors": name, "sha256": digest}).encode())
+        write_atomically(self._folder / name, data, private=True)
+        content = json.dumps({**head, "tensors": name, "sha256": digest}).encode()
+        write_atomically(self._folder / _HEAD, content, private=True)
         for old in self._folder.glob("answer-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)

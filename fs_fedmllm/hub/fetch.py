@@ -209,5 +209,5 @@ def fetch_checkpoint(text: str, folder: Path) -> str:
         write_atomically(folder / "metrics.jsonl", (source / "metrics.jsonl").read_bytes())
     # The header comes last: without it there is no checkpoint.
     for name in sorted(names, key=lambda name: name == "checkpoint/state.json"):
-        write_atomically(folder / name, (source / name).read_bytes())
+        write_atomically(folder / name, (source / name).read_bytes(), private=True)
     return commit

@@ -8,8 +8,7 @@ to share a batch, and a resumed run has the bytes of an uninterrupted one.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,13 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.errors import StorageError
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.families.base import Features
 from fs_fedmllm.models.loader import MLLM
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class VisionEntry:
 class VisionFeatures:
     """Memory first, then disk, under a byte budget; the least recently used entry goes first.
 
+    A disk that is full or cannot be written to (or read) costs time and not the run: the disk's part is switched off.
+
     Args:
         mllm: the model; its identity is part of every key.
         memory_bytes: budget in memory.
         folder: folder of the disk cache, or None. Files are written beside and renamed, so several processes can
-            share it.
+            share it. They are their owner's alone: much of an image can be told from its features.
     """
 
     def __init__(self, mllm: MLLM, memory_bytes: int, folder: Path | None = None):
@@ -117,7 +122,7 @@ class VisionFeatures:
         path = self._path(image_key)
         if path is None:
             return
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {f"side.{name}": t.cpu().contiguous() for name, t in entry.side.items()}
         tensors |= {f"deep.{i:04d}": t.cpu().contiguous() for i, t in enumerate(entry.deep)}
@@ -125,21 +130,33 @@ class VisionFeatures:
             tensors |= {f"list.{i:04d}": t.cpu().contiguous() for i, t in enumerate(entry.features)}
         else:
             tensors["tensor"] = entry.features.cpu().contiguous()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
+        try:
+            write_atomically(path, save(tensors), durable=False, private=True)
+        except (OSError, StorageError) as error:
+            self._switch_off("written to", error)
+
+    def _switch_off(self, what: str, error: Exception) -> None:
+        said = str(getattr(error.__cause__ or error, "strerror", None) or error)
+        logger.warning(
+            "The vision cache %s (fedmllm.vision_cache.folder) cannot be %s: %s. The run goes on without it; features "
+            "that do not fit into memory are computed again.", self._folder, what, said,
+        )  # fmt: skip
+        self._folder = None
 
     def _read(self, image_key: str) -> VisionEntry | None:
         path = self._path(image_key)
-        if path is None or not path.is_file():
+        if path is None:
             return None
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         try:
-            tensors = load_file(str(path), device=str(self._mllm.device))
+            tensors = {name: t.to(self._mllm.device) for name, t in load(path.read_bytes()).items()}
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._switch_off("read", error)
+            return None
         except SafetensorError:  # a torn file is a miss; it is written anew
             return None
         side = {name[5:]: t for name, t in tensors.items() if name.startswith("side.")}

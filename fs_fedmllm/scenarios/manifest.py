@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios.rows import BOTH, IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray
@@ -144,10 +145,7 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     clients = ",\n".join(f"  {line(str(c))}: {line(vars(record))}" for c, record in manifest.clients.items())
     head = [f" {line(name)}: {line(value)}" for name, value in manifest._head().items()]
     body = ",\n".join([f' "sha256": {line(manifest.sha256)}', *head, ' "clients": {\n' + clients + "\n }"])
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_text("{\n" + body + "\n}\n", encoding="utf-8")
-    part.replace(target)
+    write_atomically(Path(path), ("{\n" + body + "\n}\n").encode())
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.atomic import beside
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.hosts.federatedscope import import_path
 from fs_fedmllm.hosts.federatedscope.checkout import PACKAGE, find_federatedscope, require_checkout
@@ -194,16 +194,8 @@ def _write(file: Path, content: bytes) -> None:
 
     The temporary name must not end in .py or .pth: FederatedScope or Python would read it.
     """
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp keeps others out; a shared checkout is read by others
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with beside(file) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
