@@ -90,7 +90,8 @@ class RunFolder:
         events = self._writer()
         prefix = f"client_{figures['client']}" if kind == "turn" else kind
         for name, value in figures.items():
-            if isinstance(value, int | float) and name != "client":
+            # A penalty of exactly 0 is switched off, and a panel of zeros says nothing.
+            if isinstance(value, int | float) and name != "client" and (name != "penalty" or value):
                 events.add_scalar(f"{prefix}/{name}", value, round_index)
 
     def _writer(self) -> Any:

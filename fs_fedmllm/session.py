@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch
 from fs_fedmllm import __version__
 from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.adapter_folder import describe
-from fs_fedmllm.agenda import evaluation_due, slices_due
+from fs_fedmllm.agenda import evaluated_rows, evaluation_due, slices_due
 from fs_fedmllm.aggregation import RoundRule, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
@@ -466,6 +467,13 @@ class Session:
             }
         return said
 
+    def _test_rows(self) -> dict[str, Any]:
+        """How many test rows an evaluation takes, of how many, and what they show."""
+        every = self.federation.data.dataset.test
+        rows = evaluated_rows(self.config, every)
+        presence = Counter(row.presence for row in rows)
+        return {"evaluated": len(rows), "all": len(every), "presence": dict(sorted(presence.items()))}
+
     def results(self, digest: str | None) -> dict[str, Any]:
         """The figures so far, as in results.json.
 
@@ -478,7 +486,8 @@ class Session:
             "version": __version__,
             "commit": commit(),
             "profile": self.config.fedmllm.profile,
-            "dataset": self.federation.data.dataset.name,
+            "dataset": self.federation.data.dataset.called,
+            "test_rows": self._test_rows(),
             "scenario": self.config.scenario,
             "method": self.config.federate.method,
             "seed": self.config.seed,

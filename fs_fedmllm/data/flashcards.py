@@ -57,8 +57,9 @@ def load(
     for sample in samples:
         parts[_part(sample, val_share, test_share)].append(sample)
     return Dataset(
-        name="flashcards", template="medical", **parts, warnings=found.warnings, fingerprint=fingerprint([path])
-    )
+        name="flashcards", template="medical", train=parts["train"], val=parts["val"], test=parts["test"],
+        warnings=found.warnings, fingerprint=fingerprint([path]),
+    )  # fmt: skip
 
 
 def _file(root: Path, name: str) -> Path:

@@ -49,6 +49,7 @@ def load(
     groups: Sequence[str] = (),
     extract_images: str = "",
     require_images: bool = True,
+    title: str = "",
     findings: Findings | None = None,
 ) -> Dataset:
     """Read your own data.
@@ -66,6 +67,7 @@ def load(
         groups: columns that rows can be grouped by, such as a patient or a site.
         extract_images: folder, relative to ``root``, to write images to that are embedded in the file.
         require_images: whether a missing image file is an error.
+        title: what results, plots and the model card call the data set.
         findings: where to put what is wrong; without it the first error is raised.
     """
     found = findings or Findings()
@@ -102,6 +104,7 @@ def load(
         **parts,
         warnings=found.warnings,
         fingerprint=fingerprint(_hashed(sources)),
+        title=title.strip(),
     )
 
 

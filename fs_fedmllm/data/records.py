@@ -68,7 +68,9 @@ def load(
     return Dataset(
         name="records",
         template=template,
-        **parts,
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
         warnings=found.warnings,
         fingerprint=fingerprint(path for paths in files.values() for path in paths),
     )

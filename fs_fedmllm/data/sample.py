@@ -54,9 +54,10 @@ class Dataset:
         template: name of the prompt template (a file of ``data_templates/``, without ``.yaml``).
         train: rows that a scenario distributes over the clients; may be empty (zero-shot sets).
         val: rows for choosing the best round; may be empty.
-        test: rows for reporting; they keep every modality in every scenario.
+        test: rows for reporting; no scenario takes a modality from them.
         warnings: what the adapter noticed and the user should read, one sentence each.
         fingerprint: sha256 of the source files, for the manifest.
+        title: what results, plots and the model card call it; empty for ``name``.
     """
 
     name: str
@@ -66,3 +67,9 @@ class Dataset:
     test: Sequence[Sample]
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What results, plots and the model card call it."""
+        return self.title or self.name

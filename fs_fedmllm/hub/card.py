@@ -11,10 +11,11 @@ from typing import Any
 
 from fs_fedmllm.config import PrivacyConfig
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.hub import phrases
 
 #: Metrics of the test rows that a card shows, in this order; each may have an interval.
 SHOWN = ("macro_f1", "auc", "acc", "open_acc", "closed_acc", "loss")
-VIEWS = (("", "both modalities"), ("image_", "the image only"), ("text_", "the text only"))
+VIEWS = (("", "all that they have"), ("image_", "the image only"), ("text_", "the text only"))
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _metrics(facts: Facts) -> list[tuple[str, str, float, tuple[float, float] | 
 
 def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     """What is configured, and what the run accounted for; told as it stands."""
+    if config["federate"]["method"] == "global":
+        return ["None: it was trained in one place, where every row was seen."]
     section = _changed(config.get("fedmllm", {}).get("privacy") or {}, dataclasses.asdict(PrivacyConfig()))
     told = results.get("privacy")
     if not section and not told:
@@ -182,19 +185,22 @@ def card(facts: Facts) -> str:
     results, config = facts.results, facts.config
     federate, ours = config["federate"], config["fedmllm"]
     metrics = _metrics(facts)
-    dataset = str(results.get("dataset", ""))
+    dataset = phrases.dataset(str(results.get("dataset", "")))
+    model = config["model"]["fedmllm"]
+    lacking = phrases.lacks_modalities(facts.manifest)
     data = ModelCardData(
         base_model=facts.base,
         library_name="peft",
         pipeline_tag="image-text-to-text",
         license=facts.licence or None,
-        tags=["federated-learning", "fs-fedmllm", "lora", "missing-modality"],
+        tags=phrases.tags(model, lacking),
         model_name=facts.repo.split("/")[-1],
         eval_results=[
             EvalResult(
                 task_type="image-text-to-text",
-                dataset_type=dataset,
+                dataset_type=str(config["data"]["type"]),
                 dataset_name=f"{dataset}, {view}",
+                dataset_config=view,  # results of one configuration are merged under the first one's name
                 metric_type=name,
                 metric_value=round(value, 6),
             )
@@ -202,7 +208,6 @@ def card(facts: Facts) -> str:
         ]
         or None,
     )
-    lora = config["model"]["fedmllm"]["lora"]
     args = (config["data"].get("splitter_args") or [{}])[0]
     scenario = f"{results.get('scenario')} ({', '.join(f'{k} {v}' for k, v in args.items())})"
     regularizer = ours["regularizer"]["type"]
@@ -212,10 +217,12 @@ def card(facts: Facts) -> str:
         + (f" (gamma_max {ours['regularizer']['gamma_max']})" if regularizer == "adaptive" else ""),
         f"profile: {ours['profile']}",
     ]
-    table = ["| shown | metric | value | 95 % interval |", "| --- | --- | --- | --- |"]
+    table = ["| shown | rows | metric | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+    prefixes = {view: prefix for prefix, view in VIEWS}
     for view, name, value, interval, source in metrics:
         told = f"{interval[0]:.4f} to {interval[1]:.4f} ({source})" if interval else "not available"
-        table.append(f"| {view} | {name} | {value:.4f} | {told} |")
+        rows = (facts.entry or {}).get(f"test_{prefixes[view]}total")
+        table.append(f"| {view} | {'' if rows is None else int(rows)} | {name} | {value:.4f} | {told} |")
     refused = len(results.get("refused") or [])
     licence = facts.licence or "not stated by the publisher; the base model's terms apply to what is made with it"
     sections: list[tuple[str, Sequence[str]]] = [
@@ -228,7 +235,7 @@ def card(facts: Facts) -> str:
                 f"learning rate {config['train']['optimizer']['lr']}, "
                 f"{config['train']['local_update_steps']} {config['train']['batch_or_epoch']} a turn",
                 f"- strategies: {'; '.join(strategies)}",
-                f"- adapter: rank {lora['r']}, alpha {lora['alpha']}; {results.get('adapter_bytes')} bytes",
+                f"- adapter: {phrases.adapter(model)}; {results.get('adapter_bytes')} bytes",
                 f"- sent: {results.get('bytes_sent')} bytes in all, both directions; {refused} updates refused",
                 f"- seed {results.get('seed')}, configuration sha256 `{results.get('config_sha256')}`",
             ],
@@ -236,7 +243,7 @@ def card(facts: Facts) -> str:
         ("Clients", _clients(facts.manifest)),
         (
             "Results",
-            [*table, "", f"After round {facts.round}, on the test rows of {dataset}, which keep both modalities."]
+            [*table, "", f"After round {facts.round}, on {phrases.test_rows(results, facts.entry or {}, dataset)}."]
             if metrics
             else ["No evaluation of this round was made."],
         ),
@@ -249,19 +256,23 @@ def card(facts: Facts) -> str:
         (
             "Intended use and limits",
             [
-                f"Research on federated fine-tuning with missing modalities, for questions like those of {dataset}, "
-                "asked with the template in `fedmllm.json`. It was evaluated on nothing else.",
+                f"Research on federated fine-tuning{' with missing modalities' if lacking else ''}, for questions "
+                f"like those of {dataset}, asked with the template in `fedmllm.json`. It was evaluated on nothing "
+                "else.",
                 "",
-                "Do not use it to decide about people. Answers are most unreliable where a row shows one modality and "
-                "the clients that held that modality were few. A client's rows may leave traces in an adapter; see "
+                "Do not use it to decide about people. Expect less where a row lacks a modality, and where few "
+                "clients held what it shows. A client's rows may leave traces in an adapter; see "
                 "Privacy above for what was done about that.",
             ],
         ),
     ]
     body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections if lines)
     title = facts.repo.split("/")[-1]
+    how = "by federated learning" + (" on clients that lack modalities" if lacking else "")
+    if federate["method"] == "global":
+        how = "in one place on the rows of all clients, as the centralised baseline"
     intro = (
-        f"A LoRA adapter for `{facts.base}`, trained by federated learning on clients that lack modalities, with "
+        f"{phrases.an_adapter(str(model['peft']))} for `{facts.base}`, trained {how}, with "
         f"fs-fedmllm {results.get('version')} (FedMLLM, arXiv 2411.14717)."
     )
     return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{intro}\n\n{body}\n"

@@ -21,6 +21,7 @@ from fs_fedmllm.models.export import TINY_NAME
 FIGURES = (
     *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
     *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
+    "test_rows",
 )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fs_fedmllm.report.plots import _pyplot
+from fs_fedmllm.report.plots import _pyplot, count_axis
 from fs_fedmllm.report.runs import Run
 
 #: Told apart on white and on near-black; after the last the lines are dashed.
@@ -35,8 +35,10 @@ def colour(index: int) -> tuple[str, str]:
 
 
 def lines_of(rows: Sequence[tuple[str, int, Sequence[Run]]], figure: str) -> list[Line]:
-    """The rows that have the figure."""
+    """The rows that have the figure; a penalty that is 0 in every turn is switched off, and is no line."""
     lines = [Line(title, index, [run.curve(figure) for run in runs]) for title, index, runs in rows]
+    if figure == "penalty":
+        return [line for line in lines if any(value for run in line.runs for value in run.values())]
     return [line for line in lines if any(line.runs)]
 
 
@@ -69,6 +71,7 @@ def draw(lines: Sequence[Line], label: str, prefix: str) -> str:
                 axes.fill_between(places, [min(v) for v in groups], [max(v) for v in groups], color=shade, alpha=0.12,
                                   linewidth=0)  # fmt: skip
         axes.set(xlabel="round", ylabel=label)
+        count_axis(axes.xaxis)
         heights = [value for line in lines for run in line.runs for value in run.values() if math.isfinite(value)]
         if heights and 0 < 100 * min(heights) < max(heights):  # one line runs away; the others stay readable
             axes.set_yscale("log")

@@ -51,6 +51,14 @@ def shades(count: int) -> list[Any]:
     return [colormaps["viridis"](place) for place in span]
 
 
+def count_axis(axis: Any) -> None:
+    """Ticks of an axis that counts: whole numbers only, or a tick at 17.5 would be written as 18."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_major_formatter("{x:,.0f}")
+
+
 def draw_all(data: FederatedData, folder: Path, *, features: Features | None = None, seed: int = 0) -> list[Path]:
     """Draw every picture that the data has something for.
 
@@ -64,7 +72,7 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    title = f"{data.dataset.name}, {data.manifest.scenario}"
+    title = f"{data.dataset.called}, {data.manifest.scenario}"
     written: list[Path] = []
     labels = list(data.template.options)
     if labels:
@@ -73,7 +81,7 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
                            order=[*CASES.values(), *ASKING.values()])  # fmt: skip
     for name, rows in categories(data):
         part = name.rpartition(", ")[2].replace(" ", "_")
-        written += draw_bars(rows, f"{data.dataset.name}: {name}", folder / f"{part}")
+        written += draw_bars(rows, f"{data.dataset.called}: {name}", folder / f"{part}")
     if features is not None:
         written += draw_embedding(features, f"{title}: features", folder / "embedding", seed)
     return written
@@ -148,7 +156,7 @@ def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, o
         axes.annotate(f"{total:,}", (place, total), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
                       textcoords="offset points", rotation=90 if len(clients) > 14 else 0)  # fmt: skip
     axes.set_ylim(0, 1.12 * max(bottom))  # room for the numbers
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    count_axis(axes.yaxis)
     axes.set_xticks(range(len(clients)), [str(client) for client in clients])
     axes.set(title=title, xlabel="client", ylabel="training rows")
     axes.spines[["top", "right"]].set_visible(False)
@@ -175,7 +183,7 @@ def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> lis
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(count for own in counts.values() for count in own.values()))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    count_axis(axes.xaxis)
     axes.set(title=title, xlabel="rows")
     axes.spines[["top", "right"]].set_visible(False)
     if len(splits) > 1:

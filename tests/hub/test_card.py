@@ -1,0 +1,72 @@
+"""The model card says nothing that the run's data contradicts; written from made-up results, without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from short_runs import CONFIGS
+
+from fs_fedmllm import config as schema
+
+pytest.importorskip("huggingface_hub", reason="a card is written with huggingface_hub")
+
+from fs_fedmllm.hub.card import Facts, card
+
+ROWS = {"evaluated": 60, "all": 60, "presence": {"both": 60}}
+
+
+def written(*overrides: str, missing: float = 0.5, rows: dict[str, Any] | None = None, name: str = "own") -> str:
+    config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", list(overrides)))
+    entry = {"round": 4, "test_acc": 0.5, "test_total": 60, "test_image_acc": 0.25, "test_image_total": 60}
+    results = {"dataset": name, "scenario": "cross", "rounds": 4, "version": "1", "seed": 0}
+    if rows is not None:
+        results["test_rows"] = rows
+    record = {"size": 12, "missing": {"image": missing, "text": 0.0}}
+    return card(
+        Facts("someone/x", config, results, {"clients": {"1": record}}, 4, entry, "owner/base", "mit", "", {})
+    )
+
+
+def test_rows_that_lack_a_modality_are_counted(tmp_path: Any) -> None:
+    rows = {"evaluated": 50, "all": 50, "presence": {"both": 40, "image": 7, "text": 3}}
+    text = written(rows=rows)
+    assert "50 test rows of the publisher's own data; of them 40 show both modalities, 7 show an image only, " in text
+    assert "3 show a text only." in text and "keep both" not in text and "| both modalities |" not in text
+    assert "| all that they have | 60 | acc | 0.5000 |" in text
+    assert "60 test rows of digits_triage; of them 60 show both" in written(rows=ROWS, name="digits_triage")
+
+
+def test_a_limit_is_stated() -> None:
+    text = written(rows={"evaluated": 16, "all": 1234, "presence": {"both": 16}})
+    assert "16 of the 1,234 test rows of the publisher's own data, evenly thinned out (`fedmllm.eval.limit`)" in text
+
+
+def test_own_data_have_the_name_that_they_were_given() -> None:
+    text = written(rows=ROWS, name="Ward letters 2024")
+    assert "questions like those of Ward letters 2024" in text.replace("\n", " ")
+    stated = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]
+    found = {r["dataset"]["name"]: [m["value"] for m in r["metrics"]] for r in stated}
+    # The image's figures are not the whole rows'.
+    assert found == {"Ward letters 2024, all that they have": [0.5], "Ward letters 2024, the image only": [0.25]}
+
+
+def test_clients_that_lack_nothing_are_not_said_to() -> None:
+    lacking, whole = written(missing=0.1), written(missing=0.0)
+    assert "on clients that lack modalities" in lacking and "- missing-modality" in lacking
+    assert "lack modalities" not in whole and "missing-modality" not in whole and "missing modalities" not in whole
+
+
+def test_the_adapter_is_the_method_that_was_trained() -> None:
+    assert "A LoRA adapter for" in written() and "adapter: LoRA, rank 8, alpha 8" in written()
+    text = written("model.fedmllm.peft", "ia3")
+    assert "An IA3 adapter for" in text and "LoRA" not in text and "rank" not in text
+    text = written("model.fedmllm.federated", "[lora, projector]")
+    assert "; in full: projector;" in text
+
+
+def test_the_centralised_baseline_is_not_called_federated_learning() -> None:
+    text = written("federate.method", "global")
+    assert "trained in one place on the rows of all clients" in text and "trained by federated" not in text
+    assert "every client's update" not in text
