@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import numpy as np
 
 from fs_fedmllm.adapters.opening import Opened
 from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.data.columns import UnreadColumns, missing, one_image, renamed
+from fs_fedmllm.data.files import json_rows
+from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import CASES, VARIANTS, Case, Template, load_template
@@ -39,28 +41,27 @@ class Answer:
 
 
 def read_rows(file: Path) -> list[Sample]:
-    """Rows of a JSON Lines file: ``image`` (a path beside the file), ``text``, ``question``, ``id``.
+    """Rows of a JSON Lines file: ``image`` (a path beside the file) or ``images``, ``text``, ``question``, ``id``.
 
     Raises:
-        DataError: a line is no mapping, shows nothing, or names an image that is not there; told with its line.
+        DataError: a line is no mapping, shows nothing, names an image that is not there, or holds what looks like one
+            of these under another name; told with its line.
     """
     images = ImageFolder(file.parent)
+    unread = UnreadColumns((), {})
     rows = []
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text.") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where} is no JSON: {error}.") from error
-        if not isinstance(raw, dict):
-            raise DataError(f"{where} must be a mapping with image, text or question.")
-        image = images.resolve(raw["image"], where) if raw.get("image") else None
+
+    def renaming(mapping: Mapping[str, str]) -> str:
+        return f"Rename it: {', '.join(f'{column} to {name}' for name, column in mapping.items())}."
+
+    for number, (where, original) in enumerate(json_rows(file, Findings()), start=1):
+        raw = renamed(original, {}, where)
+        unread.note(original, raw)
+        fault = unread.fault(where, renaming)  # a row that shows nothing is the lesser thing to say
+        if fault is not None:
+            raise fault
+        value = one_image(raw.get("image"), where)
+        image = None if missing(value) else images.resolve(value, where)
         rows.append(_row(str(raw.get("id", number)), image, raw.get("text"), raw.get("question"), where))
     if not rows:
         raise DataError(f"{file} has no rows.")

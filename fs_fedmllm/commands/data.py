@@ -87,11 +87,14 @@ def _check(args: argparse.Namespace) -> int:
         config = _load(args.target, words)
         name, root, options = config.data.type, config.data.root, config.fedmllm.data
     dataset, findings = inspect(name, root, options, decode=args.decode)
-    print(findings_table(findings, args.most))
+    print(findings_table([finding for finding in findings if finding.severity != "note"], args.most))
     if dataset is not None:
         print(_counts(dataset))
-    errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{name}: {errors} errors, {len(findings) - errors} warnings")
+    for finding in findings:
+        if finding.severity == "note":
+            print(f"{finding.file}: {finding.problem}")
+    errors, warnings = (sum(f.severity == kind for f in findings) for kind in ("error", "warning"))
+    print(f"{name}: {errors} errors, {warnings} warnings")
     if dataset is not None and args.baseline:
         print(f"question-only baseline: {_baseline(dataset)}")
     return EXIT_FINDINGS if errors else 0

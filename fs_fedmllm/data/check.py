@@ -45,7 +45,8 @@ def inspect(
         )
     except DataError as error:
         found.items.append(as_finding(error))
-    return dataset, sorted(found.items, key=lambda f: f.severity)  # stable: the order of the rows is kept
+    order = ("error", "warning", "note")
+    return dataset, sorted(found.items, key=lambda f: order.index(f.severity))  # stable: the rows' order is kept
 
 
 def _images(samples: Iterable[Sample], look: Callable[[str, str], object], absent_ok: bool, found: Findings) -> None:

@@ -19,7 +19,7 @@ MAX_ERRORS = 1000
 class Finding:
     """One line of the table of ``data check``."""
 
-    severity: str  # "error" or "warning"
+    severity: str  # "error", "warning", or "note": said by data check alone
     file: str
     row: str
     problem: str
@@ -77,6 +77,10 @@ class Findings:
     def warn(self, file: str, problem: str, remedy: str = "") -> None:
         """Note something that the user should read but that stops nothing."""
         self.items.append(Finding("warning", file, "", problem, remedy))
+
+    def note(self, file: str, problem: str) -> None:
+        """Note something that is in order, for the reader of ``data check``; a run does not say it."""
+        self.items.append(Finding("note", file, "", problem, ""))
 
     def expect_count(self, file: str, what: str, found: int, published: int) -> None:
         """Warn if a count differs from the published one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,10 @@ class ImageFolder:
         kind = kinds.get(name)
         if kind is None:
             if self.required:
+                if isinstance(relative, str) and "\\" in relative:
+                    there = relative.replace("\\", "/")
+                    remedy = f"Write it with slashes, {there}, relative to the data folder."
+                    raise RowError(where, f"the image path {relative!r} has backslashes (Windows).", remedy)
                 raise RowError(where, f"the image {full} does not exist.", _missing_remedy(name, kinds))
         elif kind == "link":
             target = os.path.realpath(full)
@@ -94,8 +99,11 @@ class ImageFolder:
         return full
 
     def _lexical(self, relative: object, where: str) -> str:
+        if (foreign := _foreign(relative)) is not None:
+            raise RowError(where, *foreign)
         if not isinstance(relative, str) or not relative.strip() or "\0" in relative:
-            raise RowError(where, f"the image path {relative!r} is not a path.", "Give a path relative to the root.")
+            said = relative if isinstance(relative, str | int | float) else type(relative).__name__
+            raise RowError(where, f"the image path {said!r} is not a path.", "Give a path relative to the root.")
         # '..' is taken out as text: what is returned holds none, so no link can change its meaning.
         full = os.path.normpath(os.path.join(self.root, relative))
         if os.path.isabs(relative) and _inside(full, self._real):
@@ -125,6 +133,32 @@ def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
         return "link"
     return "file" if entry.is_file(follow_symlinks=False) else "other"
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{200,}={0,2}\s*")
+_AS_FILE = "Write it to a file in the data folder, and give the file's path."
+
+
+def _foreign(value: object) -> tuple[str, str] | None:
+    """Problem and remedy of what people give in the place of a path; None for what may be one."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "the image is raw bytes, where a path is expected.", _AS_FILE
+    if not isinstance(value, str):
+        return None
+    short = value if len(value) <= 120 else value[:120] + "..."
+    if _URL.match(value):
+        remedy = "Nothing is downloaded while data is read: download it into the data folder, and give its path there."
+        if value.lower().startswith("file:"):
+            remedy = "Give the path alone, relative to the data folder."
+        return f"the image {short!r} is a URL.", remedy
+    if value[:5].lower() == "data:":
+        return f"the image is a data: URI ({value[:30]}...).", f"Decode it. {_AS_FILE}"
+    if _BASE64.fullmatch(value):
+        return f"the image is text that looks like base64 ({value[:20]}...), not a path.", f"Decode it. {_AS_FILE}"
+    if value.startswith("~"):
+        return f"the image path {short!r} begins with ~, which is not expanded.", _LEAVES
+    return None
 
 
 def _missing_remedy(name: str, kinds: dict[str, str]) -> str:

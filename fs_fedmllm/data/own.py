@@ -1,10 +1,12 @@
 """Your own data: JSON Lines, JSON, Parquet, or a ``datasets`` data set saved to disk. No Python needed.
 
-Columns (others are ignored unless ``groups`` names them):
+Columns (others are ignored unless ``groups`` names them; the option ``columns`` maps these to columns of other names,
+and a column that is not read although it looks like one of them is an error):
 
 ========== ====================================================================================
 id          unique within the split; the row number where there is none
-image       path of the image, relative to the data root (or ``image_root``); null for no image
+image       path of the image, relative to the data root (or ``image_root``); null for no image.
+            ``images``, a list of one, is the same
 text        the text modality; null for no text
 question    the row's question; needed if the template's task is ``vqa``
 label       ``choice``: index of the option, or its name
@@ -23,16 +25,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from fs_fedmllm.data.columns import UnreadColumns, check_mapping, missing, one_image, renamed
 from fs_fedmllm.data.files import Row, fingerprint, text_of, unique
-from fs_fedmllm.data.findings import Findings, RowError, convert
+from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, as_finding, convert
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.own_files import Source, find_sources, read_source, write_image
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import LETTERS, Template, load_template
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, DataError
 
+#: What every row of a task needs, beside a modality.
+WANTED = {"choice": ("label",), "vqa": ("question", "answer")}
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
 
@@ -47,6 +53,7 @@ def load(
     split_column: str = "split",
     image_root: str = "",
     groups: Sequence[str] = (),
+    columns: Mapping[str, str] = MappingProxyType({}),
     extract_images: str = "",
     require_images: bool = True,
     title: str = "",
@@ -65,6 +72,8 @@ def load(
         split_column: the column that says which split a row is in.
         image_root: the folder that the images must lie in, relative to ``root``; empty for ``root``.
         groups: columns that rows can be grouped by, such as a patient or a site.
+        columns: what the columns are called here, such as ``{image: image_path, text: note}``; ``''`` says that there
+            is no such column, whatever another looks like.
         extract_images: folder, relative to ``root``, to write images to that are embedded in the file.
         require_images: whether a missing image file is an error.
         title: what results, plots and the model card call the data set.
@@ -77,24 +86,41 @@ def load(
     asked = _asked(load_template(path))
     store = _store(root, extract_images)
     images = ImageFolder(root / image_root, required=require_images)
+    mapping = check_mapping(columns)
     parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     once = {split: unique() for split in parts}
     sources = find_sources(root, file, {"train": train, "val": val, "test": test})
+    read: dict[str, None] = {}
 
-    def make(source: Source, row: Row, where: str) -> None:
-        split = source.split or _split(row, split_column, where)
-        value = row.get("image")
-        data = value.get("bytes") if isinstance(value, dict) else None
-        name = value.get("path") if isinstance(value, dict) else value
-        image: str | None = None
-        if data:
-            image = write_image(data, store, where)
-        elif not _missing(name):
-            image = images.resolve(name, where)
-        parts[split].append(once[split](_sample(row, where, image, asked, groups)))
+    def make(source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
+        row = renamed(original, mapping, where)
+        unread.note(original, row)
+        try:
+            split = _split(row, split_column, source.split, where)
+            image = _image(row.get("image"), images, store, where)
+            parts[split].append(once[split](_sample(row, where, image, asked, groups)))
+        except DataError:
+            # A row is often empty because its columns have other names, and that is the better thing to say.
+            fault = unread.fault(str(source.path), _remedy) if found.strict else None
+            if fault is not None:
+                raise fault from None
+            raise
 
     for source in sources:
-        convert(read_source(source, found), partial(make, source), found)
+        unread = UnreadColumns([*groups, split_column], mapping, WANTED[asked.template.task])
+        try:
+            convert(read_source(source, found), partial(make, source, unread), found)
+        except TooManyErrorsError:
+            _say_unread(source, unread, asked, found)
+            raise
+        _say_unread(source, unread, asked, found)
+        read |= unread.names
+    for name, column in mapping.items():
+        if column and column not in read:
+            here = ", ".join(read) or "none"
+            raise ConfigError(
+                f"own: columns.{name} is {column!r}, and there is no such column (columns here: {here})."
+            )
     for split in ("train", "test"):
         if not parts[split]:
             found.warn(str(root), f"There are no {split} rows.")
@@ -135,28 +161,69 @@ def _store(root: Path, extract_images: str) -> str:
     return store
 
 
-def _missing(value: Any) -> bool:
-    """Null, NaN (as pandas writes missing text) and blanks are all: not there."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
 def _optional(row: Row, key: str, where: str) -> str | None:
-    return None if _missing(row.get(key)) else text_of(row, key, where)
+    return None if missing(row.get(key)) else text_of(row, key, where)
 
 
-def _split(row: Row, column: str, where: str) -> str:
-    value = str(row.get(column, "")).strip().lower()
-    if value not in SPLITS:
+def _split(row: Row, column: str, of_file: str, where: str) -> str:
+    value = row.get(column)
+    said = SPLITS.get(str(value).strip().lower())
+    if of_file:
+        if said not in (None, of_file):
+            remedy = "Correct the row, or name the file with the option file, so that the column decides."
+            raise RowError(where, f"the column {column!r} says {value!r} in the file of the {of_file} rows.", remedy)
+        return of_file
+    if said is None:
         remedy = f"Give one of {', '.join(SPLITS)}, or name one file a split with the options train, val and test."
-        raise RowError(where, f"the column {column!r} says {row.get(column)!r}, which is no split.", remedy)
-    return SPLITS[value]
+        raise RowError(where, f"the column {column!r} says {value!r}, which is no split.", remedy)
+    return said
+
+
+def _image(value: Any, images: ImageFolder, store: str, where: str) -> str | None:
+    """The path of a row's image: named, or embedded as bytes, alone or in a mapping (Hugging Face)."""
+    value = one_image(value, where)
+    if isinstance(value, dict):
+        if not {"bytes", "path"} & value.keys():
+            held = ", ".join(map(str, value)) or "nothing"
+            raise RowError(where, f"the image is a mapping of {held}.", "Give a path, or a mapping of bytes and path.")
+        data, value = value.get("bytes"), value.get("path")
+        if data and not isinstance(data, bytes):
+            remedy = "Write the images as files, and give their paths."
+            raise RowError(where, f"the image's bytes are {type(data).__name__}, not bytes.", remedy)
+        value = data or value
+    if isinstance(value, bytes):
+        return write_image(value, store, where)
+    return None if missing(value) else images.resolve(value, where)
+
+
+def _remedy(mapping: Mapping[str, str]) -> str:
+    written = ", ".join(f"{name}: {column}" for name, column in mapping.items())
+    first = next(name for name, column in mapping.items() if column)
+    return (
+        f"Write fedmllm.data: {{columns: {{{written}}}}} (data check: columns '{{{written}}}'), or rename the columns."
+        f" If it is no {first}, {{columns: {{{first}: ''}}}} says that there is none."
+    )
+
+
+def _say_unread(source: Source, unread: UnreadColumns, asked: Asked, found: Findings) -> None:
+    """Name the columns of a file that nobody reads: an error if they look like a field, else a note."""
+    fault = unread.fault(str(source.path), _remedy)
+    if fault is not None and found.strict:
+        raise fault
+    if fault is not None:
+        found.items.append(as_finding(fault))
+    if asked.template.task == "choice" and "question" in unread.fields:
+        found.warn(str(source.path), "The column question is not shown: the template asks its own of every row.")
+    if unread.unread:
+        found.note(str(source.path), f"Columns that are not read: {', '.join(unread.unread)}.")
 
 
 def _sample(row: Row, where: str, image: str | None, asked: Asked, groups: Sequence[str]) -> Sample:
     template = asked.template
     text, question = _optional(row, "text", where), _optional(row, "question", where)
-    if image is None and text is None and question is None:
-        raise RowError(where, "the row has no image, no text and no question.", "Fill in one, or remove the row.")
+    if image is None and text is None and (question is None or template.task == "choice"):
+        shown = "no image and no text" if template.task == "choice" else "no image, no text and no question"
+        raise RowError(where, f"the row has {shown}.", "Fill in one, or remove the row.")
     label, kind = None, _optional(row, "kind", where) or ""
     if template.task == "choice":
         label = _label(row, asked.labels, template, where)
@@ -168,7 +235,7 @@ def _sample(row: Row, where: str, image: str | None, asked: Asked, groups: Seque
             raise RowError(where, f"{key} is empty.", "The template's task is vqa: fill it in, or remove the row.")
         kind = kind or ("closed" if answer.lower() in ("yes", "no") else "open")
     for group in groups:
-        if _missing(row.get(group)):
+        if missing(row.get(group)):
             raise RowError(where, f"the group column {group!r} is empty.", "Fill it in, or take it out of groups.")
     return Sample(
         id=_optional(row, "id", where) or where.rpartition(":")[2],
@@ -192,7 +259,7 @@ def _labels(template: Template) -> dict[object, int]:
 
 
 def _label(row: Row, labels: Mapping[object, int], template: Template, where: str) -> int:
-    key = "answer" if _missing(row.get("label")) else "label"
+    key = "answer" if missing(row.get("label")) else "label"
     value = row.get(key)
     if isinstance(value, str):
         index = labels.get(value.strip())

@@ -54,8 +54,11 @@ def find_sources(root: Path, file: str, named: Mapping[str, str]) -> list[Source
 
 
 def _first(root: Path, names: tuple[str, ...]) -> Path | None:
-    paths = (root / (name + ending) for name in names for ending in ENDINGS)
-    return next((path for path in paths if path.is_file()), None)
+    paths = [path for name in names for ending in ENDINGS if (path := root / (name + ending)).is_file()]
+    if len(paths) > 1:
+        remedy = "Name the one to read with the option file or train, val and test, or take the other away."
+        raise RowError(str(root), f"there are {paths[0].name} and {paths[1].name}.", remedy)
+    return paths[0] if paths else None
 
 
 def _existing(root: Path, name: str) -> Path:
@@ -119,7 +122,7 @@ def write_image(data: bytes, store: str, where: str) -> str:
     """
     if not store:
         remedy = "Set the option extract_images to a folder inside the root that they may be written to."
-        raise RowError(where, "the image is embedded in the file.", remedy)
+        raise RowError(where, "the image is embedded in the file, as bytes.", remedy)
     path = os.path.join(store, hashlib.sha256(data).hexdigest()[:32])
     if not os.path.exists(path):
         write_atomically(Path(path), data, durable=False, private=True)

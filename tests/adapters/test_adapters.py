@@ -129,8 +129,10 @@ def test_the_command_line_asks(adapter: Path, capsys: pytest.CaptureFixture[str]
     for line, said in (
         ('{"text": 3}', "must be texts"),
         ("{}", "shows nothing"),
-        ("not json", "no JSON"),
+        ("not json", "not valid JSON"),
         ('{"image": "../../etc/passwd"}', "rows.jsonl:1"),
+        ('{"img": "a.png"}', "no image beside 'img'.* Rename it: img to image"),
+        ('{"images": ["a.png", "b.png"]}', "has 2 images"),
         ("", "no rows"),
     ):
         file.write_text(line + "\n")

@@ -1,0 +1,235 @@
+"""Which column of your own data is which: the user's mapping, and columns that look like a field but go unread.
+
+A file whose images are called ``image_path`` must not train on texts alone without a word. A column counts as a
+modality by its name (``img``, ``caption``) or by its values (names of image files, sentences), and only if it never
+stands beside the field that it looks like: a mask beside an image is nobody's mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.findings import RowError
+from fs_fedmllm.errors import ConfigError
+
+#: What a row can hold, and what ``columns`` can rename.
+FIELDS = ("id", "image", "text", "question", "label", "answer", "kind")
+#: Values of a column that are looked at; the rest are only counted.
+SAMPLED = 64
+
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SUFFIXES = r"png|jpe?g|jfif|jp2|bmp|gif|tiff?|webp|p[bgnp]m|dcm|dicom|nii(\.gz)?|hei[cf]|avif|svg|mh[ad]"
+_FILE = re.compile(rf"[^\n]{{1,500}}\.({_SUFFIXES})(\?[^\s]*)?", re.IGNORECASE)
+_INLINE = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD")
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_IMAGE = _words(
+    "image images img imgs picture pictures pic pics photo photos photograph pixel pixels xray xrays radiograph"
+    " jpg jpeg png"
+)
+_PATH = _words("path paths file files name filename filepath uri url src bytes data the input")
+_TEXT = _words(
+    "text texts caption captions note notes report reports sentence sentences content contents description body "
+    "comment tweet post title headline message transcript abstract summary passage paragraph document review "
+    "utterance narrative story ocr findings impression history complaint symptoms context article txt"
+)
+#: A name with one of these is about a text, or is what the model is to say, and is no modality.
+_NO_TEXT = _words(
+    "id ids index label labels class category type kind lang language length len count num n date time source url "
+    "uri link path file hash sha md5 license author citation answer answers question response completion output "
+    "target rationale explanation reasoning solution lecture hint options choices version prompt image img"
+)
+_REQUIRED = {
+    "question": _words("question questions query instruction prompt input q"),
+    "answer": _words("answer answers output response completion target reply"),
+    "label": _words("label labels class category target answer gold y"),
+}
+
+
+def missing(value: Any) -> bool:
+    """Null, NaN (as pandas writes missing text), blanks and empty lists are all: not there."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return True
+    return value != value if isinstance(value, float) else isinstance(value, list | tuple) and not value
+
+
+def check_mapping(columns: Any) -> dict[str, str]:
+    """The option ``columns``, checked.
+
+    Raises:
+        ConfigError: it is no mapping of fields to names of columns.
+    """
+    if not isinstance(columns, Mapping):
+        raise ConfigError(f"own: columns must map fields to columns, such as {{image: image_path}}, not {columns!r}.")
+    for name, column in columns.items():
+        if name not in FIELDS:
+            hint = " The column of the split has an option of its own, split_column." if name == "split" else ""
+            raise ConfigError(f"own: columns has no field {name!r}; fields are {', '.join(FIELDS)}.{hint}")
+        if not isinstance(column, str):
+            raise ConfigError(f"own: columns.{name} must be the name of a column ('' for none), not {column!r}.")
+    named = [column for column in columns.values() if column]
+    twice = next((column for column in named if named.count(column) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"own: columns names {twice!r} for two fields; a column has one meaning.")
+    return dict(columns)
+
+
+def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
+    """The row with our names for its fields; ``images`` (TRL, Hugging Face) is another name of ``image``.
+
+    Raises:
+        DataError: ``image`` and ``images`` are both given.
+    """
+    if not columns and "images" not in row:
+        return row
+    made = {**row, **{name: row.get(column) if column else None for name, column in columns.items()}}
+    if "image" not in columns and not missing(row.get("images")):
+        if not missing(row.get("image")):
+            raise RowError(where, "the row has image and images.", "Leave one of the two.")
+        made["image"] = row["images"]
+    return made
+
+
+def one_image(value: Any, where: str) -> Any:
+    """The one image of a list of one; anything else as it is, and None for an empty list.
+
+    Raises:
+        DataError: the list holds more than one.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) > 1:
+        remedy = "Only one image a row is supported: make a row of each, or join them into one picture."
+        raise RowError(where, f"the row has {len(value)} images.", remedy)
+    return value[0] if value else None
+
+
+@dataclass
+class _Column:
+    """What a column that nobody reads has held so far."""
+
+    seen: int = 0
+    pictures: int = 0
+    prose: int = 0
+    words: int = 0
+    beside: set[str] = field(default_factory=set)
+
+    def note(self, value: Any, present: Collection[str]) -> None:
+        self.seen += 1
+        self.beside.update(present)
+        if self.seen <= SAMPLED:
+            self.pictures += _pictured(value)
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            if isinstance(text, str) and not _pictured(text):
+                self.words += any(letter.isalpha() for letter in text)
+                self.prose += len(text) >= 30 and len(text.split()) >= 5
+
+    def most(self, count: int) -> bool:
+        return 2 * count > min(self.seen, SAMPLED)
+
+
+def _pictured(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and _pictured(value[0])
+    if isinstance(value, Mapping):
+        return not {"bytes", "path", "url"}.isdisjoint(value)
+    if isinstance(value, bytes):
+        return value.startswith(_MAGIC)
+    return isinstance(value, str) and (value.startswith(_INLINE) or _FILE.fullmatch(value.strip()) is not None)
+
+
+def _tokens(name: str) -> set[str]:
+    return {word.lower() for word in _TOKEN.findall(name)}
+
+
+class UnreadColumns:
+    """The columns of one file that nobody reads.
+
+    Args:
+        used: columns that somebody reads, beside the fields.
+        columns: the user's mapping; a field that it names is known, and never looked for.
+        wanted: fields that every row of the task needs.
+    """
+
+    def __init__(self, used: Collection[str], columns: Mapping[str, str], wanted: Collection[str] = ()):
+        taken = {columns.get(name, name) for name in FIELDS}
+        self._used = taken | set(used) | (set() if "image" in columns else {"images"})
+        self._columns = columns
+        self._wanted = tuple(wanted)
+        self._found: dict[str, _Column] = {}
+        self.fields: set[str] = set()
+        #: Every column that some row has, in their order.
+        self.names: dict[str, None] = {}
+
+    def note(self, original: Row, row: Row) -> None:
+        """Take a row into account.
+
+        Args:
+            original: as the file has it.
+            row: the same with our names.
+        """
+        present = [name for name in FIELDS if not missing(row.get(name))]
+        self.fields.update(present)
+        for name, value in original.items():
+            self.names[name] = None
+            if name not in self._used and not missing(value):
+                self._found.setdefault(name, _Column()).note(value, present)
+
+    @property
+    def unread(self) -> list[str]:
+        """Names of the columns that nobody reads."""
+        return [name for name in self.names if name not in self._used]
+
+    def lookalikes(self) -> dict[str, list[str]]:
+        """For each field that is not there: columns that look like it and never stand beside it."""
+        alike: dict[str, list[str]] = {}
+        for name, column in self._found.items():
+            for meant in self._meanings(name, column):
+                filled = {"label", "answer"} if meant == "label" else {meant}
+                if column.beside.isdisjoint(filled) and self._columns.get(meant, "x"):
+                    alike.setdefault(meant, []).append(name)
+        return alike
+
+    def _meanings(self, name: str, column: _Column) -> list[str]:
+        words = _tokens(name)
+        same = [known for known in FIELDS if name.strip().casefold() == known]
+        if same:
+            return same
+        if (words & _IMAGE and words <= _IMAGE | _PATH) or column.most(column.pictures):
+            return ["image"]
+        no_text = words & _NO_TEXT
+        if not no_text and ((words & _TEXT and column.words) or column.most(column.prose)):
+            return ["text"]
+        return [wanted for wanted in self._wanted if wanted not in self.fields and words & _REQUIRED[wanted]]
+
+    def fault(self, file: str, remedy: Callable[[Mapping[str, str]], str]) -> RowError | None:
+        """What is wrong with the columns, in one paragraph, or None.
+
+        Args:
+            file: where.
+            remedy: what to do, from the mapping that would put it right.
+        """
+        alike = self.lookalikes()
+        if not alike:
+            return None
+        here = ", ".join(self.names)
+        for meant in alike:
+            if meant in self._columns and self._columns[meant] not in self.names:
+                problem = f"columns.{meant} is {self._columns[meant]!r}, and there is no such column"
+                return RowError(
+                    file, f"{problem} (columns here: {here}).", "Give a column's name as it is written there."
+                )
+        said = [f"no {meant} beside {' or '.join(map(repr, names))}, which looks like it"
+                for meant, names in alike.items()]  # fmt: skip
+        problem = f"the rows have {', and '.join(said)} (columns here: {here})."
+        guess = {meant: names[0] for meant, names in alike.items()}
+        return RowError(file, problem, remedy({**self._columns, **guess}))
