@@ -45,5 +45,9 @@ class StorageError(FedMLLMError):
     """A file cannot be written (a full disk, a quota, a missing permission); the older one stands."""
 
 
+class LockedError(FedMLLMError):
+    """Another process is using a folder that only one may use at a time."""
+
+
 class HubError(FedMLLMError):
     """An adapter cannot be fetched, is not what it should be, or cannot be published."""

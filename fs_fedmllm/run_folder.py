@@ -12,7 +12,6 @@ checkpoint/      the state to resume from (removed when the run ends)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -22,22 +21,8 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.atomic import write_atomically
-from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.config import Config, config_digest, to_mapping
 from fs_fedmllm.errors import ConfigError
-
-
-def config_digest(config: Config) -> str:
-    """sha256 of what determines a run's numbers; where it writes does not."""
-    mapping = to_mapping(config)
-    for name in ("outdir", "expname"):
-        mapping.pop(name)
-    mapping["federate"].pop("save_to")
-    mapping["federate"]["mode"] = "standalone"  # one machine or several: the numbers are the same
-    for name in ("checkpoint_every", "workers", "hub", "judge", "network"):
-        mapping["fedmllm"].pop(name)
-    if not mapping["fedmllm"]["replay"]:
-        mapping["fedmllm"].pop("replay")
-    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
 
 
 def run_path(config: Config, label: str = "") -> Path:

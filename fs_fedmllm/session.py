@@ -20,6 +20,7 @@ from fs_fedmllm.agenda import evaluated_rows, evaluation_due, slices_due
 from fs_fedmllm.aggregation import RoundRule, State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
+from fs_fedmllm.config import config_digest
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
 from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
@@ -33,7 +34,7 @@ from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.provenance import commit
-from fs_fedmllm.run_folder import RunFolder, config_digest
+from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.scenarios.manifest import write_manifest
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.hub import HubConfig
+from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
@@ -76,6 +77,7 @@ __all__ = [
     "FederateConfig",
     "HubConfig",
     "JudgeSection",
+    "KeyFacts",
     "LocalConfig",
     "LoraConfig",
     "ModelConfig",
@@ -94,12 +96,16 @@ __all__ = [
     "YocoConfig",
     "apply_overrides",
     "check",
+    "config_digest",
     "describe",
     "from_mapping",
+    "key_facts",
     "known_keys",
     "load",
     "parse_override",
     "read_yaml",
+    "settings",
     "to_mapping",
+    "told_apart",
     "unknown_key",
 ]

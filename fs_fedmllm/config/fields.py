@@ -44,9 +44,34 @@ SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
 
 
-def key(default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), valid: Range = ANY) -> Any:
-    """A configuration field: its default, what it means, its unit and its allowed values."""
+def key(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    valid: Range = ANY,
+    owner: str = "",
+    numbers: bool | None = None,
+) -> Any:
+    """A configuration field.
+
+    Args:
+        default: its default.
+        doc: what it means.
+        unit: of the value.
+        choices: allowed texts.
+        valid: allowed numbers.
+        owner: ``run``, ``site`` or ``server``; empty is the section's. See :mod:`fs_fedmllm.config.identity`.
+        numbers: whether it can change a run's numbers; None is the section's, and at the top it can.
+    """
     metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), "valid": valid}
+    metadata |= {"owner": owner, "numbers": numbers}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def section(cls: Any, *, owner: str = "", numbers: bool | None = None) -> Any:
+    """A section of the configuration; what is said here holds for its keys unless they say otherwise."""
+    return field(default_factory=cls, metadata={"owner": owner, "numbers": numbers})

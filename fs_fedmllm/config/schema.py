@@ -6,13 +6,13 @@ engine honours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.compression import CompressionConfig
-from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key
+from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
@@ -42,21 +42,32 @@ FOREIGN_SECTIONS = (
 class FederateConfig:
     """``federate``: FederatedScope's section of the federation."""
 
-    mode: str = key("standalone", "How the federation runs.", choices=("standalone", "distributed"))
+    mode: str = key(
+        "standalone", "How the federation runs.", choices=("standalone", "distributed"), owner="server", numbers=False
+    )
     method: str = key("fedavg", "Server method, or one of the baselines local and global.", choices=METHODS)
     client_num: int = key(0, "Clients in the federation; 0 is refused.", unit="clients")
     sample_client_num: int = key(
-        -1, "Clients drawn in a round; -1 takes all.", unit="clients", valid=Range(1, default=-1)
+        -1, "Clients drawn in a round; -1 takes all.", unit="clients", valid=Range(1, default=-1), owner="server"
     )
     sample_client_rate: float = key(
-        -1.0, "The same as a share of the clients; it wins when both are set.", valid=Range(0, 1, True, default=-1)
+        -1.0,
+        "The same as a share of the clients; it wins when both are set.",
+        valid=Range(0, 1, True, default=-1),
+        owner="server",
     )
-    total_round_num: int = key(50, "Rounds to run.", unit="rounds", valid=ONE_OR_MORE)
-    make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.")
-    share_local_model: bool = key(False, "One model for all clients. Our runs always share the base.")
-    save_to: str = key("", "File for a further copy of the final adapter, as safetensors.")
+    total_round_num: int = key(50, "Rounds to run.", unit="rounds", valid=ONE_OR_MORE, owner="server")
+    make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.", owner="server", numbers=False)
+    share_local_model: bool = key(
+        False, "One model for all clients. Our runs always share the base.", owner="server", numbers=False
+    )
+    save_to: str = key(
+        "", "File for a further copy of the final adapter, as safetensors.", owner="server", numbers=False
+    )
     restore_from: str = key(
-        "", "An adapter to start from: a safetensors file, the folder that holds it, or hub:owner/name@revision."
+        "",
+        "An adapter to start from: a safetensors file, the folder that holds it, or hub:owner/name@revision.",
+        owner="server",
     )
 
 
@@ -65,7 +76,7 @@ class DataConfig:
     """``data``: the data set and the scenario that splits it."""
 
     type: str = key("", "Name of the data set.")
-    root: str = key("data", "Folder that holds the data set; the embedded ones need none.")
+    root: str = key("data", "Folder that holds the data set; the embedded ones need none.", owner="site")
     splitter: str = key("", "Scenario.", choices=SPLITTERS)
     splitter_args: list = key(
         [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, seed..."
@@ -90,8 +101,8 @@ class LoraConfig:
 class ModelOptions:
     """``model.fedmllm``: what a model builder may know (FederatedScope shows it ``cfg.model`` only)."""
 
-    path: str = key("tiny", "'tiny' (the embedded model), a folder, or a hub id.")
-    revision: str = key("", "Hub revision; empty is the default branch.")
+    path: str = key("tiny", "'tiny' (the embedded model), a folder, or a hub id.", owner="site")
+    revision: str = key("", "Hub revision; empty is the default branch.", owner="site")
     dtype: str = key(
         "float32",
         "Precision of the frozen base; what is trained stays in float32.",
@@ -107,7 +118,9 @@ class ModelOptions:
         "How one model is laid over several accelerators; empty keeps it on one.",
         choices=("", "auto", "balanced", "sequential"),
     )
-    trust_remote_code: bool = key(False, "Run code that comes with the checkpoint. Off unless you set it.")
+    trust_remote_code: bool = key(
+        False, "Run code that comes with the checkpoint. Off unless you set it.", owner="site"
+    )
     init_seed: int = key(
         -1, "Seed of the LoRA initialisation; -1 takes the run's seed.", valid=Range(0, MAX_SEED, default=-1)
     )
@@ -119,8 +132,8 @@ class ModelOptions:
         "projector, resampler, embeddings, as far as the family has them.",
     )
     modules_to_save: list = key([], "Further modules trained and sent in full, by their own names.")
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    lora: LoraConfig = section(LoraConfig)
+    quantization: QuantizationConfig = section(QuantizationConfig)
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,7 @@ class ModelConfig:
     """``model``."""
 
     type: str = key("fedmllm", "Must be fedmllm.", choices=("fedmllm",))
-    fedmllm: ModelOptions = field(default_factory=ModelOptions)
+    fedmllm: ModelOptions = section(ModelOptions)
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ class TrainConfig:
         1, "Optimizer steps (batch) or passes over the client's rows (epoch).", valid=ONE_OR_MORE
     )
     batch_or_epoch: str = key("batch", "Unit of local_update_steps.", choices=("batch", "epoch"))
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ class EvalConfig:
     """``eval``."""
 
     freq: int = key(1, "Evaluate after every freq-th round.", unit="rounds", valid=ONE_OR_MORE)
-    metrics: list = key([], "Names that FederatedScope's monitor reports (host only).")
+    metrics: list = key([], "Names that FederatedScope's monitor reports (host only).", numbers=False)
     best_res_update_round_wise_key: str = key("val_loss", "The metric that picks the best round.")
 
 
@@ -210,7 +223,7 @@ class LocalConfig:
         valid=ONE_OR_MORE,
     )
     warmup_ratio: float = key(0.01, "Share of the horizon with linear warm-up.", valid=SHARE)
-    gradient_checkpointing: bool = key(False, "Trade compute for activation memory.")
+    gradient_checkpointing: bool = key(False, "Trade compute for activation memory.", numbers=False)
 
 
 @dataclass(frozen=True)
@@ -231,7 +244,7 @@ class ServerConfig:
 class EvaluationConfig:
     """``fedmllm.eval``."""
 
-    batch_size: int = key(64, "Rows in one forward pass.", unit="rows", valid=ONE_OR_MORE)
+    batch_size: int = key(64, "Rows in one forward pass.", unit="rows", valid=ONE_OR_MORE, numbers=False)
     zero_shot: bool = key(True, "Evaluate before round 0.")
     slices: str = key(
         "ends",
@@ -252,8 +265,10 @@ class CacheConfig:
     """``fedmllm.vision_cache``: outputs of the frozen vision tower, computed once per image."""
 
     enabled: bool = key(True, "Off by itself when anything that feeds it is trainable.")
-    memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE)
-    folder: str = key("", "Folder for a cache on disk, readable by its owner alone; empty keeps it in memory only.")
+    memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE, numbers=False)
+    folder: str = key(
+        "", "Folder for a cache on disk, readable by its owner alone; empty keeps it in memory only.", numbers=False
+    )
 
 
 @dataclass(frozen=True)
@@ -264,36 +279,46 @@ class FedMLLMConfig:
     switches: dict = key({}, "Single switches that override the profile.")
     prompt: str = key("original", "Prompt variant, in training and evaluation.", choices=("original", "augmented"))
     template: str = key("", "Prompt template: a name, or the path of a .yaml; empty takes the data set's own.")
-    data: dict = key({}, "Options of the data set's adapter.")
-    threads: int = key(0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE)
+    data: dict = key({}, "Options of the data set's adapter.", owner="site")
+    threads: int = key(
+        0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE, owner="site"
+    )
     workers: int = key(
         0,
         "Processes that take client turns side by side on the embedded engine, where a turn runs on one CPU thread; "
         "0 takes what the machine offers, 1 none. The adapter is the same.",
         unit="processes",
         valid=NOT_NEGATIVE,
+        owner="site",
+        numbers=False,
     )
     checkpoint_every: int = key(
-        1, "Save the run's state after every n-th round; 0 never.", unit="rounds", valid=NOT_NEGATIVE
+        1,
+        "Save the run's state after every n-th round; 0 never.",
+        unit="rounds",
+        valid=NOT_NEGATIVE,
+        owner="server",
+        numbers=False,
     )
     replay: str = key(
         "",
         "results.json of a run: its recorded clients take part in each round, in place of those that would be drawn.",
+        owner="server",
     )
-    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    train: LocalConfig = field(default_factory=LocalConfig)
-    server: ServerConfig = field(default_factory=ServerConfig)
-    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
-    feddyn: FedDynConfig = field(default_factory=FedDynConfig)
-    moon: MoonConfig = field(default_factory=MoonConfig)
-    yoco: YocoConfig = field(default_factory=YocoConfig)
-    eval: EvaluationConfig = field(default_factory=EvaluationConfig)
-    vision_cache: CacheConfig = field(default_factory=CacheConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    compression: CompressionConfig = field(default_factory=CompressionConfig)
-    judge: JudgeSection = field(default_factory=JudgeSection)
-    hub: HubConfig = field(default_factory=HubConfig)
+    regularizer: RegularizerConfig = section(RegularizerConfig)
+    train: LocalConfig = section(LocalConfig)
+    server: ServerConfig = section(ServerConfig, owner="server")
+    aggregation: AggregationConfig = section(AggregationConfig)
+    feddyn: FedDynConfig = section(FedDynConfig)
+    moon: MoonConfig = section(MoonConfig)
+    yoco: YocoConfig = section(YocoConfig)
+    eval: EvaluationConfig = section(EvaluationConfig, owner="server")
+    vision_cache: CacheConfig = section(CacheConfig, owner="site")
+    network: NetworkConfig = section(NetworkConfig, owner="site", numbers=False)
+    privacy: PrivacyConfig = section(PrivacyConfig)
+    compression: CompressionConfig = section(CompressionConfig)
+    judge: JudgeSection = section(JudgeSection, owner="server", numbers=False)
+    hub: HubConfig = section(HubConfig, owner="server", numbers=False)
 
 
 @dataclass(frozen=True)
@@ -301,19 +326,19 @@ class Config:
     """A whole run."""
 
     seed: int = key(0, "Seed of everything that is drawn.", valid=Range(0, MAX_SEED))
-    outdir: str = key("exp", "Folder of the run folders.")
-    expname: str = key("", "Name of the run folder; empty derives one.")
-    backend: str = key("torch", "Must be torch.", choices=("torch",))
-    use_gpu: bool = key(False, "Use an accelerator.")
-    device: int = key(-1, "Index of the accelerator; -1 is the first.", valid=Range(-1))
-    federate: FederateConfig = field(default_factory=FederateConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
-    fedmllm: FedMLLMConfig = field(default_factory=FedMLLMConfig)
+    outdir: str = key("exp", "Folder of the run folders.", owner="site", numbers=False)
+    expname: str = key("", "Name of the run folder; empty derives one.", owner="site", numbers=False)
+    backend: str = key("torch", "Must be torch.", choices=("torch",), owner="site")
+    use_gpu: bool = key(False, "Use an accelerator.", owner="site")
+    device: int = key(-1, "Index of the accelerator; -1 is the first.", valid=Range(-1), owner="site")
+    federate: FederateConfig = section(FederateConfig)
+    data: DataConfig = section(DataConfig)
+    model: ModelConfig = section(ModelConfig)
+    train: TrainConfig = section(TrainConfig)
+    trainer: TrainerConfig = section(TrainerConfig)
+    eval: EvalConfig = section(EvalConfig, owner="server")
+    early_stop: EarlyStopConfig = section(EarlyStopConfig, owner="server")
+    fedmllm: FedMLLMConfig = section(FedMLLMConfig)
 
     @property
     def sampled_clients(self) -> int:

@@ -1,7 +1,7 @@
 """What the server and a client must agree on before a client's turn can mean anything.
 
-Every key counts unless it is listed here as a site's own affair (where its files are, its threads, its device) or the
-server's (evaluation, server optimizer, rounds). A key that is added later counts by itself.
+Every key counts unless it is declared a site's own affair (where its files are, its threads, its device), the server's
+(evaluation, server optimizer, rounds), or one that changes no number. A key that is added later counts by itself.
 """
 
 from __future__ import annotations
@@ -11,41 +11,27 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.config import Config, key_facts
+from fs_fedmllm.config.identity import flat
 from fs_fedmllm.distributed.messages import shown
-
-#: A site's own affair: keys, or sections with everything below them.
-SITE = (
-    *("outdir", "expname", "use_gpu", "device", "backend", "data.root", "fedmllm.data", "model.fedmllm.path"),
-    *("model.fedmllm.revision", "model.fedmllm.trust_remote_code", "fedmllm.threads", "fedmllm.workers"),
-    *("fedmllm.vision_cache", "fedmllm.network"),
-)
-#: The server's: a client never looks at them.
-SERVER = (
-    *("federate.mode", "federate.total_round_num", "federate.make_global_eval", "federate.share_local_model"),
-    *("federate.save_to", "federate.restore_from", "federate.sample_client_num", "federate.sample_client_rate"),
-    *("eval", "early_stop", "fedmllm.eval", "fedmllm.judge", "fedmllm.server", "fedmllm.checkpoint_every"),
-    *("fedmllm.replay", "fedmllm.hub"),
-)
 
 
 def agreed_keys(config: Config) -> dict[str, Any]:
     """The keys that both sides must have alike, flat, with their values."""
-    flat: dict[str, Any] = {}
+    agreed: dict[str, Any] = {}
 
-    def walk(value: Mapping[str, Any], prefix: str) -> None:
-        for name, item in value.items():
-            path = f"{prefix}{name}"
-            if path in SITE or path in SERVER:
-                continue
-            if isinstance(item, Mapping):
-                walk(item, f"{path}.")
-            else:
-                flat[path] = item
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                walk(f"{path}.{name}", item)
+        else:
+            agreed[path] = value
 
-    # JSON makes tuples lists and keys text, as the wire does: both sides compare what travels.
-    walk(json.loads(json.dumps(to_mapping(config))), "")
-    return flat
+    facts = key_facts()
+    for path, value in flat(config).items():  # as it travels: both sides compare what came over the wire
+        if facts[path].owner == "run" and facts[path].numbers:
+            walk(path, value)
+    return agreed
 
 
 def differences(server: Mapping[str, Any], client: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ log. A cell ends when standard input closes, which the system does for a sweep t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -22,8 +21,8 @@ from fs_fedmllm import __version__
 from fs_fedmllm import config as schema
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import FedMLLMError, UpdateError
+from fs_fedmllm.locks import locked
 from fs_fedmllm.provenance import commit
-from fs_fedmllm.run_folder import config_digest
 from fs_fedmllm.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY
 
 #: Seconds that a predecessor, whose sweep was killed, has to end.
@@ -67,22 +66,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def lock(folder: Path) -> Any:
-    """Hold the folder; a process that is about to end gets a minute to let go of it.
-
-    Raises:
-        FedMLLMError: another sweep runs this cell.
-    """
-    stream = (folder / LOCK).open("w")
-    for _ in range(10 * _PATIENCE):
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except OSError:
-            time.sleep(0.1)
-    raise FedMLLMError(f"Another process runs the cell in {folder}.")
-
-
 def run_cell(folder: Path, listener: Told) -> None:
     """Run the configuration in ``cell.yaml``, going on from a checkpoint that the same source has made.
 
@@ -96,7 +79,7 @@ def run_cell(folder: Path, listener: Told) -> None:
 
     started = time.perf_counter()
     config = schema.load(folder / CONFIG)
-    maker = {"version": __version__, "commit": commit(), "config_sha256": config_digest(config)}
+    maker = {"version": __version__, "commit": commit(), "config_sha256": schema.config_digest(config)}
     text = (json.dumps(maker, indent=2) + "\n").encode()
     record = folder / MADE_BY
     if not record.is_file() or record.read_bytes() != text:
@@ -141,10 +124,10 @@ def _cell(folder: Path, told: Any) -> int:
         os.dup2(log, stream)
     end_with_parent()
     try:
-        held = lock(folder)
-        if not ((folder / "results.json").is_file() or (folder / ENDED).is_file()):
-            run_cell(folder, Told(told))
-        held.close()
+        # A predecessor, whose sweep was killed, is about to end.
+        with locked(folder / LOCK, advice="Another sweep runs this cell; wait for it.", patience=_PATIENCE):
+            if not ((folder / "results.json").is_file() or (folder / ENDED).is_file()):
+                run_cell(folder, Told(told))
     except FedMLLMError as error:
         print(f"fs-fedmllm: {error}", file=sys.stderr, flush=True)
         return 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.config import find_config
-from fs_fedmllm.config import Config, apply_overrides, from_mapping, read_yaml, to_mapping
+from fs_fedmllm.config import Config, apply_overrides, config_digest, from_mapping, read_yaml
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.sweeps.table import SEED, Table, TableError
 from fs_fedmllm.sweeps.tiny import as_tiny
@@ -46,34 +44,6 @@ class Cell:
         return f"{re.sub(r'[^A-Za-z0-9_+-]+', '_', words).strip('_')}-{self.key[:12]}"
 
 
-def content_key(config: Config) -> str:
-    """sha256 of what makes a run's numbers: every value that is not the default, but for where and how it runs.
-
-    A key that a later version adds, at its default, changes nothing; so finished cells stay finished.
-    """
-    mapping = to_mapping(config)
-    for name in ("outdir", "expname"):
-        mapping.pop(name)
-    mapping["federate"].pop("save_to")
-    for name in ("checkpoint_every", "workers", "judge"):
-        mapping["fedmllm"].pop(name)
-    told = _differences(mapping, to_mapping(Config()))
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _differences(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name, own in value.items():
-        usual = default[name]
-        if isinstance(usual, dict) and usual:  # a section; a mapping that is a value has an empty default
-            below = _differences(own, usual)
-            if below:
-                told[name] = below
-        elif own != usual:
-            told[name] = own
-    return told
-
-
 def cells(
     table: Table, overrides: Sequence[str] = (), *, tiny: bool = False, beside: Path | None = None
 ) -> list[Cell]:
@@ -101,7 +71,7 @@ def cells(
             config = _resolve(table, coordinates, seed, overrides, tiny, _finder(beside, read))
         except ConfigError as error:
             raise TableError(f"{table.name}, {', '.join(coordinates.values())}: {error}") from error
-        found.append(Cell(coordinates, seed, config, content_key(config)))
+        found.append(Cell(coordinates, seed, config, config_digest(config)))
     return found
 
 

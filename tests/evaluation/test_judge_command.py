@@ -14,9 +14,9 @@ pytest.importorskip("openai")
 
 from fs_fedmllm import cli
 from fs_fedmllm import config as schema
+from fs_fedmllm.config import config_digest
 from fs_fedmllm.evaluation.predictions import Prediction, write_predictions
 from fs_fedmllm.report.runs import Run
-from fs_fedmllm.run_folder import config_digest
 
 MODEL = "judge-2024-08-06"
 

@@ -14,6 +14,7 @@ with its bound. A torn last line is cut off when the file is opened. One process
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from typing import Any
 
 from fs_fedmllm.evaluation.judge.budget import Usage
 from fs_fedmllm.evaluation.judge.config import JudgeError
+from fs_fedmllm.locks import try_lock
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -179,12 +183,11 @@ class VerdictCache:
 
     def _lock(self) -> None:
         try:
-            import fcntl
-        except ImportError:  # not on Windows
+            free = try_lock(self._file.fileno())
+        except OSError as error:  # a file system without locks
+            logger.warning("%s cannot be locked (%s): make sure that no other run uses it.", self.path, error.strerror)
             return
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not free:
             raise JudgeError(
                 f"Another run is using the judge's cache {self.path}; wait for it, or give this run its own file."
-            ) from error
+            )

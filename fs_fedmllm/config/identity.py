@@ -1,0 +1,108 @@
+"""Which run a configuration is: of every key, whose affair it is and whether it can change the run's numbers.
+
+Both are declared with the key (or its section), once; the digest that names a run folder and a sweep's cell, what a
+checkpoint belongs to, and what a server and its clients must have alike all follow from that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fs_fedmllm.config.reading import to_mapping
+from fs_fedmllm.config.schema import Config
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    """What is declared of a key.
+
+    Attributes:
+        owner: ``run`` (all sites have it alike), ``site`` (each has its own) or ``server`` (clients never look at it).
+        numbers: whether it can change an adapter, a draw or a metric beyond the last bits of a sum's rounding.
+    """
+
+    owner: str = "run"
+    numbers: bool = True
+
+
+@functools.cache
+def key_facts() -> dict[str, KeyFacts]:
+    """Facts by dotted key."""
+    found: dict[str, KeyFacts] = {}
+
+    def walk(cls: Any, prefix: str, above: KeyFacts) -> None:
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            owner, numbers = f.metadata.get("owner") or above.owner, f.metadata.get("numbers")
+            facts = KeyFacts(owner, above.numbers if numbers is None else numbers)
+            if dataclasses.is_dataclass(hints[f.name]):
+                walk(hints[f.name], f"{prefix}{f.name}.", facts)
+            else:
+                found[f"{prefix}{f.name}"] = facts
+
+    walk(Config, "", KeyFacts())
+    return found
+
+
+def _value(mapping: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        mapping = mapping[name]
+    return mapping
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every key with its value, by dotted key; JSON makes tuples lists and keys text, as files and the wire do."""
+    mapping = json.loads(json.dumps(to_mapping(config)))
+    return {path: _value(mapping, path) for path in key_facts()}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The keys that can change the run's numbers, by dotted key, where they are not at their default.
+
+    A key that a later version adds, at its default, changes nothing; so finished runs stay what they are.
+    """
+    usual = flat(Config())
+    return {path: value for path, value in flat(config).items() if key_facts()[path].numbers and value != usual[path]}
+
+
+def config_digest(config: Config) -> str:
+    """sha256 of what determines a run's numbers; where, on what and how it runs does not count."""
+    told: dict[str, Any] = {}
+    for path, value in settings(config).items():
+        *sections, last = path.split(".")
+        node = told
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def told_apart(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4) -> str:
+    """What differs between the :func:`settings` of two runs, in words; empty if nothing does.
+
+    Args:
+        there: of the other run.
+        here: of this one.
+        most: keys that are named.
+    """
+    usual = flat(Config())
+    names = sorted(name for name in {*there, *here} if _known(there, name, usual) != _known(here, name, usual))
+    said = [f"{n} is {_shown(_known(there, n, usual))} there and {_shown(_known(here, n, usual))} here" for n in names]
+    more = f", and {len(said) - most} more" if len(said) > most else ""
+    return "; ".join(said[:most]) + more
+
+
+def _known(told: Mapping[str, Any], name: str, usual: Mapping[str, Any]) -> Any:
+    return told[name] if name in told else usual.get(name)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
