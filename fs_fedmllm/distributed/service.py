@@ -176,9 +176,9 @@ def take_part(
         site_identity(config, client, data.clients[client]),
         needed=config.federate.method in CORRECTED_METHODS,
     )
-    # The site tries again itself: it says that the server is out of reach, and gives up when it should.
+    # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.
     limits = frame_limits(settings)
-    with TransportClient(settings.address, identity(settings, client), limits, again=False) as channel:
+    with TransportClient(settings.address, identity(settings, client), limits) as channel:
         site = Site(
             channel,
             client,

@@ -5,8 +5,9 @@ never calls a client, so sites need no open port; a client that waits for work s
 holds back (long polling). Everything that waits, waits on a condition; gRPC's flow control is the back-pressure.
 
 Clients are who their certificates say (:mod:`fs_fedmllm.distributed.identity`). Delivery is at least once: where a
-connection breaks, :meth:`TransportClient.exchange` sends the message again, so a handler may see one twice and must
-tell so from the header (round and client, for example).
+connection breaks, whoever called :meth:`TransportClient.exchange` sends the message again
+(:mod:`fs_fedmllm.distributed.site`), so a handler may see one twice and must tell so from the header (round and
+client, for example).
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -366,15 +365,12 @@ class TransportClient:
         address: ``host:port`` of the server, as its certificate names it.
         identity: of this client.
         frames: the largest answer that is read.
-        again: try again where a connection is missing or broken; without, whoever calls does, and can say so.
 
     Raises:
         ConfigError: the address is no address, or is not loopback and the identity plaintext.
     """
 
-    def __init__(
-        self, address: str, identity: Identity, frames: FrameLimits | None = None, *, again: bool = True
-    ) -> None:
+    def __init__(self, address: str, identity: Identity, frames: FrameLimits | None = None) -> None:
         host, port = split_address(address)
         if not identity.role.client:
             raise ConfigError("A client cannot use the server's certificate.")
@@ -382,7 +378,6 @@ class TransportClient:
         self.traffic = Traffic()
         self._address = address
         self._frames = frames or FrameLimits()
-        self._again = again
         self._closed = threading.Event()
         self._identity, self._host, self._port = identity, host, port
         self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
@@ -403,10 +398,7 @@ class TransportClient:
         self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
     def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
-        """Send a message and wait for its answer.
-
-        A broken or missing connection and a busy server are tried again (see ``again``), with pauses that double up to
-        10 s and are drawn at random from their upper half, until the time is up.
+        """Send a message once and wait for its answer; whether to send it again is the caller's business.
 
         Args:
             message: what to send.
@@ -414,40 +406,14 @@ class TransportClient:
             contract: what the answer's tensors must be.
 
         Raises:
-            RefusedError: the server does not accept the message (BusyError: not in all this time).
+            RefusedError: the server does not accept the message (BusyError: not now).
             VersionError: the two sides speak different versions.
             IdentityError: a certificate was not accepted, by this side or the other (CertificateError: and never will
                 be).
             FrameError: the message or the answer is malformed or too large; ContractError: not what was asked for.
-            UnreachableError: there was no connection in all this time, or the client was closed.
+            UnreachableError: there is no connection, it broke, or the client was closed.
             DeadlineError: the server did not answer in time.
         """
-        until = time.monotonic() + timeout
-        pause = 0.2
-        while True:
-            try:
-                return self._attempt(message, until - time.monotonic(), contract)
-            except (UnreachableError, BusyError) as error:
-                wait = random.uniform(0.5, 1.0) * pause
-                if not self._again or self._closed.is_set() or time.monotonic() + wait >= until:
-                    raise
-                logger.info("%s; trying again in %.1f s", error, wait)
-                pause = min(2 * pause, 10.0)
-            if self._closed.wait(wait):
-                raise UnreachableError("The connection was closed on this side.")
-
-    def close(self) -> None:
-        """Close the connection; exchanges that are under way end with an error."""
-        self._closed.set()
-        self._channel.close()
-
-    def __enter__(self) -> TransportClient:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _attempt(self, message: Message, timeout: float, contract: Contract) -> Message:
         if self._closed.is_set():
             raise UnreachableError("The connection was closed on this side.")
         chunks = self.traffic.sending(encode(message, self._frames))
@@ -461,6 +427,17 @@ class TransportClient:
             raise self._lasting(self._named(error)) from None
         finally:
             call.cancel()  # after a complete answer it does nothing
+
+    def close(self) -> None:
+        """Close the connection; exchanges that are under way end with an error."""
+        self._closed.set()
+        self._channel.close()
+
+    def __enter__(self) -> TransportClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _lasting(self, error: TransportError) -> TransportError:
         """The same error, or why it will not pass; without TLS, damaged bytes and a forger look alike."""

@@ -269,7 +269,7 @@ def test_a_site_does_not_call_on_and_on_where_certificates_do_not_fit(certificat
     def join(server: Identity, who: Identity, host: str) -> None:
         with (
             TransportServer("127.0.0.1:0", echo, server) as running,
-            TransportClient(f"{host}:{running.port}", who, again=False) as channel,
+            TransportClient(f"{host}:{running.port}", who) as channel,
         ):
             store = SiteStore(tmp_path / "state", "nobody")
             site = Site(
