@@ -32,6 +32,7 @@ from fs_fedmllm.client_part import client_part, frozen_positions
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config
 from fs_fedmllm.cores import available_cores
+from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
@@ -123,9 +124,12 @@ class Federation:
         Raises:
             ModelError: the model cannot be loaded or has no language layers where the configuration looks.
             ConfigError: the regulariser's layer mask is empty.
+            DataError: an image is too long for the model's processor.
         """
         set_threads(config)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
+        dealt = (row for rows in data.clients.values() for row in rows)
+        check_shapes((*dealt, *data.dataset.val, *data.dataset.test), mllm.family.widest, mllm.family.name)
         mllm.adapter.warn_if_mostly_not_lora()
         if mllm.groups:
             costs = ", ".join(f"{name} {size:,}" for name, size in mllm.federated_bytes().items())

@@ -17,6 +17,7 @@ from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.data.template import CASES, VARIANTS, Case, Template, load_template
 from fs_fedmllm.errors import DataError
 from fs_fedmllm.evaluation.evaluator import Evaluator
@@ -109,8 +110,9 @@ def predict(
         batch_size: rows in one forward pass.
 
     Raises:
-        DataError: there is no template, and a row has no question.
+        DataError: there is no template, and a row has no question; an image cannot be read, or is too long.
     """
+    check_shapes(rows, opened.mllm.family.widest, opened.mllm.family.name)
     known = opened.description
     chosen = load_template(template) if template else known.template if known is not None else None
     variant = prompt or (known.prompt if known is not None else "original")

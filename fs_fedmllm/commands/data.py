@@ -29,7 +29,8 @@ def add(commands: Any) -> None:
     check = verbs.add_parser("check", help="validate every row and image; exit code 1 if there are errors")
     check.add_argument("target", help="name of a data set, with its folder next, or a configuration")
     check.add_argument("overrides", nargs="*", help="the folder and the adapter's options, or a configuration's keys")
-    check.add_argument("--decode", action="store_true", help="decode every image; otherwise only headers are read")
+    check.add_argument("--decode", action=argparse.BooleanOptionalAction, default=True,
+                       help="decode every image whole (default); --no-decode reads headers only")  # fmt: skip
     check.add_argument("--baseline", action="store_true", help="fit the question-only baseline too (seconds)")
     check.add_argument("--most", type=int, default=50, help="findings to print (default 50)")
     check.set_defaults(function=_check)
@@ -82,11 +83,12 @@ def _check(args: argparse.Namespace) -> int:
         name, root = args.target, "" if args.target in EMBEDDED else words.pop(0) if words else ""
         if not root and name not in EMBEDDED:
             raise ConfigError(f"data check {name} needs the folder that the data lies in.")
-        options = _options(words)
+        options, limit = _options(words), (0.0, "")
     else:
         config = _load(args.target, words)
         name, root, options = config.data.type, config.data.root, config.fedmllm.data
-    dataset, findings = inspect(name, root, options, decode=args.decode)
+        limit = _widest(config)
+    dataset, findings = inspect(name, root, options, decode=args.decode, widest=limit[0], family=limit[1])
     print(findings_table([finding for finding in findings if finding.severity != "note"], args.most))
     if dataset is not None:
         print(_counts(dataset))
@@ -98,6 +100,22 @@ def _check(args: argparse.Namespace) -> int:
     if dataset is not None and args.baseline:
         print(f"question-only baseline: {_baseline(dataset)}")
     return EXIT_FINDINGS if errors else 0
+
+
+def _widest(config: Config) -> tuple[float, str]:
+    """The longest image that the configuration's model takes, and its family; nothing is downloaded for it."""
+    import json
+
+    file = Path(config.model.fedmllm.path) / "config.json"
+    if not file.is_file():
+        return 0.0, ""
+    from fs_fedmllm.models.families import family_of
+
+    try:
+        family = family_of(json.loads(file.read_bytes())["model_type"])
+    except (ValueError, KeyError, TypeError):  # loading it says better what is wrong
+        return 0.0, ""
+    return family.widest, family.name
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:

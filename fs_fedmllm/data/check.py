@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.findings import Finding, Findings, as_finding
-from fs_fedmllm.data.images import check_image, open_image
+from fs_fedmllm.data.images import look_at_image
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
+from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.errors import DataError
 
 
 def check(
-    name: str, root: Path | str, options: Mapping[str, Any] | None = None, *, decode: bool = False
+    name: str, root: Path | str, options: Mapping[str, Any] | None = None, *, decode: bool = True
 ) -> list[Finding]:
     """All findings, errors first; an empty list is a clean data set.
 
@@ -23,7 +24,7 @@ def check(
         name: the value of ``data.type``.
         root: the data root.
         options: the adapter's options; with ``require_images: false`` absent images are passed over.
-        decode: decode every image, which also finds damaged pixels, in place of reading headers only.
+        decode: decode every image whole; without, headers only are read, and damaged pixels go unseen.
 
     Raises:
         ConfigError: the name or an option is wrong.
@@ -32,26 +33,41 @@ def check(
 
 
 def inspect(
-    name: str, root: Path | str, options: Mapping[str, Any] | None = None, *, decode: bool = False
+    name: str,
+    root: Path | str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    decode: bool = True,
+    widest: float = 0.0,
+    family: str = "",
 ) -> tuple[Dataset | None, list[Finding]]:
-    """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all."""
+    """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all.
+
+    Args:
+        name: the value of ``data.type``.
+        root: the data root.
+        options: the adapter's.
+        decode: as for ``check``.
+        widest: as for :func:`fs_fedmllm.data.shapes.check_shapes`.
+        family: of the model.
+    """
     found = Findings(strict=False)
     dataset = None
     try:
         dataset = load_dataset(name, root, options, findings=found)
         absent_ok = (options or {}).get("require_images", True) is False
-        _images(
-            chain(dataset.train, dataset.val, dataset.test), open_image if decode else check_image, absent_ok, found
-        )
+        rows = [*chain(dataset.train, dataset.val, dataset.test)]
+        good = _images(rows, decode, absent_ok, found)
+        check_shapes(good, widest, family, found)
     except DataError as error:
         found.items.append(as_finding(error))
     order = ("error", "warning", "note")
     return dataset, sorted(found.items, key=lambda f: order.index(f.severity))  # stable: the rows' order is kept
 
 
-def _images(samples: Iterable[Sample], look: Callable[[str, str], object], absent_ok: bool, found: Findings) -> None:
-    """Each image once, however many rows ask about it."""
-    seen: set[str] = set()
+def _images(samples: Iterable[Sample], decode: bool, absent_ok: bool, found: Findings) -> list[Sample]:
+    """Look at each image once, however many rows ask about it; returns a row for each that is good."""
+    good, seen, framed = [], set(), []
     for sample in samples:
         if sample.image is None or sample.image in seen:
             continue
@@ -59,6 +75,15 @@ def _images(samples: Iterable[Sample], look: Callable[[str, str], object], absen
         if absent_ok and not Path(sample.image).exists():
             continue
         try:
-            look(sample.image, sample.source)
+            facts = look_at_image(sample.image, sample.source, decode=decode)
         except DataError as error:
             found.error(error)
+            continue
+        good.append(sample)
+        if facts.more_frames:
+            framed.append(sample)
+    if framed:
+        file = framed[0].source.rpartition(":")[0]
+        files = "1 image file holds" if len(framed) == 1 else f"{len(framed):,} image files hold"
+        found.warn(file, f"{files} several frames or pages, such as {framed[0].image}; the first is used.")
+    return good

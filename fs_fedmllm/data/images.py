@@ -7,17 +7,22 @@ of ``FORMATS`` are tried (Pillow would hand PostScript to an external interprete
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.data.findings import RowError
+from fs_fedmllm.data.pixels import UnusablePixels, has_more_frames, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
 
 #: Largest image in pixels (8192 x 8192; 192 MiB as RGB). A file of a few kB can declare far more.
 MAX_PIXELS = 2**26
@@ -226,12 +231,27 @@ def _bomb(where: str, path: str, size: str) -> RowError:
 
 
 def _broken(where: str, path: str, error: Exception) -> RowError:
+    if isinstance(error, UnusablePixels):
+        return RowError(where, f"the image {path} cannot be used: {error.problem}.", error.remedy)
     problem = f"the image {path} is truncated or damaged ({type(error).__name__}: {error})."
     return RowError(where, problem, "Download or copy the file again.")
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an image file.
+
+    Attributes:
+        size: width and height in pixels, as the file's header says.
+        more_frames: whether it holds frames or pages after the first, which are not used.
+    """
+
+    size: tuple[int, int]
+    more_frames: bool
+
+
 def open_image(path: str, where: str = "") -> Image:
-    """Decode an image to RGB; the first frame of an animated one. EXIF rotation is not applied.
+    """Decode an image to the RGB picture that a person sees (see :mod:`fs_fedmllm.data.pixels`), its first frame.
 
     Args:
         path: as ``resolve_image`` gave it.
@@ -242,27 +262,42 @@ def open_image(path: str, where: str = "") -> Image:
     """
     where = where or path
     with _opened(path, where) as image:
-        try:
-            return _rgb(image)
-        except RowError:
-            raise
-        except Exception as error:  # as above
-            raise _broken(where, path, error) from error
+        if has_more_frames(image):
+            _say_frames(path)
+        return _decoded(image, path, where)
 
 
-def _rgb(image: Any) -> Image:
-    """8-bit RGB. Pillow alone would clip 16-bit grey (radiographs) to white; its high byte is kept instead."""
-    if image.mode.startswith("I"):
-        import numpy as np
-        from PIL import Image as pil
+def _decoded(image: Any, path: str, where: str) -> Image:
+    try:
+        return to_rgb(image)
+    except Exception as error:  # as above
+        raise _broken(where, path, error) from error
 
-        grey = np.asarray(image)
-        if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 0xFFFF):
-            raise ValueError("grey values beyond 16 bits")
-        return pil.fromarray((grey.astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point grey values: save it with 8 or 16 bits")
-    return image.convert("RGB")
+
+#: Empty until the first file of several frames was opened, so that a run says it once.
+_said: list[str] = []
+
+
+def _say_frames(path: str) -> None:
+    if not _said:
+        _said.append(path)
+        logger.warning(
+            "%s holds several frames; the first is used, and so for every such file (data check counts them).", path
+        )
+
+
+def look_at_image(path: str, where: str = "", *, decode: bool = True) -> Facts:
+    """Read an image, whole or its header only.
+
+    Raises:
+        DataError: as ``open_image``; without ``decode`` damaged pixels go unseen.
+    """
+    where = where or path
+    with _opened(path, where) as image:
+        facts = Facts(image.size, has_more_frames(image))
+        if decode:
+            _decoded(image, path, where)
+        return facts
 
 
 def check_image(path: str, where: str = "") -> tuple[int, int]:

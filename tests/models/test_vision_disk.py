@@ -58,3 +58,12 @@ def test_a_cache_that_cannot_be_read_and_one_that_is_no_folder(tmp_path, monkeyp
     with caplog.at_level(logging.WARNING):
         assert bad.get("a") is None and bad.get("b") is None
     assert len(caplog.records) == 1 and "cannot be read" in caplog.records[0].message
+
+
+def test_features_of_an_older_reading_of_the_files_are_not_used(tmp_path, monkeypatch) -> None:
+    from fs_fedmllm.models import vision as module
+
+    VisionFeatures(Model(), 0, tmp_path)._write("a", entry())
+    assert VisionFeatures(Model(), 0, tmp_path).get("a") is not None
+    monkeypatch.setattr(module, "DECODING", module.DECODING + 1)
+    assert VisionFeatures(Model(), 0, tmp_path).get("a") is None

@@ -44,6 +44,7 @@ class Family:
         pixels: outputs of the processor that the vision tower alone consumes; the rest goes on to ``forward`` even
             when the features are precomputed.
         splices: whether what the processor puts in place of an image does not depend on the text around it.
+        widest: the largest ratio of an image's sides that the processor takes; 0 where it takes any.
         requires: packages without which the processor does not work.
     """
 
@@ -56,6 +57,7 @@ class Family:
     precise: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "lm_head")
     pixels: tuple[str, ...] = ("pixel_values", "pixel_attention_mask")
     splices: bool = True
+    widest: float = 0.0
     requires: tuple[str, ...] = ()
 
     # Where things are ---------------------------------------------------------------------------------------------

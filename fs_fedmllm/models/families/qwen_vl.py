@@ -10,4 +10,5 @@ FAMILY = Family(
     "qwen_vl",
     groups={"projector": ("visual.merger", "visual.deepstack_merger_list"), "embeddings": ("embed_tokens",)},
     precise=("visual", "lm_head"),
+    widest=200.0,
 )
