@@ -60,15 +60,20 @@ INSTALL = [
     "tqdm>=4.67,<5",
     "tensorboard>=2.17,<3",
     "jinja2>=3.1.6,<4",
+    # Most of these come with the packages above; what is imported is named all the same.
+    "huggingface_hub>=1.33,<3",
+    "pyarrow>=21,<27",
+    "scipy>=1.13,<2",
+    "packaging>=24",
 ]
+FEDERATEDSCOPE = ["protobuf>=4.22,<8", "grpcio>=1.60,<2", "pympler>=1.0,<2", "scipy>=1.13,<2"]
 EXTRAS = {
-    "fs": ["protobuf>=4.22,<8", "grpcio>=1.60,<2", "pympler>=1.0,<2", "scipy>=1.13,<2"],
-    "distributed": ["grpcio>=1.60,<2", "cryptography>=42,<51"],
+    "fs": FEDERATEDSCOPE,
+    "distributed": [*FEDERATEDSCOPE, "cryptography>=42,<51"],  # the sites of such a run are FederatedScope's processes
     "quant": ["bitsandbytes>=0.46.1"],
     "smolvlm": ["num2words>=0.5.14,<1"],
     "judge": ["openai>=2,<4"],
     "hub": ["huggingface_hub>=1.33,<3"],
-    "trl": ["trl>=1.10,<2"],
     "evaluate": ["evaluate>=0.4.3,<1"],
     "plot": ["matplotlib>=3.9,<4"],
     "privacy": ["dp-accounting>=0.6,<0.7", "cryptography>=42,<51"],
@@ -81,13 +86,31 @@ EXTRAS["dev"] = [
     "ruff>=0.12",
     "mypy>=1.16",
     "types-PyYAML>=6.0.12",
-    *EXTRAS["trl"],
+    "build>=1.2",
 ]
 
 setup(
     name="fs-fedmllm",
     version=version(),
     description="Federated fine-tuning of multimodal large language models, on FederatedScope or on its own",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    # The repository has no public address yet; what it implements and what it runs on have.
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2411.14717",
+        "FederatedScope": "https://github.com/alibaba/FederatedScope",
+    },
+    keywords=["federated learning", "multimodal", "large language models", "LoRA", "missing modalities"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",

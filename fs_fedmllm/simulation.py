@@ -11,6 +11,7 @@ from typing import Any
 
 from fs_fedmllm.aggregation import State
 from fs_fedmllm.config import Config
+from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.parallel import TurnPool, further_accelerators, useful_workers
@@ -35,6 +36,7 @@ def run(
     Raises:
         FedMLLMError: bad configuration, data, model or updates.
     """
+    check_extras(config)
     data = prepare_data(config)
     federation = Federation.build(config, data)
     folder = RunFolder(run_path(config, label), config)

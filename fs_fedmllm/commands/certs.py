@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.extras import require_extra
 
 
 def add(commands: Any) -> None:
@@ -70,10 +71,9 @@ def _client(args: argparse.Namespace) -> int:
 
 
 def _identity() -> Any:
-    try:
-        from fs_fedmllm.distributed import identity
-    except ImportError as error:
-        raise ConfigError(f"certs needs more packages ({error}): pip install 'fs-fedmllm[distributed]'") from None
+    require_extra("distributed", "fs-fedmllm certs", "cryptography")
+    from fs_fedmllm.distributed import identity
+
     return identity
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fs_fedmllm.commands.config import find_config
 from fs_fedmllm.commands.data import table
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.extras import require_extra
 
 
 def add(commands: Any) -> None:
@@ -49,6 +50,7 @@ def _site(args: argparse.Namespace) -> int:
     if getattr(args, "id", None):
         raw["distribute"]["data_idx"] = args.id
     schema.from_mapping(raw, str(path), host=True)
+    require_extra("distributed", f"fs-fedmllm {args.role}")
     from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
     with tempfile.TemporaryDirectory() as folder:

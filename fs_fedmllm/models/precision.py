@@ -11,6 +11,7 @@ import torch
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.extras import require_extra
 from fs_fedmllm.models.families import Family
 
 
@@ -58,11 +59,8 @@ def precision_arguments(
             f"{quantised} already. Set it to none: the checkpoint's own is taken."
         )
     if quantised or wanted != "none":
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ModelError(
-                f"{'The checkpoint is' if quantised else 'model.fedmllm.quantization wants the base'} quantised with "
-                "bitsandbytes, which is not installed: pip install 'fs-fedmllm[quant]'."
-            )
+        asks = f"The checkpoint {options.path!r}, which is quantised," if quantised else "model.fedmllm.quantization"
+        require_extra("quant", asks, error=ModelError)
         if not quantised:
             arguments["quantization_config"] = _bitsandbytes(options, family)
         arguments["device_map"] = {"": str(device)}  # quantised weights cannot be moved afterwards

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.extras import require_extra
 
 #: Renyi orders: whole numbers, where both bounds are sums of few terms. Small ones matter for large epsilon.
 ORDERS = (*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256)
@@ -55,13 +56,10 @@ class Release:
 
 
 def _library() -> Any:
-    try:
-        import dp_accounting
-        import dp_accounting.rdp
-    except ImportError as error:
-        raise PrivacyError(
-            "fedmllm.privacy.dp needs the package dp-accounting: pip install 'fs-fedmllm[privacy]'."
-        ) from error
+    require_extra("privacy", "fedmllm.privacy.dp", "dp_accounting", error=PrivacyError)
+    import dp_accounting
+    import dp_accounting.rdp
+
     return dp_accounting
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fs_fedmllm.aggregation.base import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.extras import require_extra
 
 if TYPE_CHECKING:
     from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
@@ -25,22 +26,8 @@ def secure_sum(config: Config, params: State, clients: Sequence[int], weight_bou
     Raises:
         PrivacyError: the package cryptography is missing.
     """
-    require_cryptography()
+    require_extra("privacy", "fedmllm.privacy.secure_aggregation", "cryptography", error=PrivacyError)
     from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
     from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 
     return SecureSum(params, clients, Policy.of(config, params, len(clients), weight_bound))
-
-
-def require_cryptography() -> None:
-    """Say what to install.
-
-    Raises:
-        PrivacyError: the package is missing.
-    """
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise PrivacyError(
-            "fedmllm.privacy.secure_aggregation needs the package cryptography: pip install 'fs-fedmllm[privacy]'."
-        ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.extras import require_extra
 
 if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Sample
@@ -30,10 +31,9 @@ REST = "other"
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError("Plots need matplotlib: pip install 'fs-fedmllm[plot]'.") from error
+    require_extra("plot", "A plot (without curves: report --no-curves)")
+    import matplotlib
+
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "fs-fedmllm"  # the same picture is the same file
     matplotlib.rcParams["hatch.linewidth"] = 0.6

@@ -15,6 +15,7 @@ from typing import Any
 from fs_fedmllm.evaluation.judge.budget import Usage
 from fs_fedmllm.evaluation.judge.config import JudgeConfig, JudgeError
 from fs_fedmllm.evaluation.judge.prompts import Message, Step
+from fs_fedmllm.extras import require_extra
 
 _REFUSED = (400, 413, 415, 422, 501)
 _RETRIED = (408, 409, 425, 429)
@@ -74,10 +75,9 @@ class Endpoint:
     """
 
     def __init__(self, config: JudgeConfig):
-        try:
-            import openai
-        except ImportError as error:
-            raise JudgeError("The judge needs the openai package: pip install 'fs-fedmllm[judge]'.") from error
+        require_extra("judge", "The judge", error=JudgeError)
+        import openai
+
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else "none"
         if not key:
             raise JudgeError(

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.report.console import closing_table
@@ -64,6 +63,9 @@ def no_port() -> Iterator[None]:
 
 def run_server(session: Session) -> None:
     """The server of a distributed run, until its end or until it is asked to stop."""
+    # Here and not above: a run on one machine imports this module too, and has no need of the extra "distributed".
+    from fs_fedmllm.distributed.service import serve
+
     run = runtime.current()
     results = serve(session, run.data)
     if run.progress is not None:
@@ -80,6 +82,8 @@ def run_client(folder: Path) -> None:
     Args:
         folder: the client's run folder.
     """
+    from fs_fedmllm.distributed.service import take_part
+
     run = runtime.current()
     figures = take_part(run.config, run.client, run.data, run.federation, folder)
     if figures is None:

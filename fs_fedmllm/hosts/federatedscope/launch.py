@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fs_fedmllm.errors import HostError
+from fs_fedmllm.extras import require_extra
 from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
 
 
@@ -23,6 +24,7 @@ def run_in_federatedscope(config: Path, overrides: Sequence[str]) -> int:
     """
     import importlib.util
 
+    checkout = None
     if importlib.util.find_spec("federatedscope") is None:
         checkout = find_federatedscope()
         if checkout is None:
@@ -30,6 +32,8 @@ def run_in_federatedscope(config: Path, overrides: Sequence[str]) -> int:
                 "There is no FederatedScope to run in. Clone it and name the folder with FEDERATEDSCOPE_HOME, or run "
                 "'fs-fedmllm plug <checkout>' once; or use --engine embedded, which gives the same adapter."
             )
+    require_extra("fs", "FederatedScope", error=HostError)
+    if checkout is not None:
         sys.path.insert(0, str(checkout))
     from fs_fedmllm.hosts.federatedscope import compat
 

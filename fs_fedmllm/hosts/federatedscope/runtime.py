@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
+from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import FederatedData, prepare_data
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.report.console import ConsoleProgress
@@ -92,6 +93,7 @@ def start(config: Config) -> Runtime:
     """Begin a run: read the data and apply the scenario."""
     global _current
     started = time.perf_counter()
+    check_extras(config)
     _current = Runtime(config, prepare_data(config), started)
     return _current
 
@@ -105,9 +107,10 @@ def start_site(config: Config, role: str, client: int) -> Runtime:
         client: the client's id; 0 takes the one that its folder names.
     """
     global _current
+    started = time.perf_counter()
+    check_extras(config)
     from fs_fedmllm.distributed.roles import client_data, server_data
 
-    started = time.perf_counter()
     if role == "server":
         _current = Runtime(config, server_data(config), started)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.extras import EXTRAS, is_installed
 
 #: Paths under which language models keep their layers.
 LANGUAGE = r"language_model|text_model|llm\.model"
@@ -89,8 +89,9 @@ class Family:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         for package in self.requires:
-            if importlib.util.find_spec(package) is None:
-                raise ModelError(f"Models of the family {self.name} need the package {package}: pip install {package}")
+            if not is_installed(package):
+                install = f"'fs-fedmllm[{self.name}]'" if package in EXTRAS.get(self.name, ()) else package
+                raise ModelError(f"Models of the family {self.name} need the package {package}: pip install {install}")
         common = {name: arguments[name] for name in ("trust_remote_code", "revision") if name in arguments}
         processor = AutoProcessor.from_pretrained(path, **common)
         model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True, **arguments)

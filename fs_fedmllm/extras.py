@@ -1,0 +1,85 @@
+"""Extras of the installation: what each brings, and the one sentence for what is missing.
+
+Nothing is imported to find out, so a run asks before it reads data or loads a model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.errors import ConfigError, FedMLLMError, HostError, ModelError, PrivacyError
+
+#: Extra -> the modules that it is for, by the name to import, and the name on the index.
+EXTRAS: dict[str, dict[str, str]] = {
+    "fs": {"google.protobuf": "protobuf", "grpc": "grpcio", "pympler": "pympler", "scipy": "scipy"},
+    "distributed": {"grpc": "grpcio", "cryptography": "cryptography"},
+    "quant": {"bitsandbytes": "bitsandbytes"},
+    "smolvlm": {"num2words": "num2words"},
+    "judge": {"openai": "openai"},
+    "hub": {"huggingface_hub": "huggingface_hub"},
+    "evaluate": {"evaluate": "evaluate"},
+    "plot": {"matplotlib": "matplotlib"},
+    "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
+}
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported.
+
+    Args:
+        module: its name, with the packages that it lies in.
+    """
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # its parent is missing, or somebody put a half-made module in its place
+        return False
+
+
+def require_extra(extra: str, what: str, *modules: str, error: type[FedMLLMError] = ConfigError) -> None:
+    """Say what to install where something is missing.
+
+    Args:
+        extra: the name in ``pip install 'fs-fedmllm[...]'``.
+        what: what needs it, to begin the sentence with.
+        modules: those of the extra that are needed; all where none is named.
+        error: the kind of error to raise.
+
+    Raises:
+        FedMLLMError: of the kind ``error``; a module is missing.
+    """
+    missing = [EXTRAS[extra][module] for module in modules or EXTRAS[extra] if not is_installed(module)]
+    if missing:
+        raise error(f"{what} needs {_listed(missing)} not installed: pip install 'fs-fedmllm[{extra}]'.")
+
+
+def _listed(names: list[str]) -> str:
+    kind, verb = ("package", "is") if len(names) == 1 else ("packages", "are")
+    return f"the {kind} {' and '.join(names)}, which {verb}"
+
+
+def check_extras(config: Config) -> None:
+    """Everything that a configuration needs beside the base installation is there.
+
+    What the model's own files ask for (their quantisation, a family's package) is told when its config.json is read.
+
+    Raises:
+        FedMLLMError: a package is missing.
+    """
+    for extra, what, modules, error in _needed(config):
+        require_extra(extra, what, *modules, error=error)
+
+
+def _needed(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], type[FedMLLMError]]]:
+    privacy, kind = config.fedmllm.privacy, config.model.fedmllm.quantization.type
+    if config.federate.mode == "distributed":
+        yield "distributed", "federate.mode: distributed", (), HostError
+    if privacy.dp.enabled:
+        yield "privacy", "fedmllm.privacy.dp", ("dp_accounting",), PrivacyError
+    if privacy.secure_aggregation.enabled:
+        yield "privacy", "fedmllm.privacy.secure_aggregation", ("cryptography",), PrivacyError
+    if kind != "none":
+        yield "quant", f"model.fedmllm.quantization.type: {kind}", (), ModelError
+    if config.fedmllm.hub.repo or config.fedmllm.hub.resume_from:
+        yield "hub", "fedmllm.hub", (), ConfigError
