@@ -35,6 +35,10 @@ def check(config: Config, where: str = "configuration") -> None:
         bool(config.data.splitter_args) and not isinstance(config.data.splitter_args[0], Mapping),
         "data.splitter_args must hold one mapping, for example [{alpha: 0.5}].",
     )
+    for path, word in texts_for_numbers(config):
+        meant = float(word)
+        written = repr(int(meant)) if meant.is_integer() and abs(meant) < 1e6 else repr(meant)
+        refuse(True, f"{path} is {word!r}, which YAML reads as a text (1e-1 needs a point, 1.0e-1). Write {written}.")
     federate, args = config.federate, config.scenario_args
     refuse(not config.data.type, "data.type is not set; name a data set, for example digits_triage.")
     refuse(not config.data.splitter, f"data.splitter is not set; choose one of {', '.join(SPLITTERS)}.")
@@ -176,6 +180,8 @@ def _check_model(config: Config, refuse: Callable[[bool, str], None]) -> None:
     )
 
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
 #: ``owner/name`` on a hub.
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -200,6 +206,26 @@ def _check_hub(config: Config, refuse: Callable[[bool, str], None]) -> None:
         "fedmllm.hub.checkpoint would publish what clients keep between rounds, which differential privacy does not "
         "cover. Set it to False, or fedmllm.privacy.dp.enabled to False.",
     )
+
+
+def texts_for_numbers(config: Config) -> Iterator[tuple[str, str]]:
+    """Texts that look like numbers, with their keys, among the values whose kind no schema knows.
+
+    Elsewhere the schema says that a number is meant, and such a text is taken as one.
+    """
+    places: dict[str, Any] = {
+        "data.splitter_args": {k: v for k, v in config.scenario_args.items() if k not in ("by", "keep_together")},
+        "model.fedmllm.image": config.model.fedmllm.image,
+    }
+    waiting: list[tuple[str, Any]] = list(places.items())
+    while waiting:
+        path, value = waiting.pop(0)
+        if isinstance(value, Mapping):
+            waiting += [(f"{path}: {k}" if path in places else f"{path}.{k}", v) for k, v in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(path, item) for item in value]
+        elif isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            yield path, value
 
 
 def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
 from fs_fedmllm.data.sample import Sample
@@ -90,7 +91,14 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
     with _lines(path) as stream:
         head = stream.read(64)
     is_list = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    yield from _list_rows(path, found) if is_list else _line_rows(path, found)
+    for where, row in _list_rows(path, found) if is_list else _line_rows(path, found):
+        halves = dict(half_characters(row))
+        if not halves:
+            yield where, row
+            continue
+        key, half = next(iter(halves.items()))
+        problem = f"{ascii(key)[1:-1]} holds half a character ({half}, a lone surrogate), which cannot be encoded."
+        found.error(RowError(where, problem, "The text was cut inside a character: write it again whole."))
 
 
 def _lines(path: Path) -> Any:

@@ -251,11 +251,22 @@ def _sample(row: Row, where: str, image: str | None, asked: Asked, groups: Seque
 
 
 def _labels(template: Template) -> dict[object, int]:
-    """Every way to write a label: index, index as text, completion, and, before all others, the option's name."""
-    labels: dict[object, int] = {}
-    for i in range(len(template.options)):
-        labels |= {i: i, str(i): i, template.answer(i): i}
-    return labels | {name: i for i, name in enumerate(template.options)}
+    """Every way to write a label: index, index as text, completion, and, before all others, the option's name.
+
+    Where an option is called by the index of another ("1" of the options "1", "2", "3"), indices mean nothing: a
+    text is then a name, and a number is refused.
+    """
+    names = {name: i for i, name in enumerate(template.options)}
+    labels: dict[object, int] = {template.answer(i): i for i in range(len(template.options))}
+    if not _clashing(template):
+        labels |= {way: i for i in range(len(template.options)) for way in (i, str(i))}
+    return labels | names
+
+
+def _clashing(template: Template) -> list[str]:
+    """Options that are called by the index of another one."""
+    indices = {str(i): i for i in range(len(template.options))}
+    return [name for i, name in enumerate(template.options) if indices.get(name.strip(), i) != i]
 
 
 def _label(row: Row, labels: Mapping[object, int], template: Template, where: str) -> int:
@@ -267,5 +278,9 @@ def _label(row: Row, labels: Mapping[object, int], template: Template, where: st
         index = labels.get(value) if type(value) in (int, float) else None
     if index is None:
         known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for i, name in enumerate(template.options))
+        clash = _clashing(template)
+        if clash and type(value) in (int, float):
+            problem = f"{key} {value!r} could be an index or an option's name, for an option is called {clash[0]!r}."
+            raise RowError(where, problem, f"Give the name as text, in quotes, one of {', '.join(template.options)}.")
         raise RowError(where, f"{key} {value!r} is none of the options.", f"Give one of {known}.")
     return index

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
 
@@ -103,10 +104,45 @@ def _case(value: Any, task: str, where: str) -> Case:
     if task == "vqa":
         if not isinstance(value, str) or "{question}" not in value:
             raise ConfigError(f"{where} must be a text that contains {{question}}.")
-        return Case("", value)
+        return Case("", _text(value, where))
     if not isinstance(value, Mapping) or set(value) != {"basis", "question"}:
         raise ConfigError(f"{where} must have exactly the keys basis and question.")
-    return Case(str(value["basis"]), str(value["question"]))
+    return Case(_text(value["basis"], f"{where}.basis"), _text(value["question"], f"{where}.question"))
+
+
+def _text(value: Any, where: str) -> str:
+    """A text as it was written. YAML reads much that is not in quotes as something else: ``no`` is False.
+
+    Raises:
+        ConfigError: it is no text, or holds what no file can.
+    """
+    if not isinstance(value, str):
+        read = "nothing (null)" if value is None else f"{value!r}, which is no text"
+        raise ConfigError(
+            f"{where}: YAML reads this as {read}. Put it in quotes, as yes, no, on, off, true, false, null, ~, "
+            "numbers and dates must be."
+        )
+    if half := lone_surrogate(value):
+        raise ConfigError(f"{where} holds half a character ({half}, a lone surrogate). Write the whole character.")
+    return value
+
+
+def _options(value: Any, task: str, where: str) -> tuple[str, ...]:
+    if value is None and task != "choice":
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where}: options must be a list of texts, got {value!r}.")
+    options = tuple(_text(option, f"{where}: option {i} of options") for i, option in enumerate(value, 1))
+    if task == "choice" and not 2 <= len(options) <= len(LETTERS):
+        raise ConfigError(f"{where}: a choice needs 2 to {len(LETTERS)} options, got {len(options)}.")
+    if task != "choice" and options:
+        raise ConfigError(f"{where}: options have no meaning with task {task}; remove them, or set task: choice.")
+    blank = next((i for i, option in enumerate(options, 1) if not option.strip()), None)
+    if blank is not None:
+        raise ConfigError(f"{where}: option {blank} of options is blank.")
+    if len({option.strip() for option in options}) != len(options):
+        raise ConfigError(f"{where}: two options are the same.")
+    return options
 
 
 def load_template(name_or_path: str | Path) -> Template:
@@ -125,6 +161,8 @@ def load_template(name_or_path: str | Path) -> Template:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values.")
     return build_template(raw, str(path), path.stem)
@@ -141,7 +179,7 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     Raises:
         ConfigError: a key is missing, unknown or of the wrong type.
     """
-    unknown = sorted(set(raw) - _KEYS)
+    unknown = sorted(map(str, set(raw) - _KEYS))
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
     missing = sorted({"task", "metric", *VARIANTS} - set(raw))
@@ -152,13 +190,11 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         raise ConfigError(f"{path}: task must be one of {', '.join(TASKS)}, not {task!r}.")
     if metric not in METRICS:
         raise ConfigError(f"{path}: metric must be one of {', '.join(METRICS)}, not {metric!r}.")
-    options = tuple(str(option) for option in raw.get("options") or ())
-    if task == "choice" and not 2 <= len(options) <= len(LETTERS):
-        raise ConfigError(f"{path}: a choice needs 2 to {len(LETTERS)} options, got {len(options)}.")
-    if len(set(options)) != len(options):
-        raise ConfigError(f"{path}: two options are the same.")
+    if task == "vqa" and metric != "accuracy":
+        raise ConfigError(f"{path}: metric {metric} needs options; with task vqa it must be accuracy.")
+    options = _options(raw.get("options"), task, path)
     positive = raw.get("positive", 1)
-    if metric == "auc" and (len(options) != 2 or positive not in (0, 1)):
+    if type(positive) is not int or (metric == "auc" and (len(options) != 2 or positive not in (0, 1))):
         raise ConfigError(f"{path}: metric auc needs exactly two options and positive: 0 or 1.")
     cases: dict[str, dict[str, Case]] = {}
     for variant in VARIANTS:
@@ -172,7 +208,7 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         metric=metric,
         options=options,
         positive=int(positive),
-        instruction=str(raw.get("instruction", "")),
-        closing=str(raw.get("closing", "")),
+        instruction=_text(raw.get("instruction", ""), f"{path}: instruction"),
+        closing=_text(raw.get("closing", ""), f"{path}: closing"),
         cases=cases,
     )
