@@ -13,6 +13,10 @@ class ConfigError(FedMLLMError):
     """A configuration key or value is wrong; the message names its full key path."""
 
 
+class TemplateError(ConfigError):
+    """A prompt template is wrong; the message names its file and key."""
+
+
 class DataError(FedMLLMError):
     """A data file, row or image is wrong; the message names the file and the row."""
 

@@ -12,7 +12,7 @@ from fs_fedmllm.data.images import look_at_image
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.shapes import check_shapes
-from fs_fedmllm.errors import DataError
+from fs_fedmllm.errors import DataError, TemplateError
 
 
 def check(
@@ -59,7 +59,7 @@ def inspect(
         rows = [*chain(dataset.train, dataset.val, dataset.test)]
         good = _images(rows, decode, absent_ok, found)
         check_shapes(good, widest, family, found)
-    except DataError as error:
+    except (DataError, TemplateError) as error:
         found.items.append(as_finding(error))
     order = ("error", "warning", "note")
     return dataset, sorted(found.items, key=lambda f: order.index(f.severity))  # stable: the rows' order is kept

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fs_fedmllm.errors import DataError
+from fs_fedmllm.errors import DataError, FedMLLMError
 
 Row = TypeVar("Row")
 Made = TypeVar("Made")
@@ -47,7 +47,7 @@ class TooManyErrorsError(DataError):
     """The collection is full; more of the same would help nobody."""
 
 
-def as_finding(error: DataError) -> Finding:
+def as_finding(error: FedMLLMError) -> Finding:
     """An error as a line of the table."""
     if not isinstance(error, RowError):
         return Finding("error", "", "", str(error), "")

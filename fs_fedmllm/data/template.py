@@ -19,7 +19,7 @@ import yaml
 
 from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.errors import ConfigError, DataError, TemplateError
 
 VARIANTS = ("original", "augmented")
 CASES = ("both", "text", "image", "neither")
@@ -103,10 +103,10 @@ class Template:
 def _case(value: Any, task: str, where: str) -> Case:
     if task == "vqa":
         if not isinstance(value, str) or "{question}" not in value:
-            raise ConfigError(f"{where} must be a text that contains {{question}}.")
+            raise TemplateError(f"{where} must be a text that contains {{question}}.")
         return Case("", _text(value, where))
     if not isinstance(value, Mapping) or set(value) != {"basis", "question"}:
-        raise ConfigError(f"{where} must have exactly the keys basis and question.")
+        raise TemplateError(f"{where} must have exactly the keys basis and question.")
     return Case(_text(value["basis"], f"{where}.basis"), _text(value["question"], f"{where}.question"))
 
 
@@ -114,16 +114,16 @@ def _text(value: Any, where: str) -> str:
     """A text as it was written. YAML reads much that is not in quotes as something else: ``no`` is False.
 
     Raises:
-        ConfigError: it is no text, or holds what no file can.
+        TemplateError: it is no text, or holds what no file can.
     """
     if not isinstance(value, str):
         read = "nothing (null)" if value is None else f"{value!r}, which is no text"
-        raise ConfigError(
+        raise TemplateError(
             f"{where}: YAML reads this as {read}. Put it in quotes, as yes, no, on, off, true, false, null, ~, "
             "numbers and dates must be."
         )
     if half := lone_surrogate(value):
-        raise ConfigError(f"{where} holds half a character ({half}, a lone surrogate). Write the whole character.")
+        raise TemplateError(f"{where} holds half a character ({half}, a lone surrogate). Write the whole character.")
     return value
 
 
@@ -131,17 +131,17 @@ def _options(value: Any, task: str, where: str) -> tuple[str, ...]:
     if value is None and task != "choice":
         return ()
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where}: options must be a list of texts, got {value!r}.")
+        raise TemplateError(f"{where}: options must be a list of texts, got {value!r}.")
     options = tuple(_text(option, f"{where}: option {i} of options") for i, option in enumerate(value, 1))
     if task == "choice" and not 2 <= len(options) <= len(LETTERS):
-        raise ConfigError(f"{where}: a choice needs 2 to {len(LETTERS)} options, got {len(options)}.")
+        raise TemplateError(f"{where}: a choice needs 2 to {len(LETTERS)} options, got {len(options)}.")
     if task != "choice" and options:
-        raise ConfigError(f"{where}: options have no meaning with task {task}; remove them, or set task: choice.")
+        raise TemplateError(f"{where}: options have no meaning with task {task}; remove them, or set task: choice.")
     blank = next((i for i, option in enumerate(options, 1) if not option.strip()), None)
     if blank is not None:
-        raise ConfigError(f"{where}: option {blank} of options is blank.")
+        raise TemplateError(f"{where}: option {blank} of options is blank.")
     if len({option.strip() for option in options}) != len(options):
-        raise ConfigError(f"{where}: two options are the same.")
+        raise TemplateError(f"{where}: two options are the same.")
     return options
 
 
@@ -149,7 +149,8 @@ def load_template(name_or_path: str | Path) -> Template:
     """Read a template by name (one that ships) or by path (the user's own).
 
     Raises:
-        ConfigError: no such template, or a key is missing, unknown or of the wrong type.
+        ConfigError: no such template.
+        TemplateError: a key is missing, unknown or of the wrong type.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -160,11 +161,11 @@ def load_template(name_or_path: str | Path) -> Template:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise TemplateError(f"{path} is not valid YAML: {error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+        raise TemplateError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must be a mapping of keys to values.")
+        raise TemplateError(f"{path} must be a mapping of keys to values.")
     return build_template(raw, str(path), path.stem)
 
 
@@ -177,30 +178,30 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         name: what it is called.
 
     Raises:
-        ConfigError: a key is missing, unknown or of the wrong type.
+        TemplateError: a key is missing, unknown or of the wrong type.
     """
     unknown = sorted(map(str, set(raw) - _KEYS))
     if unknown:
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
+        raise TemplateError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
     missing = sorted({"task", "metric", *VARIANTS} - set(raw))
     if missing:
-        raise ConfigError(f"{path}: the key {missing[0]!r} is missing.")
+        raise TemplateError(f"{path}: the key {missing[0]!r} is missing.")
     task, metric = raw["task"], raw["metric"]
     if task not in TASKS:
-        raise ConfigError(f"{path}: task must be one of {', '.join(TASKS)}, not {task!r}.")
+        raise TemplateError(f"{path}: task must be one of {', '.join(TASKS)}, not {task!r}.")
     if metric not in METRICS:
-        raise ConfigError(f"{path}: metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+        raise TemplateError(f"{path}: metric must be one of {', '.join(METRICS)}, not {metric!r}.")
     if task == "vqa" and metric != "accuracy":
-        raise ConfigError(f"{path}: metric {metric} needs options; with task vqa it must be accuracy.")
+        raise TemplateError(f"{path}: metric {metric} needs options; with task vqa it must be accuracy.")
     options = _options(raw.get("options"), task, path)
     positive = raw.get("positive", 1)
     if type(positive) is not int or (metric == "auc" and (len(options) != 2 or positive not in (0, 1))):
-        raise ConfigError(f"{path}: metric auc needs exactly two options and positive: 0 or 1.")
+        raise TemplateError(f"{path}: metric auc needs exactly two options and positive: 0 or 1.")
     cases: dict[str, dict[str, Case]] = {}
     for variant in VARIANTS:
         given = raw[variant]
         if not isinstance(given, Mapping) or set(given) != set(CASES):
-            raise ConfigError(f"{path}: {variant} must have exactly the keys {', '.join(CASES)}.")
+            raise TemplateError(f"{path}: {variant} must have exactly the keys {', '.join(CASES)}.")
         cases[variant] = {case: _case(given[case], task, f"{path}: {variant}.{case}") for case in CASES}
     return Template(
         name=name,

@@ -54,6 +54,12 @@ def test_options_are_texts(tmp_path, options, read):
         load_template(template(tmp_path / "mine.yaml", options))
 
 
+def test_data_check_lists_a_wrong_template(tmp_path):
+    template(tmp_path / "mine.yaml", "[no, yes]")
+    (finding,) = check("own", rows(tmp_path, [0, 1]), {"template": "mine.yaml"})
+    assert finding.severity == "error" and "option 1 of options" in finding.problem
+
+
 def test_quoted_options_are_what_they_were(tmp_path):
     made = load_template(template(tmp_path / "mine.yaml", """["no", 'yes', "2", "null"]"""))
     assert made.options == ("no", "yes", "2", "null")
