@@ -1,13 +1,13 @@
 """The folder of a run: everything needed to read, cite, load or repeat it.
 
-config.yaml      the resolved configuration
-manifest.json    which client got which rows and what they show
-metrics.jsonl    one line per client turn, round and evaluation
-results.json     the closing figures, with slices and intervals
-predictions.jsonl  what the last evaluation predicted, a line per test row and view
-adapter/         the final adapter in PEFT's format; adapter_best/ the best round's
-events/          TensorBoard
-checkpoint/      the state to resume from (removed when the run ends)
+resolved_config.yaml  the resolved configuration
+manifest.json         which client got which rows and what they show
+metrics.jsonl         one line per client turn, round and evaluation
+results.json          the closing figures, with slices and intervals
+predictions.jsonl     what the last evaluation predicted, a line per test row and view
+adapter/              the final adapter in PEFT's format; adapter_best/ the best round's
+events/               TensorBoard
+checkpoint/           the state to resume from (removed when the run ends)
 """
 
 from __future__ import annotations

@@ -1,0 +1,202 @@
+"""What documents say of commands, keys, files and numbers is what the code says; nothing here takes a model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from short_runs import CONFIGS, REPOSITORY
+
+from fs_fedmllm import cli
+from fs_fedmllm import config as schema
+from fs_fedmllm.config.reading import known_keys
+
+DOCUMENTS = [
+    *sorted(REPOSITORY.glob("*.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "benchmarks").glob("*.md")),
+    *sorted((REPOSITORY / "examples").glob("*/README.md")),
+]
+#: Keys of FederatedScope that documents name: what is refused, and how its own command starts a distributed job.
+OF_FEDERATEDSCOPE = re.compile(r"(fedprox|aggregator|asyn|distribute|federate|trainer)\.\w+")
+
+
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def commands(document: Path) -> list[tuple[str, bool]]:
+    """Command lines of ``fs-fedmllm``, lines continued by a backslash joined; and whether one is typed as it stands.
+
+    What stands in a block is; what stands between back-ticks in a sentence may name a command alone.
+    """
+    text = re.sub(r"\\\n\s+", "", text_of(document))
+    fenced = "\n".join(re.findall(r"^ *```\w*\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL))
+    blocks = re.findall(r"^(?:\$ )?(?:.*&& )?(fs-fedmllm .*)$", fenced, re.MULTILINE)
+    blocks += re.findall(r"^ {4,}(?:\$ )?(fs-fedmllm .*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(fs-fedmllm [^`]*)`", text.replace("\n", " "))
+    lines = [(line.split(" #")[0].strip(), line in blocks) for line in [*blocks, *inline]]
+    return list(dict.fromkeys(lines))
+
+
+def words(line: str) -> list[str]:
+    """A command line as typed: optional parts present, alternatives by their first, placeholders as words."""
+    line = re.sub(r"\[key value \.\.\.\]", "seed 7", line)
+    line = re.sub(r"[\[\]]", "", line) if "[{" not in line else line
+    line = re.sub(r"(?<=\w)\|[\w|]+", "", line).replace("...", "x")
+    return shlex.split(re.sub(r"<(\w+)>", r"\1", line))[1:]
+
+
+CASES = [(document, line, typed) for document in DOCUMENTS for line, typed in commands(document)]
+
+
+def test_command_lines_are_found() -> None:
+    lines = {line for _, line, typed in CASES if typed}
+    assert len(lines) > 40 and "fs-fedmllm run configs/cross_i3t7.yaml" in lines
+    assert any("lr_inner cosine" in line and "yoco" in line for line in lines)  # a continued line is whole
+
+
+@pytest.mark.parametrize(
+    ("document", "line", "typed"), CASES, ids=[f"{document.stem}-{line[11:60]}" for document, line, _ in CASES]
+)
+def test_a_command_line_of_the_documents_is_one(document: Path, line: str, typed: bool) -> None:
+    """It parses, its configuration is there, and its overrides are keys with values that they may have."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            args, more = cli.build_parser().parse_known_args(words(line))
+    except SystemExit as stop:
+        # A sentence may leave arguments out; it may not name what does not exist.
+        lacks = not typed and re.search(r"arguments are required|expected one argument", told.getvalue())
+        assert stop.code == 0 or lacks, f"{line}: {told.getvalue()}"
+        return
+    assert not [word for word in more if word.startswith("--")], line
+    place = getattr(args, "config", None) or getattr(args, "table", None)
+    if not str(place).endswith(".yaml") or "fedadagard" in line:  # that one is a refusal: see below
+        return
+    found = [path for path in (REPOSITORY / str(place), document.parent / str(place)) if path.is_file()]
+    assert found or "/" not in str(place), f"{line}: there is no {place}"
+    overrides = [*getattr(args, "overrides", []), *more]
+    if overrides and found and args.command != "sweep":
+        schema.load(found[0], [str(word) for word in overrides])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_keys_that_documents_name_are_keys(document: Path) -> None:
+    leaves = known_keys()
+    sections = {".".join(key.split(".")[:n]) for key in leaves for n in range(1, key.count(".") + 1)}
+    free = ("fedmllm.data.", "fedmllm.switches.", "model.fedmllm.image.")
+    heads = r"(?:fedmllm|model|federate|data|train|trainer|eval|early_stop)"
+    found = set(re.findall(rf"`({heads}(?:\.[a-z_]\w*)+)", text_of(document)))
+    wrong = [
+        key
+        for key in found
+        if key not in {*leaves, *sections}
+        and not key.startswith(free)
+        and not key.endswith((".json", ".md", ".yaml", ".py", ".jsonl", ".txt"))
+        and not OF_FEDERATEDSCOPE.fullmatch(key)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_files_that_documents_name_exist(document: Path) -> None:
+    text = text_of(document)
+    folders = "fs_fedmllm|docs|tests|configs|scripts|examples|data_templates|tables|benchmarks"
+    named = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w./*-]+)", text)
+    missing = [
+        name
+        for name in (name.rstrip(".") for name in named)
+        if not list(REPOSITORY.glob(name)) and not (document.parent / name).exists() and "sky" not in name
+    ]
+    assert not missing
+
+
+REFUSALS = re.compile(r"^    \$ (fs-fedmllm .+)\n((?:    (?!\$).+\n)+)", re.MULTILINE)
+
+
+def test_refusals_are_printed_as_they_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    shown = [found for document in DOCUMENTS for found in REFUSALS.findall(text_of(document))]
+    assert shown
+    for line, said in shown:
+        assert cli.main(words(line)) == 2
+        assert capsys.readouterr().err.split() == said.split()
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def planned() -> Any:
+    """The plan of the README's main job: bytes, rounds and steps, exact and the same everywhere."""
+    from fs_fedmllm.planner.plan import make_plan
+
+    return make_plan(schema.load(CONFIGS / "cross_i3t7.yaml", []))
+
+
+def test_the_readmes_closing_table_is_of_the_main_job(planned: Any) -> None:
+    """Written by scripts/write_readme_table.py; what every machine has alike is asserted."""
+    table = script("write_readme_table")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = text.split(table.FIRST)[1].split(table.LAST)[0]
+    adapter, run = planned.traffic["adapter_bytes"], planned.traffic["run_bytes"]
+    assert f"bytes sent: {run / 1e6:.1f} MB (adapter {adapter / 1e3:.1f} kB)" in shown
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
+    rounds = range(config.eval.freq, config.federate.total_round_num + 1, config.eval.freq)
+    assert [int(n) for n in re.findall(r"^round (\d+)", shown, re.MULTILINE)] == list(rounds)
+    assert not re.search(r"sha256: [0-9a-f]{8}", text)  # no digest as if it held on every machine
+
+
+def test_the_block_of_the_readme_leaves_out_what_is_one_machines() -> None:
+    table = script("write_readme_table")
+    results = {
+        "evaluations": [{"round": 2, "val_acc": 0.5, "test_acc": 0.25}], "best_by": "val_acc", "refused": [],
+        "best": {"round": 2}, "bytes_sent": 5000, "adapter_bytes": 100, "adapter_sha256": "ab" * 32,
+        "seconds": {"total": 9.0, "training": 5.0, "evaluation": 1.0},
+    }  # fmt: skip
+    block = table.block(results, "some machine")
+    assert "round 2 (best)" in block and "bytes sent: 5.0 kB" in block and "some machine" in block
+    assert "abab" not in block and "9.0 s" not in block and "time: ...\nadapter sha256: ...\n" in block
+
+
+def test_the_tutorials_plan_is_the_plan(planned: Any) -> None:
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8").replace("\n", " ")
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
+    rounds, clients = config.federate.total_round_num, config.sampled_clients
+    steps = rounds * clients * config.train.local_update_steps
+    said = f"{rounds} rounds of {clients} clients, {steps} steps, {planned.traffic['run_bytes'] / 1e6:.1f} MB sent"
+    assert said in text
+
+
+def test_what_one_modality_can_give_at_most(tmp_path: Path) -> None:
+    """README: from the image alone at most 25 % can be right, from the text alone 50 %."""
+    from fs_fedmllm.data.registry import load_dataset
+
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert "From the image alone at most 25 % can be right, from the text alone 50 %" in readme
+    test = load_dataset("digits_triage", tmp_path).test
+    # The digit says upper or lower, the text says which of four desks; neither says both.
+    for seen, most in (("digit", 0.25), ("intent", 0.5)):
+        found: dict[str, Counter[int | None]] = {}
+        for row in test:
+            found.setdefault(row.keys[seen], Counter())[row.label] += 1
+        best = sum(max(labels.values()) for labels in found.values()) / len(test)
+        assert best == pytest.approx(most, abs=0.02)
