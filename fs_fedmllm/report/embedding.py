@@ -70,6 +70,6 @@ def _pooled(entry: VisionEntry) -> np.ndarray:
 
 
 def _text(words: str, encoder: Encoder, mllm: MLLM) -> np.ndarray:
-    ids = torch.tensor(encoder.tokens(words) or (0,), device=mllm.device)
+    ids = torch.tensor(encoder.text_tokens(words) or (0,), device=mllm.device)
     with torch.no_grad():
         return mllm.inner.get_input_embeddings()(ids).float().mean(0).cpu().numpy()

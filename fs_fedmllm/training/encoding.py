@@ -6,7 +6,7 @@ then the answers of all rows end in the last columns, and the language-model hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
+from fs_fedmllm.training.row_text import Hidden, RowText
 
 IGNORED = -100
 
@@ -125,6 +126,8 @@ class Encoder:
         self._completions: dict[str, tuple[int, ...]] = {}
         self._keys: dict[str, str] = {}
         self._expansions: dict[str, Expansion | None] = {}
+        self._frames: dict[bool, tuple[int, ...]] = {}
+        self._row_text = RowText(mllm.processor, mllm.family)
         self._suffix = self._turn_suffix()
 
     def _chat(self, text: str, image: bool) -> str:
@@ -147,11 +150,50 @@ class Encoder:
         """Token ids of a text, without special tokens of the tokenizer's own."""
         return tuple(self.mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def text_tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a row's text alone, none of them the model's own."""
+        return self._as_text(text, lambda shown: shown, ())
+
     def completion(self, answer: str) -> tuple[int, ...]:
-        """Token ids of an answer and the end of the turn."""
+        """Token ids of an answer and the end of the turn; nothing in the answer ends the turn."""
         if answer not in self._completions:
-            self._completions[answer] = self.tokens(answer + self._suffix)
+            ending = self._row_text.commands(self.tokens(self._suffix))
+            self._completions[answer] = self._as_text(answer, lambda shown: shown + self._suffix, ending)
         return self._completions[answer]
+
+    def _as_text(self, text: str, around: Callable[[str], str], frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids of ``around(text)``, where the text is nothing but text."""
+        hidden, ids = self._hidden(text, around, frame)
+        return self._row_text.restore(ids, {}, hidden.pieces)[0]
+
+    def _hidden(
+        self, text: str, around: Callable[[str], str], frame: tuple[int, ...]
+    ) -> tuple[Hidden, tuple[int, ...]]:
+        """A text with what a model would obey hidden, and the token ids of ``around`` it.
+
+        Args:
+            text: a row's.
+            around: what is written around it.
+            frame: the model's own tokens in what is written around; with the text in it there must be no other.
+
+        Raises:
+            ModelError: there are others however the text is hidden.
+        """
+        for hidden in self._row_text.forms(text):
+            written = around(hidden.text)
+            ids = self.tokens(written) if not hidden.pieces else self._marked_tokens(written)
+            if self._row_text.commands(ids) == frame:
+                return hidden, ids
+        raise ModelError("The checkpoint's chat template makes other tokens of its own for some texts.")
+
+    def _marked_tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._row_text.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _frame(self, image: bool) -> tuple[int, ...]:
+        """The model's own tokens around a user's text."""
+        if image not in self._frames:
+            self._frames[image] = self._row_text.commands(self.tokens(self._chat("?", image)))
+        return self._frames[image]
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Encode rows; each distinct row goes through the processor once.
@@ -170,21 +212,23 @@ class Encoder:
 
     def _encode_one(self, sample: Sample, prompt: str) -> Encoded:
         where = sample.source or f"row {sample.id}"
-        chat = self._chat(prompt, sample.image is not None)
+        pictured = sample.image is not None
         completion = self.completion(sample.answer)
+        hidden, ids = self._hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
         if sample.image is None:
-            return Encoded(self.tokens(chat), completion, {}, None, where)
+            ids, _ = self._row_text.restore(ids, {}, hidden.pieces)
+            return Encoded(ids, completion, {}, None, where)
         expansion = self._expansion(sample.image, where)
-        ids = self.tokens(chat)
         if expansion is not None and ids.count(expansion.placeholder) == 1:
             at = ids.index(expansion.placeholder)
             ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
             after = len(ids) - at - len(expansion.ids)
             extras = {name: (0,) * at + values + (0,) * after for name, values in expansion.extras.items()}
-            return Encoded(ids, completion, extras, sample.image, where)
-        outputs = self._process(chat, sample.image, where)
-        ids_tensor, aligned = _token_aligned(outputs)
-        return Encoded(ids_tensor, completion, aligned, sample.image, where)
+        else:
+            processor = self._row_text.processor if hidden.pieces else self.mllm.processor
+            ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
+        ids, extras = self._row_text.restore(ids, extras, hidden.pieces)
+        return Encoded(ids, completion, extras, sample.image, where)
 
     def _expansion(self, image: str, where: str) -> Expansion | None:
         """What the processor puts in place of an image's placeholder; each image goes through it once.
@@ -212,9 +256,9 @@ class Encoder:
         self._expansions[image] = found
         return found
 
-    def _process(self, chat: str, image: str, where: str) -> dict[str, torch.Tensor]:
+    def _process(self, chat: str, image: str, where: str, processor: Any = None) -> dict[str, torch.Tensor]:
         picture = open_image(image, where)
-        return self.mllm.family.process(self.mllm.processor, chat, picture, self.mllm.image_arguments)
+        return self.mllm.family.process(processor or self.mllm.processor, chat, picture, self.mllm.image_arguments)
 
     def _image_key(self, path: str) -> str:
         if path not in self._keys:

@@ -41,6 +41,10 @@ SCHEMA: dict[str, Any] = {
 
 Message = dict[str, str]
 
+#: How what a served model obeys begins, in whatever family: ``<|im_end|>``, ``</s>``, ``<start_of_turn>``, ``[INST]``.
+#: Endpoints that serve open models read such words in a message as the tokens that they name.
+_COMMAND = re.compile(r"<(?=[|/_<A-Za-z\uff5c])|\[(?=/?[A-Z_]{2})")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -56,21 +60,29 @@ class Protocol:
     messages: Callable[[JudgeRow], list[Message]]
     read: Callable[[str], bool | None]
 
+    def version(self, row: JudgeRow) -> str:
+        """The wording that this row is asked in: rows with what a model would obey in them have one of their own."""
+        texts = (row.question, row.reference, row.answer)
+        return f"{self.name} literal" if any(_COMMAND.search(text) for text in texts) else self.name
+
 
 def structured_messages(row: JudgeRow) -> list[Message]:
-    """Our prompt; the row is one JSON object, so that nothing in an answer can pose as another field."""
+    """Our prompt; the row is one JSON object, so that nothing in an answer can pose as another field.
+
+    The bracket that opens what a model would obey is written as JSON's escape for it, which means the same to a reader
+    of JSON and is no token of any model.
+    """
     fields = {"question": row.question, "correct_answer": row.reference, "answer_to_grade": row.answer}
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": json.dumps(fields, ensure_ascii=False)},
-    ]
+    content = _COMMAND.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(fields, ensure_ascii=False))
+    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
 
 
 def upstream_messages(row: JudgeRow) -> list[Message]:
-    """The authors' prompt."""
+    """The authors' prompt; a space parts the bracket of what a model would obey from the rest of it."""
+    question, reference, answer = (_COMMAND.sub(r"\g<0> ", text) for text in (row.question, row.reference, row.answer))
     content = (
-        f"{_UPSTREAM_TASK}\nQuestion: {row.question}\nAnswers:\ncorrect answer(ground truth): {row.reference}\n"
-        f"answer to be determined: {row.answer}\n{_UPSTREAM_TASK}\nOutput Format:\nCorrectness: your answer"
+        f"{_UPSTREAM_TASK}\nQuestion: {question}\nAnswers:\ncorrect answer(ground truth): {reference}\n"
+        f"answer to be determined: {answer}\n{_UPSTREAM_TASK}\nOutput Format:\nCorrectness: your answer"
     )
     return [{"role": "user", "content": content}]
 

@@ -89,12 +89,11 @@ class _Run:
         self.keys = self._keys(step)
         self.contents = dict(zip(self.keys, self.rows, strict=True))
 
-    def _version(self, step: Step) -> str:
-        return f"{step.protocol.name} temperature={self.config.temperature} seed={self.config.seed}"
+    def _version(self, name: str) -> str:
+        return f"{name} temperature={self.config.temperature} seed={self.config.seed}"
 
     def _keys(self, step: Step) -> list[str]:
-        version = self._version(step)
-        return [verdict_key(self.config.model, version, row) for row in self.rows]
+        return [verdict_key(self.config.model, self._version(step.protocol.version(row)), row) for row in self.rows]
 
     def settled(self, key: str) -> bool:
         """Whether the row needs no further request."""
@@ -230,7 +229,7 @@ class _Run:
         usage, unconfirmed = self.cache.spent(self.every), self.cache.unconfirmed(self.every)
         return JudgeReport(
             model=self.config.model,
-            prompt=self._version(self.step),
+            prompt=self._version(self.step.protocol.name),
             output=self.step.output,
             verdicts=verdicts,
             stopped=self.stopped,

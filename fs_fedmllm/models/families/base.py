@@ -45,6 +45,7 @@ class Family:
             when the features are precomputed.
         splices: whether what the processor puts in place of an image does not depend on the text around it.
         widest: the largest ratio of an image's sides that the processor takes; 0 where it takes any.
+        placeholders: what else than tokens the processor looks for in a conversation.
         requires: packages without which the processor does not work.
     """
 
@@ -58,6 +59,7 @@ class Family:
     pixels: tuple[str, ...] = ("pixel_values", "pixel_attention_mask")
     splices: bool = True
     widest: float = 0.0
+    placeholders: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
 
     # Where things are ---------------------------------------------------------------------------------------------

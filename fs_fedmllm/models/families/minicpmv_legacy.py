@@ -260,4 +260,5 @@ FAMILY = _Legacy(
     precise=("vpm", "resampler", "lm_head"),
     pixels=("pixel_values", "tgt_sizes"),
     splices=False,
+    placeholders=(PLACEHOLDER.strip(), "<image>", "</image>"),
 )
