@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.aggregation import RunningMean
+from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.distributed.identity import create_authority, create_identity
 from fs_fedmllm.distributed.protocol import state_digest
 from fs_fedmllm.distributed.roles import turn_handler

@@ -13,7 +13,9 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from fs_fedmllm.aggregation import FedAvg, RunningMean
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.algorithms import FedAvg
+from fs_fedmllm.algorithms.proximal import Penalty, coefficient, layer_mask
 from fs_fedmllm.config import EvaluationConfig, LocalConfig, ModelOptions, RegularizerConfig
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
@@ -22,7 +24,6 @@ from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
 from fs_fedmllm.training.encoding import Encoder
 from fs_fedmllm.training.plan import plan_batches
-from fs_fedmllm.training.regularizer import Penalty, coefficient, layer_mask
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn
 

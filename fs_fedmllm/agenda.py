@@ -26,10 +26,10 @@ def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[
     """
     if recorded:
         return list(recorded[round_index])
-    method, total = config.federate.method, config.federate.client_num
-    if method == "global":
+    method, total = config.method, config.federate.client_num
+    if method.pooled:
         return [1]
-    if method == "local":
+    if not method.federated:
         return list(range(1, total + 1))
     if config.switches["client_sampling"] == "round_seed":
         return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))

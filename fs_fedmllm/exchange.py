@@ -6,26 +6,23 @@ from collections.abc import Mapping
 
 import torch
 
-from fs_fedmllm.aggregation import ServerOptimizer, State, build_server_optimizer, federated_names
-from fs_fedmllm.aggregation.lora_exact import to_rank
+from fs_fedmllm.aggregators import federated_names
+from fs_fedmllm.algorithms import METHODS, ServerOptimizer, State, parameters_of
+from fs_fedmllm.algorithms.lora_ranks import to_rank
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import Config
 
 
 def server_optimizer(config: Config) -> ServerOptimizer | None:
     """The run's server optimizer; None where clients only train alone."""
-    if config.federate.method == "local":
-        return None
-    options = config.fedmllm.server
-    return build_server_optimizer(
-        # The centralised baseline is FedAvg with one client that holds every row.
-        "fedavg" if config.federate.method == "global" else config.federate.method,
+    method, options = METHODS[config.federate.method], config.fedmllm.server
+    return method.build(
         lr=config.server_lr,
         beta1=options.beta1,
         beta2=options.beta2,
         tau=options.tau,
         switches=config.switches,
-        alpha=config.fedmllm.feddyn.alpha,
+        parameters=parameters_of(config, method),
     )
 
 

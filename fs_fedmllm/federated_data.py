@@ -108,7 +108,7 @@ def prepare_data(config: Config) -> FederatedData:
         fingerprint=dataset.fingerprint,
     )
     clients = _labelled(config, split.clients, template)
-    if config.federate.method == "global":
+    if config.method.pooled:
         clients = {1: [row for client in sorted(clients) for row in clients[client]]}
     check_best(config, dataset, template)
     return FederatedData(dataset, template, clients, split.manifest)

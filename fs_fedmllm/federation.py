@@ -18,17 +18,11 @@ from types import MappingProxyType
 import torch
 
 from fs_fedmllm.agenda import evaluated_rows, round_clients, turn_batches
-from fs_fedmllm.aggregation import (
-    Cohort,
-    RoundRule,
-    ServerOptimizer,
-    State,
-    build_rule,
-    check_update,
-)
-from fs_fedmllm.aggregation.lora_exact import from_rank
-from fs_fedmllm.aggregation.norm_bound import bound_beside, bound_update
-from fs_fedmllm.client_part import client_part, frozen_positions
+from fs_fedmllm.aggregators import Aggregator, build_aggregator, check_update
+from fs_fedmllm.aggregators.norm_bound import bound_beside, bound_update
+from fs_fedmllm.algorithms import REGULARIZERS, ClientContext, ClientHalf, ServerOptimizer, State
+from fs_fedmllm.algorithms.lora_ranks import from_rank
+from fs_fedmllm.client_part import client_halves, frozen_positions
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config
 from fs_fedmllm.cores import available_cores
@@ -47,10 +41,8 @@ from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.replay import recorded_participants
 from fs_fedmllm.training.encoding import Encoder
 from fs_fedmllm.training.plan import STREAM_DROPOUT, turn_generator
-from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty, coefficient, layer_mask
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
-from fs_fedmllm.training.yoco import initial_state as yoco_state
 
 
 def set_threads(config: Config) -> None:
@@ -109,7 +101,6 @@ class Federation:
     trainer: LocalTrainer
     evaluator: Evaluator
     server: ServerOptimizer | None
-    _mask: tuple[int, ...] = ()
     _replayed: Sequence[Sequence[int]] = ()
 
     @property
@@ -144,7 +135,7 @@ class Federation:
             cache = config.fedmllm.vision_cache
             vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
         encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
-        return cls(
+        federation = cls(
             config=config,
             data=data,
             mllm=mllm,
@@ -152,36 +143,62 @@ class Federation:
             trainer=LocalTrainer(mllm, encoder, config.fedmllm.train),
             evaluator=Evaluator(encoder, config.fedmllm.eval, config.switches),
             server=server_optimizer(config),
-            _mask=_regularised(config, mllm),
             _replayed=recorded_participants(config) if config.fedmllm.replay else (),
         )
+        federation.halves(1)  # what does not fit the model is better known now than in round 0
+        return federation
 
     def initial_state(self) -> State:
         """The global adapter before round 0."""
         state = self.mllm.adapter.initial_state(self.config.init_seed)
-        if self.config.fedmllm.regularizer.type == "yoco":
-            state = yoco_state(state, self.mllm.adapter.base_weights(self.mllm.model))
-        return state
+        regularizer = REGULARIZERS.get(self.config.fedmllm.regularizer.type)
+        if regularizer is None or not regularizer.reads_base:
+            return state
+        return regularizer.initial_state(state, self.mllm.adapter.base_weights(self.mllm.model))
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""
         return round_clients(self.config, round_index, self._replayed)
 
-    def penalty(self, client: int) -> Penalty:
-        """The client's regulariser, adapted to its measured missing rate."""
-        config = self.config
-        gamma = coefficient(
-            config.fedmllm.regularizer,
-            beta=missing_rate(self.data.clients[client]),
-            switch=config.switches["regularizer_coefficient"],
+    def halves(self, client: int) -> list[ClientHalf]:
+        """The algorithms' part of one update of a client.
+
+        Raises:
+            ConfigError: the regulariser leaves no layer of this model.
+        """
+        config, adapter, rows = self.config, self.mllm.adapter, self.data.clients.get(client, ())
+        context = ClientContext(
+            client=client,
+            names=adapter.names,
+            device=adapter.parameters[0].device,
+            layers=adapter.layers,
+            depth=adapter.depth,
+            frozen=frozen_positions(config, adapter.names),
+            missing_rate=missing_rate(rows) if rows else 0.0,
             scenario=config.scenario,
-            scenario_args=self.data.manifest.params,
+            scenario_params=self.data.manifest.params,
+            switches=config.switches,
         )
-        frozen = frozen_positions(config, self.mllm.adapter)
-        return Penalty(gamma, tuple(i for i in self._mask if i not in frozen)) if gamma else NO_PENALTY
+        return client_halves(config, context)
+
+    def begin(
+        self, client: int, received: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]
+    ) -> tuple[State, list[ClientHalf]]:
+        """What a client's training starts from, and the algorithms' part of it.
+
+        Args:
+            client: id.
+            received: everything that the server sent.
+            kept: what the client kept from its last update; empty before its first.
+        """
+        start = {name: received[name] for name in self.mllm.adapter.names if name in received}
+        halves = self.halves(client)
+        for half in halves:
+            start = half.begin(received, kept, start)
+        return start, halves
 
     def plan(self, client: int, round_index: int, rows: int) -> Turn:
-        """What the client does in this round: rows of each step, learning rate, regulariser, dropout seed."""
+        """What the client does in this round: rows of each step, learning rate, dropout seed."""
         config, local = self.config, self.config.fedmllm.train
         switches = config.switches
         return Turn(
@@ -194,7 +211,6 @@ class Federation:
                 clamp=switches["lr_round0"] == "clamped",
             ),
             lr_inner=switches["lr_inner"],
-            penalty=self.penalty(client),
             dropout_seed=int(turn_generator(config.seed, STREAM_DROPOUT, round_index, client).integers(2**31)),
         )
 
@@ -230,16 +246,20 @@ class Federation:
         """
         rows = self.data.clients[client]
         state = {name: tensor.float() for name, tensor in state.items()}
-        part = client_part(self.config, self.mllm.adapter, client, state, carried)
-        turn = part.join(self.plan(client, round_index, len(rows)))
+        start, halves = self.begin(client, state, carried)
+        turn = dataclasses.replace(self.plan(client, round_index, len(rows)), halves=halves)
         used = sorted({i for batch in turn.batches for i in batch})
         encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
-        self.mllm.adapter.load(part.start)
+        self.mllm.adapter.load(start)
         log = self.trainer.fit(encoded, turn)
-        sent, kept = part.finish(self.mllm.adapter.export())
+        sent = trained = self.mllm.adapter.export()
+        kept: State = {}
+        for half in halves:
+            sent, own = half.finish(trained, sent)
+            kept |= own
         dp = self.config.fedmllm.privacy.dp
         if dp.enabled:
-            sent = clip_update(part.start, sent, dp.clip_norm)
+            sent = clip_update(start, sent, dp.clip_norm)
         return self._written(Update(client, len(rows), sent, log, kept), state, carried)
 
     def _written(self, update: Update, start: State, carried: Mapping[str, torch.Tensor]) -> Update:
@@ -265,7 +285,7 @@ class Federation:
             weighting = self.server.weighting
         return 1.0 if weighting == "uniform" else float(rows)
 
-    def open_mean(self, params: State, clients: Sequence[int]) -> RoundRule:
+    def open_mean(self, params: State, clients: Sequence[int]) -> Aggregator:
         """What a round's updates are added to.
 
         Args:
@@ -284,7 +304,7 @@ class Federation:
             exact = self.codec.kind == "float32"
             return ClippedSum(shared, dp.clip_norm, self.config.sampled_clients, empty=not clients, strict=exact)
         presence = {client: record.presence for client, record in self.data.manifest.clients.items()}
-        return build_rule(options, expected, presence, self.mllm.family.feeds_vision)
+        return build_aggregator(options, expected, presence, self.mllm.family.feeds_vision)
 
     def shared(self, params: State) -> State:
         """The tensors that clients send; one that nobody may send gets no mask and no noise.
@@ -302,7 +322,7 @@ class Federation:
         """
         return self.codec.encode(received, self.shared(received), {})[0]
 
-    def accept(self, rule: RoundRule, params: State, update: Update) -> None:
+    def accept(self, rule: Aggregator, params: State, update: Update) -> None:
         """Check an update and add it to the round; call in ascending client order.
 
         Args:
@@ -326,7 +346,7 @@ class Federation:
         if unknown := [name for name in state if name not in shared]:
             raise UpdateError(f"Client {update.client} sent {unknown[0]!r}, which is frozen in this run.")
         # A rule that compares whole updates would fail for all because of one that is not whole.
-        whole = isinstance(rule, Cohort) or self.server.weighs_all_names
+        whole = rule.whole or self.server.weighs_all_names
         if whole and (missing := [name for name in shared if name not in state]):
             raise UpdateError(f"Client {update.client} did not send {missing[0]!r}.")
         if options.max_update_norm:
@@ -341,7 +361,7 @@ class Federation:
         self,
         params: State,
         server_state: State,
-        rule: RoundRule,
+        rule: Aggregator,
         release: Callable[[State], State] | None = None,
         *,
         accepted: int = 0,
@@ -364,7 +384,7 @@ class Federation:
             raise UpdateError("No client sent a valid update in this round.")
         if release is not None:
             deltas = release(deltas)
-        total = 1 if self.config.federate.method == "global" else self.config.federate.client_num
+        total = 1 if self.config.method.pooled else self.config.federate.client_num
         return self.server.step(params, self.server.joined(server_state, accepted / total), deltas)
 
     def evaluate(
@@ -394,12 +414,3 @@ class Federation:
             if keep is not None:
                 keep += predictions
         return numbers
-
-
-def _regularised(config: Config, mllm: MLLM) -> tuple[int, ...]:
-    regularizer = config.fedmllm.regularizer
-    if regularizer.type not in ("fedprox", "adaptive"):
-        return ()
-    skip = 0 if regularizer.type == "fedprox" else regularizer.skip_layers
-    fixed = config.switches["regularizer_layers"] == "fixed_27" and regularizer.type != "fedprox"
-    return layer_mask(mllm.adapter.layers, mllm.adapter.depth, skip, fixed_27=fixed)

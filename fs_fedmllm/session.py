@@ -17,7 +17,8 @@ from fs_fedmllm import __version__
 from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.adapter_folder import describe
 from fs_fedmllm.agenda import evaluated_rows, evaluation_due, slices_due
-from fs_fedmllm.aggregation import RoundRule, State
+from fs_fedmllm.aggregators import Aggregator
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.config import config_digest
@@ -94,7 +95,7 @@ class Session:
         self._digest = config_digest(self.config)
         # A checkpoint belongs to a configuration and to the rows that it was dealt.
         self._identity = f"{self._digest}-{federation.data.manifest_sha256}"
-        self._mean: RoundRule | None = None
+        self._mean: Aggregator | None = None
         #: The adapter that the round's clients received, and the bytes that they sent back.
         self._start: State = {}
         self._uploaded = 0

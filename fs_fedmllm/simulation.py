@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fs_fedmllm.aggregation import State
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import prepare_data
@@ -41,7 +41,7 @@ def run(
     federation = Federation.build(config, data)
     folder = RunFolder(run_path(config, label), config)
     session = Session(federation, folder, listener or Silent(), started)
-    if config.federate.method == "local":
+    if not config.method.has_global:
         _run_local(session)
     else:
         _run_rounds(session)

@@ -99,7 +99,7 @@ def test_a_bad_client_spoils_the_mean_of_real_adapters_and_not_the_rules(honest,
 
 def test_a_bound_on_scaffolds_variates(honest, tmp_path) -> None:
     """Client 3's adapter is honest and the variate that it sends beside it is a thousand times too long."""
-    from fs_fedmllm.aggregation.scaffold import VARIATE, Scaffold
+    from fs_fedmllm.algorithms.scaffold import VARIATE, Scaffold
 
     federation, start, updates = honest
     generator = torch.Generator().manual_seed(2)

@@ -252,10 +252,10 @@ def test_the_measured_rate_is_that_of_the_rows_a_client_trains_on(short_config) 
     split, pooled = (
         _federation(short_config("cross_i3t7", *on, *more)) for more in ((), ("federate.method", "global"))
     )
-    assert {split.penalty(c).gamma for c in split.data.clients} == {0.1}
+    assert {split.halves(c)[0].penalty.gamma for c in split.data.clients} == {0.1}
     rows = pooled.data.clients[1]
     share = max(sum(r.image is None for r in rows), sum(r.text is None for r in rows)) / len(rows)
-    assert pooled.penalty(1).gamma == pytest.approx(0.1 * share) and 0 < share < 1
+    assert pooled.halves(1)[0].penalty.gamma == pytest.approx(0.1 * share) and 0 < share < 1
 
 
 def test_local_reports_the_uniform_mean_of_the_clients(short_config) -> None:

@@ -6,10 +6,8 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 """
 
 from fs_fedmllm.config.aggregation import AggregationConfig
-from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
-from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
@@ -52,6 +50,7 @@ from fs_fedmllm.config.schema import (
     TrainConfig,
     TrainerConfig,
 )
+from fs_fedmllm.keys import Range
 
 __all__ = [
     "FOREIGN_SECTIONS",
@@ -72,7 +71,6 @@ __all__ = [
     "EarlyStopConfig",
     "EvalConfig",
     "EvaluationConfig",
-    "FedDynConfig",
     "FedMLLMConfig",
     "FederateConfig",
     "HubConfig",
@@ -82,7 +80,6 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "ModelOptions",
-    "MoonConfig",
     "NetworkConfig",
     "OptimizerConfig",
     "PrivacyConfig",
@@ -93,7 +90,6 @@ __all__ = [
     "ServerConfig",
     "TrainConfig",
     "TrainerConfig",
-    "YocoConfig",
     "apply_overrides",
     "check",
     "config_digest",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import NOT_NEGATIVE, SHARE, Range, key
+from fs_fedmllm.keys import NOT_NEGATIVE, SHARE, Range, key
 
 RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded")
 #: Rules that pick whole updates or average them, so that clients' weights and exact LoRA means have a meaning.

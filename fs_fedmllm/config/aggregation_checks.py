@@ -6,13 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method
+from fs_fedmllm.algorithms.factors import FACTORED
 from fs_fedmllm.config.aggregation import AVERAGING_RULES, SELECTING_RULES, AggregationConfig
-
-#: Methods whose server keeps a sum over what every client did; it is only right for the plain mean of all of it.
-CORRECTED_METHODS = ("scaffold", "feddyn")
-
-#: PEFT methods whose adapter is a pair of factors.
-FACTORED = ("lora", "rslora", "dora")
 
 Refuse = Callable[[bool, str], None]
 
@@ -25,8 +21,10 @@ def check_aggregation(config: Any, refuse: Refuse) -> None:
         refuse: raises ConfigError with a message when its condition holds.
     """
     method, chosen, clients = config.federate.method, config.fedmllm.aggregation, config.sampled_clients
-    _check_regularizer(config, refuse)
-    if method in ("local", "global"):
+    if config.fedmllm.regularizer.type != "none":
+        for fault in REGULARIZERS[config.fedmllm.regularizer.type].faults(config):
+            refuse(True, fault)
+    if not config.method.federated:
         refuse(
             chosen != AggregationConfig(),
             f"federate.method {method} has nothing to aggregate; leave fedmllm.aggregation at its defaults.",
@@ -141,14 +139,15 @@ def _check_lora(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
 
 
 def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
+    summing = " and ".join(name for name, cls in METHODS.items() if cls.keeps)
     refuse(
         config.fedmllm.privacy.secure_aggregation.enabled
         and (
             chosen != AggregationConfig(lora="frozen_a" if chosen.lora == "frozen_a" else "factors")
-            or config.federate.method in CORRECTED_METHODS
+            or bool(config.method.keeps)
         ),
         "under fedmllm.privacy.secure_aggregation the server sees one sum and no client's update, so "
-        "fedmllm.aggregation (but for lora frozen_a) and federate.method scaffold and feddyn cannot be had with it. "
+        f"fedmllm.aggregation (but for lora frozen_a) and federate.method {summing} cannot be had with it. "
         "Leave them at their defaults.",
     )
     if not config.fedmllm.privacy.dp.enabled:
@@ -164,71 +163,39 @@ def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> No
         f"under {privacy} every client weighs the same; set {section}.client_weights to default.",
     )
     refuse(
-        config.federate.method in CORRECTED_METHODS,
+        bool(config.method.keeps),
         f"federate.method {config.federate.method} sends or sums what {privacy} does not bound; use another method.",
     )
 
 
 def _check_method(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
-    method, section = config.federate.method, "fedmllm.aggregation"
+    method, section = config.method, "fedmllm.aggregation"
+    beside = " and ".join(name for name, cls in METHODS.items() if cls.sends_beside)
     refuse(
-        chosen.max_variate_norm > 0 and method != "scaffold",
-        f"{section}.max_variate_norm bounds what federate.method scaffold sends beside the adapter, and the method is "
-        f"{method}. Set it to 0.",
+        chosen.max_variate_norm > 0 and not method.sends_beside,
+        f"{section}.max_variate_norm bounds what federate.method {beside} sends beside the adapter, and the method is "
+        f"{method.name}. Set it to 0.",
     )
-    refuse(
-        method == "scaffold" and (chosen.max_update_norm > 0) != (chosen.max_variate_norm > 0),
-        "a client of federate.method scaffold sends its adapter and the change of its variate, and a bound on one is "
-        f"worthless without the other's: set both {section}.max_update_norm and {section}.max_variate_norm, or "
-        "neither.",
-    )
-    if method not in CORRECTED_METHODS:
-        return
-    own = "variates" if method == "scaffold" else "sum of differences"
+    if method.keeps:
+        _check_sum(method, chosen, refuse)
+    for fault in method.faults(config):
+        refuse(True, fault)
+
+
+def _check_sum(method: type[Method], chosen: AggregationConfig, refuse: Refuse) -> None:
     refuse(
         chosen.rule != "mean"
         or chosen.lora == "exact"
         or bool(chosen.max_update_norm and chosen.norm_action == "clip"),
-        f"federate.method {method} keeps a {own} on the server that is the mean of what its clients keep, so it needs "
-        "fedmllm.aggregation with rule mean, lora factors or frozen_a, and norm_action refuse.",
+        f"federate.method {method.name} keeps a {method.keeps} on the server that is the mean of what its clients "
+        "keep, so it needs fedmllm.aggregation with rule mean, lora factors or frozen_a, and norm_action refuse.",
     )
     refuse(
         chosen.outlier_factor > 0,
-        f"federate.method {method} cannot leave out updates after the fact; set fedmllm.aggregation.max_update_norm "
-        "instead of outlier_factor.",
+        f"federate.method {method.name} cannot leave out updates after the fact; set "
+        "fedmllm.aggregation.max_update_norm instead of outlier_factor.",
     )
     refuse(
         chosen.client_weights not in ("default", "uniform"),
-        f"federate.method {method} weights clients alike; set fedmllm.aggregation.client_weights to default.",
+        f"federate.method {method.name} weights clients alike; set fedmllm.aggregation.client_weights to default.",
     )
-    refuse(
-        method == "feddyn" and config.server_lr != 1.0,
-        "federate.method feddyn has no server learning rate; set fedmllm.server.lr to 1 (or -1).",
-    )
-
-
-def _check_regularizer(config: Any, refuse: Refuse) -> None:
-    refuse(
-        config.fedmllm.regularizer.type == "moon" and config.federate.method in ("local", "global"),
-        f"fedmllm.regularizer.type moon compares the global model with the client's own, which are one under "
-        f"federate.method {config.federate.method}. Set it to none.",
-    )
-    if config.fedmllm.regularizer.type == "yoco":
-        refuse(
-            config.federate.total_round_num != 1,
-            f"fedmllm.regularizer.type yoco is a one-round method, and federate.total_round_num is "
-            f"{config.federate.total_round_num}. Set it to 1.",
-        )
-        refuse(
-            config.fedmllm.aggregation.lora == "frozen_a",
-            "fedmllm.regularizer.type yoco trains A, and fedmllm.aggregation.lora frozen_a freezes it.",
-        )
-        refuse(
-            config.model.fedmllm.peft not in FACTORED or config.model.fedmllm.quantization.type != "none",
-            "fedmllm.regularizer.type yoco takes B from the base's own matrices: use model.fedmllm.peft lora, and set "
-            "model.fedmllm.quantization.type to none.",
-        )
-        refuse(
-            bool(config.federate.restore_from),
-            "fedmllm.regularizer.type yoco starts B from the base's weights, not from federate.restore_from.",
-        )

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fs_fedmllm.config.aggregation_checks import check_aggregation
-from fs_fedmllm.config.fields import Range
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
 from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import Range
 from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
 
 
@@ -59,7 +59,7 @@ def check(config: Config, where: str = "configuration") -> None:
     )
     distributed = federate.mode == "distributed"
     refuse(
-        distributed and federate.method in ("local", "global"),
+        distributed and not config.method.federated,
         f"federate.method {federate.method} has no meaning with federate.mode distributed: "
         "it needs every client's rows, or their test scores, in one place. Run it standalone, or take fedavg.",
     )
@@ -79,7 +79,7 @@ def check(config: Config, where: str = "configuration") -> None:
         "fedmllm.replay repeats a run on one machine; leave it out with federate.mode distributed.",
     )
     refuse(
-        bool(config.fedmllm.replay) and federate.method in ("local", "global"),
+        bool(config.fedmllm.replay) and not config.method.federated,
         f"fedmllm.replay names each round's clients, and federate.method {federate.method} has no rounds of clients.",
     )
     refuse(
@@ -125,7 +125,7 @@ def check(config: Config, where: str = "configuration") -> None:
         refuse(True, fault)
     compression = config.fedmllm.compression
     refuse(
-        federate.method == "local" and (compression.upload, compression.download) != ("float32", "float32"),
+        not config.method.has_global and (compression.upload, compression.download) != ("float32", "float32"),
         "federate.method is local, and nothing is sent in it; leave fedmllm.compression.upload and "
         "fedmllm.compression.download at float32.",
     )
@@ -193,7 +193,7 @@ def _check_hub(config: Config, refuse: Callable[[bool, str], None]) -> None:
         f"fedmllm.hub.repo is {hub.repo!r}; write owner/name.",
     )
     refuse(
-        bool(hub.repo) and config.federate.method == "local",
+        bool(hub.repo) and not config.method.has_global,
         "fedmllm.hub.repo is set, but federate.method local has no global adapter to push. Leave it empty.",
     )
     refuse(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import NOT_NEGATIVE, key
+from fs_fedmllm.keys import NOT_NEGATIVE, key
 
 #: What a client may send.
 UPLOADS = ("float32", "bfloat16", "int8", "int4")

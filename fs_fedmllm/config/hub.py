@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import ONE_OR_MORE, key
+from fs_fedmllm.keys import ONE_OR_MORE, key
 
 
 @dataclass(frozen=True)

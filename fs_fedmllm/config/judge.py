@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import NOT_NEGATIVE, ONE_OR_MORE, Range, key
+from fs_fedmllm.keys import NOT_NEGATIVE, ONE_OR_MORE, Range, key
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fs_fedmllm.config.fields import key
+from fs_fedmllm.keys import key
 
 #: Values of ``model.fedmllm.quantization.type``.
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fs_fedmllm.config.fields import DECAY, NOT_NEGATIVE, POSITIVE, Range, key
+from fs_fedmllm.keys import DECAY, NOT_NEGATIVE, POSITIVE, Range, key
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fs_fedmllm.algorithms import REGULARIZERS
 from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
 from fs_fedmllm.profiles import profile_switches
 
@@ -44,7 +45,7 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"{prefix}.noise_multiplier and {prefix}.target_epsilon are both set, and either determines the other. "
             "Set one of them to 0."
         )
-    if config.federate.method in ("local", "global"):
+    if not config.method.federated:
         yield (
             f"federate.method is {config.federate.method}, which sends no client's update to a server; "
             f"{prefix}.clip_norm must be 0."
@@ -61,6 +62,7 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"{prefix}.sampling is poisson, but every client takes part in every round. Set "
             "federate.sample_client_num below federate.client_num, or sampling to fixed."
         )
+    regularizer = REGULARIZERS.get(config.fedmllm.regularizer.type)
     fixed = profile_switches("fixed")
     for name in _SERVER_SWITCHES:
         if config.switches[name] != fixed[name]:
@@ -78,7 +80,7 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"fedmllm.replay names the clients of every round, but {prefix} has to draw them in secret, and its noise "
             "cannot be repeated. Leave one of the two out."
         )
-    if config.fedmllm.regularizer.type in ("moon", "yoco"):
+    if regularizer is not None and not regularizer.private:
         yield (
             f"fedmllm.regularizer.type {config.fedmllm.regularizer.type} starts from something other than what the "
             f"server sent, or remembers earlier turns, which {prefix} does not account for. Use another."
@@ -99,7 +101,7 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
             yield f"{prefix}.{name} is set, but {prefix}.enabled is False, so it has no effect. Set enabled."
     if not secure.enabled:
         return
-    if config.federate.method in ("local", "global"):
+    if not config.method.federated:
         yield (
             f"federate.method is {config.federate.method}, in which no updates are added up; {prefix}.enabled must be "
             "False."
@@ -127,9 +129,10 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
             f"fedmllm.compression.upload is {config.fedmllm.compression.upload}, but masked updates are whole numbers "
             f"of their own ({prefix}) whose sum a codec would break. Set it to float32."
         )
-    if config.fedmllm.regularizer.type == "moon":
+    regularizer = REGULARIZERS.get(config.fedmllm.regularizer.type)
+    if regularizer is not None and regularizer.remembers:
         yield (
-            "fedmllm.regularizer.type moon remembers a turn that the server has used, and under "
+            f"fedmllm.regularizer.type {regularizer.name} remembers a turn that the server has used, and under "
             f"{prefix} a client may not know which that is. Use another."
         )
     if dp.sampling == "poisson":

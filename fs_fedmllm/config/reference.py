@@ -7,8 +7,8 @@ import types
 import typing
 from typing import Any
 
-from fs_fedmllm.config.fields import ANY
 from fs_fedmllm.config.schema import Config
+from fs_fedmllm.keys import ANY
 
 
 def describe() -> list[tuple[str, str, str, str]]:

@@ -6,21 +6,21 @@ engine honours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm import algorithms
 from fs_fedmllm.config.aggregation import AggregationConfig
-from fs_fedmllm.config.algorithms import FedDynConfig, MoonConfig, YocoConfig
 from fs_fedmllm.config.compression import CompressionConfig
-from fs_fedmllm.config.fields import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
+from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
-METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "scaffold", "feddyn", "local", "global")
+METHODS = tuple(algorithms.METHODS)
 SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
 #: Splits that are evaluated.
 SPLITS = ("val", "test")
@@ -190,7 +190,7 @@ class EarlyStopConfig:
 class RegularizerConfig:
     """``fedmllm.regularizer``: orthogonal to the server method (Table 10 of the paper)."""
 
-    type: str = key("none", "Client regulariser.", choices=("none", "fedprox", "adaptive", "moon", "yoco"))
+    type: str = key("none", "Client regulariser.", choices=("none", *algorithms.REGULARIZERS))
     gamma_max: float = key(0.1, "Largest coefficient of the adaptive regulariser (equation 3).", valid=NOT_NEGATIVE)
     skip_layers: int = key(
         4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
@@ -272,8 +272,7 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
-class FedMLLMConfig:
-    """``fedmllm``: everything of ours that FederatedScope has no section for."""
+class _FedMLLMConfig:
 
     profile: str = key("fixed", "Fidelity profile.", choices=PROFILES)
     switches: dict = key({}, "Single switches that override the profile.")
@@ -309,9 +308,6 @@ class FedMLLMConfig:
     train: LocalConfig = section(LocalConfig)
     server: ServerConfig = section(ServerConfig, owner="server")
     aggregation: AggregationConfig = section(AggregationConfig)
-    feddyn: FedDynConfig = section(FedDynConfig)
-    moon: MoonConfig = section(MoonConfig)
-    yoco: YocoConfig = section(YocoConfig)
     eval: EvaluationConfig = section(EvaluationConfig, owner="server")
     vision_cache: CacheConfig = section(CacheConfig, owner="site")
     network: NetworkConfig = section(NetworkConfig, owner="site", numbers=False)
@@ -319,6 +315,25 @@ class FedMLLMConfig:
     compression: CompressionConfig = section(CompressionConfig)
     judge: JudgeSection = section(JudgeSection, owner="server", numbers=False)
     hub: HubConfig = section(HubConfig, owner="server", numbers=False)
+
+
+if TYPE_CHECKING:
+
+    class FedMLLMConfig(_FedMLLMConfig):
+        """``fedmllm``: everything of ours that FederatedScope has no section for."""
+
+else:
+    # The sections of single algorithms stand in the algorithms' own files.
+    FedMLLMConfig = make_dataclass(
+        "FedMLLMConfig",
+        [(name, cls, section(cls)) for name, cls in algorithms.SECTIONS.items()],
+        bases=(_FedMLLMConfig,),
+        namespace={
+            "__doc__": "``fedmllm``: everything of ours that FederatedScope has no section for.",
+            "__module__": __name__,
+        },
+        frozen=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -341,10 +356,15 @@ class Config:
     fedmllm: FedMLLMConfig = section(FedMLLMConfig)
 
     @property
+    def method(self) -> type[algorithms.Method]:
+        """The server method, or the baseline."""
+        return algorithms.METHODS[self.federate.method]
+
+    @property
     def sampled_clients(self) -> int:
         """Clients in a round, by FederatedScope's rule: the rate wins over the number, neither means all."""
         federate = self.federate
-        if federate.method in ("local", "global"):
+        if not self.method.federated:
             return federate.client_num
         if 0 < federate.sample_client_rate <= 1:
             return max(1, int(federate.sample_client_rate * federate.client_num))
@@ -353,7 +373,7 @@ class Config:
     @property
     def turns_per_round(self) -> int:
         """Client turns in a round: the centralised baseline's rows are all with one client."""
-        return 1 if self.federate.method == "global" else self.sampled_clients
+        return 1 if self.method.pooled else self.sampled_clients
 
     @property
     def scenario_args(self) -> dict[str, Any]:
@@ -388,4 +408,4 @@ class Config:
         """Server learning rate, with the method's default filled in."""
         if self.fedmllm.server.lr >= 0:
             return self.fedmllm.server.lr
-        return 1.0e-3 if self.federate.method in ("fedadagrad", "fedadam", "fedyogi") else 1.0
+        return self.method.default_lr

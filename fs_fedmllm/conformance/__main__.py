@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from fs_fedmllm.aggregation import OPTIMIZERS
+from fs_fedmllm.algorithms import OPTIMIZERS
 from fs_fedmllm.conformance.server import certify
 
 

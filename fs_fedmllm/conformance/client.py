@@ -1,7 +1,7 @@
 """Checks of a client's penalty, on a toy model in plain torch.
 
 A penalty is anything with ``add_gradient(parameters, anchors) -> value``, made by ``factory(gamma, positions)``, as
-:class:`fs_fedmllm.training.regularizer.Penalty` is: L + gamma sum over the positions of ||w - w_global||^2.
+:class:`fs_fedmllm.algorithms.proximal.Penalty` is: L + gamma sum over the positions of ||w - w_global||^2.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from fs_fedmllm.training.regularizer import Penalty
+from fs_fedmllm.algorithms.proximal import Penalty
 
 
 class ClientPenalty(Protocol):

@@ -1,6 +1,6 @@
 """Checks of algorithms with a part on the client that lasts from turn to turn: SCAFFOLD, FedDyn, or yours.
 
-An algorithm has ``server``, a :class:`fs_fedmllm.aggregation.ServerOptimizer`, and ``turn(received, carried, gradient,
+An algorithm has ``server``, a :class:`fs_fedmllm.aggregators.ServerOptimizer`, and ``turn(received, carried, gradient,
 lr, steps) -> (sent, kept)``, a client's local gradient descent. The toy clients have one weight each and quadratic
 losses of different curvature, so that plain averaging of long turns stops away from the optimum of the mean loss.
 """
@@ -14,12 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from fs_fedmllm.aggregation import FedAvg, RunningMean, ServerOptimizer, State
-from fs_fedmllm.client_part import client_part
-from fs_fedmllm.config import Config
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.algorithms import ClientContext, ClientHalf, FedAvg, ServerOptimizer, State
 from fs_fedmllm.conformance.server import same_bits
-from fs_fedmllm.models.adapter import Adapter
-from fs_fedmllm.training.trainer import Turn
 
 Gradient = Callable[[torch.Tensor], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
@@ -41,35 +38,29 @@ class OurAlgorithm:
     """One of ours, with the very code that runs in a federation, on a model of one tensor and plain SGD.
 
     Attributes:
-        server: the server optimizer.
-        alpha: of FedDyn.
+        server: the server half; its class names the client half.
+        parameters: of the client half.
     """
 
     server: ServerOptimizer
-    alpha: float = 0.5
+    parameters: Any = None
 
     def turn(
         self, received: Tensors, carried: Tensors, gradient: Gradient, lr: float, steps: int
     ) -> tuple[State, State]:
-        """A turn through ``client_part``."""
-        config = Config()
-        config = dataclasses.replace(
-            config,
-            federate=dataclasses.replace(config.federate, method=self.server.name),
-            fedmllm=dataclasses.replace(
-                config.fedmllm, feddyn=dataclasses.replace(config.fedmllm.feddyn, alpha=self.alpha)
-            ),
-        )
-        weight = torch.nn.Parameter(received["w"].clone())
-        part = client_part(config, Adapter(("w",), (weight,), (None,), 1), 1, received, carried)
-        turn: Any = part.join(Turn(batches=[[0]] * steps, lr=lr))
+        """A turn through the client half."""
+        context = ClientContext(client=1, names=("w",), device=torch.device("cpu"), layers=(None,), depth=1)
+        half = type(self.server).client(self.parameters, context) or ClientHalf()
+        start = half.begin(received, carried, {"w": received["w"]})
+        weight = torch.nn.Parameter(start["w"].clone())
         for step in range(steps):
             weight.grad = gradient(weight.detach())
-            for correction in turn.corrections:
-                correction.add_gradient([weight], [part.start["w"]], step, steps)
+            if half.corrects:
+                half.correct([weight], [start["w"]], step, steps)
             with torch.no_grad():
                 weight.sub_(lr * weight.grad)
-        return part.finish({"w": weight.detach().clone()})
+        trained = {"w": weight.detach().clone()}
+        return half.finish(trained, trained)
 
 
 #: (slope a, optimum b) of each client's loss a / 2 (w - b)^2.

@@ -1,6 +1,6 @@
 """The papers' server updates once more, for one coordinate, in plain Python floats: the second opinion.
 
-Written from the papers' pseudo-code and sharing nothing with ``fs_fedmllm.aggregation``. ``None`` in the deltas stands
+Written from the papers' pseudo-code and sharing nothing with ``fs_fedmllm.aggregators``. ``None`` in the deltas stands
 for a round in which no client sent the coordinate.
 """
 

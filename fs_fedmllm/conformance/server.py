@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load, save
 
-from fs_fedmllm.aggregation import RunningMean, ServerOptimizer, State
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.algorithms import ServerOptimizer, State
 from fs_fedmllm.conformance.client import toy_training
 from fs_fedmllm.conformance.references import FEDAVG_LIMIT, REFERENCES, WEIGHTING, Hyper, Reference
 
@@ -25,7 +26,7 @@ class NotApplicable(Exception):
 
 
 class Mean(Protocol):
-    """What a mean must offer; see :class:`fs_fedmllm.aggregation.RunningMean`."""
+    """What a mean must offer; see :class:`fs_fedmllm.aggregators.RunningMean`."""
 
     def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
         """Add one client's parameters."""

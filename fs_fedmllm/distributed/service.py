@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.config.aggregation_checks import CORRECTED_METHODS
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import coordinator as server_side
 from fs_fedmllm.distributed import site as client_side
@@ -174,7 +173,7 @@ def take_part(
     store = SiteStore(
         folder / STATE,
         site_identity(config, client, data.clients[client]),
-        needed=config.federate.method in CORRECTED_METHODS,
+        needed=bool(config.method.keeps),
     )
     # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.
     limits = frame_limits(settings)

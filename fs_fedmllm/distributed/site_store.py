@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import ConfigError

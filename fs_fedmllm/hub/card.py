@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.config import PrivacyConfig
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hub import phrases
@@ -280,7 +281,7 @@ def card(facts: Facts) -> str:
 
 def _per_round(federate: Mapping[str, Any]) -> int:
     rate, number = federate["sample_client_rate"], federate["sample_client_num"]
-    if federate["method"] in ("local", "global"):
+    if not METHODS[federate["method"]].federated:
         return int(federate["client_num"])
     if 0 < rate <= 1:
         return max(1, int(rate * federate["client_num"]))

@@ -175,7 +175,7 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
 
     rounds, clients = config.federate.total_round_num, config.turns_per_round
     plan.traffic = {"adapter_bytes": counted.adapter_bytes}
-    if config.federate.method == "local":
+    if not config.method.has_global:
         plan.traffic |= dict.fromkeys(("to_a_client_bytes", "from_a_client_bytes", "round_bytes", "run_bytes"), 0)
         return
     state = {
@@ -206,7 +206,13 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
 
 def _optimizer_copies(config: Config) -> int:
     """Adapter-sized tensors that the server's optimizer keeps."""
-    return {"fedavgm": 1, "fedadagrad": 2, "fedadam": 2, "fedyogi": 2}.get(config.federate.method, 0)
+    import torch
+
+    from fs_fedmllm.exchange import server_optimizer
+
+    server, size = server_optimizer(config), 1000
+    kept = server.init({"adapter": torch.zeros(size)}) if server is not None else {}
+    return sum(tensor.numel() for tensor in kept.values()) // size
 
 
 def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, template: Template) -> None:

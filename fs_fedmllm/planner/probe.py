@@ -64,7 +64,7 @@ def measure(config: Config) -> dict[str, Any]:
     imports = import_everything(config)
     import torch
 
-    from fs_fedmllm.aggregation import RunningMean
+    from fs_fedmllm.aggregators import RunningMean
     from fs_fedmllm.checkpoint import RunState, save_checkpoint
     from fs_fedmllm.federated_data import prepare_data
     from fs_fedmllm.federation import Federation, Update
@@ -104,12 +104,12 @@ def measure(config: Config) -> dict[str, Any]:
     steps: list[float] = []
 
     def turn(batches: Sequence[Sequence[Sample]]) -> None:
-        federation.mllm.adapter.load(state.params)
+        start, halves = federation.begin(some_client, federation.broadcast(state.params, state.server), {})
+        federation.mllm.adapter.load(start)
         flat = [row for batch in batches for row in batch]
         starts = list(itertools.accumulate((len(batch) for batch in batches), initial=0))
         indices = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
-        plan = Turn(indices, lr=1e-5, penalty=federation.penalty(some_client))
-        log = federation.trainer.fit(encoder.encode(flat), plan)
+        log = federation.trainer.fit(encoder.encode(flat), Turn(indices, lr=1e-5, halves=halves))
         steps.append(log.seconds / len(batches))
         update = Update(len(steps), len(rows), federation.mllm.adapter.export(), log)
         if federation.server is not None:

@@ -112,7 +112,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
             touch(data.clients[client][i])
     val, test = evaluated_rows(config, data.dataset.val), evaluated_rows(config, data.dataset.test)
     due = [done for done in range(1, rounds + 1) if evaluation_due(config, done)]
-    if config.federate.method == "local":
+    if not config.method.has_global:
         due = [rounds] * config.federate.client_num
     if config.fedmllm.eval.zero_shot:
         due = [0, *due]

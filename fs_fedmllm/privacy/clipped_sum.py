@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.aggregation.base import State
-from fs_fedmllm.aggregation.norms import l2_norm
+from fs_fedmllm.aggregators.norms import l2_norm
+from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.clipping import clip
 
@@ -34,7 +34,8 @@ class ClippedSum:
             through a lossy codec on the way) only clip it again.
     """
 
-    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    #: See :class:`fs_fedmllm.aggregators.Aggregator`.
+    whole = False
     refused: Mapping[int, str] = MappingProxyType({})
     figures: Mapping[str, float] = MappingProxyType({})
 

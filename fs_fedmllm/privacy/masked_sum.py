@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.errors import PrivacyError
 
 
@@ -18,7 +18,8 @@ class MaskedSum:
         mean: name -> mean difference; empty before it is known.
     """
 
-    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    #: See :class:`fs_fedmllm.aggregators.Aggregator`.
+    whole = False
     refused: Mapping[int, str] = MappingProxyType({})
     figures: Mapping[str, float] = MappingProxyType({})
 

@@ -8,6 +8,7 @@ runs the same optimizer, clipping and loss without that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import tempfile
 import time
@@ -19,14 +20,13 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
+from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
-from fs_fedmllm.training.correction import Correction
 from fs_fedmllm.training.encoding import IGNORED, Batch, Encoded, Encoder
-from fs_fedmllm.training.moon import Contrast, answer_representation, contrastive_loss
-from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
+from fs_fedmllm.training.representation import answer_representation
 from fs_fedmllm.training.schedule import step_lr
 
 
@@ -38,21 +38,15 @@ class Turn:
         batches: row indices of each optimizer step.
         lr: the round's learning rate.
         lr_inner: schedule inside the turn, ``constant`` or ``cosine``.
-        penalty: the client's regulariser.
         dropout_seed: seed of the dropout masks.
-        corrections: what the algorithm does to the gradients, in this order.
-        contrast: MOON's term.
-        frozen: positions of the adapter's tensors that stay as they are.
+        halves: the algorithms' parts, in this order.
     """
 
     batches: Sequence[Sequence[int]]
     lr: float
     lr_inner: str = "constant"
-    penalty: Penalty = NO_PENALTY
     dropout_seed: int = 0
-    corrections: Sequence[Correction] = ()
-    contrast: Contrast | None = None
-    frozen: Sequence[int] = ()
+    halves: Sequence[ClientHalf] = ()
 
 
 @dataclass(frozen=True)
@@ -185,9 +179,16 @@ class LocalTrainer(Trainer):
 
     @torch.no_grad()
     def _representations(
-        self, rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int]
+        self, rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int], state: State | None = None
     ) -> dict[int, torch.Tensor]:
-        """Each row's representation by the live adapter, without dropout."""
+        """Each row's representation, without dropout, by the live adapter or by another one."""
+        if state is not None:
+            live = self.mllm.adapter.export()
+            self.mllm.adapter.load(state)
+            try:
+                return self._representations(rows, indices)
+            finally:
+                self.mllm.adapter.load(live)
         micro = self.local.micro_batch_size or self.local.batch_size
         found: dict[int, torch.Tensor] = {}
         for start in range(0, len(indices), micro):
@@ -236,23 +237,20 @@ class LocalTrainer(Trainer):
         """
         started = time.perf_counter()
         parameters = self.mllm.adapter.parameters
-        anchors = [p.detach().clone() for p in parameters] if turn.penalty.gamma or turn.corrections else []
-        contrast = turn.contrast if turn.contrast and turn.contrast.mu else None
-        near: dict[int, torch.Tensor] = {}
-        far: dict[int, torch.Tensor] = {}
-        if contrast is not None:
+        correcting = [half for half in turn.halves if half.corrects]
+        representing = [half for half in turn.halves if half.represents]
+        frozen = sorted({position for half in turn.halves for position in half.frozen})
+        anchors = [p.detach().clone() for p in parameters] if correcting else []
+        if representing:
             used = sorted({i for batch in turn.batches for i in batch})
-            start_state = self.mllm.adapter.export()
-            near = self._representations(rows, used)
-            self.mllm.adapter.load(contrast.previous)
-            far = self._representations(rows, used)
-            self.mllm.adapter.load(start_state)
+            for half in representing:
+                half.prepare(functools.partial(self._representations, rows, used))
         optimizer = self._new_optimizer(turn.lr)
         micro = self.local.micro_batch_size or self.local.batch_size
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         self.mllm.set_training(True)
-        with torch.random.fork_rng(devices=devices), _frozen([parameters[i] for i in turn.frozen]):
+        with torch.random.fork_rng(devices=devices), _frozen([parameters[i] for i in frozen]):
             torch.manual_seed(turn.dropout_seed)
             for step, drawn in enumerate(turn.batches):
                 indices = grouped(rows, drawn, micro)
@@ -261,21 +259,20 @@ class LocalTrainer(Trainer):
                 total, added = (torch.zeros((), device=self.mllm.device) for _ in range(2))
                 for start in range(0, len(step_rows), micro):
                     batch = self.encoder.collate(step_rows[start : start + micro], completions=True)
-                    if contrast is None:
+                    if not representing:
                         loss = self._loss_sum(batch) / supervised
                         loss.backward()
                     else:
-                        summed, z = self._loss_and_representation(batch)
-                        loss = summed / supervised
-                        chosen = indices[start : start + micro]
-                        z_near, z_far = (torch.stack([z_of[i] for i in chosen]) for z_of in (near, far))
-                        term = contrast.mu / len(step_rows) * contrastive_loss(z, z_near, z_far, contrast.temperature)
-                        (loss + term).backward()
-                        added += term.detach()
+                        summed, shown = self._loss_and_representation(batch)
+                        loss, chosen = summed / supervised, indices[start : start + micro]
+                        terms = [half.row_loss(chosen, shown, len(step_rows)) for half in representing]
+                        sum(terms, loss).backward()
+                        for term in terms:
+                            added += term.detach()
                     total += loss.detach()
-                for correction in turn.corrections:
-                    added += correction.add_gradient(parameters, anchors, step, len(turn.batches)).to(added.device)
-                penalties.append(turn.penalty.add_gradient(parameters, anchors) + added)
+                for half in correcting:
+                    added += half.correct(parameters, anchors, step, len(turn.batches)).to(added.device)
+                penalties.append(added)
                 norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
                 rate = step_lr(turn.lr, step, len(turn.batches), inner=turn.lr_inner)
                 for group in optimizer.param_groups:

@@ -6,8 +6,11 @@ import sys
 import pytest
 import torch
 
-from fs_fedmllm import aggregation
-from fs_fedmllm.aggregation import OPTIMIZERS, RunningMean, build_server_optimizer
+from fs_fedmllm import algorithms
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
+from fs_fedmllm.algorithms.feddyn import FedDynConfig
+from fs_fedmllm.algorithms.proximal import NO_PENALTY, Penalty
 from fs_fedmllm.conformance import (
     CHECKS,
     CLIENT_CHECKS,
@@ -21,7 +24,6 @@ from fs_fedmllm.conformance import (
 from fs_fedmllm.conformance.__main__ import main
 from fs_fedmllm.conformance.references import REFERENCES, WEIGHTING
 from fs_fedmllm.profiles import profile_switches
-from fs_fedmllm.training.regularizer import NO_PENALTY, Penalty
 
 SETTINGS = {
     "defaults": {},
@@ -49,7 +51,9 @@ def test_server_algorithms(method, settings, check):
 @pytest.mark.parametrize("check", FEDERATED_CHECKS.values(), ids=FEDERATED_CHECKS)
 @pytest.mark.parametrize("method", ["scaffold", "feddyn"])
 def test_algorithms_with_a_part_on_the_client(method, check):
-    check(OurAlgorithm(build_server_optimizer(method, lr=1, beta1=0, beta2=0, tau=1, switches={}, alpha=0.5)))
+    parameters = FedDynConfig(alpha=0.5)
+    server = build_server_optimizer(method, lr=1, beta1=0, beta2=0, tau=1, switches={}, parameters=parameters)
+    check(OurAlgorithm(server, parameters))
 
 
 @pytest.mark.parametrize("check", CLIENT_CHECKS.values(), ids=CLIENT_CHECKS)
@@ -122,7 +126,7 @@ def test_an_algorithm_of_your_own_needs_its_own_reference():
 
 
 def test_command_line():
-    line = [sys.executable, "-m", "fs_fedmllm.conformance", "fs_fedmllm.aggregation:FedYogi"]
+    line = [sys.executable, "-m", "fs_fedmllm.conformance", "fs_fedmllm.algorithms:FedYogi"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("passed") == len(CHECKS)
@@ -133,10 +137,10 @@ def test_command_line_verdicts(capsys, monkeypatch):
         def step(self, params, state, mean_delta):
             return {name: 2 * p for name, p in params.items()}, state
 
-    monkeypatch.setattr(aggregation, "Broken", Broken, raising=False)
-    assert main(["fs_fedmllm.aggregation:Broken"]) == 1
+    monkeypatch.setattr(algorithms, "Broken", Broken, raising=False)
+    assert main(["fs_fedmllm.algorithms:Broken"]) == 1
     assert "noop           FAILED: clients changed nothing" in capsys.readouterr().out
-    assert main(["fs_fedmllm.aggregation:NoSuch"]) == 2
+    assert main(["fs_fedmllm.algorithms:NoSuch"]) == 2
     assert "cannot be imported" in capsys.readouterr().err
     assert main(["FedYogi"]) == 2
     assert "module:Class" in capsys.readouterr().err

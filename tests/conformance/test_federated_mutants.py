@@ -3,37 +3,39 @@
 import pytest
 import torch
 
-from fs_fedmllm import client_part
-from fs_fedmllm.aggregation import FedDyn, Scaffold
+from fs_fedmllm.algorithms import FedDyn, Scaffold
+from fs_fedmllm.algorithms.feddyn import FedDynClient, FedDynConfig
+from fs_fedmllm.algorithms.scaffold import ScaffoldClient
 from fs_fedmllm.conformance import FEDERATED_CHECKS, OurAlgorithm
-from fs_fedmllm.training.feddyn import FedDynCorrection
-from fs_fedmllm.training.scaffold import ScaffoldCorrection
 
 
-class NeverComputed(ScaffoldCorrection):
+class NeverComputed(ScaffoldClient):
     """The name is accepted and no client ever computes a variate."""
 
-    def variate(self):
-        return [torch.zeros_like(total) for total in self._sum]
+    def variates(self):
+        return {name: torch.zeros_like(v) for name, v in super().variates().items()}
 
 
-class SignFlipped(ScaffoldCorrection):
-    def __init__(self, shift):
-        super().__init__([-tensor for tensor in shift])
+class SignFlipped(ScaffoldClient):
+    def begin(self, received, kept, start):
+        start = super().begin(received, kept, start)
+        self._shift = [-shift for shift in self._shift]
+        return start
 
 
-class MeanOfCorrected(ScaffoldCorrection):
+class MeanOfCorrected(ScaffoldClient):
     """Option II without its -c + c_i: the mean of the corrected gradients."""
 
-    def variate(self):
-        return [v + shift for v, shift in zip(super().variate(), self._shift, strict=True)]
+    def variates(self):
+        right = super().variates()
+        return {name: v + shift for (name, v), shift in zip(right.items(), self._shift, strict=True)}
 
 
-class SumOfGradients(ScaffoldCorrection):
+class SumOfGradients(ScaffoldClient):
     """Forgets to divide by the number of steps."""
 
-    def variate(self):
-        return list(self._sum)
+    def variates(self):
+        return dict(zip(super().variates(), self._sum, strict=True))
 
 
 class NoParticipationShare(Scaffold):
@@ -48,29 +50,36 @@ class ReplacesC(Scaffold):
         return super().step(params, state | {"c.w": torch.zeros_like(state["c.w"])}, mean_delta)
 
 
-class NoLinearTerm(FedDynCorrection):
+class NoLinearTerm(FedDynClient):
     """FedProx under another name."""
 
-    def add_gradient(self, parameters, anchors, step, steps):
-        zeros = [torch.zeros_like(g) for g in self.gradients]
-        return FedDynCorrection(self.alpha, zeros).add_gradient(parameters, anchors, step, steps)
+    def begin(self, received, kept, start):
+        start = super().begin(received, kept, start)
+        self._moved = [torch.zeros_like(g) for g in self._moved]
+        return start
 
 
-class LinearTermFlipped(FedDynCorrection):
-    def add_gradient(self, parameters, anchors, step, steps):
-        flipped = FedDynCorrection(self.alpha, [-g for g in self.gradients])
-        return flipped.add_gradient(parameters, anchors, step, steps)
+class LinearTermFlipped(FedDynClient):
+    def begin(self, received, kept, start):
+        start = super().begin(received, kept, start)
+        self._moved = [-g for g in self._moved]
+        return start
 
 
-class HistoryFlipped(FedDynCorrection):
-    def next_gradients(self, trained, anchors):
-        return super().next_gradients(anchors, trained)
+class HistoryFlipped(FedDynClient):
+    def finish(self, trained, sent):
+        right = self._start
+        self._start = trained
+        try:
+            return sent, super().finish(right, sent)[1]
+        finally:
+            self._start = right
 
 
-class ForgetsHistory(FedDynCorrection):
-    def next_gradients(self, trained, anchors):
-        zeros = [torch.zeros_like(g) for g in self.gradients]
-        return FedDynCorrection(self.alpha, zeros).next_gradients(trained, anchors)
+class ForgetsHistory(FedDynClient):
+    def finish(self, trained, sent):
+        self._gradients = {name: torch.zeros_like(g) for name, g in self._gradients.items()}
+        return super().finish(trained, sent)
 
 
 class NoServerCorrection(FedDyn):
@@ -104,17 +113,19 @@ MUTANTS = {
 
 @pytest.mark.parametrize(("mutant", "expected"), MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_wrong_algorithms_are_caught(mutant, expected, monkeypatch) -> None:
-    servers = {ScaffoldCorrection: Scaffold(), FedDynCorrection: FedDyn(alpha=0.5)}
-    if issubclass(mutant, ScaffoldCorrection | FedDynCorrection):
-        base = ScaffoldCorrection if issubclass(mutant, ScaffoldCorrection) else FedDynCorrection
-        monkeypatch.setattr(client_part, base.__name__, mutant)
-        server = servers[base]
+    parameters = FedDynConfig(alpha=0.5)
+    if issubclass(mutant, ScaffoldClient):
+        monkeypatch.setattr(Scaffold, "client", lambda given, context: mutant(context))
+        server = Scaffold()
+    elif issubclass(mutant, FedDynClient):
+        monkeypatch.setattr(FedDyn, "client", lambda given, context: mutant(given.alpha, context))
+        server = FedDyn(alpha=0.5)
     else:
         server = mutant(alpha=0.5) if issubclass(mutant, FedDyn) else mutant()
     caught = set()
     for name, check in FEDERATED_CHECKS.items():
         try:
-            check(OurAlgorithm(server))
+            check(OurAlgorithm(server, parameters))
         except AssertionError:
             caught.add(name)
     assert expected in caught

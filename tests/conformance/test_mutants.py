@@ -6,9 +6,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fs_fedmllm.aggregation import OPTIMIZERS, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, RunningMean
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.algorithms import OPTIMIZERS, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
+from fs_fedmllm.algorithms.proximal import Penalty
 from fs_fedmllm.conformance import CHECKS, CLIENT_CHECKS, NotApplicable
-from fs_fedmllm.training.regularizer import Penalty
 
 # Server optimizers --------------------------------------------------------------------------------------------------
 

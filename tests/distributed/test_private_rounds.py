@@ -12,8 +12,8 @@ from short_runs import CONFIGS, SHORT
 from sites import Started, Wire, locked, server_of, site_of
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.aggregation import State
-from fs_fedmllm.aggregation.norms import l2_norm
+from fs_fedmllm.aggregators.norms import l2_norm
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.cli import main
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.federated_data import prepare_data

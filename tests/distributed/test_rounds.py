@@ -14,7 +14,7 @@ from short_runs import CONFIGS, SHORT
 from sites import Started, Wire, locked, server_of, site_of
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.aggregation import RunningMean
+from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.distributed.coordinator import Stopped
 from fs_fedmllm.distributed.errors import RefusedError, UnreachableError
 from fs_fedmllm.distributed.messages import Message

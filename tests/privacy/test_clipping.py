@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fs_fedmllm.aggregation.norms import l2_norm
+from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.clipping import clip, clip_update

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fs_fedmllm import simulation
-from fs_fedmllm.aggregation.norms import l2_norm
+from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.errors import ConfigError, PrivacyError, UpdateError
 from fs_fedmllm.privacy import central
 from fs_fedmllm.report.console import closing_table

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fs_fedmllm.aggregation import OPTIMIZERS, build_server_optimizer
+from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
 from fs_fedmllm.privacy.noise import add_noise, standard_normal
 from fs_fedmllm.privacy.sampling import draw
 from fs_fedmllm.profiles import profile_switches

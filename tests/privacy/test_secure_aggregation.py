@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from fs_fedmllm.aggregation import OPTIMIZERS, RunningMean, build_server_optimizer
-from fs_fedmllm.aggregation.norms import l2_norm
+from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.aggregators.norms import l2_norm
+from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.errors import PrivacyError, UpdateError

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.training import trainer as trainer_module
 from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.regularizer import Penalty
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, grouped
 
 
@@ -138,7 +138,8 @@ def test_a_strong_penalty_holds_the_masked_layers(federation) -> None:
     turns = {}
     for gamma in (0.0, 1e5):
         adapter.load(start)
-        log = federation.trainer.fit(rows, Turn([[0, 1], [0, 1], [0, 1]], 1e-2, penalty=Penalty(gamma, masked)))
+        pulled = [ProximalClient(Penalty(gamma, masked))]
+        log = federation.trainer.fit(rows, Turn([[0, 1], [0, 1], [0, 1]], 1e-2, halves=pulled))
         moved = {n: float((t - start[n]).norm()) for n, t in adapter.export().items()}
         turns[gamma] = (log, moved)
     free, held = turns[0.0][1], turns[1e5][1]

@@ -46,7 +46,7 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
     for client in sorted(clients):
         data[client] = holder(clients[client], (), ())
     modified = _modified(config, run.config)
-    if run.config.federate.method == "global":
+    if run.config.method.pooled:
         modified.federate.client_num = 1
     modified.federate.sample_client_num = run.config.turns_per_round
     modified.federate.sample_client_rate = -1.0

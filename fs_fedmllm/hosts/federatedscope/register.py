@@ -10,11 +10,13 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from fs_fedmllm.algorithms import OPTIMIZERS
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hosts.federatedscope import compat
 from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, extend_config, is_ours
 
-_OPTIMIZERS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
+#: Methods that are nothing but a server step, which FederatedScope does not have: its own jobs may use them.
+_OPTIMIZERS = tuple(name for name, cls in OPTIMIZERS.items() if name != "fedavg" and not cls.keeps)
 _METRICS = ("macro_f1", "auc", "open_acc", "closed_acc")
 _registered = False
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from federatedscope.core.workers import Server
 
-from fs_fedmllm.aggregation import RunningMean, build_server_optimizer, check_update
+from fs_fedmllm.aggregators import RunningMean, check_update
+from fs_fedmllm.algorithms import build_server_optimizer
 from fs_fedmllm.config import FedMLLMConfig
 from fs_fedmllm.errors import UpdateError
 

@@ -42,7 +42,7 @@ class FedMLLMTrainer(BaseTrainer):
     @property
     def _alone(self) -> bool:
         """Whether each client keeps its own adapter (the baseline Local)."""
-        return runtime.current().config.federate.method == "local"
+        return not runtime.current().config.method.has_global
 
     def print_trainer_meta_info(self) -> str:
         """Nothing worth a line per worker."""

@@ -118,7 +118,7 @@ class FedMLLMServer(Server):
     def _perform_federated_aggregation(self) -> int:
         """Average the round's updates, in sorted client order."""
         received = self.msg_buffer["train"][self.state]
-        if runtime.current().config.federate.method == "local":
+        if not runtime.current().config.method.has_global:
             # A client whose turn failed keeps what it had.
             self._local |= {client: dict(state) for client, (_, state) in sorted(received.items()) if state}
             self.session.state.round += 1

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.aggregation.base import State
+from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
@@ -30,7 +30,8 @@ class SecureSum:
         policy: how updates become vectors and the sum a mean.
     """
 
-    #: See :class:`fs_fedmllm.aggregation.RoundRule`.
+    #: See :class:`fs_fedmllm.aggregators.Aggregator`.
+    whole = False
     refused: Mapping[int, str] = MappingProxyType({})
     figures: Mapping[str, float] = MappingProxyType({})
 

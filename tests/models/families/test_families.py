@@ -49,7 +49,7 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
     # The adapter is on language layers only, on all of them, and the regulariser reaches those in the middle.
     assert adapter.depth == 4 and set(adapter.layers) == {0, 1, 2, 3}
     assert all(not mllm.family.feeds_vision(tensor) for tensor in adapter.names)
-    assert {adapter.layers[i] for i in federation._mask} == {1, 2}
+    assert {adapter.layers[i] for i in federation.halves(1)[0].penalty.positions} == {1, 2}
     assert mllm.federated_bytes() == {"lora": adapter.bytes}
 
     start, end = federation.initial_state(), read_adapter(written.path / "adapter", federation.initial_state())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fs_fedmllm.aggregation import build_rule
+from fs_fedmllm.aggregators import build_aggregator
 from fs_fedmllm.config import AggregationConfig
 from fs_fedmllm.models.families import FAMILIES, family_of
 from fs_fedmllm.models.families.base import Family
@@ -38,7 +38,7 @@ def test_a_model_with_names_of_its_own() -> None:
     presence = {1: none | {"both": 10}, 2: none | {"text": 30}}
     params = {name: torch.zeros(1) for name in ("model.bridge.weight", "model.decoder.blocks.3.q.lora_A.weight")}
     config = AggregationConfig(client_weights="balanced")
-    rule = build_rule(config, params, presence, family.feeds_vision)
+    rule = build_aggregator(config, params, presence, family.feeds_vision)
     rule.add(1, 10.0, {name: torch.ones(1) for name in params})
     rule.add(2, 30.0, {name: torch.zeros(1) for name in params})
     mean = rule.mean()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.algorithms.proximal import layer_mask
 from fs_fedmllm.errors import ConfigError, ModelError
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation
@@ -17,7 +18,6 @@ from fs_fedmllm.models.loader import load_mllm, read_config
 from fs_fedmllm.models.torchvision import images_without_torchvision
 from fs_fedmllm.simulation import run
 from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.regularizer import layer_mask
 
 #: One round of two clients with four steps each.
 RUN = (
