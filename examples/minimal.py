@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import FedAvg
-from fs_fedmllm.algorithms.proximal import Penalty, coefficient, layer_mask
+from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient, coefficient, layer_mask
 from fs_fedmllm.config import EvaluationConfig, LocalConfig, ModelOptions, RegularizerConfig
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             turn = Turn(
                 batches=plan_batches(len(rows), amount=args.steps, unit="batch", batch_size=local.batch_size, rng=rng),
                 lr=round_lr(3e-3, round_index, local.lr_horizon, local.warmup_ratio),
-                penalty=Penalty(gamma, mask),
+                halves=[ProximalClient(Penalty(gamma, mask))],
                 dropout_seed=int(rng.integers(2**31)),
             )
             mllm.adapter.load(params)  # what the server sent

@@ -222,7 +222,8 @@ MAY_IMPORT = {
     "exchange": {"config", "aggregators", "algorithms", "compression"},
     "federated_data": {"config", "data", "scenarios"},
     "federation": {
-        *("config", "data", "models", "scenarios", "aggregators", "algorithms", "training", "evaluation", "compression", "privacy"),
+        *("config", "data", "models", "scenarios", "aggregators", "algorithms", "training", "evaluation"),
+        *("compression", "privacy"),
         *("client_part", "replay", "agenda", "cores", "exchange", "federated_data"),
     },
 }
