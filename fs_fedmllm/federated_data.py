@@ -98,6 +98,22 @@ def prepare_data(config: Config) -> FederatedData:
     """
     dataset = _read(config)
     template = fitting_template(config, dataset)
+    clients, manifest = deal(config, dataset, template)
+    if config.method.pooled:
+        clients = {1: [row for client in sorted(clients) for row in clients[client]]}
+    check_best(config, dataset, template)
+    return FederatedData(dataset, template, clients, manifest)
+
+
+def deal(config: Config, dataset: Dataset, template: Template) -> tuple[dict[int, Sequence[Sample]], Manifest]:
+    """Apply the scenario to a data set's training rows: the same wherever it is done.
+
+    Returns:
+        Client id -> rows, with what the client may see; and how they were dealt.
+
+    Raises:
+        ScenarioError: the scenario cannot be applied.
+    """
     split = apply_scenario(
         config.scenario,
         dataset.train,
@@ -107,11 +123,7 @@ def prepare_data(config: Config) -> FederatedData:
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
     )
-    clients = _labelled(config, split.clients, template)
-    if config.method.pooled:
-        clients = {1: [row for client in sorted(clients) for row in clients[client]]}
-    check_best(config, dataset, template)
-    return FederatedData(dataset, template, clients, split.manifest)
+    return _labelled(config, split.clients, template), split.manifest
 
 
 def recorded_data(config: Config, path: str) -> FederatedData:

@@ -24,7 +24,10 @@ def add(commands: Any) -> None:
         site.add_argument("--address", help="host:port of the server (fedmllm.network.address)")
         site.add_argument("--certificates", help="folder with this site's certificate (fedmllm.network.certificates)")
         if role == "client":
-            site.add_argument("--id", type=int, help="client id, where the folder does not name one")
+            site.add_argument("--id", type=int, help="client id, where the folder does not name one: the client "
+                              "takes its share of the whole data set")  # fmt: skip
+            site.add_argument("--own-rows", action="store_true", help="all training rows in --data are this client's "
+                              "(fedmllm.network.own_rows)")  # fmt: skip
         site.set_defaults(function=_site, role=role)
     status = commands.add_parser("status", help="how a distributed run stands: round, clients, bytes, last error")
     status.add_argument("folder", help="the run folder of the server or of a client")
@@ -38,6 +41,8 @@ def _site(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 
     path = find_config(args.config)
+    if args.data and not Path(args.data).is_dir():
+        raise ConfigError(f"--data {args.data}: there is no such folder.")
     words = [*args.overrides, "federate.mode", "distributed"]
     for key, value in (
         ("data.root", args.data),
@@ -45,9 +50,13 @@ def _site(args: argparse.Namespace) -> int:
         ("fedmllm.network.certificates", args.certificates),
     ):
         words += [key, value] if value else []
+    if getattr(args, "own_rows", False):
+        words += ["fedmllm.network.own_rows", "True"]
     raw = schema.apply_overrides(schema.read_yaml(path), words)
     raw["distribute"] = {**(raw.get("distribute") or {}), "use": True, "role": args.role}
-    if getattr(args, "id", None):
+    if getattr(args, "id", None) is not None:
+        if args.id < 1:
+            raise ConfigError(f"--id is {args.id}; client ids begin with 1.")
         raw["distribute"]["data_idx"] = args.id
     schema.from_mapping(raw, str(path), host=True)
     require_extra("distributed", f"fs-fedmllm {args.role}")

@@ -18,6 +18,12 @@ class NetworkConfig:
     )
     certificates: str = key("certs", "Folder with ca.crt and this site's certificate and key (fs-fedmllm certs).")
     insecure: bool = key(False, "Without encryption and certificates; on loopback addresses only.")
+    own_rows: bool = key(
+        False,
+        "Where data.root is no folder that data split wrote: True says that all its training rows are this client's; "
+        "False, that it is the whole data set, of which the client takes its share of the scenario.",
+        owner="site",
+    )
     max_message: int = key(
         4096, "Largest message that is sent or received; an adapter must fit.", unit="MiB", valid=ONE_OR_MORE
     )

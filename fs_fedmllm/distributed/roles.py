@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.data.client_folders import HEAD, SERVER_HEAD, read_client, read_server
+from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
@@ -21,43 +22,59 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import FederatedData, check_best, fitting_template, missing_rate, scenario_params
+from fs_fedmllm.federated_data import FederatedData, check_best, deal, fitting_template, missing_rate, scenario_params
 from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
+
+logger = logging.getLogger(__name__)
 
 
 def server_data(config: Config) -> FederatedData:
     """The rows that the server evaluates on, and nobody's training rows.
 
-    ``data.root`` is the folder ``server/`` that ``data split --per-client-folders`` writes, or the data set itself,
-    of which the training rows are dropped unread by anything here.
+    ``data.root`` is the folder ``server/`` that ``data split --per-client-folders`` writes, or the data set itself. Of
+    its training rows nothing is kept but the sha256 of how the scenario deals them, which the clients' must equal.
 
     Raises:
         ConfigError: as for every run.
         DataError: a file is missing, was changed, or holds a bad row.
     """
     root = Path(config.data.root)
+    if (root / HEAD).is_file():
+        raise ConfigError(f"{root} (data.root) is a client's folder; the server's is named {SERVER!r}, beside it.")
+    _check_level(root)
     if (root / SERVER_HEAD).is_file():
         rows, head = read_server(root)
         dataset = Dataset(str(head.get("dataset")), str(head.get("template")), (), rows["val"], rows["test"])
         split = str(head.get("manifest_sha256") or "")
     else:
-        whole_set = load_dataset(config.data.type, root, config.fedmllm.data)
-        dataset = dataclasses.replace(whole_set, train=())
+        dataset = load_dataset(config.data.type, root, config.fedmllm.data)
         split = ""
     template = fitting_template(config, dataset)
+    if dataset.train and not config.fedmllm.network.own_rows:
+        split = deal(config, dataset, template)[1].sha256
+    dataset = dataclasses.replace(dataset, train=())
     check_best(config, dataset, template)
-    # Without the rows of a split, the run is known by what it evaluates on.
-    split = split or hashlib.sha256(f"evaluated on {dataset.name} {dataset.fingerprint}".encode()).hexdigest()
-    return FederatedData(dataset, template, {}, _manifest(config, dataset), split)
+    return FederatedData(dataset, template, {}, _manifest(config, dataset), split or _evaluated_on(dataset))
+
+
+def _evaluated_on(dataset: Dataset) -> str:
+    """What a server knows its run by that has not the rows of a split."""
+    return hashlib.sha256(f"evaluated on {dataset.name} {dataset.fingerprint}".encode()).hexdigest()
+
+
+def split_of_clients(data: FederatedData) -> str:
+    """sha256 of the manifest that clients' rows must come from; empty where the server does not know it."""
+    return "" if data.split == _evaluated_on(data.dataset) else data.split
 
 
 def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
     """The rows of one client; nothing outside its folder is read.
 
-    ``data.root`` is the client's folder, as ``data split --per-client-folders`` writes it; or a data set of the site's
-    own, all of whose training rows are the client's.
+    ``data.root`` is the client's folder, as ``data split --per-client-folders`` writes it; or the whole data set, of
+    which the client takes its share of the scenario, the same rows as on one machine; or, with
+    ``fedmllm.network.own_rows``, a data set of the site's own, all of whose training rows are the client's.
 
     Args:
         config: of the site.
@@ -71,6 +88,10 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         DataError: a file is missing, was changed, or holds a bad row.
     """
     root = Path(config.data.root)
+    rows: Sequence[Sample]
+    if (root / SERVER_HEAD).is_file():
+        raise ConfigError(f"{root} (data.root) is the server's folder; those of clients are client_1 ... beside it.")
+    _check_level(root)
     if (root / HEAD).is_file():
         rows, head = read_client(root)
         written = head.get("client")
@@ -82,19 +103,38 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
     elif not client:
         raise ConfigError(
             f"{root} (data.root) holds no {HEAD}, so it is not clear which client this is. Name a folder that "
-            "fs-fedmllm data split --per-client-folders wrote, or give the id with --id (distribute.data_idx)."
+            "fs-fedmllm data split --per-client-folders wrote, or give the id with --id (distribute.data_idx): the "
+            "client then takes its share of the whole data set."
         )
     else:
-        found = load_dataset(config.data.type, root, config.fedmllm.data)
-        dataset = dataclasses.replace(found, val=(), test=())
-        rows, split = list(found.train), ""
-    if not 1 <= client <= config.federate.client_num:
-        raise ConfigError(f"There is no client {client}: federate.client_num is {config.federate.client_num}.")
+        _check_id(config, client)
+        dataset = load_dataset(config.data.type, root, config.fedmllm.data)
+        rows, split = dataset.train, ""
+        if not config.fedmllm.network.own_rows:
+            clients, manifest = deal(config, dataset, fitting_template(config, dataset))
+            rows, split = clients[client], manifest.sha256
+            logger.info("Client %d takes its share: %d of %d training rows.", client, len(rows), len(dataset.train))
+        dataset = dataclasses.replace(dataset, train=tuple(rows), val=(), test=())
+    _check_id(config, client)
     if not rows:
         raise ConfigError(f"{root} has no training rows for client {client}.")
     template = fitting_template(config, dataset)
     data = FederatedData(dataset, template, {client: rows}, _manifest(config, dataset), split or "own")
     return client, data
+
+
+def _check_id(config: Config, client: int) -> None:
+    if not 1 <= client <= config.federate.client_num:
+        raise ConfigError(f"There is no client {client}: federate.client_num is {config.federate.client_num}.")
+
+
+def _check_level(root: Path) -> None:
+    """Refuse the folder above the sites' own: an embedded data set would be taken in their place."""
+    if (root / SERVER / SERVER_HEAD).is_file() or (root / "client_1" / HEAD).is_file():
+        raise ConfigError(
+            f"{root} (data.root) holds the folders of all sites; name the one of this site, such as "
+            f"{root / 'client_1'} or {root / SERVER}, and give no site another's."
+        )
 
 
 def _manifest(config: Config, dataset: Dataset) -> Manifest:

@@ -20,7 +20,14 @@ from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Rounds, plain_round
-from fs_fedmllm.distributed.roles import agreement, check_task, introduction, site_identity, turn_handler
+from fs_fedmllm.distributed.roles import (
+    agreement,
+    check_task,
+    introduction,
+    site_identity,
+    split_of_clients,
+    turn_handler,
+)
 from fs_fedmllm.distributed.site import Handler, Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
@@ -128,7 +135,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         session,
         settings,
         agreed=agreement(config, data.template),
-        manifest=data.split,
+        manifest=split_of_clients(data),
         base=base_fingerprint(config.model.fedmllm),
         traffic=traffic,
         rounds=rounds_of(config),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from short_runs import REPOSITORY
+from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.simulation import run
@@ -51,3 +51,32 @@ def test_the_hospitals_end_with_the_adapter_of_one_machine(fs_source, tmp_path: 
     for path in (tmp_path / "sites").glob("*/runs/**/*"):
         if path.is_file():
             assert b"PRIVATE KEY" not in path.read_bytes()
+
+
+def test_clients_of_the_whole_data_set_take_their_shares(fs_source, tmp_path: Path) -> None:
+    """``data_idx`` on a data set that nobody dealt: the adapter of one machine, and without an id one paragraph."""
+    words = [*SHORT, "federate.client_num", "2", "federate.sample_client_num", "2",
+             "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 1}]"]  # fmt: skip
+    network = ["fedmllm.network.address", f"127.0.0.1:{_port()}", "fedmllm.network.insecure", "True"]
+    environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+
+    def site(role: str, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fs_fedmllm", role, CONFIGS / "cross_i3t7.yaml", *words, *network, *more]
+        home = tmp_path / "-".join([role, *more])
+        home.mkdir()
+        log = (home / "log.txt").open("w")
+        return subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, text=True)
+
+    sites = [site("server"), site("client", "--id", "1"), site("client", "--id", "2")]
+    nobody = site("client")
+    codes = [process.wait(timeout=600) for process in (*sites, nobody)]
+    logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in tmp_path.glob("*/log.txt"))
+    assert codes == [0, 0, 0, 2], logs
+    refused = (tmp_path / "client" / "log.txt").read_text()
+    assert "not clear which client this is" in refused and "Traceback" not in refused
+    (results,) = (tmp_path / "server").rglob("results.json")
+    embedded, _ = run(schema.load(CONFIGS / "cross_i3t7.yaml", [*words, "outdir", str(tmp_path / "one")]))
+    found = json.loads(results.read_text())
+    assert found["adapter_sha256"] == embedded["adapter_sha256"]
+    assert found["manifest_sha256"] == embedded["manifest_sha256"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, is_ours, to_config
 
@@ -62,6 +63,11 @@ def _modified(config: Any, ours: Config) -> Any:
 
 def _site(config: Any, holder: Callable[..., Any]) -> tuple[Any, Any]:
     """The rows of this site only, as FederatedScope's distributed runner wants them."""
+    if config.distribute.data_idx < -1:
+        raise ConfigError(
+            f"distribute.data_idx is {config.distribute.data_idx}; it is the client's id, or -1 where data.root is a "
+            "folder that names it."
+        )
     run = runtime.start_site(to_config(config), config.distribute.role, max(config.distribute.data_idx, 0))
     dataset = run.data.dataset
     data = holder(run.data.clients.get(run.client, ()), dataset.val, dataset.test)
