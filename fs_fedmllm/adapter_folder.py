@@ -18,6 +18,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.template import Template, build_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.export import base_name
+from fs_fedmllm.untrusted import read_json
 
 NAME = "fedmllm.json"
 VERSION = 1
@@ -95,7 +96,7 @@ def read_description(folder: Path) -> Description | None:
     if not file.is_file():
         return None
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_json(file)
         if raw["version"] != VERSION:
             raise ModelError(f"{file} has version {raw['version']}; this release reads version {VERSION}.")
         template = build_template(raw["template"], f"{file}: template", str(raw["template"].get("name", "template")))

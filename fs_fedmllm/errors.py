@@ -4,9 +4,21 @@ Each message is one paragraph that names the file, line or key at fault and what
 The command line prints it without a traceback and exits with code 2.
 """
 
+#: Characters of a message; what a file says at fault can be a million.
+_LONGEST = 4000
+
 
 class FedMLLMError(Exception):
     """Base of every error that the user, not the programmer, can put right."""
+
+    def __str__(self) -> str:
+        """The message, of a length to read, and without what moves a terminal's cursor or cannot be printed."""
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(FedMLLMError):

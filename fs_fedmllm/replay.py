@@ -6,11 +6,11 @@ recorded in results.json. With them, any engine gives the adapter of the run tha
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.untrusted import read_json
 
 
 def recorded_participants(config: Config) -> list[list[int]]:
@@ -21,7 +21,7 @@ def recorded_participants(config: Config) -> list[list[int]]:
     """
     path = Path(config.fedmllm.replay)
     try:
-        rounds = json.loads(path.read_text(encoding="utf-8"))["participants"]
+        rounds = read_json(path)["participants"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"fedmllm.replay: {path} is no results.json with participants ({type(error).__name__}: {error})."

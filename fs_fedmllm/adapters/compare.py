@@ -19,6 +19,7 @@ from safetensors.torch import load
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.hub.fetch import TENSORS, read_config
+from fs_fedmllm.untrusted import open_regular
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
 #: Settings that are told apart; the rest of PEFT's configuration says nothing about what was trained.
@@ -83,8 +84,9 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     file = folder / TENSORS
     try:
-        state = {name: tensor.float() for name, tensor in load(file.read_bytes()).items()}
-    except (OSError, SafetensorError) as error:
+        with open_regular(file) as stream:
+            state = {name: tensor.float() for name, tensor in load(stream.read()).items()}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):

@@ -17,6 +17,8 @@ from fs_fedmllm.hub.fetch import adapter_folder, check_meaning, read_config
 from fs_fedmllm.models import loader
 from fs_fedmllm.models.export import TINY_NAME, read_adapter
 from fs_fedmllm.models.loader import MLLM, load_mllm
+from fs_fedmllm.safe_yaml import parse_yaml
+from fs_fedmllm.untrusted import WRITTEN, read_regular
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,15 @@ def _foreign(config: Mapping[str, Any], folder: Path) -> ModelOptions:
             f"{folder} has no fedmllm.json, and its adapter_config.json is not that of a LoRA over a regular "
             "expression: it was not made by fs-fedmllm. Load it with PEFT."
         )
-    lora = LoraConfig(
-        r=int(config["r"]), alpha=float(config["lora_alpha"]), dropout=float(config["lora_dropout"]), target=target
-    )
-    return ModelOptions(lora=lora, modules_to_save=list(config.get("modules_to_save") or []))
+    try:
+        lora = LoraConfig(
+            r=int(config["r"]), alpha=float(config["lora_alpha"]), dropout=float(config["lora_dropout"]), target=target
+        )
+        return ModelOptions(lora=lora, modules_to_save=[str(name) for name in config.get("modules_to_save") or []])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'} is not that of a LoRA ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _base(folder: Path, named: str, given: str, options: ModelOptions) -> str:
@@ -84,7 +91,12 @@ def _base(folder: Path, named: str, given: str, options: ModelOptions) -> str:
         return "tiny"
     resolved = folder.parent / "resolved_config.yaml"
     if resolved.is_file():
-        stated = yaml.safe_load(resolved.read_text(encoding="utf-8"))["model"]["fedmllm"]["path"]
+        try:
+            stated = parse_yaml(read_regular(resolved, WRITTEN).decode("utf-8"))["model"]["fedmllm"]["path"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise ModelError(
+                f"{resolved} does not say where the adapter's base is ({type(error).__name__}); say it with --base."
+            ) from error
         if Path(str(stated)).is_dir():
             return str(stated)
     if "/" not in named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from fs_fedmllm.commands.config import find_config
 from fs_fedmllm.commands.data import table
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
+from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
 
 
 def add(commands: Any) -> None:
@@ -78,8 +78,8 @@ def _site(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     path = Path(args.folder) / "status.json"
     try:
-        text = path.read_text(encoding="utf-8")
-        status = json.loads(text)
+        text = read_regular(path, RECORDED).decode("utf-8")
+        status = parse_json(text)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}). Name the run folder of a distributed run's server or client."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.schema import FOREIGN_SECTIONS, Config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.safe_yaml import parse_yaml, yaml_fault
+from fs_fedmllm.untrusted import WRITTEN, read_regular
 
 
 def _all_keys(cls: Any, prefix: str = "") -> list[str]:
@@ -29,6 +33,8 @@ def known_keys() -> list[str]:
     return _all_keys(Config)
 
 
+#: Whole numbers that YAML gives as text, such as those of the command line in quotes.
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -47,20 +53,16 @@ def _coerce(value: Any, kind: Any, path: str, where: str) -> Any:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
     elif kind is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
             return value
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
             return int(value)
-        if isinstance(value, str) and value.lstrip("-").isdigit():
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
             return int(value)
     elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, str):
-            try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError, OverflowError):
                 return float(value)
-            except ValueError:
-                pass
     elif kind is str:
         if isinstance(value, str):
             return value
@@ -149,7 +151,7 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
 def parse_override(text: str) -> Any:
     """The value of a word on the command line, as YAML reads it."""
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return text
 
@@ -185,17 +187,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, not readable or not YAML (with the line).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(path, WRITTEN).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"The configuration {str(path)!r} is not UTF-8 text.") from error
     try:
-        raw = yaml.safe_load(text)
+        raw = parse_yaml(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}.") from error
+        raise ConfigError(f"{path} is not valid YAML{yaml_fault(error)}.") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values.")
     return raw

@@ -25,6 +25,7 @@ from fs_fedmllm.data.images import ImageFolder, image_sha256
 from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
+from fs_fedmllm.untrusted import read_json
 
 ROWS, RECORDS, HEAD = "rows.jsonl", "records.json", "client.json"
 SERVER, SERVER_HEAD = "server", "server.json"
@@ -149,7 +150,7 @@ def _read_rows(folder: Path, name: str, digest: Any, head: str) -> list[Sample]:
 
 def _head(path: Path) -> dict[str, Any]:
     try:
-        head = json.loads(path.read_text(encoding="utf-8"))
+        head = read_json(path)
     except (OSError, ValueError) as error:
         raise RowError(str(path), f"it cannot be read ({error}).", _AGAIN) from error
     if not isinstance(head, dict):

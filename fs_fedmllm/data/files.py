@@ -15,6 +15,7 @@ from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.untrusted import open_regular, parse_json, read_regular
 
 Row = Mapping[str, Any]
 Rows = Iterable[tuple[str, Row]]
@@ -23,6 +24,9 @@ Rows = Iterable[tuple[str, Row]]
 DEPTH = 4
 #: Folders that hold only images; looking for an annotation file in them would cost time for nothing.
 IMAGE_FOLDERS = frozenset({"img", "imgs", "images", "data_image", "VQA_RAD Image Folder"})
+
+#: Bytes of a JSON list, which is read in one piece, and of one row of JSON Lines.
+MAX_LIST, MAX_ROW = 1 << 30, 64 << 20
 
 _SPACE = re.compile(r"[\s,]*")
 
@@ -70,7 +74,7 @@ def find_or_fail(root: Path, names: Iterable[str], remedy: str, *, folder: bool 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; a Git LFS pointer is refused by name."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path, MAX_LIST)
     except OSError as error:
         raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
     if is_lfs_pointer(raw):
@@ -103,7 +107,7 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
 
 def _lines(path: Path) -> Any:
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except OSError as error:
         raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
 
@@ -124,17 +128,21 @@ def _object(row: Any, where: str) -> Row:
 
 def _line_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
     with _lines(path) as stream:
-        for number, raw in enumerate(stream, 1):
+        # A line is read up to its bound: a file without line breaks must not be one row of gigabytes.
+        for number, raw in enumerate(iter(lambda: stream.readline(MAX_ROW + 1), b""), 1):
             where = f"{path}:{number}"
+            if len(raw) > MAX_ROW:
+                problem = f"the row has more than {MAX_ROW:,} bytes."
+                return found.error(RowError(where, problem, "Write images as files, and one row a line."))
             if number == 1 and is_lfs_pointer(raw):
                 raise lfs_error(where, path.name)
             if not raw.strip():
                 continue
             try:
-                row = _object(json.loads(decode(raw, where)), where)
+                row = _object(parse_json(decode(raw, where)), where)
             except RowError as error:
                 found.error(error)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except ValueError as error:
                 found.error(_bad_json(where, error))
             else:
                 yield where, row
@@ -156,7 +164,7 @@ def _list_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         where = f"{path}:{line}" + (f" (row {number})" if one_line else "")
         try:
             row, at = parse(text, start)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, a deep nesting
             return found.error(_bad_json(where, error))  # where the next row begins is anybody's guess
         line += text.count("\n", start, at)
         if isinstance(row, dict):

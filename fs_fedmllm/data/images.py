@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.pixels import UnusablePixels, has_more_frames, to_rgb
+from fs_fedmllm.untrusted import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -198,7 +199,7 @@ def _opened(path: str, where: str) -> Iterator[Image]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise RowError(where, f"the image {path} is not a regular file.", "Name an image file.")
-        stream = open(path, "rb")  # noqa: SIM115 - closed below, where reading starts
+        stream = open_regular(path)
     except FileNotFoundError as error:
         raise RowError(where, f"the image {path} does not exist.", "Restore it, or correct the row.") from error
     except OSError as error:
@@ -312,5 +313,5 @@ def check_image(path: str, where: str = "") -> tuple[int, int]:
 
 def image_sha256(path: str) -> str:
     """The sha256 of the file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,6 +20,8 @@ import yaml
 from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError, TemplateError
+from fs_fedmllm.safe_yaml import parse_yaml, yaml_fault
+from fs_fedmllm.untrusted import WRITTEN, read_regular
 
 VARIANTS = ("original", "augmented")
 CASES = ("both", "text", "image", "neither")
@@ -159,11 +161,13 @@ def load_template(name_or_path: str | Path) -> Template:
         known = ", ".join(sorted(p.stem for p in template_dir().glob("*.yaml")))
         raise ConfigError(f"No prompt template {name_or_path!r}: give the path of a .yaml file, or one of {known}.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(read_regular(path, WRITTEN).decode("utf-8-sig"))
     except yaml.YAMLError as error:
-        raise TemplateError(f"{path} is not valid YAML: {error}") from error
+        raise TemplateError(f"{path} is not valid YAML{yaml_fault(error)}.") from error
     except UnicodeDecodeError as error:
         raise TemplateError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    except OSError as error:
+        raise TemplateError(f"The template {path} cannot be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
         raise TemplateError(f"{path} must be a mapping of keys to values.")
     return build_template(raw, str(path), path.stem)

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fs_fedmllm.atomic import private_folder
 from fs_fedmllm.distributed.errors import IdentityError
+from fs_fedmllm.untrusted import read_regular
 
 AUTHORITY = "ca"
 SERVER = "server"
@@ -34,6 +35,13 @@ DAYS = 365
 SKEW = datetime.timedelta(minutes=10)
 FEDERATION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _URI = re.compile(r"fedmllm://(?P<federation>[a-z0-9-]+)/(?:(?P<server>server)|client/(?P<client>[1-9][0-9]{0,8}))")
+
+
+#: Bytes of a certificate, key, request or list of the revoked.
+_LARGEST = 1 << 20
+#: What cryptography raises at a file that is damaged, or of a kind or version that it does not know.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
+               x509.UnsupportedGeneralNameType)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class Identity:
             _check_dates(found, owner)
         try:
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
+        except (*_UNREADABLE, InvalidSignature):
             raise IdentityError(
                 f"{path} was not issued by the authority in {folder / f'{AUTHORITY}.crt'}. Take both from the same "
                 "federation."
@@ -151,7 +159,7 @@ def role_of_pem(data: bytes) -> tuple[Role, int]:
     try:
         certificate = x509.load_pem_x509_certificate(data)
         return role_of(certificate), certificate.serial_number
-    except ValueError:
+    except _UNREADABLE:
         raise IdentityError("The other side's certificate cannot be read.") from None
 
 
@@ -198,7 +206,7 @@ def revoke(folder: Path, certificate_path: Path) -> int:
 
 def _read_revoked(path: Path) -> frozenset[int]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _read(path).decode("utf-8").splitlines()
         return frozenset(int(line.split()[0], 16) for line in lines if line.strip())
     except ValueError:
         raise IdentityError(f"{path} is damaged: every line is a serial number and a name.") from None
@@ -286,7 +294,8 @@ def sign_request(
     try:
         request = x509.load_pem_x509_csr(_read(request_path))
         signed = request.is_signature_valid
-    except ValueError:
+        _ = request.extensions, request.subject
+    except (*_UNREADABLE, InvalidSignature):
         raise IdentityError(f"{request_path} is no certificate signing request.") from None
     wanted = Role(_federation(authority), client)
     if not signed:
@@ -336,9 +345,12 @@ def load_certificate(path: Path) -> x509.Certificate:
         IdentityError: it is missing, or no certificate.
     """
     try:
-        return x509.load_pem_x509_certificate(_read(path))
-    except ValueError:
-        raise IdentityError(f"{path} is no PEM certificate.") from None
+        certificate = x509.load_pem_x509_certificate(_read(path))
+        # Parsed when they are asked for: here, or where nobody expects it any more.
+        _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
+        return certificate
+    except _UNREADABLE:
+        raise IdentityError(f"{path} is no PEM certificate that can be read.") from None
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -352,7 +364,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise IdentityError(f"{path} can be read by other users of this machine. Run: chmod 600 {path}")
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError):
+    except _UNREADABLE:
         raise IdentityError(f"{path} is no private key, or is locked by a password.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"{path} is no P-256 key; make one with fs-fedmllm certs.")
@@ -371,11 +383,11 @@ def key_fingerprint(request_path: Path) -> str:
         IdentityError: it is missing, or no request.
     """
     try:
-        request = x509.load_pem_x509_csr(_read(request_path))
-    except ValueError:
+        public = _public(x509.load_pem_x509_csr(_read(request_path)).public_key())
+    except _UNREADABLE:
         raise IdentityError(f"{request_path} is no certificate signing request.") from None
     digest = hashes.Hash(hashes.SHA256())
-    digest.update(_public(request.public_key()))
+    digest.update(public)
     return digest.finalize().hex(":", 2)
 
 
@@ -386,7 +398,7 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, _LARGEST)
     except OSError as error:
         raise IdentityError(f"{path} cannot be read ({error.strerror}). fs-fedmllm certs makes it.") from None
 
@@ -413,7 +425,7 @@ def _copy_authority(folder: Path, out: Path) -> None:
     data = _read(folder / f"{AUTHORITY}.crt")
     if not target.exists():
         _write_new(target, data, 0o644)
-    elif target.read_bytes() != data:
+    elif _read(target) != data:
         raise IdentityError(f"{target} is another federation's; name an empty folder with --out.")
 
 

@@ -20,6 +20,7 @@ from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.untrusted import open_regular, read_json
 
 VERSION = 1
 _HEAD = "state.json"
@@ -121,7 +122,7 @@ class SiteStore:
         if not path.is_file():
             return
         try:
-            head = json.loads(path.read_text(encoding="utf-8"))
+            head = read_json(path)
             if head["version"] != VERSION:
                 raise ConfigError(f"{path} has version {head['version']}; this release reads version {VERSION}.")
             if head["identity"] != self._identity:
@@ -129,7 +130,8 @@ class SiteStore:
                     f"{self._folder} holds the state of a client with another configuration, id or data. Use another "
                     "expname, or remove that folder to start anew."
                 )
-            data = (self._folder / Path(head["tensors"]).name).read_bytes()
+            with open_regular(self._folder / Path(head["tensors"]).name) as stream:
+                data = stream.read()
             if hashlib.sha256(data).hexdigest() != head["sha256"]:
                 raise ConfigError(
                     f"{self._folder / head['tensors']} is damaged (its sha256 differs); remove {self._folder}, and "

@@ -15,6 +15,7 @@ from typing import Any
 
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
 
 FILE = "predictions.jsonl"
 
@@ -90,7 +91,9 @@ def read_predictions(path: Path) -> list[Prediction]:
         PredictionsError: the file cannot be read, or a line is no prediction; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
+        lines = (
+            read_regular(path, RECORDED).decode("utf-8").split("\n")
+        )  # splitlines() would cut at U+2028 inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise PredictionsError(f"Predictions cannot be read from {path}: {error}") from error
     return [_prediction(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
@@ -98,7 +101,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def _prediction(line: str, where: str) -> Prediction:
     try:
-        raw: Any = json.loads(line)
+        raw: Any = parse_json(line)
     except ValueError as error:
         raise PredictionsError(f"{where} is no JSON: {error}") from error
     if not isinstance(raw, dict) or not {"id", "shown", "correct"} <= set(raw):

@@ -10,12 +10,14 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
+from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.hub.card import Facts, card, intervals_from_rows
 from fs_fedmllm.hub.fetch import CONFIG, TENSORS
 from fs_fedmllm.hub.names import is_public_id
 from fs_fedmllm.hub.publisher import Release
 from fs_fedmllm.models.export import TINY_NAME
+from fs_fedmllm.untrusted import read_json
 
 #: Figures of results.json that are published; seconds, names of refused clients and the like stay at home.
 FIGURES = (
@@ -77,7 +79,16 @@ def require_public_base(base: str) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The run folder's ``manifest.json``; empty where a server does not know its clients' rows (distributed runs)."""
     path = folder / "manifest.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _recorded(path) if path.is_file() else {}
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise HubError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise HubError(f"{path} must be a mapping.")
     return found
 
 
@@ -180,13 +191,13 @@ def release_of_folder(
         raise HubError(f"{folder} has no {missing[0]}: name the folder of a finished run.")
     if not (adapter / TENSORS).is_file():
         raise HubError(f"{adapter} holds no adapter (the baseline local has none; --which last takes the last one's).")
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((folder / "resolved_config.yaml").read_text(encoding="utf-8"))
-    adapter_config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    results = _recorded(folder / "results.json")
+    config = read_yaml(folder / "resolved_config.yaml")
+    adapter_config = _recorded(adapter / CONFIG)
     description_file = adapter / DESCRIPTION
     if not description_file.is_file():
         raise HubError(f"{adapter} has no {DESCRIPTION}: run again with this release, which writes it.")
-    description = json.loads(description_file.read_text(encoding="utf-8"))
+    description = _recorded(description_file)
     if base_model:
         adapter_config["base_model_name_or_path"] = description["base"] = base_model
     round_index = results["best"]["round"] if which == "best" and results.get("best") else results["rounds"]

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.untrusted import open_regular
 
 #: The name that stands for the embedded model in a saved adapter; a local path would leak and not load elsewhere.
 TINY_NAME = "fs-fedmllm/tiny"
@@ -87,8 +88,9 @@ def read_adapter(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.T
     """
     file = path / "adapter_model.safetensors" if path.is_dir() else path
     try:
-        state = load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
+        with open_regular(file) as stream:
+            state = load(stream.read())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:  # KeyError: a dtype that torch does not have
         raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
     unknown = [name for name in state if name not in like]
     missing = [name for name in like if name not in state]

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.config import Config, from_mapping, to_mapping
+from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import FedMLLMError
 
@@ -156,7 +156,7 @@ def measure(config: Config) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Run as ``python -m fs_fedmllm.planner.probe CONFIG``; the last line of the output is JSON."""
     try:
-        figures = measure(from_mapping(yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))))
+        figures = measure(from_mapping(read_yaml(Path(argv[0]))))
     except FedMLLMError as error:
         print(str(error), file=sys.stderr)
         return 2

@@ -15,6 +15,8 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.families import family_of
 from fs_fedmllm.models.loader import MLLM, assemble, resolve_path
 from fs_fedmllm.models.torchvision import images_without_torchvision
+from fs_fedmllm.safe_yaml import parse_yaml
+from fs_fedmllm.untrusted import WRITTEN, open_regular
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ def _licence(folder: Path) -> str:
         return "unknown"
     import yaml
 
-    text = card.read_text(encoding="utf-8", errors="replace")
+    with open_regular(card) as stream:
+        text = stream.read(WRITTEN).decode("utf-8", errors="replace")
     parts = text.split("---", 2)
     if not text.startswith("---") or len(parts) < 3:
         return "unknown"
     try:
-        metadata = yaml.safe_load(parts[1])
+        metadata = parse_yaml(parts[1])
     except yaml.YAMLError:
         return "unknown"
     found = metadata.get("license") if isinstance(metadata, dict) else None

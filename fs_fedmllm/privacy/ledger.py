@@ -12,9 +12,11 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fs_fedmllm.errors import PrivacyError
 from fs_fedmllm.privacy.accountant import Release
+from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
 
 
 class Ledger:
@@ -32,21 +34,18 @@ class Ledger:
         self._path = path
         self._delta = delta
         self.releases: list[Release] = []
-        if path.is_file():
+        if path.exists():
             self._read()
 
     def _read(self) -> None:
-        data = self._path.read_bytes()
+        try:
+            data = read_regular(self._path, RECORDED)
+        except OSError as error:
+            raise PrivacyError(f"{self._path} cannot be read: {error.strerror}.") from error
         complete, _, torn = data.rpartition(b"\n")
         for number, line in enumerate(complete.splitlines(), 1):
             try:
-                entry = json.loads(line)
-                delta = entry.pop("delta")
-                del entry["round"]
-                release = Release(**entry)
-                numbers = (release.noise_multiplier, release.expected, release.clients)
-                if not all(isinstance(n, int | float) and n > 0 for n in numbers):
-                    raise ValueError("a number that is not positive")
+                delta, release = _release(parse_json(line))
             except (ValueError, TypeError, KeyError) as error:
                 raise PrivacyError(
                     f"{self._path}, line {number}, is damaged ({error}), so what this run has given away is not "
@@ -79,6 +78,30 @@ class Ledger:
         if new:
             _sync_folder(self._path.parent)
         self.releases.append(release)
+
+
+#: How clients can have been drawn.
+SAMPLINGS = ("fixed", "poisson")
+
+
+def _release(entry: Any) -> tuple[float, Release]:
+    """A line's delta and release.
+
+    Raises:
+        ValueError: it is not what :meth:`Ledger.append` writes (TypeError and KeyError likewise).
+    """
+    if not isinstance(entry, dict):
+        raise ValueError("no mapping")
+    delta, round_index = entry.pop("delta"), entry.pop("round")
+    release = Release(**entry)
+    noise, expected, clients = release.noise_multiplier, release.expected, release.clients
+    if not all(type(n) in (int, float) and 0 < n < 1e9 for n in (noise, expected, clients)):
+        raise ValueError("a number that is not positive")
+    if type(round_index) is not int or round_index < 0 or type(delta) is not float or not 0 < delta <= 1:
+        raise ValueError("no round, or no delta")
+    if expected > clients or release.sampling not in SAMPLINGS:
+        raise ValueError("clients that cannot be drawn so")
+    return delta, release
 
 
 def _sync_folder(folder: Path) -> None:

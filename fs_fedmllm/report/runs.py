@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import FILE, Prediction, read_predictions
 from fs_fedmllm.sweeps.files import CELLS, ENDED, INDEX
 from fs_fedmllm.sweeps.table import Metric, Table, parse_table
+from fs_fedmllm.untrusted import read_json
 
 Place = tuple[tuple[str, str], ...]
 
@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The resolved configuration, as a nested mapping."""
-        return dict(yaml.safe_load((self.folder / "resolved_config.yaml").read_text(encoding="utf-8")))
+        return read_yaml(self.folder / "resolved_config.yaml")
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -66,7 +66,7 @@ class Run:
     def judge(self) -> Mapping[str, Any]:
         """``judge.json``, if the answers were graded."""
         path = self.folder / "judge.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def value(self, name: str, at: str) -> float | None:
         """A figure of the run; None if it has none of that name.
@@ -158,7 +158,7 @@ def read_run(folder: Path) -> Run | None:
     if not path.is_file():
         return _diverged(folder)
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         return Run(folder, int(results["seed"]), results)
     except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
@@ -169,7 +169,7 @@ def _diverged(folder: Path) -> Run | None:
     if not path.is_file():
         return None
     try:
-        ended = json.loads(path.read_text(encoding="utf-8"))
+        ended = read_json(path)
         seed = int(ended["seed"])
     except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
@@ -200,7 +200,7 @@ def read_sheet(folders: Sequence[Path]) -> Sheet:
 
 def _read_sweep(folder: Path) -> Sheet:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
         table = parse_table(index["table"], str(index["name"]), str(folder / INDEX))
         places: dict[Place, list[Run]] = {}
         for cell in index["cells"]:

@@ -24,6 +24,7 @@ from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios.rows import BOTH, IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.units import codes
+from fs_fedmllm.untrusted import read_json
 
 #: Raise it when the same parameters and seed would give another split.
 ALGORITHM = 1
@@ -155,7 +156,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         ScenarioError: it cannot be read, was edited, or comes from another algorithm version.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(Path(path))
         recorded = content.pop("sha256")
         clients = {
             int(client): ClientRecord(**{**record, "rows": tuple(record["rows"])})

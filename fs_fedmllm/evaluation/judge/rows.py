@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fs_fedmllm.evaluation.judge.config import JudgeError
+from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ def read_rows(path: Path) -> list[JudgeRow]:
         JudgeError: the file cannot be read, or a line is no such row; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 inside a text
+        lines = (
+            read_regular(path, RECORDED).decode("utf-8").split("\n")
+        )  # splitlines() would cut at U+2028 inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"The judge's rows cannot be read from {path}: {error}") from error
     rows = []
@@ -50,7 +53,7 @@ def read_rows(path: Path) -> list[JudgeRow]:
         if not line.strip():
             continue
         try:
-            raw = json.loads(line)
+            raw = parse_json(line)
         except ValueError as error:
             raise JudgeError(f"{path}:{number} is no JSON: {error}") from error
         for name in ("question", "reference", "answer"):

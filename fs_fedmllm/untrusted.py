@@ -1,0 +1,84 @@
+"""Files and JSON that may come from anybody: read within bounds, and with errors that their readers know.
+
+A path may name a pipe that nobody writes to or a device that never ends; a small text may hold a number or a nesting
+that costs minutes. What is refused here is an ``OSError`` or a ``ValueError``, so that every reader says it in its own
+words, with its file and its remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+#: Bytes of a file that people write (configurations, templates, tables).
+WRITTEN = 1 << 20
+#: Bytes of a file that programs write about a run or an adapter (states, results, descriptions).
+RECORDED = 256 << 20
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file for reading, and nothing that only looks like one.
+
+    Raises:
+        OSError: there is none, it may not be read, or it is a pipe, a device, a socket or a folder.
+    """
+    # Looked at before it is opened (opening a device can do something) and after (it may have been swapped).
+    _require_regular(os.stat(path), path)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _require_regular(os.fstat(handle), path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """A file's bytes.
+
+    Args:
+        path: the file.
+        most: bytes that are read at most.
+
+    Raises:
+        OSError: as :func:`open_regular`, or it is larger.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read of such a file", str(path))
+    return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON, where all that can be wrong is a ``ValueError``: nested too deeply, a number of thousands of digits.
+
+    Raises:
+        ValueError: it is no JSON, or not within these bounds.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path, most: int = RECORDED) -> Any:
+    """A file's JSON, which is UTF-8.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+        ValueError: as :func:`parse_json`.
+    """
+    return parse_json(read_regular(path, most).decode("utf-8"))
