@@ -197,12 +197,15 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
     assert {name: cells[0] for name, cells in found.items()} == {fix.name: fix.where for fix in FIXES}
 
 
-#: Room -> rooms that it may import at module level or inside a function; errors and atomic files are for all.
+#: What every room may use.
+FOR_ALL = {"errors", "atomic", "extras", "locks"}
+
+#: Room -> rooms that it may import at module level or inside a function.
 MAY_IMPORT = {
     "adapter_folder": {"config", "data", "models"},
     "adapters": {"config", "data", "models", "training", "evaluation", "adapter_folder", "hub"},
     "hub": {
-        *("config", "models", "evaluation", "federation", "adapter_folder", "planner"),
+        *("algorithms", "config", "models", "evaluation", "federation", "adapter_folder", "planner"),
     },
     "keys": set(),
     "lazy": set(),
@@ -236,7 +239,7 @@ def test_rooms_import_what_the_architecture_allows(room: str) -> None:
     assert files
     for file in files:
         found = re.findall(r"^\s*(?:from|import) fs_fedmllm\.(\w+)", file.read_text(), re.MULTILINE)
-        assert set(found) - {room, "errors", "atomic"} <= MAY_IMPORT[room], file
+        assert set(found) - {room} - FOR_ALL <= MAY_IMPORT[room], file
         assert not re.search(r"^\s*(?:from|import) federatedscope", file.read_text(), re.MULTILINE), file
 
 
