@@ -125,6 +125,8 @@ class Session:
             logger.warning(
                 "Profile %s; not as in 'fixed': %s.", self.config.fedmllm.profile, listed or "scenario only"
             )
+        if not self.config.federate.share_local_model:
+            logger.warning("federate.share_local_model False changes nothing: clients always share the base model.")
         model = self.config.model.fedmllm
         alone = not model.modules_to_save and set(model.federated) == {"lora"}
         if chosen.get("federated_parts") == "lora_and_modules" and alone:

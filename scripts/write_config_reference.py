@@ -18,7 +18,8 @@ HEAD = """# Configuration
 A configuration is one YAML file in FederatedScope's format, and it serves both engines. Every key is below, with its
 default; a preset only says what differs. `fs-fedmllm config` prints this, `fs-fedmllm config FILE [key value ...]` a
 resolved file. On the command line, overrides are pairs: `fs-fedmllm run FILE seed 7 federate.method fedyogi`. A key
-that is not below is an error on the embedded engine; in FederatedScope its own other keys keep their meaning.
+of FederatedScope that is not below is used as well, or refused with what to use instead, the same on both engines
+([federatedscope.md](federatedscope.md)); a key that nobody has is an error.
 
 `2e-5` is text in YAML and is accepted as a number; in FederatedScope's files write `2.0e-5`. A list or mapping on the
 command line is one word: `data.splitter_args "[{alpha: 1.0}]"`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from typing import Any
 
@@ -32,20 +31,12 @@ def _run(args: argparse.Namespace) -> int:
         engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
     from fs_fedmllm import config as schema
 
-    config = schema.load(path, words, host=engine == "federatedscope")
+    raw = schema.apply_overrides(schema.read_yaml(path), words)
+    config = schema.from_mapping(raw, str(path), host=engine == "federatedscope")
     if engine == "federatedscope":
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
-        try:
-            # FederatedScope reads its command line as Python, we as YAML: [{alpha: 1.0}], true.
-            values = [(word, schema.parse_override(word)) for word in words[1::2]]
-            words[1::2] = [word if isinstance(value, str) else repr(value) for word, value in values]
-            return run_in_federatedscope(path, words)
-        except (KeyError, AssertionError) as error:  # from a file the former, from the command line the latter
-            found = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", str(error.args[0]) if error.args else "")
-            if found is None:
-                raise
-            raise ConfigError(f"{path}: {schema.unknown_key(found.group(1))}") from error
+        return run_in_federatedscope(schema.host_mapping(config, raw), path)
     if config.federate.mode != "standalone":
         raise ConfigError(
             "federate.mode must be standalone: each site of a run across machines is started by itself, with "

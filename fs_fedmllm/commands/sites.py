@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ def add(commands: Any) -> None:
 
 
 def _site(args: argparse.Namespace) -> int:
-    import yaml
-
     from fs_fedmllm import config as schema
 
     path = find_config(args.config)
@@ -58,21 +55,11 @@ def _site(args: argparse.Namespace) -> int:
         if args.id < 1:
             raise ConfigError(f"--id is {args.id}; client ids begin with 1.")
         raw["distribute"]["data_idx"] = args.id
-    schema.from_mapping(raw, str(path), host=True)
+    config = schema.from_mapping(raw, str(path), host=True)
     require_extra("distributed", f"fs-fedmllm {args.role}")
     from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
-    with tempfile.TemporaryDirectory() as folder:
-        # In a file: FederatedScope's command line loses every value that begins with "client".
-        merged = Path(folder) / path.name
-        merged.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-        try:
-            return run_in_federatedscope(merged, [])
-        except KeyError as error:
-            said = str(error.args[0]) if error.args else ""
-            if not said.startswith("Non-existent"):
-                raise
-            raise ConfigError(f"{path}: {schema.unknown_key(said.rpartition(': ')[2])}") from error
+    return run_in_federatedscope(schema.host_mapping(config, raw), path)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -16,7 +16,9 @@ from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_MET
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
     apply_overrides,
+    divide,
     from_mapping,
+    host_mapping,
     known_keys,
     load,
     parse_override,
@@ -26,7 +28,6 @@ from fs_fedmllm.config.reading import (
 )
 from fs_fedmllm.config.reference import describe
 from fs_fedmllm.config.schema import (
-    FOREIGN_SECTIONS,
     METHODS,
     METRICS,
     SCENARIO_ARGS,
@@ -53,7 +54,6 @@ from fs_fedmllm.config.schema import (
 from fs_fedmllm.keys import Range
 
 __all__ = [
-    "FOREIGN_SECTIONS",
     "METHODS",
     "METRICS",
     "PEFT_METHODS",
@@ -94,7 +94,9 @@ __all__ = [
     "check",
     "config_digest",
     "describe",
+    "divide",
     "from_mapping",
+    "host_mapping",
     "key_facts",
     "known_keys",
     "load",

@@ -57,6 +57,11 @@ def check(config: Config, where: str = "configuration") -> None:
         config.early_stop.patience != 0,
         "early_stop.patience must be 0: these runs end at federate.total_round_num and keep the best round.",
     )
+    refuse(
+        not federate.make_global_eval and federate.method not in ("local", "global"),
+        "federate.make_global_eval is False, but our runs are evaluated on the server. Leave it out, or set it to "
+        "True.",
+    )
     distributed = federate.mode == "distributed"
     refuse(
         distributed and not config.method.federated,

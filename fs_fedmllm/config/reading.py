@@ -13,8 +13,11 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.config.checks import check
+from fs_fedmllm.config.host_defaults import DEFAULTS
+from fs_fedmllm.config.host_keys import host_key
+from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
 from fs_fedmllm.config.nearest import nearest
-from fs_fedmllm.config.schema import FOREIGN_SECTIONS, Config
+from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.safe_yaml import parse_yaml, yaml_fault
 from fs_fedmllm.untrusted import WRITTEN, read_regular
@@ -78,22 +81,15 @@ def _coerce(value: Any, kind: Any, path: str, where: str) -> Any:
     raise ConfigError(f"{where}: {path} must be {_KINDS[kind]}, got {value!r}.")
 
 
+#: Sections of the schema and of FederatedScope; any other is that of somebody else's extension.
+_SECTIONS = {name.partition(".")[0] for name in (*known_keys(), *DEFAULTS)}
+
 #: Sections that FederatedScope itself does not have.
 _OURS = ("fedmllm.", "model.fedmllm.")
 
 
 def unknown_key(path: str) -> str:
-    """What to say of a key that is not ours."""
-    if path.partition(".")[0] == "aggregator":
-        return (
-            f"unknown key {path!r}: FederatedScope's aggregators do not know adapters. Set fedmllm.aggregation.rule "
-            "(krum, multi_krum, median, trimmed_mean, norm_bounded) and fedmllm.aggregation.byzantine instead."
-        )
-    if path.partition(".")[0] in FOREIGN_SECTIONS:
-        return (
-            f"unknown key {path!r}: a section of FederatedScope that the embedded engine does not honour. Remove it, "
-            "or run in FederatedScope (--engine federatedscope)."
-        )
+    """What to say of a key that nobody has."""
     # Somebody who forgets a section, or puts a key in the wrong one, gets the key's name right.
     name = path.rpartition(".")[2]
     elsewhere = [known for known in known_keys() if known.rpartition(".")[2] == name]
@@ -103,31 +99,65 @@ def unknown_key(path: str) -> str:
     return f"unknown key {path!r}{nearest(path, [*known_keys(), *sections])}"
 
 
-def _build(cls: Any, raw: Any, where: str, path: str = "", host: bool = False) -> Any:
+def divide(raw: Mapping[str, Any], where: str, host: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell the schema's keys from those that FederatedScope alone has.
+
+    Args:
+        raw: nested mapping, as YAML gives it.
+        where: file name for error messages.
+        host: leave sections that nobody here knows to FederatedScope and its other extensions.
+
+    Returns:
+        The schema's, nested, and FederatedScope's, dotted.
+
+    Raises:
+        ConfigError: neither has the key.
+    """
+    foreign: dict[str, Any] = {}
+    def walk(cls: Any, part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        hints = typing.get_type_hints(cls)
+        ours: dict[str, Any] = {}
+        for name, value in part.items():
+            full = f"{prefix}{name}"
+            if name in hints or full.startswith(_OURS):
+                inner = hints.get(name)
+                deeper = isinstance(value, Mapping) and dataclasses.is_dataclass(inner)
+                ours[name] = walk(inner, value, f"{full}.") if deeper else value
+                continue
+            for path, item in leaves({name: value}, prefix):
+                if host_key(path) is not None:
+                    # A section written down without anything below it is None.
+                    if item is not None or path in DEFAULTS:
+                        foreign[path] = item
+                elif not host or path.partition(".")[0] in _SECTIONS:
+                    section = any(known.startswith(f"{full}.") for known in DEFAULTS)
+                    raise ConfigError(f"{where}: {unknown_key(path if section else full)}")
+        return ours
+
+    return walk(Config, raw, ""), foreign
+
+
+def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: {path or 'the file'} must be a mapping of keys to values, got {raw!r}.")
+        raise ConfigError(f"{where}: {path} must be a mapping of keys to values, got {raw!r}.")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, value in raw.items():
         full = f"{path}.{name}" if path else str(name)
         if name not in hints:
-            if host and not full.startswith(_OURS):
-                continue
             raise ConfigError(f"{where}: {unknown_key(full)}")
         kind = hints[name]
         if dataclasses.is_dataclass(kind):
-            values[name] = _build(kind, value if value is not None else {}, where, full, host)
+            values[name] = _build(kind, value if value is not None else {}, where, full)
             continue
         value = _coerce(value, kind, full, where)
         metadata = next(f.metadata for f in dataclasses.fields(cls) if f.name == name)
         choices = metadata.get("choices", ())
-        if choices and isinstance(value, str):
-            if full == "federate.method":
-                value = value.lower()
-            if value not in choices and not (value == "" and full == "data.splitter"):
-                raise ConfigError(
-                    f"{where}: {full} is {value!r}, which is not one of {', '.join(choices)}{nearest(value, choices)}"
-                )
+        unset = value == "" and full == "data.splitter"
+        if choices and isinstance(value, str) and value not in choices and not unset:
+            raise ConfigError(
+                f"{where}: {full} is {value!r}, which is not one of {', '.join(choices)}{nearest(value, choices)}"
+            )
         values[name] = value
     return cls(**values)
 
@@ -138,12 +168,26 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
     Args:
         raw: nested mapping, as YAML gives it.
         where: file name for error messages.
-        host: leave keys of FederatedScope's that we do not have to FederatedScope.
+        host: FederatedScope runs it, so that what only FederatedScope does is left to it.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a wrong type, or an impossible combination.
+        ConfigError: an unknown key (with the nearest known one), a wrong type, an impossible combination, or a key of
+            FederatedScope's that asks for what our runs do not have (with what to use instead).
     """
-    config: Config = _build(Config, raw, where, host=host)
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: the file must be a mapping of keys to values, got {raw!r}.")
+    ours, foreign = divide(raw, where, host)
+    HostReader(ours, where, host).take(foreign)
+    federate = ours.get("federate")
+    if isinstance(federate, Mapping) and isinstance(federate.get("method"), str):
+        method = federate["method"].lower().removeprefix(METHOD_PREFIX)
+        ours["federate"] = {**federate, "method": method}
+    section = ours.get("fedmllm")
+    if isinstance(section, Mapping) and isinstance(section.get("switches"), Mapping):
+        # FederatedScope's tree holds every switch, empty where the profile decides, and is written out like that.
+        chosen = {name: value for name, value in section["switches"].items() if value != ""}
+        ours["fedmllm"] = {**section, "switches": chosen}
+    config: Config = _build(Config, ours, where)
     check(config, where)
     return config
 
@@ -204,6 +248,22 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def load(path: str | Path, overrides: Sequence[str] = (), *, host: bool = False) -> Config:
     """Read a file, apply overrides, check, and return the configuration; arguments as in :func:`from_mapping`."""
     return from_mapping(apply_overrides(read_yaml(path), overrides), str(path), host=host)
+
+
+def host_mapping(config: Config, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as FederatedScope is to read it: every value of the run, and what was given for it alone.
+
+    Args:
+        config: the run's.
+        raw: what it was made from.
+    """
+    merged = to_mapping(config)
+    merged |= {name: section for name, section in raw.items() if name not in _SECTIONS}
+    _, foreign = divide(raw, "configuration", host=True)
+    for path, value in [*foreign.items(), *host_values(config)]:
+        if path not in ("expname_tag", "data.batch_size"):  # they are in expname and dataloader.batch_size already
+            put(merged, path, value)
+    return merged
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

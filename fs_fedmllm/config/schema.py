@@ -30,12 +30,6 @@ SPLITS = ("val", "test")
 SCENARIO_ARGS = ("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order")
 #: Metrics of an evaluation, over all tasks; each after its split and an underscore.
 METRICS = ("acc", "macro_f1", "weighted_f1", "auc", "auc_hard", "open_acc", "closed_acc", "loss", "total")
-#: Sections of FederatedScope that mean nothing to our runs.
-FOREIGN_SECTIONS = (
-    *("aggregator", "asyn", "attack", "criterion", "dataloader", "distribute", "feat_engr", "fedopt", "fedprox"),
-    *("fedsageplus", "fedswa", "finetune", "flitplus", "gcflplus", "grad", "hpo", "nbafl", "personalization"),
-    *("quantization", "regularizer", "sgdmf", "vertical", "wandb"),
-)
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,14 @@ class FederateConfig:
         owner="server",
     )
     total_round_num: int = key(50, "Rounds to run.", unit="rounds", valid=ONE_OR_MORE, owner="server")
-    make_global_eval: bool = key(False, "Evaluate on the server. Needed by our runs.", owner="server", numbers=False)
+    make_global_eval: bool = key(
+        True, "Evaluate on the server. Must be True, but with local and global.", owner="server", numbers=False
+    )
     share_local_model: bool = key(
-        False, "One model for all clients. Our runs always share the base.", owner="server", numbers=False
+        True,
+        "One model for all clients. Our runs always share the base, so False changes nothing.",
+        owner="server",
+        numbers=False,
     )
     save_to: str = key(
         "", "File for a further copy of the final adapter, as safetensors.", owner="server", numbers=False

@@ -9,7 +9,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope import runtime
-from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, is_ours, to_config
+from fs_fedmllm.hosts.federatedscope.config_bridge import OURS, is_ours, to_config, write_back
 
 
 def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | None:
@@ -56,8 +56,10 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
 
 def _modified(config: Any, ours: Config) -> Any:
     modified = config.clone()
-    modified.federate.method = PREFIX + ours.federate.method
-    modified.federate.make_global_eval = True
+    write_back(ours, modified)
+    modified.trainer.type = modified.model.type = OURS
+    # What FederatedScope's runner needs of our workers, whatever the method.
+    modified.federate.make_global_eval = modified.federate.share_local_model = True
     return modified
 
 

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Sequence
+import tempfile
+from ast import literal_eval
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fs_fedmllm.errors import HostError
+import yaml
+
+from fs_fedmllm.config import unknown_key
+from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
 
 
-def run_in_federatedscope(config: Path, overrides: Sequence[str]) -> int:
+def _as_read(value: Any) -> Any:
+    """A value that FederatedScope reads as what it is: it takes a text for Python wherever that can be parsed."""
+    if isinstance(value, Mapping):
+        return {name: _as_read(item) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    try:
+        literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    return repr(value)
+
+
+def run_in_federatedscope(configuration: Mapping[str, Any], path: Path) -> int:
     """Run a configuration in FederatedScope's runner, in this process.
 
+    It goes into a file: FederatedScope's command line takes every word that begins with "client" for something else.
+
     Args:
-        config: the YAML file.
-        overrides: ``key value`` pairs.
+        configuration: nested, as :func:`fs_fedmllm.config.host_mapping` gives it.
+        path: the file that it comes from, for messages and for the run's name.
 
     Raises:
         HostError: there is no FederatedScope on this machine.
+        ConfigError: a key that FederatedScope does not know.
     """
     import importlib.util
 
@@ -46,6 +68,16 @@ def run_in_federatedscope(config: Path, overrides: Sequence[str]) -> int:
     register_all()
     if "fedmllm" not in global_cfg:  # a plugged checkout has extended it already
         extend_config(global_cfg)
-    sys.argv = ["federatedscope/main.py", "--cfg", str(config), *overrides]
-    runpy.run_module("federatedscope.main", run_name="__main__", alter_sys=True)
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Path(folder) / path.name
+        text = yaml.safe_dump(_as_read({**configuration, "cfg_file": str(path)}), sort_keys=False)
+        merged.write_text(text, encoding="utf-8")
+        sys.argv = ["federatedscope/main.py", "--cfg", str(merged)]
+        try:
+            runpy.run_module("federatedscope.main", run_name="__main__", alter_sys=True)
+        except KeyError as error:
+            _, mark, key = str(error.args[0] if error.args else "").partition("Non-existent config key: ")
+            if not mark:
+                raise
+            raise ConfigError(f"{path}: {unknown_key(key)}") from error
     return 0
