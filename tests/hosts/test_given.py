@@ -99,7 +99,8 @@ def test_a_minimal_file_across_sites(minimal, fs_source, tmp_path) -> None:
     environment["PYTHONPATH"] = str(REPOSITORY)
     command = [sys.executable, "-m", "fs_fedmllm"]
     sites = tmp_path / "sites"
-    subprocess.run([*command, "data", "split", minimal, "--per-client-folders", sites], env=environment, check=True)
+    dealt = [*command, "data", "split", minimal, "--out", sites, "--per-client-folders"]
+    subprocess.run(dealt, env=environment, check=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         place = f"127.0.0.1:{probe.getsockname()[1]}"
     words = ["--address", place, "fedmllm.network.insecure", "True", "outdir", str(tmp_path / "fs"), "expname", "run"]
@@ -127,9 +128,9 @@ def test_what_the_merges_noted(fs_source, environment, tmp_path) -> None:
         "import json, sys\n"
         "from fs_fedmllm.hosts.federatedscope import compat\n"
         "compat.apply_fixes()\n"
+        "from federatedscope.core.configs.config import global_cfg\n"
         "from fs_fedmllm.hosts.federatedscope import given, register\n"
         "register.register_all()\n"
-        "from federatedscope.core.configs.config import CN, global_cfg, init_global_cfg\n"
         "bare = {'.'.join(path): value for path, value in given._leaves(global_cfg)}\n"
         "from fs_fedmllm.hosts.federatedscope.config_bridge import extend_config, to_config\n"
         "extend_config(global_cfg)\n"
