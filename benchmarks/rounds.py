@@ -11,7 +11,7 @@
                                                                    the last two names are random weights
 
 Each prints the median of alternating repetitions, in wall time and in CPU time of the process: on a machine that
-others use, the ratio of the latter is the one to read. Nothing here is asserted by a test.
+others use, the ratio of the latter is the one to read. Of these only ``memory`` is asserted by a test.
 """
 
 from __future__ import annotations

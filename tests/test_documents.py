@@ -1,18 +1,15 @@
-"""What documents say of commands, keys, files and numbers is what the code says; nothing here takes a model."""
+"""What documents say of commands, keys and files is what the code says; nothing here takes a model."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import shlex
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from short_runs import CONFIGS, REPOSITORY
+from short_runs import REPOSITORY
 
 from fs_fedmllm import cli
 from fs_fedmllm import config as schema
@@ -131,72 +128,3 @@ def test_refusals_are_printed_as_they_are_shown(
     for line, said in shown:
         assert cli.main(words(line)) == 2
         assert capsys.readouterr().err.split() == said.split()
-
-
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
-def script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def planned() -> Any:
-    """The plan of the README's main job: bytes, rounds and steps, exact and the same everywhere."""
-    from fs_fedmllm.planner.plan import make_plan
-
-    return make_plan(schema.load(CONFIGS / "cross_i3t7.yaml", []))
-
-
-def test_the_readmes_closing_table_is_of_the_main_job(planned: Any) -> None:
-    """Written by scripts/write_readme_table.py; what every machine has alike is asserted."""
-    table = script("write_readme_table")
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    shown = text.split(table.FIRST)[1].split(table.LAST)[0]
-    adapter, run = planned.traffic["adapter_bytes"], planned.traffic["run_bytes"]
-    assert f"bytes sent: {run / 1e6:.1f} MB (adapter {adapter / 1e3:.1f} kB)" in shown
-    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
-    rounds = range(config.eval.freq, config.federate.total_round_num + 1, config.eval.freq)
-    assert [int(n) for n in re.findall(r"^round (\d+)", shown, re.MULTILINE)] == list(rounds)
-    assert not re.search(r"sha256: [0-9a-f]{8}", text)  # no digest as if it held on every machine
-
-
-def test_the_block_of_the_readme_leaves_out_what_is_one_machines() -> None:
-    table = script("write_readme_table")
-    results = {
-        "evaluations": [{"round": 2, "val_acc": 0.5, "test_acc": 0.25}], "best_by": "val_acc", "refused": [],
-        "best": {"round": 2}, "bytes_sent": 5000, "adapter_bytes": 100, "adapter_sha256": "ab" * 32,
-        "seconds": {"total": 9.0, "training": 5.0, "evaluation": 1.0},
-    }  # fmt: skip
-    block = table.block(results, "some machine")
-    assert "round 2 (best)" in block and "bytes sent: 5.0 kB" in block and "some machine" in block
-    assert "abab" not in block and "9.0 s" not in block and "time: ...\nadapter sha256: ...\n" in block
-
-
-def test_the_tutorials_plan_is_the_plan(planned: Any) -> None:
-    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8").replace("\n", " ")
-    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
-    rounds, clients = config.federate.total_round_num, config.sampled_clients
-    steps = rounds * clients * config.train.local_update_steps
-    said = f"{rounds} rounds of {clients} clients, {steps} steps, {planned.traffic['run_bytes'] / 1e6:.1f} MB sent"
-    assert said in text
-
-
-def test_what_one_modality_can_give_at_most(tmp_path: Path) -> None:
-    """README: from the image alone at most 25 % can be right, from the text alone 50 %."""
-    from fs_fedmllm.data.registry import load_dataset
-
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\n", " ")
-    assert "From the image alone at most 25 % can be right, from the text alone 50 %" in readme
-    test = load_dataset("digits_triage", tmp_path).test
-    # The digit says upper or lower, the text says which of four desks; neither says both.
-    for seen, most in (("digit", 0.25), ("intent", 0.5)):
-        found: dict[str, Counter[int | None]] = {}
-        for row in test:
-            found.setdefault(row.keys[seen], Counter())[row.label] += 1
-        best = sum(max(labels.values()) for labels in found.values()) / len(test)
-        assert best == pytest.approx(most, abs=0.02)

@@ -1,0 +1,263 @@
+"""Numbers and refusals of the documents are those of the code; what only one machine has is not asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from short_runs import CONFIGS, REPOSITORY
+
+from fs_fedmllm import cli
+from fs_fedmllm import config as schema
+from fs_fedmllm.errors import FedMLLMError
+
+
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def planned() -> Any:
+    """The plan of the README's main job: bytes, rounds and steps, exact and the same everywhere."""
+    from fs_fedmllm.planner.plan import make_plan
+
+    return make_plan(schema.load(CONFIGS / "cross_i3t7.yaml", []))
+
+
+def test_the_readmes_closing_table_is_of_the_main_job(planned: Any) -> None:
+    """Written by scripts/write_readme_table.py; what every machine has alike is asserted."""
+    table = script("write_readme_table")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = text.split(table.FIRST)[1].split(table.LAST)[0]
+    adapter, run = planned.traffic["adapter_bytes"], planned.traffic["run_bytes"]
+    assert f"bytes sent: {run / 1e6:.1f} MB (adapter {adapter / 1e3:.1f} kB)" in shown
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
+    rounds = range(config.eval.freq, config.federate.total_round_num + 1, config.eval.freq)
+    assert [int(n) for n in re.findall(r"^round (\d+)", shown, re.MULTILINE)] == list(rounds)
+    assert not re.search(r"sha256: [0-9a-f]{8}", text)  # no digest as if it held on every machine
+
+
+def test_the_block_of_the_readme_leaves_out_what_is_one_machines() -> None:
+    table = script("write_readme_table")
+    results = {
+        "evaluations": [{"round": 2, "val_acc": 0.5, "test_acc": 0.25}], "best_by": "val_acc", "refused": [],
+        "best": {"round": 2}, "bytes_sent": 5000, "adapter_bytes": 100, "adapter_sha256": "ab" * 32,
+        "seconds": {"total": 9.0, "training": 5.0, "evaluation": 1.0},
+    }  # fmt: skip
+    block = table.block(results, "some machine")
+    assert "round 2 (best)" in block and "bytes sent: 5.0 kB" in block and "some machine" in block
+    assert "abab" not in block and "9.0 s" not in block and "time: ...\nadapter sha256: ...\n" in block
+
+
+def test_the_tutorials_plan_is_the_plan(planned: Any) -> None:
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8").replace("\n", " ")
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
+    rounds, clients = config.federate.total_round_num, config.sampled_clients
+    steps = rounds * clients * config.train.local_update_steps
+    said = f"{rounds} rounds of {clients} clients, {steps} steps, {planned.traffic['run_bytes'] / 1e6:.1f} MB sent"
+    assert said in text
+
+
+def test_what_one_modality_can_give_at_most(tmp_path: Path) -> None:
+    """README: from the image alone at most 25 % can be right, from the text alone 50 %."""
+    from fs_fedmllm.data.registry import load_dataset
+
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert "From the image alone at most 25 % can be right, from the text alone 50 %" in readme
+    test = load_dataset("digits_triage", tmp_path).test
+    # The digit says upper or lower, the text says which of four desks; neither says both.
+    for seen, most in (("digit", 0.25), ("intent", 0.5)):
+        found: dict[str, Counter[int | None]] = {}
+        for row in test:
+            found.setdefault(row.keys[seen], Counter())[row.label] += 1
+        best = sum(max(labels.values()) for labels in found.values()) / len(test)
+        assert best == pytest.approx(most, abs=0.02)
+
+
+def numbers_of(line: str) -> list[float]:
+    """The numbers in the cells of a row of a table."""
+    return [float(cell.replace(",", "")) for cell in line.strip("| ").split("|") if cell.strip()]
+
+
+def test_the_noise_of_the_documents_is_the_accountants() -> None:
+    pytest.importorskip("dp_accounting", reason="the accountant needs the extra 'privacy'")
+    from fs_fedmllm.privacy.accountant import Release, solve_noise
+
+    text = text_of(REPOSITORY / "docs" / "privacy.md").replace("\n", " ")
+    stated = re.search(
+        r"50 rounds, delta 1e-3, epsilon 4: multiplier ([\d.]+) with all of 10 clients, ([\d.]+) with a fixed 5 of "
+        r"20, ([\d.]+) with Poisson",
+        text,
+    )
+    assert stated
+    releases = (Release(1, 10, 10, "fixed"), Release(1, 5, 20, "fixed"), Release(1, 5, 20, "poisson"))
+    for said, like in zip(stated.groups(), releases, strict=True):
+        assert f"{solve_noise(4.0, 1e-3, 50, like):.1f}" == said
+    rows = [line for line in text_of(REPOSITORY / "benchmarks" / "privacy.md").splitlines() if line.startswith("| 1")]
+    assert len(rows) == 6
+    for line in rows:
+        clients, epsilon, multiplier, *ratios = numbers_of(line)
+        found = solve_noise(epsilon, clients**-1.1, 50, Release(1, int(clients), int(clients), "fixed"))
+        assert found == pytest.approx(multiplier, rel=0.01)
+        for ratio, parameters in zip(ratios, (1e4, 1e6, 1e7), strict=True):
+            assert ratio == pytest.approx(multiplier * parameters**0.5 / clients, rel=0.01, abs=0.005)
+
+
+def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
+    pytest.importorskip("grpc", reason="the wire needs the extra 'distributed'")
+    from fs_fedmllm.commands import certs
+    from fs_fedmllm.distributed import frames, site, transport
+
+    text = text_of(REPOSITORY / "docs" / "deployment.md").replace("\n", " ")
+    read, served = frames.FrameLimits(), transport.Limits()
+    options = dict(transport._BOTH)
+    for said in (
+        f"chunks of exactly {frames.CHUNK >> 20} MiB",
+        f"`fedmllm.network.max_message`, {schema.Config().fedmllm.network.max_message >> 10} GiB",
+        f"header {read.header_bytes >> 20} MiB; index {read.index_bytes >> 20} MiB; {read.tensors:,} tensors",
+        f"cut off after {served.stall_seconds:.0f} s without a chunk",
+        f"{served.exchanges} in all",
+        f"{served.bytes_in_flight >> 30} GiB being received in all",
+        f"Keepalive pings every {options['grpc.keepalive_time_ms'] // 1000} s",
+        f"pauses of {site.FIRST_PAUSE / 2:g} s to {site.LONGEST_PAUSE:.0f} s",
+    ):
+        assert said in text, said
+    assert served.exchanges_per_client == 4 and "at most four of a client" in text
+    parser = cli.build_parser()
+    for line, days in (("certs server --host x", 365), ("certs client --id 1", 365), ("certs init --name x", 3650)):
+        assert parser.parse_args(line.split()).days == days
+    assert "valid for a year (`--days`), the authority for ten" in text and certs
+
+
+def test_what_the_suites_hold_is_counted() -> None:
+    """docs/conformance.md: how many wrong algorithms there are."""
+    counts = {}
+    for name in ("test_mutants", "test_federated_mutants"):
+        place = REPOSITORY / "tests" / "conformance" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, place)
+        assert spec is not None and spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        counts[name] = sum(len(table) for key, table in vars(made).items() if key.endswith("MUTANTS"))
+    text = text_of(REPOSITORY / "docs" / "conformance.md")
+    assert f"holds {counts['test_mutants']} wrong algorithms" in text
+    assert counts["test_federated_mutants"] == 12 and "holds twelve wrong ones" in text
+
+
+def test_the_rows_of_the_switches_are_counted() -> None:
+    from fs_fedmllm import profiles
+    from fs_fedmllm.scenarios import switches
+
+    assert (len(profiles.SWITCHES), len(switches.SWITCHES)) == (15, 10)
+    text = text_of(REPOSITORY / "docs" / "profiles.md").replace("\n", " ")
+    assert "first fifteen rows are the table in `fs_fedmllm/profiles.py`, the last ten that in" in text
+
+
+# --- what goes together, and what is refused ------------------------------------------------------------------------
+
+FIVE = ("federate.sample_client_num", "5")
+BYZANTINE = ("fedmllm.aggregation.byzantine", "1")
+SECURE = ("fedmllm.privacy.secure_aggregation.enabled", "True")
+PRIVATE = ("fedmllm.privacy.dp.clip_norm", "1", "fedmllm.privacy.dp.noise_multiplier", "1")
+
+
+def resolves(*typed: str) -> bool:
+    try:
+        schema.load(CONFIGS / "cross_i3t7.yaml", [*FIVE, *typed])
+    except FedMLLMError:
+        return False
+    return True
+
+
+def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> None:
+    lines = text_of(REPOSITORY / "docs" / "algorithms.md").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| | mean | krum"))
+    heads = [cell.strip() for cell in lines[start].strip("|").split("|")][1:]
+    columns: dict[str, list[tuple[str, ...]]] = {
+        "mean": [()],
+        "krum, multi_krum": [("fedmllm.aggregation.rule", rule, *BYZANTINE) for rule in ("krum", "multi_krum")],
+        "median, trimmed_mean": [("fedmllm.aggregation.rule", rule) for rule in ("median", "trimmed_mean")],
+        "norm_bounded": [("fedmllm.aggregation.rule", "norm_bounded")],
+        "`lora: exact`": [("fedmllm.aggregation.lora", "exact")],
+        "`lora: frozen_a`": [("fedmllm.aggregation.lora", "frozen_a")],
+    }
+    assert heads == list(columns)
+    seen = set()
+    for line in lines[start + 2 : start + 6]:
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        adaptive = ["fedyogi", "fedadam", "fedadagrad"] if "adaptive" in first else []
+        names = [*re.findall(r"`(\w+)`", first), *adaptive]
+        seen |= set(names)
+        for head, cell in zip(heads, cells, strict=True):
+            for method in names:
+                for typed in columns[head]:
+                    allowed = cell == "yes" or cell == "nothing to combine"  # the mean itself is no choice there
+                    assert resolves("federate.method", method, *typed) == allowed, (method, typed)
+    assert seen == set(schema.METHODS)
+
+
+#: A sentence of a document, and what it says is refused.
+REFUSED = {
+    "docs/algorithms.md": [
+        ("It needs `federate.total_round_num: 1`", ["fedmllm.regularizer.type", "yoco"]),
+        ("`local` and `global` are refused", ["fedmllm.regularizer.type", "moon", "federate.method", "local"]),
+        ("`local` and `global` are refused", ["fedmllm.regularizer.type", "moon", "federate.method", "global"]),
+        ("needs `exact`", ["fedmllm.aggregation.ranks", "[4, 4, 4, 4, 4, 4, 4, 4, 4, 4]"]),
+        ("not with single coordinates (median, trimmed mean)",
+         ["fedmllm.aggregation.lora", "exact", "fedmllm.aggregation.rule", "median"]),
+        ("compressed updates only without error feedback",
+         ["fedmllm.aggregation.lora", "exact", "fedmllm.compression.upload", "int8"]),
+        ("the selecting rules treat clients alike",
+         ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "fedmllm.aggregation.client_weights", "samples"]),
+        ("cannot be `balanced` or `complete`",
+         ["federate.mode", "distributed", "fedmllm.aggregation.client_weights", "balanced"]),
+        ("at least 2 f + 3 clients a round",
+         ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "federate.sample_client_num", "4"]),
+        ("`max_variate_norm` goes with it",
+         ["federate.method", "scaffold", "fedmllm.aggregation.max_update_norm", "1"]),
+    ],
+    "docs/models.md": [
+        *[("Refused, with the reason", ["model.fedmllm.peft", name])
+          for name in ("pissa", "olora", "corda", "loftq", "eva", "adalora")],
+        ("not on a quantised base", ["model.fedmllm.peft", "loha", "model.fedmllm.quantization.type", "nf4"]),
+    ],
+    "docs/deployment.md": [
+        ("Not in a distributed run: the methods `local` and `global`",
+         ["federate.mode", "distributed", "federate.method", method]) for method in ("local", "global")
+    ],
+    "docs/privacy.md": [
+        ("robust rules need updates in the clear, and are refused together with it",
+         [*SECURE, *typed])
+        for typed in (["fedmllm.aggregation.rule", "median"], ["fedmllm.aggregation.max_update_norm", "1"],
+                      ["fedmllm.aggregation.outlier_factor", "3"])
+    ] + [
+        ("The threshold is above half",
+         [*SECURE, "fedmllm.privacy.secure_aggregation.threshold", "0.5"]),
+        ("a `fedmllm.network.min_clients` below it is refused",
+         [*SECURE, "fedmllm.network.min_clients", "2"]),
+        ("Error feedback must be off",
+         [*PRIVATE,
+          "fedmllm.compression.upload", "int8"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence", "typed"),
+    [(document, sentence, typed) for document, cases in REFUSED.items() for sentence, typed in cases],
+)
+def test_what_a_page_says_is_refused_is_refused(document: str, sentence: str, typed: list[str]) -> None:
+    assert sentence in " ".join(text_of(REPOSITORY / document).split())
+    assert not resolves(*typed)
