@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from forks import Forks
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
@@ -35,3 +36,11 @@ def federation() -> Any:
 
     config = schema.load(CONFIGS / "cross_i3t7.yaml", SHORT)
     return Federation.build(config, prepare_data(config))
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes that need not import the engine first."""
+    made = Forks()
+    yield made
+    made.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -124,7 +122,7 @@ def test_a_checkpoint_writes_what_changed_and_no_more(tmp_path) -> None:
     assert not folder.exists()
 
 
-def test_client_state_goes_through_the_workers_pipes(tmp_path) -> None:
+def test_client_state_goes_through_the_workers_pipes(tmp_path, forks) -> None:
     """In processes of their own: a process that has trained cannot fork trainers."""
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -137,11 +135,9 @@ def test_client_state_goes_through_the_workers_pipes(tmp_path) -> None:
     digests = set()
     for workers in (1, 2):
         words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path), "expname", f"w{workers}"]
-        done = subprocess.run(
-            [sys.executable, driver, "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded", *words,
-             "fedmllm.workers", str(workers)],
-            env={**os.environ, "PYTHONPATH": f"{CONFIGS.parent}:{CONFIGS.parent / 'tests'}"}, capture_output=True,
-            text=True,
+        done = forks.run(
+            [driver, "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words, "fedmllm.workers", workers],
+            tmp_path, {**os.environ, "PYTHONPATH": str(CONFIGS.parent / "tests")},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         digests.add(json.loads((tmp_path / f"w{workers}" / "results.json").read_text())["adapter_sha256"])

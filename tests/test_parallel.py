@@ -5,24 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm.parallel import TurnPool, further_accelerators, spread, useful_workers
 
 
-def test_workers_change_time_and_nothing_else(tmp_path) -> None:
+def test_workers_change_time_and_nothing_else(tmp_path, forks) -> None:
     """In processes of their own: a process that has trained cannot fork trainers."""
     results = {}
     for workers in (1, 2, 3):
         words = [*SHORT, "federate.sample_client_num", "3", "outdir", str(tmp_path), "expname", f"w{workers}"]
-        subprocess.run(
-            [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "cross_i3t7.yaml"), "--engine", "embedded",
-             *words, "fedmllm.workers", str(workers)],
-            env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)}, check=True, capture_output=True,
+        done = forks.run(
+            ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "embedded", *words,
+             "fedmllm.workers", workers],
+            tmp_path, os.environ,
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
         results[workers] = json.loads((tmp_path / f"w{workers}" / "results.json").read_text())
     assert len({r["adapter_sha256"] for r in results.values()}) == 1
     assert results[1]["evaluations"] == results[2]["evaluations"] == results[3]["evaluations"]

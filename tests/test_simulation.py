@@ -7,8 +7,7 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -184,19 +183,19 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
     assert len(lines) == 3 * (2 + 1 + 1)  # each round: two turns, the round, its evaluation; nothing twice
 
 
-def test_kill_nine_and_the_same_command_again(tmp_path) -> None:
+def test_kill_nine_and_the_same_command_again(tmp_path, forks) -> None:
     words = [*SHORT, "federate.total_round_num", "8", "eval.freq", "8", "outdir", str(tmp_path), "expname"]
-    command = [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded"]
-    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent)}
-    process = subprocess.Popen([*command, *words, "killed"], env=environment, stderr=subprocess.PIPE, text=True)
+    command = ["-m", "fs_fedmllm", "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words]
+    process = forks.start([*command, "killed"], tmp_path, os.environ)
     state = tmp_path / "killed" / "checkpoint" / "state.json"
     while process.poll() is None and not state.is_file():
-        pass
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.is_file() and not (tmp_path / "killed" / "results.json").is_file()
-    subprocess.run([*command, *words, "killed"], env=environment, check=True, capture_output=True)
-    subprocess.run([*command, *words, "whole"], env=environment, check=True, capture_output=True)
+    for name in ("killed", "whole"):
+        done = forks.run([*command, name], tmp_path, os.environ)
+        assert done.returncode == 0, done.stderr[-2000:]
     digests = {json.loads((tmp_path / n / "results.json").read_text())["adapter_sha256"] for n in ("killed", "whole")}
     assert len(digests) == 1
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -74,16 +72,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
     assert off["adapter_sha256"] != whole["adapter_sha256"]  # the remainders do reach the next turns
 
 
-def test_workers_change_nothing(tmp_path) -> None:
+def test_workers_change_nothing(tmp_path, forks) -> None:
     """In processes of their own: a process that has trained cannot fork trainers."""
     results = {}
     for workers in (1, 2):
         words = [*SHORT, *map(str, LONG), *INT4, "outdir", str(tmp_path), "expname", f"w{workers}"]
-        subprocess.run(
-            [sys.executable, "-m", "fs_fedmllm", "run", str(CONFIGS / "aligned_a05.yaml"), "--engine", "embedded",
-             *words, "fedmllm.workers", str(workers)],
-            env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)}, check=True, capture_output=True,
+        done = forks.run(
+            ["-m", "fs_fedmllm", "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words,
+             "fedmllm.workers", workers],
+            tmp_path, os.environ,
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
         results[workers] = json.loads((tmp_path / f"w{workers}" / "results.json").read_text())
     for name in ("adapter_sha256", "bytes_sent", "evaluations"):
         assert results[1][name] == results[2][name]

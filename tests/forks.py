@@ -1,0 +1,196 @@
+"""Processes without the seconds that imports take: forks of an interpreter that has imported what is heavy.
+
+``Forks(python).run(["-m", "fs_fedmllm", "run", ...], cwd, env)`` stands for ``subprocess.run([python, "-m", ...])``,
+and ``start`` for ``Popen``: another process with another id, its own folder, environment, files and signals. What an
+interpreter reads before it runs a program (``PYTHONHASHSEED``, path files) is that of the first start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The engine, and what FederatedScope imports of others; none of FederatedScope itself.
+HEAVY = ("fs_fedmllm.simulation", "torch.utils.tensorboard", "transformers.models.llava.modeling_llava", "peft",
+         "pandas", "sklearn.metrics", "sklearn.datasets", "scipy.stats", "grpc", "torchvision")  # fmt: skip
+
+
+@dataclass
+class Forked:
+    """A started program; as much of ``subprocess.Popen`` as tests use."""
+
+    pid: int
+    _status: Path
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return int(self._status.read_text()) if self._status.exists() else None
+
+    def wait(self, timeout: float = 600.0) -> int:
+        """The exit code, once there is one."""
+        until = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+
+class Forks:
+    """Starts programs in one interpreter's forks; it is started with the first of them."""
+
+    def __init__(self, python: Path | str = sys.executable) -> None:
+        self._python = python
+        self._server: subprocess.Popen[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="forks")
+        self._count = 0
+
+    def start(
+        self, arguments: Sequence[object], cwd: Path, env: Mapping[str, str], out: Path | None = None,
+        err: Path | None = None,
+    ) -> Forked:  # fmt: skip
+        """Start ``python ARGUMENTS``; its output is appended to the files, which may be one."""
+        if self._server is None:
+            own = {**env, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+            if str(self._python) == sys.executable:  # an environment of a test finds the package by itself
+                own["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+            self._server = subprocess.Popen(
+                [self._python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
+            )
+        assert self._server.stdin and self._server.stdout
+        self._count += 1
+        status = Path(self._folder.name) / str(self._count)
+        told = {"words": list(map(str, arguments)), "cwd": str(cwd), "env": dict(env), "status": str(status),
+                "out": str(out or os.devnull), "err": str(err or out or os.devnull)}  # fmt: skip
+        self._server.stdin.write(json.dumps(told) + "\n")
+        self._server.stdin.flush()
+        return Forked(int(self._server.stdout.readline()), status)
+
+    def run(
+        self, arguments: Sequence[object], cwd: Path, env: Mapping[str, str], timeout: float = 600.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Start it and wait for its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            code = self.start(arguments, cwd, env, out, err).wait(timeout)
+            return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        """End the interpreter; what it started goes on."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+        self._folder.cleanup()
+
+
+def serve() -> None:
+    """The interpreter: a line of JSON in, a process id out."""
+    import importlib
+
+    own = sys.path.pop(0)  # the folder of this file
+    for name in HEAVY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    assert own not in sys.path
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        if not os.fork():
+            _watch(json.loads(line))
+
+
+def _watch(told: dict) -> None:
+    """Start the program, say its id, and write its exit code when it has one."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if not child:
+        _become(told)
+    os.write(1, f"{child}\n".encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    written = Path(told["status"] + ".tmp")
+    written.write_text(str(code))
+    written.rename(told["status"])
+    os._exit(0)
+
+
+def _become(told: dict) -> None:
+    """Be what ``python WORDS`` is."""
+    import atexit
+    import threading
+    import traceback
+
+    code = 1
+    try:
+        for name, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(told[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(told["cwd"])
+        os.environ.clear()
+        os.environ.update(told["env"])
+        sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+        code = _program(told["words"])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _program(words: list[str]) -> int:
+    import runpy
+    import types
+
+    safe = words[0] == "-P"
+    words = words[safe:]
+    first = words[1] if words[0] in ("-c", "-m") else words[0]
+    folder = "" if words[0] == "-c" else os.getcwd() if words[0] == "-m" else str(Path(first).resolve().parent)
+    named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:0] = ([] if safe else [folder]) + named
+    if words[0] in ("-c", "-m"):
+        sys.argv = [words[0], *words[2:]]
+        if words[0] == "-m":
+            runpy.run_module(first, run_name="__main__", alter_sys=True)
+        else:
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(compile(first, "<string>", "exec"), sys.modules["__main__"].__dict__)
+    else:
+        sys.argv = list(words)
+        runpy.run_path(first, run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    serve()
