@@ -128,3 +128,12 @@ def test_refusals_are_printed_as_they_are_shown(
     for line, said in shown:
         assert cli.main(words(line)) == 2
         assert capsys.readouterr().err.split() == said.split()
+
+
+def test_every_option_of_own_data_is_on_its_page() -> None:
+    from fs_fedmllm.data.registry import known_options
+
+    text = text_of(REPOSITORY / "docs" / "own_data.md").split("## Options")[1].split("## Template")[0]
+    first = "".join(re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE))
+    named = re.findall(r"`(\w+)`", first)
+    assert sorted(named) == sorted(known_options("own"))

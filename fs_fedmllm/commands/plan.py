@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     plan = commands.add_parser("plan", help="what a run will need: sizes, traffic, memory, steps, hours")
     plan.add_argument("config", help="a .yaml, or the name of one that ships")
     plan.add_argument("overrides", nargs="*", help="key value pairs")
-    plan.add_argument("--probe", action="store_true", help="load the model, take two steps, measure memory and time")
+    plan.add_argument("--probe", action="store_true", help="load the model, take a few steps, measure memory and time")
     plan.add_argument("--online", action="store_true", help="ask the hub for licence, gating and configuration")
     plan.add_argument("--tiny", action="store_true", help="plan with the embedded model")
     plan.add_argument("--json", action="store_true", help="print JSON")
