@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.protocol import ProtocolError, whole
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.untrusted import open_regular, read_json
 
@@ -141,15 +142,26 @@ class SiteStore:
             for name, tensor in load(data).items():
                 part, _, rest = name.partition("/")
                 parts[part][rest] = tensor
-            self.carried, self._carried_from = parts["carried"], head["carried_from"]
+            self.carried, self._carried_from = parts["carried"], whole(head, "carried_from", low=-1)
             if head["pending"] is not None:
-                found = head["pending"]
-                answer = Message(
-                    found["kind"], found["header"], {name: parts["answer"][name] for name in head["order"]}
-                )
-                self.pending = Pending(found["place"], answer, parts["next"])
-        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+                self.pending = _pending(head["pending"], head["order"], parts["answer"], parts["next"])
+        except (LookupError, TypeError, ValueError, OSError, AttributeError, ProtocolError, SafetensorError) as error:
             raise ConfigError(
                 f"The client's state in {self._folder} is damaged ({error}); remove that folder, and the client "
                 "computes its answer again."
             ) from error
+
+
+def _pending(found: Any, order: Any, answer: State, carried: State) -> Pending:
+    """The kept answer, of what the head says of it.
+
+    Raises:
+        ValueError: it is not what :meth:`SiteStore.keep` writes (KeyError, TypeError and ProtocolError likewise).
+    """
+    place, kind, header = found["place"], found["kind"], found["header"]
+    if not isinstance(place, dict) or not isinstance(header, dict) or not isinstance(kind, str):
+        raise ValueError("the answer has no place, kind or header")
+    whole(place, "round")
+    if not isinstance(order, list) or sorted(order) != sorted(answer):
+        raise ValueError("the answer's tensors are not those of its list")
+    return Pending(place, Message(kind, header, {name: answer[name] for name in order}), carried)

@@ -99,3 +99,22 @@ def test_a_full_disk_is_named_and_the_older_state_stands(tmp_path: Path, monkeyp
     loaded = load_checkpoint(tmp_path / "checkpoint", "digest")
     assert loaded is not None and loaded.round == 1 and torch.equal(loaded.params["w"], torch.ones(3))
     assert not list(tmp_path.rglob(".*"))  # nothing half-written is left behind
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pending": []}, {"pending": {}}, {"pending": 3}, {"carried_from": "0"}, {"carried_from": None},
+        {"tensors": 1.5}, {"order": ["w"]}, {"order": None}, {"place": [1]}, {"place": {}}, {"place": {"round": "0"}},
+        {"header": []}, {"kind": None},
+    ],
+)  # fmt: skip
+def test_a_head_that_somebody_wrote_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    SiteStore(tmp_path, "me").keep(pending(0))
+    path = tmp_path / "state.json"
+    head = json.loads(path.read_text())
+    inner = head["pending"] if next(iter(change)) in head["pending"] else head
+    inner.update(change)
+    path.write_text(json.dumps(head))
+    with pytest.raises(ConfigError, match="is damaged"):
+        SiteStore(tmp_path, "me").settle(0)
