@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from fs_fedmllm.agenda import evaluated_rows
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.schema import SPLITS
+from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
@@ -28,6 +32,8 @@ class FederatedData:
         clients: client id (from 1) -> training rows, with what the client may see.
         manifest: how the rows were dealt; names no rows at a site that knows but its own.
         split: sha256 of the manifest that the site's folder was written for, where the site does not have it all.
+        report: labels of each split, rows of each client and what splits share, as in results.json; empty where nobody
+            sees all rows.
     """
 
     dataset: Dataset
@@ -35,6 +41,7 @@ class FederatedData:
     clients: Mapping[int, Sequence[Sample]]
     manifest: Manifest
     split: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def manifest_sha256(self) -> str:
@@ -89,14 +96,31 @@ def _labelled(
 
 
 def prepare_data(config: Config) -> FederatedData:
-    """Read the data set and apply the scenario to its training rows.
+    """Read the data set, apply the scenario to its training rows, and say what splits share.
 
     Raises:
         ConfigError: the metric that picks the best round is on a split without rows, or is not one of the task's.
-        DataError: a label is outside the template's options.
+        DataError: a label is outside the template's options, or a metric cannot be computed on the rows.
         ScenarioError: the scenario cannot be applied.
     """
-    dataset = _read(config)
+    data = deal_data(config, _read(config))
+    shared = overlaps(data.dataset, named_groups(config))
+    labels = label_counts(data.dataset, data.template)
+    for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
+        logging.getLogger("fs_fedmllm").warning("%s", sentence)
+    rows = {str(client): len(own) for client, own in sorted(data.clients.items())}
+    return dataclasses.replace(data, report={"labels": labels, "client_rows": rows, "shared": shared})
+
+
+def named_groups(config: Config) -> list[str]:
+    """Keys of rows that the user calls groups: of his own data, and what a scenario keeps together."""
+    own = config.fedmllm.data.get("groups", ())
+    together = config.scenario_args.get("keep_together")
+    return list(dict.fromkeys([*(own if isinstance(own, list | tuple) else ()), *([together] if together else [])]))
+
+
+def deal_data(config: Config, dataset: Dataset) -> FederatedData:
+    """Apply the scenario to the training rows of a data set; what is raised is as in :func:`prepare_data`."""
     template = fitting_template(config, dataset)
     clients, manifest = deal(config, dataset, template)
     if config.method.pooled:
@@ -144,10 +168,32 @@ def recorded_data(config: Config, path: str) -> FederatedData:
 
 
 def check_best(config: Config, dataset: Dataset, template: Template) -> None:
-    """The metric that picks the best round must be one that this task's evaluations have."""
+    """The metrics of a run must be ones that the rows allow: the task's own, and the one that picks the best round.
+
+    Raises:
+        ConfigError: no evaluation has the metric that picks the best round.
+        DataError: the AUC is asked of rows of one class.
+    """
+    for split in SPLITS if template.metric == "auc" else ():
+        judged = evaluated_rows(config, getattr(dataset, split))
+        labels = {row.label for row in judged}
+        if len(labels) == 1:
+            (label,) = labels
+            raise DataError(
+                f"The {split} rows of {dataset.name} that are evaluated ({len(judged):,}) all have the label "
+                f"{template.options[label or 0]!r}, and the AUC, the metric of the template {template.name!r}, needs "
+                "two. Give rows of both, set the template's metric to accuracy, or raise fedmllm.eval.limit if set."
+            )
     name = config.eval.best_res_update_round_wise_key
     part, _, metric = name.partition("_")
-    rows: Sequence[Sample] = getattr(dataset, part)
+    rows: Sequence[Sample] = evaluated_rows(config, getattr(dataset, part))
+    sliced = metric.startswith(("image_", "text_"))
+    if sliced and (part == "val" or not any(row.presence == "both" for row in rows)):
+        why = "only test rows are" if part == "val" else "none of them has both"
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, which shows {part} rows with one modality, and {why}. "
+            f"Use {part}_{metric.partition('_')[2]}."
+        )
     if not rows:
         raise ConfigError(
             f"eval.best_res_update_round_wise_key is {name!r}, but {dataset.name} has no {part} rows; use a metric of "

@@ -509,6 +509,8 @@ class Session:
             "config_sha256": self._digest,
             "seconds": {name: round(value, 3) for name, value in self.seconds().items()},
         }
+        if self.federation.data.report:
+            results["data"] = self.federation.data.report
         if privacy := self._privacy():
             results["privacy"] = privacy
         return results

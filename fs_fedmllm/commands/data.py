@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError
 
 if TYPE_CHECKING:
     from fs_fedmllm.config import Config
@@ -76,9 +76,12 @@ def _load(name: str, overrides: Sequence[str]) -> Config:
 
 def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.check import inspect
+    from fs_fedmllm.data.findings import as_finding
+    from fs_fedmllm.data.grouping import grouped
     from fs_fedmllm.data.registry import EMBEDDED, NAMES
+    from fs_fedmllm.federated_data import deal_data, named_groups
 
-    words = list(args.overrides)
+    words, config, groups = list(args.overrides), None, []
     if args.target in NAMES:
         name, root = args.target, "" if args.target in EMBEDDED else words.pop(0) if words else ""
         if not root and name not in EMBEDDED:
@@ -87,11 +90,23 @@ def _check(args: argparse.Namespace) -> int:
     else:
         config = _load(args.target, words)
         name, root, options = config.data.type, config.data.root, config.fedmllm.data
-        limit = _widest(config)
-    dataset, findings = inspect(name, root, options, decode=args.decode, widest=limit[0], family=limit[1])
-    print(findings_table([finding for finding in findings if finding.severity != "note"], args.most))
+        limit, groups = _widest(config), named_groups(config)
+    dataset, findings = inspect(
+        name, root, options, decode=args.decode, widest=limit[0], family=limit[1], groups=groups
+    )
+    dealt = None
+    if config is not None and dataset is not None and not any(f.severity == "error" for f in findings):
+        try:
+            dealt = deal_data(config, dataset)
+        except FedMLLMError as error:
+            findings.insert(0, as_finding(error))
+    print(findings_table(grouped([finding for finding in findings if finding.severity != "note"]), args.most))
     if dataset is not None:
         print(_counts(dataset))
+        if said := _labels(dataset):
+            print(said)
+    if dealt is not None:
+        print(client_table(dealt.clients))
     for finding in findings:
         if finding.severity == "note":
             print(f"{finding.file}: {finding.problem}")
@@ -170,6 +185,21 @@ def _counts(dataset: Dataset) -> str:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
         rows.append([split, f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES), said])
     return table(["split", "rows", *CASES, "kinds"], rows)
+
+
+def _labels(dataset: Dataset) -> str:
+    """Rows of each split by label; nothing where rows are not labelled."""
+    from fs_fedmllm.data.overlap import label_counts
+    from fs_fedmllm.data.template import load_template
+
+    template = load_template(dataset.template)
+    if template.task != "choice":
+        return ""
+    counts = label_counts(dataset, template)
+    return table(
+        ["label", *counts],
+        [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in template.options],
+    )
 
 
 def federated(config: Config, manifest: str | None = None) -> FederatedData:

@@ -17,9 +17,7 @@ class JudgeSection:
     prompt: str = key(
         "structured", "Wording: ours, which asks for JSON, or the authors'.", choices=("structured", "upstream")
     )
-    price_in: float = key(
-        -1.0, "Price of a million prompt tokens; -1 is unknown.", valid=Range(0, default=-1)
-    )
+    price_in: float = key(-1.0, "Price of a million prompt tokens; -1 is unknown.", valid=Range(0, default=-1))
     price_out: float = key(-1.0, "Price of a million reply tokens; -1 is unknown.", valid=Range(0, default=-1))
     max_cost: float = key(0.0, "Most that the verdicts may cost, in the currency of the prices; 0 is no limit.",
                           valid=NOT_NEGATIVE)  # fmt: skip

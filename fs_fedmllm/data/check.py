@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.findings import Finding, Findings, as_finding
 from fs_fedmllm.data.images import look_at_image
-from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
+from fs_fedmllm.data.registry import EMBEDDED, load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.shapes import check_shapes
+from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import DataError, TemplateError
 
 
@@ -40,6 +42,7 @@ def inspect(
     decode: bool = True,
     widest: float = 0.0,
     family: str = "",
+    groups: Sequence[str] = (),
 ) -> tuple[Dataset | None, list[Finding]]:
     """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all.
 
@@ -50,6 +53,7 @@ def inspect(
         decode: as for ``check``.
         widest: as for :func:`fs_fedmllm.data.shapes.check_shapes`.
         family: of the model.
+        groups: keys of rows whose values should not stand in two splits, beside those that the options name.
     """
     found = Findings(strict=False)
     dataset = None
@@ -59,6 +63,11 @@ def inspect(
         rows = [*chain(dataset.train, dataset.val, dataset.test)]
         good = _images(rows, decode, absent_ok, found)
         check_shapes(good, widest, family, found)
+        named = (options or {}).get("groups", ())
+        shared = overlaps(dataset, tuple(dict.fromkeys((*named, *groups))))
+        labels = label_counts(dataset, load_template(dataset.template))
+        for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
+            found.warn(str(root) if name not in EMBEDDED else name, sentence)
     except (DataError, TemplateError) as error:
         found.items.append(as_finding(error))
     order = ("error", "warning", "note")

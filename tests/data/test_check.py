@@ -37,8 +37,8 @@ def test_damaged_pixels_are_found_by_decoding(tmp_path, jsonl):
     path = tmp_path / "a.jpg"
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
-    for name in ("train", "test"):
-        jsonl(tmp_path / f"{name}.jsonl", [card("a.jpg")])
+    jsonl(tmp_path / "train.jsonl", [card("a.jpg")])
+    jsonl(tmp_path / "test.jsonl", [{"question": "Is it?", "answer": "Yes"}])
     assert check("own", tmp_path, OPTIONS, decode=False) == []
     (finding,) = check("own", tmp_path, OPTIONS)
     assert "truncated" in finding.problem and finding.row == "1"
@@ -58,5 +58,10 @@ def test_the_list_ends(tmp_path, jsonl):
     assert any("Stopped after 1,000 errors" in f.problem for f in findings)
 
 
-def test_the_real_set_is_clean(real_data):
-    assert check("vqa_rad", real_data / "vqa_rad", decode=True) == []
+def test_the_real_set_is_whole_and_its_test_images_are_trained_on(real_data):
+    (finding,) = check("vqa_rad", real_data / "vqa_rad")
+    assert finding.severity == "warning"
+    assert finding.problem == (
+        "Of 451 test rows, 1 show what a training row shows, and 446 share their image with a training row (202 "
+        "images)."
+    )
