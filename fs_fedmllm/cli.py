@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +29,8 @@ from fs_fedmllm.commands import (
 from fs_fedmllm.errors import FedMLLMError
 
 EXIT_USER_ERROR = 2
+#: What a shell reports of a program that SIGPIPE ended.
+EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
 COMMANDS = (run, sweep, report, plan, sites, certs, data, judge, compare, merge, predict, push, config, doctor, plug)
 
@@ -46,6 +50,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for what the user can put right."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can be told from other errors
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return EXIT_READER_GONE
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads our output any more (``| head``); if so, what is left of it goes nowhere."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)
+        if any(event & select.POLLERR for _, event in asked.poll(0)):
+            gone = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # the interpreter flushes once more when it ends
+            os.close(nowhere)
+    return gone
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     # Overrides may stand before and after options; argparse collects them in one place only.
     args, more = parser.parse_known_args(argv)

@@ -80,6 +80,14 @@ class Update:
     client_state: State = field(default_factory=dict)
 
 
+def _recomputes(model: torch.nn.Module) -> bool:
+    """Whether activation checkpointing is on; transformers renames the property and warns of the old name."""
+    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):
+        if hasattr(type(model), name):
+            return bool(getattr(model, name))
+    return False
+
+
 @dataclass
 class Federation:
     """A run's pieces. Build it with :meth:`build`.
@@ -128,7 +136,7 @@ class Federation:
         recomputed = mllm.family.checkpointed(mllm.inner)
         if config.fedmllm.train.gradient_checkpointing:
             recomputed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        elif getattr(recomputed, "is_gradient_checkpointing", False):
+        elif _recomputes(recomputed):
             recomputed.gradient_checkpointing_disable()
         vision = None
         if config.fedmllm.vision_cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:

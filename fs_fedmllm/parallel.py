@@ -16,6 +16,8 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import MappingProxyType
@@ -92,6 +94,7 @@ def _unpack(data: bytes) -> dict[str, torch.Tensor]:
 
 def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connection]) -> None:
     """A worker's life: a turn for every request, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     for other in inherited:  # the parent's ends: while a worker holds one, no worker sees a killed parent's go away
         other.close()
     try:
@@ -101,7 +104,7 @@ def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connect
         pipe.send_bytes(b"no")
         return
     pipe.send_bytes(b"ok")
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+    with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             request = json.loads(pipe.recv_bytes())
             state = load(pipe.recv_bytes())
@@ -122,6 +125,26 @@ def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connect
             pipe.send_bytes(data)
             pipe.send_bytes(kept)
     os._exit(0)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C that comes within is delivered at the end.
+
+    A fork runs hooks of Python and of libraries in this process; an exception inside one is printed and dropped, and
+    with it the interrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -157,14 +180,19 @@ class TurnPool:
             self._start(accelerators)
             return
         context = multiprocessing.get_context("fork") if workers else None
-        for _ in range(workers):
-            assert context is not None
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, federation, [*self._pipes, ours]), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        try:
+            for _ in range(workers):
+                assert context is not None
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, federation, [*self._pipes, ours]), daemon=True)
+                with _interrupts_wait():
+                    process.start()
+                    theirs.close()
+                    self._pipes.append(ours)
+                    self._processes.append(process)
+        except KeyboardInterrupt:
+            self.close(at_once=True)
+            raise
         if any(pipe.recv_bytes() != b"ok" for pipe in self._pipes):
             logger.info("This process has trained before, so client turns run one after the other.")
             self.close()
@@ -248,11 +276,17 @@ class TurnPool:
         except UpdateError as error:
             return client, error
 
-    def close(self) -> None:
-        """End the workers."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the workers.
+
+        Args:
+            at_once: do not let them finish their turns.
+        """
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
+            if at_once:
+                process.terminate()
             process.join(timeout=5)
             if process.is_alive():
                 process.terminate()
@@ -261,5 +295,5 @@ class TurnPool:
     def __enter__(self) -> TurnPool:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self.close(at_once=kind is not None)

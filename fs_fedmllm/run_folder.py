@@ -13,7 +13,9 @@ checkpoint/           the state to resume from (removed when the run ends)
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import yaml
 
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, config_digest, to_mapping
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, StorageError
 
 
 def run_path(config: Config, label: str = "") -> Path:
@@ -39,6 +41,28 @@ def run_path(config: Config, label: str = "") -> Path:
         attempt += 1
         folder = Path(config.outdir) / f"{name}-{attempt}"
     return folder
+
+
+def check_output(outdir: str) -> None:
+    """A run can write where it is to write; nothing is made yet.
+
+    Args:
+        outdir: of the configuration.
+
+    Raises:
+        StorageError: names the folder, and what stands in the way.
+    """
+    existing = Path(outdir).absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"outdir is {outdir!r}, but {existing} cannot be written: {error.strerror}. Change its rights, make "
+            "room, or name another folder."
+        ) from error
 
 
 class RunFolder:

@@ -15,7 +15,7 @@ from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.parallel import TurnPool, further_accelerators, useful_workers
-from fs_fedmllm.run_folder import RunFolder, run_path
+from fs_fedmllm.run_folder import RunFolder, check_output, run_path
 from fs_fedmllm.session import Listener, Session, Silent
 
 
@@ -37,6 +37,7 @@ def run(
         FedMLLMError: bad configuration, data, model or updates.
     """
     check_extras(config)
+    check_output(config.outdir)
     data = prepare_data(config)
     federation = Federation.build(config, data)
     folder = RunFolder(run_path(config, label), config)

@@ -214,6 +214,34 @@ def load_mllm(options: ModelOptions, *, use_gpu: bool = False, device_index: int
     return _LOADED[cache_key]
 
 
+def check_folder(path: str) -> None:
+    """Tell a folder that is not there from an id on a hub; transformers takes every name for the latter.
+
+    Args:
+        path: ``model.fedmllm.path``, resolved.
+
+    Raises:
+        ModelError: it can only be a folder, and there is none.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return
+    # An id is "name" or "owner/name"; the latter is a folder's name where "owner" is a folder here.
+    local = path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path or len(place.parts) > 2
+    if not local and len(place.parts) == 2:
+        local = place.parent.is_dir()
+    if place.exists():
+        raise ModelError(f"model.fedmllm.path is {path!r}, which is a file: name the folder that holds config.json.")
+    if local:
+        parent = next((p for p in place.parents if p.is_dir()), None)
+        near = ", ".join(sorted(child.name for child in parent.iterdir() if child.is_dir())[:5]) if parent else ""
+        raise ModelError(
+            f"model.fedmllm.path is {path!r}, and there is no such folder"
+            + (f"; {parent} has {near}." if near and parent != Path() else ".")
+            + (" A ~ is not expanded: write the whole path." if path.startswith("~") else "")
+        )
+
+
 def read_config(path: str, revision: str = "") -> dict[str, Any]:
     """The mapping in a checkpoint's config.json; no code of the checkpoint's runs.
 
@@ -222,10 +250,12 @@ def read_config(path: str, revision: str = "") -> dict[str, Any]:
     """
     from transformers import PreTrainedConfig
 
+    check_folder(path)
     try:
         config, _ = PreTrainedConfig.get_config_dict(path, **({"revision": revision} if revision else {}))
     except (OSError, ValueError) as error:
-        raise ModelError(f"Cannot load the model {path!r}: {error}") from error
+        here = "" if Path(path).is_dir() else f" (There is no folder {path!r} here either.)"
+        raise ModelError(f"Cannot load the model {path!r}: {error}{here}") from error
     if not config.get("model_type"):
         raise ModelError(f"Cannot load the model {path!r}: there is no config.json with a model_type.")
     return config
@@ -351,7 +381,10 @@ def attach(options: ModelOptions, family: Family, inner: Any) -> tuple[Any, int,
     modules = list(dict.fromkeys(name for names in groups.values() for name in names))
     generates = hasattr(inner, "prepare_inputs_for_generation")
     try:
-        model = get_peft_model(inner, peft_config(options, family, modules, generates))
+        with warnings.catch_warnings():
+            # PEFT asks by a name that transformers has renamed; a run can do nothing about it.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            model = get_peft_model(inner, peft_config(options, family, modules, generates))
     except (ValueError, TypeError) as error:
         raise ModelError(f"PEFT cannot attach {options.peft} to {type(inner).__name__}: {error}") from error
     return model, depth, groups
