@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.belongings import other_parts
+from fs_fedmllm.config import told_apart
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.sealing import check_seal, opened, sealed
+from fs_fedmllm.untrusted import open_regular
 
-VERSION = 2
+VERSION = 3
+HEAD = "state.json"
 
 
 @dataclass
@@ -56,20 +61,22 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _read(folder: Path, entry: dict[str, str]) -> dict[str, torch.Tensor]:
-    data = (folder / Path(entry["file"]).name).read_bytes()
+def _read(folder: Path, entry: Any) -> dict[str, torch.Tensor]:
+    with open_regular(folder / Path(entry["file"]).name) as stream:
+        data = stream.read()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ConfigError(f"{folder / entry['file']} is damaged (its sha256 differs); remove {folder}.")
     return load(data)
 
 
-def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
+def save_checkpoint(folder: Path, state: RunState, digest: str, belongs: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint; the older one stands until the new one is complete.
 
     Args:
         folder: ``checkpoint/`` of the run.
         state: what to save.
-        digest: of the configuration, so that another run's state is never continued.
+        digest: of the configuration and the split, so that another run's state is never continued.
+        belongs: what else it belongs to, see :func:`fs_fedmllm.belongings.belongings`.
     """
     tensors = {f"params/{k}": v for k, v in state.params.items()}
     tensors |= {f"server/{k}": v for k, v in state.server.items()}
@@ -85,15 +92,20 @@ def save_checkpoint(folder: Path, state: RunState, digest: str) -> None:
         "version": VERSION,
         "round": state.round,
         "config": digest,
+        "belongs": dict(belongs or {}),
         "tensors": entry,
         "clients": {str(client): stored for client, (_, stored) in sorted(state.stored.items())},
         "figures": state.figures,
         "lines": state.lines,
     }
-    write_atomically(folder / "state.json", json.dumps(header).encode(), private=True)
-    current = {entry["file"], *(stored["file"] for _, stored in state.stored.values())}
+    write_atomically(folder / HEAD, sealed(header), private=True)
+    _keep_only(folder, {entry["file"], *(stored["file"] for _, stored in state.stored.values())})
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Remove tensors that no header names: of earlier rounds, or of a process that was killed before its header."""
     for old in _files(folder):
-        if old.name not in current:
+        if old.name not in names:
             old.unlink(missing_ok=True)
 
 
@@ -101,29 +113,81 @@ def _files(folder: Path) -> list[Path]:
     return [*folder.glob("round-*.safetensors"), *folder.glob("client-*-round-*.safetensors")]
 
 
-def load_checkpoint(folder: Path, digest: str) -> RunState | None:
-    """Read the checkpoint of a run, or None if there is none.
+def read_head(folder: Path, digest: str, belongs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Read the header of a run's checkpoint, without its tensors; None if there is none.
+
+    Args:
+        folder: ``checkpoint/`` of the run.
+        digest: as it was saved with.
+        belongs: what the run is made of; parts that either side does not know are not compared.
 
     Raises:
-        ConfigError: the checkpoint is another configuration's, of an unknown version, or damaged.
+        ConfigError: the checkpoint is another run's, of an unknown version, damaged, or was changed.
     """
-    path = folder / "state.json"
+    path = folder / HEAD
     if not path.is_file():
         return None
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        if header["version"] != VERSION:
-            raise ConfigError(f"{path} has version {header['version']}; this release reads version {VERSION}.")
-        if header["config"] != digest:
+    with _damage(folder):
+        header = opened(path)
+        version = header["version"]
+        if version != VERSION or type(version) is not int:
             raise ConfigError(
-                f"{folder} holds the checkpoint of a run with another configuration. Use another expname, or remove "
-                "that folder to start anew."
+                f"{path} has version {str(version)[:20]}; this release reads version {VERSION}. Finish that run with "
+                "the release that began it, or remove the folder to start anew."
             )
+        check_seal(header, HEAD)
+        saved = header["belongs"]
+        if not isinstance(saved, dict) or not isinstance(saved.get("settings", {}), dict):
+            raise ValueError("belongs is no mapping")
+        _same_run(folder, header["config"] == digest, saved, belongs or {})
+        for name in ("round", "lines"):
+            if type(header[name]) is not int or header[name] < 0:
+                raise ValueError(f"{name} is not a count")
+        for name in ("figures", "clients"):
+            if not isinstance(header[name], dict):
+                raise ValueError(f"{name} is no mapping")
+        return header
+
+
+def _same_run(folder: Path, same: bool, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    advice = "Use another expname, or remove that folder to start anew."
+    other = other_parts(there, here)
+    if not same:
+        known = "settings" in there and "settings" in here
+        found = told_apart(there["settings"], here["settings"]) if known else ""
+        unknown = "its rows were dealt otherwise" if known else "its settings or rows differ"
+        found = "; ".join(filter(None, [found, *other])) or unknown
+        raise ConfigError(f"{folder} holds the checkpoint of a run with another configuration: {found}. {advice}")
+    if other:
+        raise ConfigError(f"{folder} holds the checkpoint of a run with {' and '.join(other)}. {advice}")
+
+
+@contextlib.contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Whatever a damaged or hostile file does to a reader is one error, with what to do."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, OverflowError, RecursionError,
+            SafetensorError) as error:  # fmt: skip
+        told = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"The checkpoint in {folder} is damaged ({told[:300]}); remove that folder.") from error
+
+
+def load_checkpoint(folder: Path, digest: str, belongs: Mapping[str, Any] | None = None) -> RunState | None:
+    """Read the checkpoint of a run, or None if there is none; arguments and errors as for :func:`read_head`."""
+    header = read_head(folder, digest, belongs)
+    if header is None:
+        _keep_only(folder, set())
+        return None
+    with _damage(folder):
         parts: dict[str, dict[str, torch.Tensor]] = {"params": {}, "server": {}, "best": {}}
         for name, tensor in _read(folder, header["tensors"]).items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
         stored = {int(client): (_read(folder, entry), entry) for client, entry in header["clients"].items()}
+        _keep_only(folder, {header["tensors"]["file"], *(entry["file"] for _, entry in stored.values())})
         return RunState(
             round=header["round"],
             params=parts["params"],
@@ -134,13 +198,11 @@ def load_checkpoint(folder: Path, digest: str) -> RunState | None:
             clients={client: kept for client, (kept, _) in stored.items()},
             stored=stored,
         )
-    except (KeyError, ValueError, OSError, SafetensorError) as error:
-        raise ConfigError(f"The checkpoint in {folder} is damaged ({error}); remove that folder.") from error
 
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a finished run."""
-    for file in (*_files(folder), folder / "state.json"):
+    for file in (*_files(folder), folder / HEAD):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something of somebody else's is in it, or it never was
         folder.rmdir()

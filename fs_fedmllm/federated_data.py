@@ -6,12 +6,14 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.agenda import evaluated_rows
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.schema import SPLITS
+from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -47,6 +49,12 @@ class FederatedData:
     def manifest_sha256(self) -> str:
         """sha256 of the manifest of the whole split."""
         return self.split or self.manifest.sha256
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """sha256 of the rows and the content of their images; of a site, of those that it has."""
+        rows = self.dataset
+        return rows_sha256(row for part in (rows.train, rows.val, rows.test) for row in part)
 
 
 def scenario_params(config: Config, dataset: Dataset) -> ScenarioParams:

@@ -20,6 +20,7 @@ from fs_fedmllm.agenda import evaluated_rows, evaluation_due, slices_due
 from fs_fedmllm.aggregators import Aggregator
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.belongings import belongings
 from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.config import config_digest
 from fs_fedmllm.errors import UpdateError
@@ -35,6 +36,7 @@ from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.profiles import profile_switches
 from fs_fedmllm.provenance import commit
+from fs_fedmllm.resumption import check_fit, identity
 from fs_fedmllm.run_folder import RunFolder
 from fs_fedmllm.scenarios.manifest import write_manifest
 
@@ -93,8 +95,8 @@ class Session:
         self.listener = listener
         self._started = time.perf_counter() if started is None else started
         self._digest = config_digest(self.config)
-        # A checkpoint belongs to a configuration and to the rows that it was dealt.
-        self._identity = f"{self._digest}-{federation.data.manifest_sha256}"
+        self._identity = identity(self.config, federation.data)
+        self._belongs = belongings(self.config, federation.data)
         self._mean: Aggregator | None = None
         #: The adapter that the round's clients received, and the bytes that they sent back.
         self._start: State = {}
@@ -144,23 +146,25 @@ class Session:
         origin = self.config.fedmllm.hub.resume_from
         if origin and not (self.folder.path / "checkpoint" / "state.json").is_file():
             logger.info("Going on from %s, commit %s.", origin, fetch_checkpoint(origin, self.folder.path))
-        saved = load_checkpoint(self.folder.path / "checkpoint", self._identity)
+        state = self.folder.path / "checkpoint"
+        saved = load_checkpoint(state, self._identity, self._belongs)
+        params = self.federation.initial_state()
+        server = self.federation.server.init(params) if self.federation.server is not None else {}
+        if saved is not None:
+            check_fit(state, saved, self.config, params, server)
         self.folder.write_config()
         if not self.federation.data.split:  # a server of a distributed run does not know its clients' rows
             write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
         if saved is not None:
-            logger.info("Resuming %s after round %d.", self.folder.path, saved.round)
             self._carried = saved.figures["seconds"]
             self.folder.keep_lines(saved.lines)
             self.listener.resumed(saved.figures["turns"])
-            saved.figures.setdefault("participants", [])
             return saved
         self.folder.keep_lines(0)
-        params = self.federation.initial_state()
         if self.config.federate.restore_from:
             slots = self.federation.mllm.model.peft_config["default"].to_dict()
             params = restore(self.config.federate.restore_from, params, slots)
-        server = self.federation.server.init(params) if self.federation.server is not None else {}
+            server = self.federation.server.init(params) if self.federation.server is not None else {}
         figures: dict[str, Any] = {"evaluations": [], "refused": [], "participants": [], "bytes_sent": 0}
         figures["turns"] = 0
         return RunState(0, params, server, {}, figures)
@@ -430,7 +434,7 @@ class Session:
 
     def _save(self) -> None:
         self.state.figures["seconds"] = self.seconds()
-        save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity)
+        save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity, self._belongs)
 
     # The end ----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import prepare_data
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.parallel import TurnPool, further_accelerators, useful_workers
-from fs_fedmllm.run_folder import RunFolder, check_output, run_path
+from fs_fedmllm.resumption import announce
+from fs_fedmllm.run_folder import RunFolder, check_output, claimed
 from fs_fedmllm.session import Listener, Session, Silent
 
 
@@ -38,15 +39,16 @@ def run(
     """
     check_extras(config)
     check_output(config.outdir)
-    data = prepare_data(config)
-    federation = Federation.build(config, data)
-    folder = RunFolder(run_path(config, label), config)
-    session = Session(federation, folder, listener or Silent(), started)
-    if not config.method.has_global:
-        _run_local(session)
-    else:
-        _run_rounds(session)
-    return session.close(), folder
+    with claimed(config, label) as folder:
+        data = prepare_data(config)
+        announce(folder.path, config, data)
+        federation = Federation.build(config, data)
+        session = Session(federation, folder, listener or Silent(), started)
+        if not config.method.has_global:
+            _run_local(session)
+        else:
+            _run_rounds(session)
+        return session.close(), folder
 
 
 def _run_rounds(session: Session) -> None:

@@ -97,9 +97,11 @@ def status_table(status: dict[str, Any]) -> str:
         lines.append(f"bytes received {status['bytes_received']:,}, sent {status['bytes_sent']:,}")
         lines.append(f"updates refused: {status['refused']}")
         if spent := status.get("privacy"):
+            from fs_fedmllm.privacy.accountant import hollow
+
             lines.append(
                 f"privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:.3g} spent, in "
-                f"{spent['releases']} releases"
+                f"{spent['releases']} releases{hollow(spent['epsilon'], spent['delta'])}"
             )
     lines.append(f"last error: {status['last_error'] or 'none'}")
     return "\n".join(lines)

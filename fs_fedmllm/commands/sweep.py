@@ -74,7 +74,9 @@ def _sweep(args: argparse.Namespace) -> int:
     every = grid.cells(table, args.overrides, tiny=args.tiny, beside=path.parent)
     cells = chosen(every, args.only)
     out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
+    from fs_fedmllm.locks import locked
     from fs_fedmllm.sweeps import runner
+    from fs_fedmllm.sweeps.files import LOCK
 
     if args.dry_run:
         for cell in cells:
@@ -83,14 +85,17 @@ def _sweep(args: argparse.Namespace) -> int:
         print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
         return 0
     workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else available_cores())
-    out.mkdir(parents=True, exist_ok=True)
-    runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
-    outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))
     wanted = len({cell.key for cell in cells})
+    if not wanted:
+        raise ConfigError(f"{path} has no cell to run: every place of its grid is skipped, or is read off other runs.")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK, advice="Wait until that sweep has ended, or name another folder with --out."):
+        runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
+        outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))
     print(f"{outcome.finished} of {wanted} cells finished in {out}; fs-fedmllm report {out} makes the table.")
     for title, reason in outcome.failed.items():
         print(f"failed: {title}: {reason}")
     if outcome.interrupted:
         print("Interrupted; the same command goes on from here.")
         return EXIT_INTERRUPTED
-    return EXIT_FAILED_CELLS if outcome.failed else 0
+    return 0 if outcome.finished == wanted else EXIT_FAILED_CELLS

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.belongings import base_of
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server
+from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
@@ -163,10 +165,10 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
     }
 
 
-def site_identity(config: Config, client: int, rows: Sequence[Sample]) -> str:
-    """What a client's state on disk belongs to: its id, its rows, and the agreed keys."""
-    content = json.dumps([dataclasses.asdict(dataclasses.replace(row, source="", image="")) for row in rows])
-    return f"{client}-{digest(agreed_keys(config))}-{hashlib.sha256(content.encode()).hexdigest()}"
+def site_identity(config: Config, client: int, rows: Sequence[Sample], template: Template | None = None) -> str:
+    """What a client's state on disk belongs to: its id, its rows and images, the agreed keys, prompts and base."""
+    agreed = agreed_keys(config) if template is None else agreement(config, template)
+    return f"{client}-{digest(agreed)}-{rows_sha256(rows)}-{base_of(config)[:16]}"
 
 
 #: Client, round, what the server sent, what the client carries -> its update.

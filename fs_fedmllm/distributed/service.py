@@ -179,7 +179,7 @@ def take_part(
     folder.mkdir(parents=True, exist_ok=True)
     store = SiteStore(
         folder / STATE,
-        site_identity(config, client, data.clients[client]),
+        site_identity(config, client, data.clients[client], data.template),
         needed=bool(config.method.keeps),
     )
     # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.

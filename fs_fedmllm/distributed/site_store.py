@@ -7,7 +7,6 @@ state; a client whose answer came too late goes on from the state before it, as 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fs_fedmllm.algorithms.server import State
-from fs_fedmllm.atomic import write_atomically
+from fs_fedmllm.atomic import remove_torn, write_atomically
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, whole
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.untrusted import open_regular, read_json
+from fs_fedmllm.sealing import check_seal, opened, sealed
+from fs_fedmllm.untrusted import open_regular
 
-VERSION = 1
+VERSION = 2
 _HEAD = "state.json"
 
 
@@ -61,6 +61,7 @@ class SiteStore:
         self.pending: Pending | None = None
         self.carried: State = {}
         self._carried_from = -1  # the round whose answer gave what is carried
+        remove_torn(folder)
         self._read()
 
     def keep(self, pending: Pending) -> None:
@@ -112,8 +113,8 @@ class SiteStore:
         # The older file stands until the head names the new one.
         name = f"answer-{digest[:16]}.safetensors"
         write_atomically(self._folder / name, data, private=True)
-        content = json.dumps({**head, "tensors": name, "sha256": digest}).encode()
-        write_atomically(self._folder / _HEAD, content, private=True)
+        content = {**head, "tensors": name, "sha256": digest}
+        write_atomically(self._folder / _HEAD, sealed(content), private=True)
         for old in self._folder.glob("answer-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
@@ -123,9 +124,12 @@ class SiteStore:
         if not path.is_file():
             return
         try:
-            head = read_json(path)
+            head = opened(path)
             if head["version"] != VERSION:
-                raise ConfigError(f"{path} has version {head['version']}; this release reads version {VERSION}.")
+                raise ConfigError(
+                    f"{path} has version {str(head['version'])[:20]}; this release reads version {VERSION}."
+                )
+            check_seal(head, _HEAD)
             if head["identity"] != self._identity:
                 raise ConfigError(
                     f"{self._folder} holds the state of a client with another configuration, id or data. Use another "

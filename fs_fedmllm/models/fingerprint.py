@@ -32,7 +32,10 @@ def base_fingerprint(options: ModelOptions) -> str:
     Returns:
         Hexadecimal; empty where there are no files to read.
     """
-    return _fingerprint(resolve_path(options.path), options.revision)
+    found = _fingerprint(resolve_path(options.path), options.revision)
+    if not found:  # a hub's files may be here in a moment
+        _fingerprint.cache_clear()
+    return found
 
 
 @functools.cache

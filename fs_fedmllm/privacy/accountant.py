@@ -118,6 +118,26 @@ def epsilon(releases: Iterable[Release], delta: float, orders: tuple[int, ...] =
     return max(0.0, min(unsampled, float(dp.rdp.compute_epsilon(orders, total, delta)[0])))
 
 
+#: From here on, delta is a chance that nobody would call a promise.
+_LARGE_DELTA = 0.1
+
+
+def hollow(epsilon: float, delta: float) -> str:
+    """A word on an epsilon that says little because of its delta; empty for any other.
+
+    Args:
+        epsilon: as it is shown.
+        delta: of that epsilon.
+    """
+    if delta < _LARGE_DELTA:
+        return ""
+    small = "epsilon is this small only because " if epsilon < 1 else ""
+    return (
+        f"; this promises little: {small}a client may be exposed with probability {delta:.3g} (the default delta, "
+        "client_num ** -1.1, is large for few clients: set fedmllm.privacy.dp.delta)"
+    )
+
+
 def solve_noise(
     target: float, delta: float, rounds: int, like: Release, spent: Sequence[Release] = (), precision: float = 1.0e-3
 ) -> float:

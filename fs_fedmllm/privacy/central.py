@@ -12,7 +12,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.config import Config
-from fs_fedmllm.privacy.accountant import Release, epsilon, solve_noise
+from fs_fedmllm.privacy.accountant import Release, epsilon, hollow, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger
 from fs_fedmllm.privacy.noise import add_noise
 from fs_fedmllm.privacy.sampling import draw
@@ -56,9 +56,10 @@ class CentralPrivacy:
         planned = epsilon([*self._ledger.releases, *[like] * left], self.delta)
         logger.warning(
             "Differential privacy: epsilon %.4g at delta %.3g after all rounds (noise multiplier %.4g, clip norm %g); "
-            "neighbouring: %s; sampling: %s; clients weigh equally. Noise and draws come from the operating system, "
+            "neighbouring: %s; sampling: %s; clients weigh equally%s. Noise and draws come from the operating system, "
             "so this run cannot be repeated to the same bytes.",
             *(planned, self.delta, like.noise_multiplier, dp.clip_norm, like.neighbouring, _SAMPLING[like.mechanism]),
+            hollow(planned, self.delta),
         )
         if len(self._ledger.releases) > done:
             logger.warning(

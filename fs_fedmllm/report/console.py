@@ -10,6 +10,7 @@ from tqdm import tqdm
 from fs_fedmllm.config import Config
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.federation import Update
+from fs_fedmllm.privacy.accountant import hollow
 
 
 class ConsoleProgress:
@@ -24,12 +25,16 @@ class ConsoleProgress:
         self._metric = config.eval.best_res_update_round_wise_key
         self._total = config.turns_per_round * self._rounds
         self._made: tqdm | None = None
+        self._before = 0
 
     @property
     def _bar(self) -> tqdm:
         """The bar; drawn at the first event, so that errors before it stand alone."""
         if self._made is None:
-            self._made = tqdm(total=self._total, unit="turn", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+            self._made = tqdm(
+                total=self._total, initial=self._before, unit="turn", file=sys.stderr, dynamic_ncols=True,
+                mininterval=0.5,
+            )  # fmt: skip
         return self._made
 
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
@@ -49,8 +54,8 @@ class ConsoleProgress:
         self._bar.write(f"round {round_index + 1}: refused: {reason}", file=sys.stderr)
 
     def resumed(self, turns: int) -> None:
-        """Start the bar where the checkpoint stands."""
-        self._bar.update(turns)
+        """Start the bar where the checkpoint stands; the time left follows from the turns of this process alone."""
+        self._before = turns
 
     def close(self) -> None:
         """Finish the bar."""
@@ -77,6 +82,7 @@ def privacy_line(privacy: dict[str, Any]) -> str:
         said.append(
             f"epsilon {dp['epsilon']:.4g} at delta {dp['delta']:.3g} per client "
             f"({dp['neighbouring']}; {dp['sampling']}; {dp['releases']} noisy means)"
+            f"{hollow(dp['epsilon'], dp['delta'])}"
         )
     if privacy.get("secure_aggregation"):
         said.append("secure aggregation, the server saw sums only")

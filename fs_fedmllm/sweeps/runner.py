@@ -23,6 +23,7 @@ from tqdm import tqdm
 from fs_fedmllm import __version__
 from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, to_mapping
+from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
 from fs_fedmllm.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.sweeps.grid import Cell
@@ -154,9 +155,14 @@ class _Sweep:
                 if self.stopped or not self.waiting:
                     break
                 cell = self.waiting.pop(0)
-            if worker is None or worker.poll() is not None:
-                worker = self._start()
-            reason = self._run(cell, worker)
+            try:
+                if worker is None or worker.poll() is not None:
+                    worker = self._start()
+                reason = self._run(cell, worker)
+            except OSError as error:  # its folder cannot be written to, or no process can be started
+                reason = f"{error.filename or self.out} cannot be written or run: {error.strerror or error}"
+            except FedMLLMError as error:
+                reason = str(error)
             with self.lock:
                 if self.stopped and not is_finished(cell_folder(self.out, cell)):
                     break

@@ -41,7 +41,7 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
 
     if config.federate.mode == "distributed":
         return _site(config, holder)
-    run = runtime.start(to_config(config))
+    run = runtime.start(to_config(config), config.outdir)
     dataset, clients = run.data.dataset, run.data.clients
     data = {0: holder((), dataset.val, dataset.test)}
     for client in sorted(clients):
@@ -70,7 +70,8 @@ def _site(config: Any, holder: Callable[..., Any]) -> tuple[Any, Any]:
             f"distribute.data_idx is {config.distribute.data_idx}; it is the client's id, or -1 where data.root is a "
             "folder that names it."
         )
-    run = runtime.start_site(to_config(config), config.distribute.role, max(config.distribute.data_idx, 0))
+    client = max(config.distribute.data_idx, 0)
+    run = runtime.start_site(to_config(config), config.distribute.role, client, config.outdir)
     dataset = run.data.dataset
     data = holder(run.data.clients.get(run.client, ()), dataset.val, dataset.test)
     modified = _modified(config, run.config)

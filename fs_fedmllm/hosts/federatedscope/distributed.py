@@ -67,7 +67,10 @@ def run_server(session: Session) -> None:
     from fs_fedmllm.distributed.service import serve
 
     run = runtime.current()
-    results = serve(session, run.data)
+    try:
+        results = serve(session, run.data)
+    finally:
+        run.leave()
     if run.progress is not None:
         run.progress.close()
     if results is None:
@@ -85,7 +88,10 @@ def run_client(folder: Path) -> None:
     from fs_fedmllm.distributed.service import take_part
 
     run = runtime.current()
-    figures = take_part(run.config, run.client, run.data, run.federation, folder)
+    try:
+        figures = take_part(run.config, run.client, run.data, run.federation, folder)
+    finally:
+        run.leave()
     if figures is None:
         print("stopped; the same command goes on", flush=True)
     else:

@@ -6,6 +6,7 @@ this is where they meet. There is one run in a process at a time.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,11 @@ from fs_fedmllm.extras import check_extras
 from fs_fedmllm.federated_data import FederatedData, prepare_data
 from fs_fedmllm.federation import Federation
 from fs_fedmllm.report.console import ConsoleProgress
-from fs_fedmllm.run_folder import RunFolder
+from fs_fedmllm.resumption import announce
+from fs_fedmllm.run_folder import LOCK, RunFolder, is_finished, passed_over
 from fs_fedmllm.session import Session
+
+logger = logging.getLogger("fs_fedmllm.hosts")
 
 
 @dataclass
@@ -29,12 +33,14 @@ class Runtime:
         data: rows by client.
         started: when the data closure was first called.
         client: the client's id where this process is one client of a distributed run; 0 elsewhere.
+        folder: this site's run folder, held for this process alone.
     """
 
     config: Config
     data: FederatedData
     started: float = field(default_factory=time.perf_counter)
     client: int = 0
+    folder: RunFolder | None = None
     _federation: Federation | None = None
     _session: Session | None = None
     progress: ConsoleProgress | None = None
@@ -71,52 +77,99 @@ class Runtime:
     def open_session(self, outdir: str) -> Session:
         """Start the book-keeping in FederatedScope's output folder."""
         self.progress = ConsoleProgress(self.config)
-        if self.config.federate.mode == "distributed":
-            folder = RunFolder(self.site_folder(outdir), self.config)
-            self._session = Session(self.federation, folder, self.progress, self.started)
-            return self._session
-        outer = Path(outdir)
-        interrupted = outer.parent
-        # FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside. A run of ours that
-        # was killed goes on where it stands.
-        begun = any((interrupted / name).is_file() for name in ("checkpoint/state.json", "privacy.jsonl"))
-        if begun and not (interrupted / "results.json").is_file():
-            outer = interrupted
-        self._session = Session(self.federation, RunFolder(outer, self.config), self.progress, self.started)
+        folder = self.folder or self.claim(outdir)
+        self._session = Session(self.federation, folder, self.progress, self.started)
         return self._session
+
+    def claim(self, outdir: str) -> RunFolder:
+        """Hold this site's run folder, and say where its run goes on; before a model is loaded.
+
+        Args:
+            outdir: FederatedScope's output folder.
+
+        Raises:
+            LockedError: another process is at it.
+            ConfigError: it holds another run's checkpoint, or a damaged one.
+        """
+        if self.config.federate.mode == "distributed":
+            path = self.site_folder(outdir)
+            if not self.client and path == Path(outdir) and path.name.startswith("sub_exp_"):
+                logger.warning("%s. This one goes to %s.", passed_over(path.parent, self.config), path)
+        else:
+            path = self._standalone_folder(Path(outdir))
+        folder = RunFolder(path, self.config)
+        folder.lock()
+        if is_finished(path) and path != Path(outdir):  # it came to its end in this very moment
+            folder.unlock()
+            folder = RunFolder(Path(outdir), self.config)
+            folder.lock()
+        self.folder = folder
+        if not self.client:
+            announce(folder.path, self.config, self.data)
+        return folder
+
+    def _standalone_folder(self, outer: Path) -> Path:
+        """FederatedScope never writes into a folder that exists: it makes sub_exp_<time> inside.
+
+        A run of ours that was killed goes on where it stands; one that is still going on is in the way.
+        """
+        if not outer.name.startswith("sub_exp_"):
+            return outer
+        earlier = outer.parent
+        if is_finished(earlier):
+            logger.warning("%s. This one goes to %s.", passed_over(earlier, self.config), outer)
+            return outer
+        begun = any((earlier / name).is_file() for name in (LOCK, "checkpoint/state.json", "privacy.jsonl"))
+        return earlier if begun else outer
+
+    def leave(self) -> None:
+        """Let go of the run folder."""
+        if self.folder is not None:
+            self.folder.unlock()
 
 
 _current: Runtime | None = None
 
 
-def start(config: Config) -> Runtime:
-    """Begin a run: read the data and apply the scenario."""
+def _begin(run: Runtime, outdir: str) -> Runtime:
     global _current
+    if _current is not None:
+        _current.leave()
+    _current = run
+    if outdir:
+        run.claim(outdir)
+    return run
+
+
+def start(config: Config, outdir: str = "") -> Runtime:
+    """Begin a run: read the data, apply the scenario, and hold the run folder.
+
+    Args:
+        config: in our schema.
+        outdir: FederatedScope's output folder; empty leaves the run folder for later.
+    """
     started = time.perf_counter()
     check_extras(config)
-    _current = Runtime(config, prepare_data(config), started)
-    return _current
+    return _begin(Runtime(config, prepare_data(config), started), outdir)
 
 
-def start_site(config: Config, role: str, client: int) -> Runtime:
+def start_site(config: Config, role: str, client: int, outdir: str = "") -> Runtime:
     """Begin one site of a distributed run: read what belongs to it.
 
     Args:
         config: in our schema.
         role: ``server`` or ``client``.
         client: the client's id; 0 takes the one that its folder names.
+        outdir: as for :func:`start`.
     """
-    global _current
     started = time.perf_counter()
     check_extras(config)
     from fs_fedmllm.distributed.roles import client_data, server_data
 
     if role == "server":
-        _current = Runtime(config, server_data(config), started)
-    else:
-        found, data = client_data(config, client)
-        _current = Runtime(config, data, started, found)
-    return _current
+        return _begin(Runtime(config, server_data(config), started), outdir)
+    found, data = client_data(config, client)
+    return _begin(Runtime(config, data, started, found), outdir)
 
 
 def current() -> Runtime:

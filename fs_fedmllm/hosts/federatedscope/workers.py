@@ -148,6 +148,7 @@ class FedMLLMServer(Server):
         """Close the books, then tell the clients."""
         run = runtime.current()
         results = self.session.close()
+        run.leave()
         if run.progress is not None:
             run.progress.close()
         super().terminate(msg_type)
