@@ -187,8 +187,8 @@ def _check_sum(method: type[Method], chosen: AggregationConfig, refuse: Refuse) 
         chosen.rule != "mean"
         or chosen.lora == "exact"
         or bool(chosen.max_update_norm and chosen.norm_action == "clip"),
-        f"federate.method {method.name} keeps a {method.keeps} on the server that is the mean of what its clients "
-        "keep, so it needs fedmllm.aggregation with rule mean, lora factors or frozen_a, and norm_action refuse.",
+        f"federate.method {method.name} keeps its {method.keeps} on the server, the mean of what its clients keep, "
+        "so it needs fedmllm.aggregation with rule mean, lora factors or frozen_a, and norm_action refuse.",
     )
     refuse(
         chosen.outlier_factor > 0,
