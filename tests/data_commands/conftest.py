@@ -46,20 +46,22 @@ def own_vqa(tmp_path: Path) -> Path:
     for name, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200))):
         for i in range(3):
             Image.new("RGB", (24 + i, 24), colour).save(root / f"img/{name}{i}.png")
+            Image.new("RGB", (24, 25 + i), colour).save(root / f"img/{name}{i}_test.png")
 
-    def row(i: int, pictured: bool) -> dict[str, Any]:
+    def row(i: int, pictured: bool, of: str = "") -> dict[str, Any]:
         name = "red" if i % 2 else "blue"
         if not pictured:
             return {"id": f"t{i}", "question": f"what is {i} plus one?", "answer": str(i + 1), "site": f"s{i % 4}"}
         closed = i % 3 > 0
         question, answer = ("is it red?", "yes" if i % 2 else "no") if closed else ("which colour is it?", name)
-        return {"id": f"i{i}", "image": f"img/{name}{i % 3}.png", "question": question, "answer": answer, "site": "s0"}
+        image = f"img/{name}{i % 3}{of}.png"
+        return {"id": f"i{i}", "image": image, "question": question, "answer": answer, "site": "s0"}
 
     def write(name: str, rows: list[dict[str, Any]]) -> None:
         (root / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
     write("train.jsonl", [row(i, pictured=i % 2 == 0 or i % 5 == 0) for i in range(60)])
-    write("test.jsonl", [row(i, pictured=True) for i in range(12)])
+    write("test.jsonl", [row(i, pictured=True, of="_test") for i in range(12)])
     return root
 
 
