@@ -19,7 +19,7 @@ from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import check_image, open_image
 from fs_fedmllm.data.own_files import Source, read_source
 from fs_fedmllm.data.template import load_template
-from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, PrivacyError
+from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError, PrivacyError
 from fs_fedmllm.privacy.ledger import Ledger
 from fs_fedmllm.untrusted import open_regular, read_regular
 
@@ -234,3 +234,19 @@ def test_an_error_is_one_paragraph_that_can_be_printed() -> None:
     assert len(said) < 4_200 and said.startswith("bad: ") and said.endswith("end\nline")
     assert "\x1b" not in said and "\u202e" not in said and r"\ud800" in said
     said.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b"\x09\0\0\0\0\0\0\0" + b'{"a":[]}\n', b"\x10\0\0\0\0\0\0\0{"],
+)
+def test_weights_that_are_no_safetensors(data: bytes, tmp_path: Path) -> None:
+    """A header that says it has exabytes must not be waited for, nor asked of the memory."""
+    from fs_fedmllm.models.fingerprint import _tensors
+    from fs_fedmllm.planner.skeleton import _header_parameters
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    for read in (_tensors, _header_parameters):
+        with pytest.raises(ModelError, match=r"model\.safetensors is"):
+            read(path)

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import ModelOptions
+from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import resolve_path
+from fs_fedmllm.untrusted import open_regular, parse_json
 
 #: Bytes that are read of a tensor at each of three places.
 SAMPLE = 4096
+#: Longest header of a safetensors file, as the library has it.
+LONGEST_HEADER = 100_000_000
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -69,20 +73,35 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _tensors(file: Path) -> list[str]:
-    """One line for each tensor of a safetensors file."""
+    """One line for each tensor of a safetensors file.
+
+    Raises:
+        ModelError: its header is no safetensors header.
+    """
+    try:
+        with open_regular(file) as stream:
+            return _sampled(stream)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{file} is damaged: it has no safetensors header ({type(error).__name__}). Download it again."
+        ) from error
+
+
+def _sampled(stream: Any) -> list[str]:
     lines = []
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header: dict[str, Any] = json.loads(stream.read(length))
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            digest = hashlib.sha256(f"{name}|{entry['dtype']}|{entry['shape']}|".encode())
-            for place in sorted({begin, max(begin, (begin + end - SAMPLE) // 2), max(begin, end - SAMPLE)}):
-                stream.seek(place)
-                digest.update(stream.read(min(SAMPLE, end - place)))
-            lines.append(digest.hexdigest())
+    length = int.from_bytes(stream.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"a header of {length:,} bytes")
+    header: dict[str, Any] = parse_json(stream.read(length))
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        digest = hashlib.sha256(f"{name}|{entry['dtype']}|{entry['shape']}|".encode())
+        for place in sorted({begin, max(begin, (begin + end - SAMPLE) // 2), max(begin, end - SAMPLE)}):
+            stream.seek(place)
+            digest.update(stream.read(max(0, min(SAMPLE, end - place))))
+        lines.append(digest.hexdigest())
     return lines
 
 

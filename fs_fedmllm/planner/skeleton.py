@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.families import family_of
+from fs_fedmllm.models.fingerprint import LONGEST_HEADER
 from fs_fedmllm.models.loader import MLLM, assemble, resolve_path
 from fs_fedmllm.models.torchvision import images_without_torchvision
 from fs_fedmllm.safe_yaml import parse_yaml
-from fs_fedmllm.untrusted import WRITTEN, open_regular
+from fs_fedmllm.untrusted import WRITTEN, open_regular, parse_json
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,15 @@ class Presence:
 
 def _header_parameters(file: Path) -> int:
     """Parameters of a safetensors file, from its header alone."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > 100_000_000:
-            raise ModelError(f"{file} is not a safetensors file: its header would have {length} bytes.")
-        header = json.loads(stream.read(length))
-    total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for size in entry["shape"]:
-                count *= size
-            total += count
-    return total
+    try:
+        with open_regular(file) as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > LONGEST_HEADER:
+                raise ValueError(f"a header of {length:,} bytes")
+            header = parse_json(stream.read(length))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(f"{file} is not a safetensors file ({type(error).__name__}: {error}).") from error
 
 
 def _licence(folder: Path) -> str:

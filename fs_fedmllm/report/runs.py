@@ -14,7 +14,7 @@ from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import FILE, Prediction, read_predictions
 from fs_fedmllm.sweeps.files import CELLS, ENDED, INDEX
 from fs_fedmllm.sweeps.table import Metric, Table, parse_table
-from fs_fedmllm.untrusted import read_json
+from fs_fedmllm.untrusted import RECORDED, parse_json, read_json, read_regular
 
 Place = tuple[tuple[str, str], ...]
 
@@ -59,14 +59,22 @@ class Run:
     def lines(self) -> list[Mapping[str, Any]]:
         """``metrics.jsonl``."""
         path = self.folder / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not path.is_file():
+            return []
+        try:
+            text = read_regular(path, RECORDED).decode("utf-8")
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{path} cannot be read ({error}).") from error
 
     @cached_property
     def judge(self) -> Mapping[str, Any]:
         """``judge.json``, if the answers were graded."""
         path = self.folder / "judge.json"
-        return read_json(path) if path.is_file() else {}
+        try:
+            return read_json(path) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{path} cannot be read ({error}).") from error
 
     def value(self, name: str, at: str) -> float | None:
         """A figure of the run; None if it has none of that name.
@@ -160,7 +168,7 @@ def read_run(folder: Path) -> Run | None:
     try:
         results = read_json(path)
         return Run(folder, int(results["seed"]), results)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
 
 
@@ -171,7 +179,7 @@ def _diverged(folder: Path) -> Run | None:
     try:
         ended = read_json(path)
         seed = int(ended["seed"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
     lines = Run(folder, seed, {}).lines
     evaluations = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluation"]
@@ -211,7 +219,7 @@ def _read_sweep(folder: Path) -> Sheet:
                 places.setdefault(place_of(coordinates), []).append(run)
         wanted = len({cell["key"] for cell in index["cells"]})
         tiny = bool(index["tiny"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(f"{folder / INDEX} cannot be read ({error}).") from error
     for runs in places.values():
         runs.sort(key=lambda run: run.seed)
