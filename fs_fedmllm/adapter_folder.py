@@ -34,6 +34,7 @@ class Description:
         template: the prompts.
         prompt: ``original`` or ``augmented``.
         max_new_tokens: longest generated answer.
+        max_length: ``fedmllm.train.max_length``.
     """
 
     base: str
@@ -41,6 +42,7 @@ class Description:
     template: Template
     prompt: str
     max_new_tokens: int
+    max_length: int = -1
 
 
 def template_mapping(template: Template) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def describe(config: Config, template: Template) -> bytes:
         "template": template_mapping(template),
         "prompt": config.fedmllm.prompt,
         "max_new_tokens": config.fedmllm.eval.max_new_tokens,
+        "max_length": config.fedmllm.train.max_length,
     }
     return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -103,6 +106,7 @@ def read_description(folder: Path) -> Description | None:
         model = raw["model"]
         if not isinstance(model, dict):
             raise ModelError(f"{file}: model must be a mapping.")
-        return Description(str(raw["base"]), model, template, str(raw["prompt"]), int(raw["max_new_tokens"]))
+        lengths = int(raw["max_new_tokens"]), int(raw.get("max_length", -1))
+        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths)
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error

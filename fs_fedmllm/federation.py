@@ -40,6 +40,7 @@ from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.replay import recorded_participants
 from fs_fedmllm.training.encoding import Encoder
+from fs_fedmllm.training.lengths import configured_lengths
 from fs_fedmllm.training.plan import STREAM_DROPOUT, turn_generator
 from fs_fedmllm.training.schedule import round_lr
 from fs_fedmllm.training.trainer import LocalTrainer, Turn, TurnLog
@@ -142,7 +143,7 @@ class Federation:
         if config.fedmllm.vision_cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:
             cache = config.fedmllm.vision_cache
             vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
-        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
+        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision, configured_lengths(config, mllm))
         federation = cls(
             config=config,
             data=data,
@@ -155,6 +156,30 @@ class Federation:
         )
         federation.halves(1)  # what does not fit the model is better known now than in round 0
         return federation
+
+    def shortened_rows(self) -> dict[str, int]:
+        """How many rows lose a part of their text, by what they are for, and the limit (0: none is shortened).
+
+        Says so, if there are any.
+
+        Raises:
+            DataError: a row is too long whatever is left out of it.
+        """
+        rows = {
+            "train": [row for client in sorted(self.data.clients) for row in self.data.clients[client]],
+            "val": evaluated_rows(self.config, self.data.dataset.val),
+            "test": evaluated_rows(self.config, self.data.dataset.test),
+        }
+        limit = self.encoder.lengths.limit
+        counts = {part: self.encoder.count_shortened(own) for part, own in rows.items()}
+        if any(counts.values()):
+            told = ", ".join(f"{count} {part}" for part, count in counts.items() if count)
+            logging.getLogger("fs_fedmllm").warning(
+                "Rows are longer than %d tokens (fedmllm.train.max_length), and their texts are shortened: %s rows.",
+                limit,
+                told,
+            )
+        return {"max_length": limit, **counts}
 
     def initial_state(self) -> State:
         """The global adapter before round 0."""

@@ -111,7 +111,9 @@ class Session:
         self._round_started, self._round_training = self._started, 0.0
         self.last_figures: dict[str, float] = {}
         self._predictions: list[Prediction] = []
-        # Before the folder is opened: a repository that cannot be pushed to is better known now.
+        # Before the folder is opened: a row that is too long, or a repository that cannot be pushed to, is better
+        # known now.
+        self._shortened = federation.shortened_rows()
         self.hub = HubHook(federation, folder.path) if self.config.fedmllm.hub.repo else None
         self.state = self._open()
         self.dp: CentralPrivacy | None = None
@@ -508,6 +510,7 @@ class Session:
             "adapter_bytes": self.adapter_size,
             "refused": figures["refused"],
             "participants": figures["participants"],
+            "shortened_rows": self._shortened,
             "adapter_sha256": digest,
             "manifest_sha256": self.federation.data.manifest_sha256,
             "config_sha256": self._digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fs_fedmllm.data.template import CASES, VARIANTS, Case, Template, load_templ
 from fs_fedmllm.errors import DataError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.training.encoding import Encoder
+from fs_fedmllm.training.lengths import row_lengths
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def predict(
     variant = prompt or (known.prompt if known is not None else "original")
     tokens = known.max_new_tokens if known is not None else EvaluationConfig().max_new_tokens
     config = EvaluationConfig(batch_size=batch_size, max_new_tokens=tokens)
+    lengths = row_lengths(opened.mllm, known.max_length if known is not None else -1, tokens)
     asked = [i for i, row in enumerate(rows) if row.question is not None]
     others = [i for i in range(len(rows)) if i not in set(asked)]
     if others and (chosen is None or chosen.task == "vqa"):
@@ -126,19 +129,26 @@ def predict(
             "--question, or --template with options."
         )
     answers: dict[int, Answer] = {}
+    cut = 0
     if asked:
         # A text-only row keeps its text; a question alone is asked as it is.
-        evaluator = Evaluator(Encoder(opened.mllm, free_question(chosen), variant, None), config)
+        evaluator = Evaluator(Encoder(opened.mllm, free_question(chosen), variant, None, lengths), config)
         said = evaluator.generate([rows[i] for i in asked])
+        cut += sum(row.shortened for row in evaluator.encoder.encode([rows[i] for i in asked], answered=False))
         answers |= {i: Answer(rows[i].id, rows[i].presence, text, None) for i, text in zip(asked, said, strict=True)}
     if others:
         assert chosen is not None
-        evaluator = Evaluator(Encoder(opened.mllm, chosen, variant, None), config)
+        evaluator = Evaluator(Encoder(opened.mllm, chosen, variant, None, lengths), config)
         # The completion plays no part in scoring; any option's will do.
         scored = [dataclasses.replace(rows[i], answer=chosen.answer(0), label=0) for i in others]
         shares = np.exp(evaluator.option_log_probs(scored))
+        cut += sum(row.shortened for row in evaluator.encoder.encode(scored))
         for i, share in zip(others, shares, strict=True):
             probabilities = {name: float(p) for name, p in zip(chosen.options, share, strict=True)}
             best = max(probabilities, key=lambda name: probabilities[name])
             answers[i] = Answer(rows[i].id, rows[i].presence, best, probabilities)
+    if cut:
+        logging.getLogger("fs_fedmllm").warning(
+            "Rows are longer than %d tokens, and their texts are shortened: %d rows.", lengths.limit, cut
+        )
     return [answers[i] for i in range(len(rows))]

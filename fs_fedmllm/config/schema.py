@@ -210,6 +210,13 @@ class LocalConfig:
         unit="rows",
         valid=NOT_NEGATIVE,
     )
+    max_length: int = key(
+        -1,
+        "Longest row with its answer, in training, evaluation and predict: a longer one's text is shortened, then its "
+        "question. -1 takes the smaller of 1200 (the paper's) and the model's positions, 0 shortens nothing.",
+        unit="tokens",
+        valid=Range(0, default=-1),
+    )
     weight_decay: float = key(0.1, "AdamW's decoupled weight decay.", valid=NOT_NEGATIVE)
     beta1: float = key(0.9, "AdamW.", valid=DECAY)
     beta2: float = key(0.95, "AdamW.", valid=DECAY)

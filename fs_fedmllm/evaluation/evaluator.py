@@ -111,7 +111,7 @@ class Evaluator:
         style: dict[str, Any] = {"do_sample": False}
         if sampled:
             style = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
-        encoded = self.encoder.encode(samples)
+        encoded = self.encoder.encode(samples, answered=False)
         tokenizer = self.encoder.mllm.tokenizer
         stop = self.encoder.tokens(self.encoder._suffix)[:1]
         answers = [""] * len(encoded)

@@ -217,8 +217,9 @@ def _optimizer_copies(config: Config) -> int:
 
 def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, template: Template) -> None:
     from fs_fedmllm.training.encoding import Encoder
+    from fs_fedmllm.training.lengths import configured_lengths
 
-    encoder = Encoder(mllm, template, config.fedmllm.prompt, None)
+    encoder = Encoder(mllm, template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
     trained = encoder.encode([row for batch in work.heaviest for row in batch])
     scored = encoder.encode([max(batch, key=length) for batch in work.longest])
     tokens = max(len(row.prompt) + len(row.completion) for row in trained)

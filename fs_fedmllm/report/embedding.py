@@ -13,6 +13,7 @@ from fs_fedmllm.federated_data import FederatedData
 from fs_fedmllm.models.loader import MLLM, load_mllm
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures
 from fs_fedmllm.training.encoding import Encoder
+from fs_fedmllm.training.lengths import configured_lengths
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def client_features(config: Config, data: FederatedData, rows: int) -> Features:
     """Features of at most ``rows`` rows of each client, evenly spaced, as the client may see them."""
     mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
     vision = VisionFeatures(mllm, config.fedmllm.vision_cache.memory_mib << 20)
-    encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision)
+    encoder = Encoder(mllm, data.template, config.fedmllm.prompt, vision, configured_lengths(config, mllm))
     seen: list[np.ndarray] = []
     read: list[np.ndarray] = []
     seen_by: list[int] = []

@@ -6,19 +6,22 @@ then the answers of all rows end in the last columns, and the language-model hea
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from fs_fedmllm.data.images import image_sha256, open_image
+from fs_fedmllm.data.images import check_image, image_sha256, open_image
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
+from fs_fedmllm.training.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
 from fs_fedmllm.training.row_text import Hidden, RowText
 
 IGNORED = -100
@@ -34,6 +37,7 @@ class Encoded:
         extras: further inputs with one value per prompt token, such as ``mm_token_type_ids``.
         image: path of the row's image, or None.
         source: for error messages.
+        shortened: whether a part of the row's text or question was left out.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +45,7 @@ class Encoded:
     extras: dict[str, tuple[int, ...]]
     image: str | None
     source: str
+    shortened: bool = False
 
 
 @dataclass
@@ -115,14 +120,24 @@ class Encoder:
         template: what rows are asked.
         variant: ``original`` or ``augmented``.
         vision: the cache of vision features, or None to send pixels through the model every time.
+        lengths: how long rows may be; None takes the defaults.
     """
 
-    def __init__(self, mllm: MLLM, template: Template, variant: str, vision: VisionFeatures | None):
+    def __init__(
+        self,
+        mllm: MLLM,
+        template: Template,
+        variant: str,
+        vision: VisionFeatures | None,
+        lengths: Lengths | None = None,
+    ):
         self.mllm = mllm
         self.template = template
         self.variant = variant
         self.vision = vision
-        self._rows: dict[tuple[str, str | None, str], Encoded] = {}
+        self.lengths = lengths or row_lengths(mllm)
+        self._rows: dict[tuple[str, str | None, str, bool], Encoded] = {}
+        self._image_tokens: dict[tuple[int, int], int] = {}
         self._completions: dict[str, tuple[int, ...]] = {}
         self._keys: dict[str, str] = {}
         self._expansions: dict[str, Expansion | None] = {}
@@ -195,40 +210,117 @@ class Encoder:
             self._frames[image] = self._row_text.commands(self.tokens(self._chat("?", image)))
         return self._frames[image]
 
-    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+    def encode(self, samples: Sequence[Sample], *, answered: bool = True) -> list[Encoded]:
         """Encode rows; each distinct row goes through the processor once.
 
+        Args:
+            samples: rows.
+            answered: whether room is kept for each row's own answer; without it, for one that is yet to be written.
+
         Raises:
-            DataError: an image cannot be read (with its row).
+            DataError: an image cannot be read, or a row is too long whatever is left out of it (with its row).
         """
         encoded = []
         for sample in samples:
             prompt = self.template.prompt(sample, self.variant)
-            key = (prompt, sample.image, sample.answer)
+            key = (prompt, sample.image, sample.answer, answered)
             if key not in self._rows:
-                self._rows[key] = self._encode_one(sample, prompt)
+                self._rows[key] = self._encode_one(sample, answered)
             encoded.append(self._rows[key])
         return encoded
 
-    def _encode_one(self, sample: Sample, prompt: str) -> Encoded:
+    def _encode_one(self, sample: Sample, answered: bool) -> Encoded:
         where = sample.source or f"row {sample.id}"
-        pictured = sample.image is not None
         completion = self.completion(sample.answer)
-        hidden, ids = self._hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
-        if sample.image is None:
-            ids, _ = self._row_text.restore(ids, {}, hidden.pieces)
-            return Encoded(ids, completion, {}, None, where)
-        expansion = self._expansion(sample.image, where)
+        ids, extras = self._prompt(sample, where)
+        answer = self._answer_tokens(sample, answered)
+        cut = bool(self.lengths.most) and len(ids) + answer > self.lengths.most
+        if cut:
+            ids, extras = self._fitting(sample, ids, answer, where)
+        return Encoded(ids, completion, extras, sample.image, where, cut)
+
+    def _hidden_prompt(self, sample: Sample) -> tuple[Hidden, tuple[int, ...]]:
+        """A row's prompt with what a model would obey hidden, and its token ids before images are expanded."""
+        pictured = sample.image is not None
+        prompt = self.template.prompt(sample, self.variant)
+        return self._hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
+
+    def _plain_tokens(self, sample: Sample) -> int:
+        """Number of tokens of a row's prompt before images are expanded."""
+        hidden, ids = self._hidden_prompt(sample)
+        return len(self._row_text.restore(ids, {}, hidden.pieces)[0])
+
+    def _prompt(self, sample: Sample, where: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+        """Token ids of a row's prompt, and the further inputs over them."""
+        hidden, ids = self._hidden_prompt(sample)
+        extras: dict[str, tuple[int, ...]] = {}
+        expansion = self._expansion(sample.image, where) if sample.image is not None else None
         if expansion is not None and ids.count(expansion.placeholder) == 1:
             at = ids.index(expansion.placeholder)
             ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
             after = len(ids) - at - len(expansion.ids)
             extras = {name: (0,) * at + values + (0,) * after for name, values in expansion.extras.items()}
-        else:
+        elif sample.image is not None:
             processor = self._row_text.processor if hidden.pieces else self.mllm.processor
             ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
-        ids, extras = self._row_text.restore(ids, extras, hidden.pieces)
-        return Encoded(ids, completion, extras, sample.image, where)
+        return self._row_text.restore(ids, extras, hidden.pieces)
+
+    # Lengths ------------------------------------------------------------------------------------------------------
+
+    def _answer_tokens(self, sample: Sample, answered: bool) -> int:
+        """Room for the answer: the longest option's, so that the cut does not tell which is right."""
+        if self.template.task == "choice":
+            options = range(len(self.template.options))
+            return max(len(self.completion(self.template.answer(i))) for i in options)
+        own = len(self.completion(sample.answer)) if answered else 0
+        return max(own, self.lengths.new_tokens)
+
+    def _fitting(
+        self, sample: Sample, ids: tuple[int, ...], answer: int, where: str
+    ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+        """The prompt of a row that is too long, with less of its text."""
+        if not self.lengths.limit:
+            raise too_long(where, len(ids) + answer, self.lengths)
+        room = most = self.lengths.limit - answer
+        beside = len(ids) - self._plain_tokens(sample)  # the image's
+        asks = self.template.task == "vqa"
+        while True:
+            shorter = shortened(sample, lambda row: beside + self._plain_tokens(row), room, asks=asks)
+            if shorter is None:
+                bare = dataclasses.replace(sample, text="" if sample.text is not None else None)
+                raise too_long(where, beside + self._plain_tokens(bare) + answer, self.lengths)
+            ids, extras = self._prompt(shorter, where)
+            if len(ids) <= most:
+                return ids, extras
+            room -= len(ids) - most  # the processor joins an image and a text in its own way
+
+    def count_shortened(self, samples: Sequence[Sample]) -> int:
+        """How many rows are shortened. Those that cannot be are told by their bytes, and by one image of their size.
+
+        Raises:
+            DataError: as :meth:`encode`.
+        """
+        return sum(self.encode([row])[0].shortened for row in samples if self._may_be_long(row))
+
+    def _may_be_long(self, sample: Sample) -> bool:
+        if not self.lengths.most:
+            return False
+        room = self.lengths.most - self._answer_tokens(sample, True) - self._beside(sample)
+        if most_tokens(self._chat(self.template.prompt(sample, self.variant), sample.image is not None)) <= room:
+            return False
+        return self._plain_tokens(sample) > room
+
+    def _beside(self, sample: Sample) -> int:
+        """Tokens that an image of this size adds."""
+        if sample.image is None or not Path(sample.image).is_file():
+            return 0
+        where = sample.source or f"row {sample.id}"
+        size = check_image(sample.image, where)
+        if size not in self._image_tokens:
+            probe = self._chat("?", True)
+            ids, _ = _token_aligned(self._process(probe, sample.image, where))
+            self._image_tokens[size] = len(ids) - len(self.tokens(probe))
+        return self._image_tokens[size]
 
     def _expansion(self, image: str, where: str) -> Expansion | None:
         """What the processor puts in place of an image's placeholder; each image goes through it once.

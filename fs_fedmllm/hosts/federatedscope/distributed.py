@@ -89,6 +89,7 @@ def run_client(folder: Path) -> None:
 
     run = runtime.current()
     try:
+        run.federation.shortened_rows()  # said once, and a row that is too long is refused before the site joins
         figures = take_part(run.config, run.client, run.data, run.federation, folder)
     finally:
         run.leave()
