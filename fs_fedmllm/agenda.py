@@ -46,6 +46,7 @@ def turn_batches(config: Config, client: int, round_index: int, rows: int) -> li
         round_index: from 0.
         rows: how many the client has.
     """
+    config = config.for_client(client)
     order_round = 0 if config.switches["sample_order"] == "repeated" else round_index
     return plan_batches(
         rows,

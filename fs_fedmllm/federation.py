@@ -237,7 +237,7 @@ class Federation:
         return Turn(
             batches=turn_batches(config, client, round_index, rows),
             lr=round_lr(
-                config.train.optimizer.lr,
+                config.for_client(client).train.optimizer.lr,
                 round_index,
                 local.lr_horizon,
                 local.warmup_ratio,

@@ -518,6 +518,8 @@ class Session:
         }
         if self.federation.data.report:
             results["data"] = self.federation.data.report
+        if self.config.fedmllm.clients:
+            results["client_settings"] = dict(self.config.fedmllm.clients)
         if privacy := self._privacy():
             results["privacy"] = privacy
         return results

@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     config = commands.add_parser("config", help="explain every key, or print a resolved configuration")
     config.add_argument("file", nargs="?", help="a .yaml to resolve")
     config.add_argument("overrides", nargs="*", help="key value pairs")
+    add_client_cfg(config)
     config.set_defaults(function=_config)
 
 
@@ -24,6 +25,14 @@ def find_config(name: str) -> Path:
         ConfigError: there is no such file.
     """
     return find_shipped(name, "configs", "configuration")
+
+
+def add_client_cfg(command: Any) -> None:
+    """Let a command take FederatedScope's file of clients' own settings."""
+    command.add_argument(
+        "--client_cfg", "--client-cfg", metavar="FILE",
+        help="clients' own learning rate, steps and batch size, in FederatedScope's form (client_1: ...)",
+    )  # fmt: skip
 
 
 def overrides_of(args: argparse.Namespace) -> list[str]:
@@ -41,7 +50,8 @@ def _config(args: argparse.Namespace) -> int:
     if args.file:
         import yaml
 
-        print(yaml.safe_dump(schema.to_mapping(schema.load(find_config(args.file), args.overrides)), sort_keys=False))
+        config = schema.load(find_config(args.file), args.overrides, client_cfg=args.client_cfg)
+        print(yaml.safe_dump(schema.to_mapping(config), sort_keys=False))
         return 0
     for name, kind, default, doc in schema.describe():
         print(f"{name} ({kind}, default {default})\n    {doc}")

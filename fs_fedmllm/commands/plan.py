@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from fs_fedmllm.commands.config import find_config, overrides_of
+from fs_fedmllm.commands.config import add_client_cfg, find_config, overrides_of
 
 
 def add(commands: Any) -> None:
@@ -15,6 +15,7 @@ def add(commands: Any) -> None:
     plan = commands.add_parser("plan", help="what a run will need: sizes, traffic, memory, steps, hours")
     plan.add_argument("config", help="a .yaml, or the name of one that ships")
     plan.add_argument("overrides", nargs="*", help="key value pairs")
+    add_client_cfg(plan)
     plan.add_argument("--probe", action="store_true", help="load the model, take a few steps, measure memory and time")
     plan.add_argument("--online", action="store_true", help="ask the hub for licence, gating and configuration")
     plan.add_argument("--tiny", action="store_true", help="plan with the embedded model")
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 
-    config = schema.load(find_config(args.config), overrides_of(args))
+    config = schema.load(find_config(args.config), overrides_of(args), client_cfg=args.client_cfg)
     from fs_fedmllm.planner.plan import make_plan
     from fs_fedmllm.planner.show import table
 

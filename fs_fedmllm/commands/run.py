@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from fs_fedmllm.commands.config import find_config, overrides_of
+from fs_fedmllm.commands.config import add_client_cfg, find_config, overrides_of
 from fs_fedmllm.errors import ConfigError
 
 
@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     run.add_argument("overrides", nargs="*", help="key value pairs, e.g. federate.total_round_num 3 seed 7")
     run.add_argument("--engine", choices=("auto", "embedded", "federatedscope"), default="auto",
                      help="auto takes FederatedScope where it can be imported")  # fmt: skip
+    add_client_cfg(run)
     run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
     run.set_defaults(function=_run)
 
@@ -31,7 +32,7 @@ def _run(args: argparse.Namespace) -> int:
         engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
     from fs_fedmllm import config as schema
 
-    raw = schema.apply_overrides(schema.read_yaml(path), words)
+    raw = schema.given_mapping(path, words, args.client_cfg)
     config = schema.from_mapping(raw, str(path), host=engine == "federatedscope")
     if engine == "federatedscope":
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope

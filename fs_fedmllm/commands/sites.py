@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.commands.config import find_config
+from fs_fedmllm.commands.config import add_client_cfg, find_config
 from fs_fedmllm.commands.data import table
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
         site = commands.add_parser(role, help=says)
         site.add_argument("config", help="the run's .yaml, the same on every site")
         site.add_argument("overrides", nargs="*", help="key value pairs, as for run")
+        add_client_cfg(site)
         site.add_argument("--data", help="this site's folder, from data split --per-client-folders (data.root)")
         site.add_argument("--address", help="host:port of the server (fedmllm.network.address)")
         site.add_argument("--certificates", help="folder with this site's certificate (fedmllm.network.certificates)")
@@ -49,7 +50,7 @@ def _site(args: argparse.Namespace) -> int:
         words += [key, value] if value else []
     if getattr(args, "own_rows", False):
         words += ["fedmllm.network.own_rows", "True"]
-    raw = schema.apply_overrides(schema.read_yaml(path), words)
+    raw = schema.given_mapping(path, words, args.client_cfg)
     raw["distribute"] = {**(raw.get("distribute") or {}), "use": True, "role": args.role}
     if getattr(args, "id", None) is not None:
         if args.id < 1:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fs_fedmllm.config.aggregation_checks import check_aggregation
+from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
@@ -61,6 +62,16 @@ def check(config: Config, where: str = "configuration") -> None:
         not federate.make_global_eval and federate.method not in ("local", "global"),
         "federate.make_global_eval is False, but our runs are evaluated on the server. Leave it out, or set it to "
         "True.",
+    )
+    for name in config.fedmllm.clients:
+        refuse(
+            client_id(name) > federate.client_num,
+            f"{name} has settings of its own, but federate.client_num is {federate.client_num}.",
+        )
+    refuse(
+        bool(config.fedmllm.clients) and config.method.pooled,
+        f"federate.method {federate.method} trains on all rows in one place, so no client can have settings of its "
+        "own. Leave fedmllm.clients (--client_cfg) out.",
     )
     distributed = federate.mode == "distributed"
     refuse(

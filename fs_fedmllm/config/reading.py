@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.config.checks import check
+from fs_fedmllm.config.checks import check, numbers
+from fs_fedmllm.config.clients import PER_CLIENT, client_words, own_settings
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import host_key
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
@@ -162,6 +164,65 @@ def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
     return cls(**values)
 
 
+def _known(path: str) -> bool:
+    return path in known_keys() or host_key(path) is not None
+
+
+def _typed(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A client's own values as the schema has them."""
+    made = _build(Config, own, where)
+    for path, value, valid in numbers(made):
+        if not valid.holds(value) and path in PER_CLIENT:
+            raise ConfigError(f"{where}.{path} is {value!r}; it must be {valid}.")
+    typed: dict[str, Any] = {}
+    for path, _ in leaves(own):
+        put(typed, path, functools.reduce(getattr, path.split("."), made))
+    return typed
+
+
+def read_clients(raw: Any, where: str) -> dict[str, dict[str, Any]]:
+    """FederatedScope's ``--client_cfg``, as ``fedmllm.clients`` has it.
+
+    Args:
+        raw: ``client_<id>`` -> nested keys.
+        where: file name for error messages.
+
+    Raises:
+        ConfigError: a name that is no client's, or a key that clients cannot have for themselves.
+    """
+    return own_settings(raw, where, known=_known, unknown=unknown_key, typed=_typed)
+
+
+def given_mapping(
+    path: str | Path, overrides: Sequence[str] = (), client_cfg: str | Path | None = None
+) -> dict[str, Any]:
+    """What a file, the command line and a file of clients' own settings give, nested.
+
+    Args:
+        path: the configuration.
+        overrides: ``key value key value ...``; ``client_3.train.optimizer.lr 0.1`` is for one client.
+        client_cfg: FederatedScope's file of clients' own settings.
+
+    Raises:
+        ConfigError: one of them cannot be read, or clients' own settings are given twice.
+    """
+    everyone, single = client_words(list(overrides))
+    raw = apply_overrides(read_yaml(path), everyone)
+    if client_cfg is None and not single:
+        return raw
+    clients: Any = read_yaml(client_cfg) if client_cfg is not None else {}
+    for name, words in single.items():
+        clients = {**clients, name: apply_overrides(clients.get(name) or {}, words)}
+    section = raw.get("fedmllm")
+    if isinstance(section, Mapping) and section.get("clients"):
+        raise ConfigError(
+            f"{path}: fedmllm.clients and {client_cfg or 'the command line'} both hold clients' own settings. Leave "
+            "one of them out."
+        )
+    put(raw, "fedmllm.clients", read_clients(clients, str(client_cfg or "the command line")))
+    return raw
+
+
 def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: bool = False) -> Config:
     """Build and check a configuration.
 
@@ -183,10 +244,14 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
         method = federate["method"].lower().removeprefix(METHOD_PREFIX)
         ours["federate"] = {**federate, "method": method}
     section = ours.get("fedmllm")
-    if isinstance(section, Mapping) and isinstance(section.get("switches"), Mapping):
-        # FederatedScope's tree holds every switch, empty where the profile decides, and is written out like that.
-        chosen = {name: value for name, value in section["switches"].items() if value != ""}
-        ours["fedmllm"] = {**section, "switches": chosen}
+    if isinstance(section, Mapping):
+        section = dict(section)
+        if isinstance(section.get("switches"), Mapping):
+            # FederatedScope's tree holds every switch, empty where the profile decides, and is written out like that.
+            section["switches"] = {name: value for name, value in section["switches"].items() if value != ""}
+        if section.get("clients"):
+            section["clients"] = read_clients(section["clients"], f"{where}: fedmllm.clients")
+        ours["fedmllm"] = section
     config: Config = _build(Config, ours, where)
     check(config, where)
     return config
@@ -245,9 +310,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return raw
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, host: bool = False) -> Config:
-    """Read a file, apply overrides, check, and return the configuration; arguments as in :func:`from_mapping`."""
-    return from_mapping(apply_overrides(read_yaml(path), overrides), str(path), host=host)
+def load(
+    path: str | Path, overrides: Sequence[str] = (), *, host: bool = False, client_cfg: str | Path | None = None
+) -> Config:
+    """Read a file, apply overrides, check, and return the configuration.
+
+    Arguments as in :func:`given_mapping` and :func:`from_mapping`.
+    """
+    return from_mapping(given_mapping(path, overrides, client_cfg), str(path), host=host)
 
 
 def host_mapping(config: Config, raw: Mapping[str, Any]) -> dict[str, Any]:

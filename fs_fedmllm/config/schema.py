@@ -6,7 +6,8 @@ engine honours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm import algorithms
@@ -284,6 +285,11 @@ class _FedMLLMConfig:
     switches: dict = key({}, "Single switches that override the profile.")
     prompt: str = key("original", "Prompt variant, in training and evaluation.", choices=("original", "augmented"))
     template: str = key("", "Prompt template: a name, or the path of a .yaml; empty takes the data set's own.")
+    clients: dict = key(
+        {},
+        "In what single clients differ, by client_1, client_2...: train.optimizer.lr, train.local_update_steps and "
+        "fedmllm.train.batch_size; FederatedScope's --client_cfg writes it.",
+    )
     data: dict = key({}, "Options of the data set's adapter.", owner="site")
     threads: int = key(
         0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE, owner="site"
@@ -342,6 +348,12 @@ else:
     )
 
 
+def _with(config: Any, values: Mapping[str, Any]) -> Any:
+    """A section with some of its keys replaced."""
+    found = {n: _with(getattr(config, n), v) if isinstance(v, Mapping) else v for n, v in values.items()}
+    return replace(config, **found)
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
@@ -375,6 +387,15 @@ class Config:
         if 0 < federate.sample_client_rate <= 1:
             return max(1, int(federate.sample_client_rate * federate.client_num))
         return federate.sample_client_num if federate.sample_client_num > 0 else federate.client_num
+
+    def for_client(self, client: int) -> Config:
+        """The configuration as one client has it: with its own learning rate, steps and batch size.
+
+        Args:
+            client: id.
+        """
+        own = self.fedmllm.clients.get(f"client_{client}")
+        return _with(self, own) if own else self
 
     @property
     def turns_per_round(self) -> int:

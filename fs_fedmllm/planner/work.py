@@ -136,7 +136,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
         scored=scored,
         used=used,
         images=len({row.image for row in used if row.image is not None}),
-        batch=min(widest, local.micro_batch_size or local.batch_size) if widest else 0,
+        batch=min(widest, local.micro_batch_size or widest),
         eval_batch=eval_batch,
         heaviest=[batch for _, batch in heaviest.values()],
         longest=_longest_batches(by_length, eval_batch),

@@ -246,7 +246,8 @@ class LocalTrainer(Trainer):
             for half in representing:
                 half.prepare(functools.partial(self._representations, rows, used))
         optimizer = self._new_optimizer(turn.lr)
-        micro = self.local.micro_batch_size or self.local.batch_size
+        # A client may have a batch size of its own.
+        micro = self.local.micro_batch_size or max(map(len, turn.batches), default=1)
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         self.mllm.set_training(True)

@@ -54,7 +54,7 @@ def minimal(tmp_path: Path) -> Path:
     file.write_text(
         f"data: {{type: own, root: {folder}, splitter: fedmllm_aligned}}\n"
         "federate: {client_num: 2, total_round_num: 2}\n"
-        "fedmllm: {data: {template: lamps.yaml}}\n"
+        f"fedmllm: {{template: {folder / 'lamps.yaml'}, data: {{template: lamps.yaml}}}}\n"
     )
     return file
 

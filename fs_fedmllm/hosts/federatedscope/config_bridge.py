@@ -8,10 +8,13 @@ by the same code as on the embedded engine.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import sys
+from pathlib import Path
 from typing import Any
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves
+from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves, put
 from fs_fedmllm.data.registry import NAMES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope.given import given, was_given, watch_merges
@@ -42,6 +45,7 @@ def extend_config(cfg: Any) -> None:
     # FederatedScope's command line cannot add keys, so every switch is there with an empty value: "by profile".
     cfg.fedmllm.switches = CN({name: "" for name in (*SWITCHES, *SCENARIO_SWITCHES)})
     cfg.fedmllm.data = CN(new_allowed=True)
+    cfg.fedmllm.clients = CN(new_allowed=True)
     cfg.model.fedmllm = node(schema.ModelOptions())
     cfg.model.fedmllm.image = CN(new_allowed=True)
     # Ahead of FederatedScope's own check, which silently replaces a sample_client_num above client_num.
@@ -74,8 +78,30 @@ def is_ours(cfg: Any) -> bool:
     return ours
 
 
-def to_config(cfg: Any) -> schema.Config:
+def _command_line(client_cfgs: Any) -> str:
+    """The file of ``--client_cfg`` where FederatedScope's main was started with one.
+
+    Raises:
+        ConfigError: its command line took a word for a client's key and lost it.
+    """
+    file = ""
+    for before, word in itertools.pairwise(sys.argv if Path(sys.argv[0]).name == "main.py" else ()):
+        if before == "--client_cfg":
+            file = word
+        elif before != "--cfg" and word.startswith("client") and not (client_cfgs and word.startswith("client_")):
+            raise ConfigError(
+                f"FederatedScope's command line takes {word!r} for a client's own key, and without --client_cfg it "
+                "loses it and the word after it. Write it into the configuration file."
+            )
+    return file
+
+
+def to_config(cfg: Any, client_cfgs: Any = None) -> schema.Config:
     """The job's configuration in our schema, checked: what was given, and our defaults for the rest.
+
+    Args:
+        cfg: FederatedScope's tree.
+        client_cfgs: what its ``--client_cfg`` holds: clients' own keys, by ``client_<id>``.
 
     Raises:
         ConfigError: as on the embedded engine, and for what FederatedScope cannot do.
@@ -91,7 +117,11 @@ def to_config(cfg: Any) -> schema.Config:
             "FederatedScope's command line loses values that begin with 'client'. Or start the site with fs-fedmllm "
             "server or fs-fedmllm client."
         )
-    raw = given(cfg)
+    raw, file = given(cfg), _command_line(client_cfgs)
+    if client_cfgs:
+        if raw.get("fedmllm", {}).get("clients"):
+            raise ConfigError("--client_cfg and fedmllm.clients both hold clients' own settings. Leave one out.")
+        put(raw, "fedmllm.clients", schema.read_clients(dict(client_cfgs), file or "--client_cfg"))
     config = schema.from_mapping(raw, raw.get("cfg_file") or "configuration", host=True)
     if config.fedmllm.privacy.dp.sampling != "fixed":
         raise ConfigError(

@@ -39,9 +39,13 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
             rows[name] = {"rows": part}
         return rows
 
+    ours = to_config(config, client_cfgs)
+    if client_cfgs:
+        # Ours from here on. FederatedScope would merge them into each client's tree, and stops at a client without.
+        client_cfgs.clear()
     if config.federate.mode == "distributed":
-        return _site(config, holder)
-    run = runtime.start(to_config(config), config.outdir)
+        return _site(config, ours, holder)
+    run = runtime.start(ours, config.outdir)
     dataset, clients = run.data.dataset, run.data.clients
     data = {0: holder((), dataset.val, dataset.test)}
     for client in sorted(clients):
@@ -63,7 +67,7 @@ def _modified(config: Any, ours: Config) -> Any:
     return modified
 
 
-def _site(config: Any, holder: Callable[..., Any]) -> tuple[Any, Any]:
+def _site(config: Any, ours: Config, holder: Callable[..., Any]) -> tuple[Any, Any]:
     """The rows of this site only, as FederatedScope's distributed runner wants them."""
     if config.distribute.data_idx < -1:
         raise ConfigError(
@@ -71,7 +75,7 @@ def _site(config: Any, holder: Callable[..., Any]) -> tuple[Any, Any]:
             "folder that names it."
         )
     client = max(config.distribute.data_idx, 0)
-    run = runtime.start_site(to_config(config), config.distribute.role, client, config.outdir)
+    run = runtime.start_site(ours, config.distribute.role, client, config.outdir)
     dataset = run.data.dataset
     data = holder(run.data.clients.get(run.client, ()), dataset.val, dataset.test)
     modified = _modified(config, run.config)
