@@ -158,6 +158,9 @@ class Session:
         if not self.federation.data.split:  # a server of a distributed run does not know its clients' rows
             write_manifest(self.federation.data.manifest, self.folder.path / "manifest.json")
         if saved is not None:
+            if origin:  # a local checkpoint was announced before the model was loaded
+                total = self.config.federate.total_round_num
+                logger.warning("Resuming after round %d of %d (%s).", saved.round, total, self.folder.path)
             self._carried = saved.figures["seconds"]
             self.folder.keep_lines(saved.lines)
             self.listener.resumed(saved.figures["turns"])
