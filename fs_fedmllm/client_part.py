@@ -28,7 +28,7 @@ def client_halves(config: Config, context: ClientContext) -> list[ClientHalf]:
     Raises:
         ConfigError: a regulariser's parameters do not fit the model.
     """
-    aggregation, kind = config.fedmllm.aggregation, config.fedmllm.regularizer.type
+    aggregation = config.fedmllm.aggregation
     halves: list[ClientHalf | None] = []
     if aggregation.ranks:
         halves.append(RankedClient(int(aggregation.ranks[context.client - 1])))
@@ -36,7 +36,6 @@ def client_halves(config: Config, context: ClientContext) -> list[ClientHalf]:
         halves.append(FrozenAClient(context))
     method = METHODS[config.federate.method]
     halves.append(method.client(parameters_of(config, method), context))
-    if kind != "none":
-        regularizer = REGULARIZERS[kind]
-        halves.append(regularizer.client(parameters_of(config, regularizer), context))
+    regularizer = REGULARIZERS[config.fedmllm.regularizer.type]
+    halves.append(regularizer.client(parameters_of(config, regularizer), context))
     return [half for half in halves if half is not None]

@@ -184,8 +184,8 @@ class Federation:
     def initial_state(self) -> State:
         """The global adapter before round 0."""
         state = self.mllm.adapter.initial_state(self.config.init_seed)
-        regularizer = REGULARIZERS.get(self.config.fedmllm.regularizer.type)
-        if regularizer is None or not regularizer.reads_base:
+        regularizer = REGULARIZERS[self.config.fedmllm.regularizer.type]
+        if not regularizer.reads_base:
             return state
         return regularizer.initial_state(state, self.mllm.adapter.base_weights(self.mllm.model))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ def key(
     doc: str,
     *,
     unit: str = "",
-    choices: Sequence[str] = (),
+    choices: Collection[str] = (),
     valid: Range = ANY,
     owner: str = "",
     numbers: bool | None = None,
@@ -65,7 +65,7 @@ def key(
         owner: ``run``, ``site`` or ``server``; empty is the section's. See :mod:`fs_fedmllm.config.identity`.
         numbers: whether it can change a run's numbers; None is the section's, and at the top it can.
     """
-    metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), "valid": valid}
+    metadata = {"doc": doc, "unit": unit, "choices": choices, "valid": valid}
     metadata |= {"owner": owner, "numbers": numbers}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

@@ -58,6 +58,9 @@ class Listener(Protocol):
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """After an update was refused."""
 
+    def round_ended(self, state: RunState, figures: dict[str, Any]) -> None:
+        """After the server's step; ``state.round`` rounds are done."""
+
     def resumed(self, turns: int) -> None:
         """Before a run goes on that has taken so many client turns."""
 
@@ -75,6 +78,9 @@ class Silent:
         """Nothing."""
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
+        """Nothing."""
+
+    def round_ended(self, state: RunState, figures: dict[str, Any]) -> None:
         """Nothing."""
 
 
@@ -353,21 +359,19 @@ class Session:
         # Turns that run side by side add up to more than the time that passes.
         training = min(self._training_seconds - self._round_training, seconds)
         self._training_seconds = self._round_training + training
-        self._record(
-            "round",
-            self.state.round,
-            {
-                "clients": clients,
-                "seconds": seconds,
-                "training_seconds": training,
-                "bytes_sent": moved,
-                **self._mean.figures,
-                **({"epsilon": self.dp.epsilon()} if self.dp else {}),
-            },
-        )
+        figures = {
+            "clients": clients,
+            "seconds": seconds,
+            "training_seconds": training,
+            "bytes_sent": moved,
+            **self._mean.figures,
+            **({"epsilon": self.dp.epsilon()} if self.dp else {}),
+        }
+        self._record("round", self.state.round, figures)
         self.state.round += 1
         # What the round began with goes too: evaluations and checkpoints need one adapter, not two.
         self._mean, self._kept, self._start = None, {}, {}
+        self.listener.round_ended(self.state, figures)
 
     def evaluation_due(self) -> bool:
         """Whether the round that just ended is to be evaluated; the last one always is."""

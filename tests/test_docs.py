@@ -62,8 +62,7 @@ def test_the_data_set_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from fs_fedmllm.data.check import check
     from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
 
-    extension(0, "sky_of_the_guide", monkeypatch)
-    monkeypatch.setattr(registry, "ADAPTERS", {**registry.ADAPTERS, "sky": "sky_of_the_guide"})
+    monkeypatch.setitem(registry.DATASETS._known, "sky", extension(0, "sky_of_the_guide", monkeypatch).load)
     (tmp_path / "sky.yaml").write_text(SKY)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     for split, rows in {"train": 6, "val": 2, "test": 2}.items():
@@ -120,8 +119,8 @@ def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     from fs_fedmllm.models import families
     from fs_fedmllm.models.loader import attach
 
-    extension(3, "family_of_the_guide", monkeypatch)
-    monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "glance": "family_of_the_guide"})
+    made = extension(3, "family_of_the_guide", monkeypatch).FAMILY
+    monkeypatch.setitem(families.REGISTERED._known, "glance", made)
     family = families.family_of("glance")
     joined = family.join_pixels([{"pixel_values": torch.ones(3, n), "sizes": torch.ones(1, 2)} for n in (2, 5)])
     assert joined["pixel_values"].shape == (3, 7) and joined["sizes"].shape == (2, 2)
@@ -139,6 +138,21 @@ def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name for name in trained if "lora_" not in name} == {
         f"base_model.model.bridge.modules_to_save.default.{part}" for part in ("weight", "bias")
     }
+
+
+def test_the_page_about_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/python.md")
+    exec(compile(block, "docs/python.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("round 1: ") and "probabilities" not in printed and printed.count("\n") >= 5
+
+
+def test_the_page_about_python_names_every_public_name() -> None:
+    import fs_fedmllm
+
+    page = (REPOSITORY / "docs" / "python.md").read_text()
+    assert [name for name in fs_fedmllm.__all__ if name != "__version__" and f"`{name}" not in page] == []
 
 
 # --- examples and references ----------------------------------------------------------------------------------------
@@ -198,7 +212,7 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
 
 
 #: What every room may use.
-FOR_ALL = {"errors", "atomic", "extras", "locks"}
+FOR_ALL = {"atomic", "errors", "extras", "keys", "lazy", "locks", "registry", "safe_yaml", "untrusted"}
 
 #: Room -> rooms that it may import at module level or inside a function.
 MAY_IMPORT = {
@@ -208,13 +222,14 @@ MAY_IMPORT = {
         *("algorithms", "config", "models", "evaluation", "federation", "adapter_folder", "planner"),
     },
     "keys": set(),
+    "registry": set(),
     "lazy": set(),
     "profiles": set(),
-    "algorithms": {"keys", "lazy"},
-    "config": {"keys", "profiles", "algorithms"},
-    "data": set(),
+    "algorithms": {"keys", "lazy", "registry"},
+    "config": {"keys", "profiles", "algorithms", "registry"},
+    "data": {"registry"},
     "scenarios": {"data"},
-    "models": {"config"},
+    "models": {"config", "registry"},
     "aggregators": {"config", "algorithms"},
     "training": {"config", "data", "models", "algorithms"},
     "evaluation": {"config", "data", "models", "training"},

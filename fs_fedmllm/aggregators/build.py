@@ -15,6 +15,7 @@ from fs_fedmllm.aggregators.updates import Updates, weighted_mean
 from fs_fedmllm.algorithms.factors import is_a
 from fs_fedmllm.algorithms.server import State
 from fs_fedmllm.config import AggregationConfig
+from fs_fedmllm.config.aggregation import OUR_RULES, RULES
 
 
 def build_aggregator(
@@ -32,6 +33,9 @@ def build_aggregator(
         on_image_path: whether a tensor lies before the image meets the text (vision tower, resampler, projector);
             the model's family knows.
     """
+    if config.rule not in OUR_RULES:
+        outside: Aggregator = RULES[config.rule](params, config)
+        return outside
     weighted = config.client_weights in ("balanced", "complete")
     if config.rule == "mean" and config.lora != "exact" and not weighted and not config.outlier_factor:
         return RunningMean(params)

@@ -17,45 +17,57 @@ from fs_fedmllm.algorithms.feddyn import FedDyn
 from fs_fedmllm.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fs_fedmllm.algorithms.moon import Moon
 from fs_fedmllm.algorithms.proximal import Adaptive, FedProx
-from fs_fedmllm.algorithms.regularizer import Regularizer
+from fs_fedmllm.algorithms.regularizer import NoRegularizer, Regularizer
 from fs_fedmllm.algorithms.scaffold import Scaffold
 from fs_fedmllm.algorithms.server import Method, ServerOptimizer, State
 from fs_fedmllm.algorithms.yoco import Yoco
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.registry import Registry
 
 #: Values of ``federate.method``.
-METHODS: dict[str, type[Method]] = {
-    cls.name: cls
-    for cls in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, Scaffold, FedDyn, Local, Global)
-}
+_METHODS: tuple[type[Method], ...] = (
+    *(FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, Scaffold, FedDyn),
+    *(Local, Global),
+)
+_REGULARIZERS: tuple[type[Regularizer], ...] = (NoRegularizer, FedProx, Adaptive, Moon, Yoco)
 
-#: Values of ``fedmllm.regularizer.type`` beside ``none``.
-REGULARIZERS: dict[str, type[Regularizer]] = {cls.name: cls for cls in (FedProx, Adaptive, Moon, Yoco)}
+METHODS: Registry[type[Method]] = Registry("fs_fedmllm.algorithms", {cls.name: cls for cls in _METHODS})
 
-#: The methods with a server of their own.
+#: Values of ``fedmllm.regularizer.type``.
+REGULARIZERS: Registry[type[Regularizer]] = Registry(
+    "fs_fedmllm.regularizers", {cls.name: cls for cls in _REGULARIZERS}
+)
+
+#: Our methods with a server.
 OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
-    name: cls for name, cls in METHODS.items() if cls.federated and issubclass(cls, ServerOptimizer)
+    cls.name: cls for cls in _METHODS if cls.federated and issubclass(cls, ServerOptimizer)
 }
 
 #: The sections of single algorithms' parameters, by name.
 SECTIONS: dict[str, type] = {
     section: parameters
     for section, parameters in (
-        *((cls.section, cls.parameters) for cls in METHODS.values()),
-        *((cls.section, cls.parameters) for cls in REGULARIZERS.values()),
+        *((cls.section, cls.parameters) for cls in _METHODS),
+        *((cls.section, cls.parameters) for cls in _REGULARIZERS),
     )
     if parameters is not None
 }
 
 
 def parameters_of(config: Any, algorithm: type[Method] | type[Regularizer]) -> Any:
-    """The section of an algorithm's own parameters.
+    """An algorithm's own parameters: its section, or ``fedmllm.parameters`` for one from outside this package.
 
     Args:
         config: the whole configuration.
         algorithm: a method or a regulariser.
     """
-    return getattr(config.fedmllm, algorithm.section) if algorithm.section else None
+    if not algorithm.section:
+        return None
+    ours = getattr(config.fedmllm, algorithm.section, None)
+    if ours is not None or algorithm.parameters is None:
+        return ours
+    given = config.fedmllm.parameters.get(algorithm.section, {})
+    return algorithm.parameters(**given)
 
 
 def build_server_optimizer(

@@ -62,3 +62,13 @@ class Regularizer(ABC):
             config: the whole configuration.
         """
         return iter(())
+
+
+class NoRegularizer(Regularizer):
+    """None."""
+
+    name: ClassVar[str] = "none"
+
+    @classmethod
+    def client(cls, parameters: Any, context: ClientContext) -> None:
+        return None

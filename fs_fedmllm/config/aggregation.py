@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fs_fedmllm.keys import NOT_NEGATIVE, SHARE, Range, key
+from fs_fedmllm.registry import Registry
 
-RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded")
+OUR_RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded")
+#: Values of ``fedmllm.aggregation.rule``; of another package's, ``(params, section) -> aggregator``.
+RULES: Registry[Any] = Registry("fs_fedmllm.aggregators", dict.fromkeys(OUR_RULES))
 #: Rules that pick whole updates or average them, so that clients' weights and exact LoRA means have a meaning.
 AVERAGING_RULES = ("mean", "norm_bounded")
 SELECTING_RULES = ("krum", "multi_krum")

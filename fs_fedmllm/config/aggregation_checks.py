@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method
+from fs_fedmllm.algorithms import OPTIMIZERS, REGULARIZERS, Method
 from fs_fedmllm.algorithms.factors import FACTORED
 from fs_fedmllm.config.aggregation import AVERAGING_RULES, SELECTING_RULES, AggregationConfig
 
@@ -21,9 +21,8 @@ def check_aggregation(config: Any, refuse: Refuse) -> None:
         refuse: raises ConfigError with a message when its condition holds.
     """
     method, chosen, clients = config.federate.method, config.fedmllm.aggregation, config.sampled_clients
-    if config.fedmllm.regularizer.type != "none":
-        for fault in REGULARIZERS[config.fedmllm.regularizer.type].faults(config):
-            refuse(True, fault)
+    for fault in REGULARIZERS[config.fedmllm.regularizer.type].faults(config):
+        refuse(True, fault)
     if not config.method.federated:
         refuse(
             chosen != AggregationConfig(),
@@ -139,7 +138,7 @@ def _check_lora(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
 
 
 def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
-    summing = " and ".join(name for name, cls in METHODS.items() if cls.keeps)
+    summing = " and ".join(name for name, cls in OPTIMIZERS.items() if cls.keeps)
     refuse(
         config.fedmllm.privacy.secure_aggregation.enabled
         and (
@@ -170,7 +169,7 @@ def _check_privacy(config: Any, chosen: AggregationConfig, refuse: Refuse) -> No
 
 def _check_method(config: Any, chosen: AggregationConfig, refuse: Refuse) -> None:
     method, section = config.method, "fedmllm.aggregation"
-    beside = " and ".join(name for name, cls in METHODS.items() if cls.sends_beside)
+    beside = " and ".join(name for name, cls in OPTIMIZERS.items() if cls.sends_beside)
     refuse(
         chosen.max_variate_norm > 0 and not method.sends_beside,
         f"{section}.max_variate_norm bounds what federate.method {beside} sends beside the adapter, and the method is "

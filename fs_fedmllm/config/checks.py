@@ -14,7 +14,7 @@ from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
 from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.keys import Range
+from fs_fedmllm.keys import ANY, Range
 from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
 
 
@@ -251,4 +251,4 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range]]
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{prefix}{f.name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{f.name}", value, f.metadata["valid"]
+            yield f"{prefix}{f.name}", value, f.metadata.get("valid", ANY)

@@ -62,7 +62,7 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"{prefix}.sampling is poisson, but every client takes part in every round. Set "
             "federate.sample_client_num below federate.client_num, or sampling to fixed."
         )
-    regularizer = REGULARIZERS.get(config.fedmllm.regularizer.type)
+    regularizer = REGULARIZERS[config.fedmllm.regularizer.type]
     fixed = profile_switches("fixed")
     for name in _SERVER_SWITCHES:
         if config.switches[name] != fixed[name]:
@@ -80,7 +80,7 @@ def _differential_privacy(config: Config) -> Iterator[str]:
             f"fedmllm.replay names the clients of every round, but {prefix} has to draw them in secret, and its noise "
             "cannot be repeated. Leave one of the two out."
         )
-    if regularizer is not None and not regularizer.private:
+    if not regularizer.private:
         yield (
             f"fedmllm.regularizer.type {config.fedmllm.regularizer.type} starts from something other than what the "
             f"server sent, or remembers earlier turns, which {prefix} does not account for. Use another."
@@ -129,8 +129,8 @@ def _secure_aggregation(config: Config) -> Iterator[str]:
             f"fedmllm.compression.upload is {config.fedmllm.compression.upload}, but masked updates are whole numbers "
             f"of their own ({prefix}) whose sum a codec would break. Set it to float32."
         )
-    regularizer = REGULARIZERS.get(config.fedmllm.regularizer.type)
-    if regularizer is not None and regularizer.remembers:
+    regularizer = REGULARIZERS[config.fedmllm.regularizer.type]
+    if regularizer.remembers:
         yield (
             f"fedmllm.regularizer.type {regularizer.name} remembers a turn that the server has used, and under "
             f"{prefix} a client may not know which that is. Use another."

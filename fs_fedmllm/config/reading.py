@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from fs_fedmllm.algorithms import REGULARIZERS, SECTIONS
 from fs_fedmllm.config.checks import check, numbers
 from fs_fedmllm.config.clients import PER_CLIENT, client_words, own_settings
 from fs_fedmllm.config.host_defaults import DEFAULTS
@@ -253,8 +254,34 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
             section["clients"] = read_clients(section["clients"], f"{where}: fedmllm.clients")
         ours["fedmllm"] = section
     config: Config = _build(Config, ours, where)
+    config = _with_outside_parameters(config, where)
     check(config, where)
     return config
+
+
+def _with_outside_parameters(config: Config, where: str) -> Config:
+    """``fedmllm.parameters`` brought to the types of the algorithms that declare them, defaults filled in."""
+    given = config.fedmllm.parameters
+    chosen = (config.method, REGULARIZERS[config.fedmllm.regularizer.type])
+    declared = {
+        algorithm.section: algorithm.parameters
+        for algorithm in chosen
+        if algorithm.parameters is not None and algorithm.section not in SECTIONS
+    }
+    for name in given:
+        if name not in declared:
+            raise ConfigError(
+                f"{where}: fedmllm.parameters.{name} belongs to no algorithm of this run"
+                + (f"; there is {', '.join(declared)}." if declared else ". Remove it.")
+            )
+    built = {}
+    for name, cls in declared.items():
+        parameters = _build(cls, given.get(name) or {}, where, f"fedmllm.parameters.{name}")
+        for path, value, valid in numbers(parameters, f"fedmllm.parameters.{name}."):
+            if not valid.holds(value):
+                raise ConfigError(f"{where}: {path} is {value!r}; it must be {valid}.")
+        built[name] = dataclasses.asdict(parameters)
+    return dataclasses.replace(config, fedmllm=dataclasses.replace(config.fedmllm, parameters=built))
 
 
 def parse_override(text: str) -> Any:

@@ -21,7 +21,7 @@ from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
 from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
-METHODS = tuple(algorithms.METHODS)
+METHODS = algorithms.METHODS
 SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
 #: Splits that are evaluated.
 SPLITS = ("val", "test")
@@ -190,7 +190,7 @@ class EarlyStopConfig:
 class RegularizerConfig:
     """``fedmllm.regularizer``: orthogonal to the server method (Table 10 of the paper)."""
 
-    type: str = key("none", "Client regulariser.", choices=("none", *algorithms.REGULARIZERS))
+    type: str = key("none", "Client regulariser.", choices=algorithms.REGULARIZERS)
     gamma_max: float = key(0.1, "Largest coefficient of the adaptive regulariser (equation 3).", valid=NOT_NEGATIVE)
     skip_layers: int = key(
         4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
@@ -289,6 +289,10 @@ class _FedMLLMConfig:
         {},
         "In what single clients differ, by client_1, client_2...: train.optimizer.lr, train.local_update_steps and "
         "fedmllm.train.batch_size; FederatedScope's --client_cfg writes it.",
+    )
+    parameters: dict = key(
+        {},
+        "Parameters of an algorithm from another package, as a mapping under the section's name that it declares.",
     )
     data: dict = key({}, "Options of the data set's adapter.", owner="site")
     threads: int = key(

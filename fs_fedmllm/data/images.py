@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.data import pixels
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.pixels import UnusablePixels, has_more_frames, to_rgb
 from fs_fedmllm.untrusted import open_regular
@@ -315,3 +316,8 @@ def image_sha256(path: str) -> str:
     """The sha256 of the file's bytes, in hexadecimal."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def pixels_key(path: str) -> str:
+    """What decides an image's pixels, as a key for what is computed from them: how files are read, and its bytes."""
+    return f"{pixels.DECODING}:{image_sha256(path)}"

@@ -13,6 +13,7 @@ from typing import Any
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.registry import Registry
 
 #: Data sets that are read from a folder of the user's: name -> module with ``load(root, **options)``.
 ADAPTERS: Mapping[str, str] = {
@@ -28,6 +29,8 @@ ADAPTERS: Mapping[str, str] = {
 #: Constructed data sets that need no folder: they are made in the cache.
 EMBEDDED = ("digits_match", "digits_triage", "digits_panel")
 NAMES = (*ADAPTERS, *EMBEDDED)
+#: Data sets of other packages: name -> ``load(root, **options)``.
+DATASETS: Registry[Callable[..., Dataset]] = Registry("fs_fedmllm.datasets", {}, NAMES)
 
 
 def cache_dir() -> Path:
@@ -45,6 +48,8 @@ def _loader(name: str) -> Callable[..., Dataset]:
         return importlib.import_module("fs_fedmllm.data.digits").load_digits_dataset
     if name in ADAPTERS:
         return importlib.import_module(ADAPTERS[name]).load
+    if name in DATASETS:
+        return DATASETS[name]
     raise ConfigError(f"data.type: no data set {name!r}.{_nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
 
 
@@ -97,4 +102,6 @@ def load_dataset(
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder; give the folder that the data of {name} lies in.")
-    return load(root, findings=findings, **options)
+    if "findings" in inspect.signature(load).parameters:
+        return load(root, findings=findings, **options)
+    return load(root, **options)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from fs_fedmllm.atomic import write_atomically
-from fs_fedmllm.data.pixels import DECODING
 from fs_fedmllm.errors import StorageError
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.families.base import Features
@@ -116,7 +115,7 @@ class VisionFeatures:
     def _path(self, image_key: str) -> Path | None:
         if self._folder is None:
             return None
-        digest = hashlib.sha256(f"{self._mllm.identity}:{DECODING}:{image_key}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self._mllm.identity}:{image_key}".encode()).hexdigest()
         return self._folder / digest[:2] / f"{digest}.safetensors"
 
     def _write(self, image_key: str, entry: VisionEntry) -> None:

@@ -53,6 +53,9 @@ class ConsoleProgress:
         """Say who was left out."""
         self._bar.write(f"round {round_index + 1}: refused: {reason}", file=sys.stderr)
 
+    def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
+        """The bar has moved already."""
+
     def resumed(self, turns: int) -> None:
         """Start the bar where the checkpoint stands; the time left follows from the turns of this process alone."""
         self._before = turns

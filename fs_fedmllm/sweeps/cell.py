@@ -50,6 +50,9 @@ class Told:
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
         """Nothing: the sweep shows cells."""
 
+    def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
+        """Nothing: turns are counted."""
+
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """A turn that came to nothing counts as one."""
         self._tell(turns=1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fs_fedmllm.data.images import check_image, image_sha256, open_image
+from fs_fedmllm.data.images import check_image, open_image, pixels_key
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
@@ -354,7 +354,7 @@ class Encoder:
 
     def _image_key(self, path: str) -> str:
         if path not in self._keys:
-            self._keys[path] = image_sha256(path)
+            self._keys[path] = pixels_key(path)
         return self._keys[path]
 
     def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:

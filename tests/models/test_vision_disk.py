@@ -61,9 +61,9 @@ def test_a_cache_that_cannot_be_read_and_one_that_is_no_folder(tmp_path, monkeyp
 
 
 def test_features_of_an_older_reading_of_the_files_are_not_used(tmp_path, monkeypatch) -> None:
-    from fs_fedmllm.models import vision as module
+    from fs_fedmllm.data import images, pixels
 
-    VisionFeatures(Model(), 0, tmp_path)._write("a", entry())
-    assert VisionFeatures(Model(), 0, tmp_path).get("a") is not None
-    monkeypatch.setattr(module, "DECODING", module.DECODING + 1)
-    assert VisionFeatures(Model(), 0, tmp_path).get("a") is None
+    (tmp_path / "a.png").write_bytes(b"any bytes")
+    key = images.pixels_key(str(tmp_path / "a.png"))
+    monkeypatch.setattr(pixels, "DECODING", pixels.DECODING + 1)
+    assert images.pixels_key(str(tmp_path / "a.png")) != key

@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 
 from fs_fedmllm.models.families.base import Family
+from fs_fedmllm.registry import Registry
+
+GENERIC = Family("generic")
 
 _HERE = "fs_fedmllm.models.families."
 
@@ -28,14 +31,15 @@ FAMILIES: dict[str, str] = {
     "minicpmv": _HERE + "minicpmv_legacy",
 }
 
-GENERIC = Family("generic")
+#: Families of other packages, by ``model_type``.
+REGISTERED: Registry[Family] = Registry("fs_fedmllm.families", {}, FAMILIES)
 
 
 def family_of(model_type: str) -> Family:
     """The family of a model type; the generic one if the type has no entry."""
     name = FAMILIES.get(model_type)
     if name is None:
-        return GENERIC
+        return REGISTERED.get(model_type, GENERIC)
     family = importlib.import_module(name).FAMILY
     assert isinstance(family, Family)
     return family

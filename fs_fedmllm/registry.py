@@ -1,0 +1,74 @@
+"""Names and what they stand for, open to other packages.
+
+Another package adds a name by an entry point, which is there in every process and on every engine::
+
+    [project.entry-points."fs_fedmllm.algorithms"]
+    fedadabelief = "my_package.fedadabelief:FedAdaBelief"
+
+or, in one process, by :meth:`Registry.register`. An entry point is imported when its name is asked for, never before.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from fs_fedmllm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+class Registry(Mapping[str, T]):
+    """What names of one kind stand for: ours, those that were registered, and other packages' entry points.
+
+    Args:
+        group: the group of entry points, such as ``fs_fedmllm.algorithms``.
+        ours: the names of this package; nobody else can take them.
+        taken: further names of this package, which are looked up elsewhere.
+    """
+
+    def __init__(self, group: str, ours: Mapping[str, T], taken: Collection[str] = ()):
+        self.group = group
+        self._known: dict[str, Any] = dict(ours)
+        self._ours = frozenset((*ours, *taken))
+
+    def register(self, name: str, value: T) -> None:
+        """Add a name in this process; again with another value is a change of mind.
+
+        Raises:
+            ConfigError: the name is one of this package's.
+        """
+        if name in self._ours:
+            raise ConfigError(f"{name!r} is a name of fs-fedmllm's own in {self.group}; choose another.")
+        self._known[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in _entry_points(self.group)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._known:
+            point = _entry_points(self.group).get(name)
+            if point is None:
+                raise KeyError(name)
+            try:
+                self._known[name] = point.load()
+            except Exception as error:  # another package's module may do anything
+                raise ConfigError(
+                    f"{name!r} is an entry point of {self.group}, but {point.value} cannot be imported "
+                    f"({type(error).__name__}: {error})."
+                ) from error
+        found: T = self._known[name]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._known, *_entry_points(self.group))))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

@@ -1,0 +1,184 @@
+"""The Python face: what ``fs_fedmllm`` offers at its top, and algorithms from outside the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+from short_runs import CONFIGS, SHORT
+
+import fs_fedmllm
+from fs_fedmllm.algorithms import METHODS, REGULARIZERS
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import POSITIVE, key
+from fs_fedmllm.registry import Registry
+
+WORDS = dict(zip(SHORT[::2], SHORT[1::2], strict=True)) | {"fedmllm.eval.zero_shot": True}
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    return WORDS | {"outdir": str(tmp_path / "exp"), "federate.client_num": 3, "federate.sample_client_num": 2}
+
+
+def test_the_public_names_are_there_and_cost_nothing() -> None:
+    assert set(fs_fedmllm.__all__) <= set(dir(fs_fedmllm))
+    assert all(getattr(fs_fedmllm, name) is not None for name in fs_fedmllm.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fs_fedmllm.nothing
+    code = "import sys, fs_fedmllm; fs_fedmllm.Config, fs_fedmllm.run, fs_fedmllm.Callback; "
+    code += "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_run_from_python(overrides) -> None:
+    seen = []
+
+    class Watch(fs_fedmllm.Callback):
+        def on_client_end(self, round_index, update):
+            seen.append(("client", round_index, update.client))
+
+        def on_round_end(self, state, metrics):
+            seen.append(("round", state.round, metrics["clients"]))
+
+        def on_evaluation_end(self, done_rounds, metrics):
+            seen.append(("evaluation", done_rounds, metrics["test_acc"]))
+
+    result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=[Watch()], seed=7, **overrides)
+    assert [event[:2] for event in seen] == [
+        *[("evaluation", 0), ("client", 0), ("client", 0), ("round", 1)],
+        *[("client", 1), ("client", 1), ("round", 2), ("evaluation", 2)],
+    ]
+    assert result.metrics["test_acc"] == seen[-1][2] and [row["round"] for row in result.history] == [0, 2]
+    assert result.results["seed"] == 7 and set(result.manifest["clients"]) == {"1", "2", "3"}
+    assert result.best is not None and (result.adapter / "adapter_model.safetensors").is_file()
+
+    adapter = fs_fedmllm.load_adapter(result.adapter)
+    (answer,) = adapter.predict([fs_fedmllm.Sample(id="1", image=None, text="a tap drips", answer="")])
+    assert answer.answer in result.results["options"]
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-4)
+    same = fs_fedmllm.run(fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", seed=7, **overrides))
+    assert same.results["adapter_sha256"] == result.results["adapter_sha256"]
+
+
+def test_overrides_are_checked_like_any_key() -> None:
+    base = CONFIGS / "aligned_a05.yaml"
+    config = fs_fedmllm.load_config(base, federate__total_round_num=3, **{"fedmllm.train.batch_size": 2})
+    assert (config.federate.total_round_num, config.fedmllm.train.batch_size) == (3, 2)
+    with pytest.raises(ConfigError, match=r"unknown key 'federate\.rounds'"):
+        fs_fedmllm.load_config(base, federate__rounds=3)
+    with pytest.raises(ConfigError, match="seed must be a whole number"):
+        fs_fedmllm.load_config(base, seed__more=1)
+    with pytest.raises(ConfigError, match="federate is a value, not a section"):
+        fs_fedmllm.load_config({"federate": 3}, federate__client_num=2)
+
+
+@pytest.fixture
+def clean_registries():
+    before = dict(METHODS._known), dict(REGULARIZERS._known)
+    yield
+    METHODS._known, REGULARIZERS._known = before
+
+
+@dataclasses.dataclass(frozen=True)
+class SignParameters:
+    """``fedmllm.parameters.sign``."""
+
+    step: float = key(1.0e-3, "Length of a step.", valid=POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class SignServer(fs_fedmllm.ServerOptimizer):
+    """W <- W + step sign(Delta); its clients keep a count of their updates."""
+
+    name: ClassVar[str] = "sign"
+    section: ClassVar[str] = "sign"
+    parameters: ClassVar[type | None] = SignParameters
+
+    @classmethod
+    def build(cls, *, parameters=None, **settings):
+        return cls(lr=parameters.step)
+
+    def init(self, params):
+        return {}
+
+    def step(self, params, state, mean_delta):
+        return {n: p + self.lr * mean_delta[n].sign() if n in mean_delta else p for n, p in params.items()}, state
+
+    @classmethod
+    def client(cls, parameters, context):
+        return Counting()
+
+
+class Counting(fs_fedmllm.ClientHalf):
+    def begin(self, received, kept, start):
+        self.count = kept.get("sign/count", torch.zeros(1)) + 1
+        return start
+
+    def finish(self, trained, sent):
+        return sent, {"sign/count": self.count}
+
+
+def test_an_algorithm_from_outside_the_package(overrides, clean_registries, monkeypatch) -> None:
+    from fs_fedmllm.session import Session
+
+    counts = []
+    monkeypatch.setattr(Session, "save_adapters", lambda self, save=Session.save_adapters: counts.append(
+        {client: float(kept["sign/count"]) for client, kept in self.state.clients.items()}
+    ) or save(self))  # fmt: skip
+    settings = overrides | {"federate.sample_client_num": 3, "fedmllm.parameters": {"sign": {"step": "2e-3"}}}
+    result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", algorithm=SignServer, **settings)
+    assert counts == [{1: 2.0, 2: 2.0, 3: 2.0}] and result.results["method"] == "sign"
+    from fs_fedmllm.federated_data import prepare_data
+    from fs_fedmllm.federation import Federation
+    from fs_fedmllm.models.export import read_adapter
+
+    config = fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", federate__method="sign", **settings)
+    start = Federation.build(config, prepare_data(config)).initial_state()
+    moved = read_adapter(result.adapter, start)
+    steps = torch.cat([((moved[n] - start[n]) / 2e-3).flatten() for n in start])
+    assert (steps.abs() > 0.5).any() and torch.allclose(steps, steps.round(), atol=1e-2)
+    assert steps.abs().max() <= 2.01  # two rounds, a step of 2e-3 each
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sign": {"step": 0}}, r"fedmllm\.parameters\.sign\.step is 0"),
+        ({"sign": {"stride": 1}}, r"unknown key 'fedmllm\.parameters\.sign\.stride'"),
+        ({"sgin": {"step": 1}}, r"fedmllm\.parameters\.sgin belongs to no algorithm of this run; there is sign"),
+    ],
+)
+def test_parameters_of_outside_algorithms_are_checked(clean_registries, parameters, message) -> None:
+    fs_fedmllm.register_algorithm(SignServer)
+    with pytest.raises(ConfigError, match=message):
+        fs_fedmllm.load_config(
+            CONFIGS / "aligned_a05.yaml", federate__method="sign", **{"fedmllm.parameters": parameters}
+        )
+
+
+def test_names_of_ours_cannot_be_taken(clean_registries) -> None:
+    with pytest.raises(ConfigError, match="'fedavg' is a name of fs-fedmllm's own"):
+        fs_fedmllm.register_algorithm(type("Mine", (SignServer,), {"name": "fedavg"}))
+
+
+def test_an_entry_point_is_imported_when_its_name_is_asked_for(tmp_path, monkeypatch) -> None:
+    from fs_fedmllm import registry
+
+    info = tmp_path / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[some.group]\nmine = outside_module:VALUE\nbroken = no_such_module:X\n")
+    (tmp_path / "outside_module.py").write_text("VALUE = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    found: Registry[int] = Registry("some.group", {"ours": 1})
+    assert list(found) == ["ours", "mine", "broken"] and "outside_module" not in sys.modules
+    assert found["mine"] == 42 and "nothing" not in found
+    with pytest.raises(ConfigError, match=r"'broken' is an entry point of some\.group, but no_such_module:X cannot"):
+        _ = found["broken"]
+    registry._entry_points.cache_clear()
