@@ -238,7 +238,7 @@ MAY_IMPORT = {
     "client_part": {"config", "algorithms"},
     "agenda": {"config", "data", "training"},
     "exchange": {"config", "aggregators", "algorithms", "compression"},
-    "federated_data": {"config", "data", "scenarios"},
+    "federated_data": {"agenda", "config", "data", "scenarios"},
     "federation": {
         *("config", "data", "models", "scenarios", "aggregators", "algorithms", "training", "evaluation"),
         *("compression", "privacy"),

@@ -46,6 +46,7 @@ def extend_config(cfg: Any) -> None:
     cfg.fedmllm.switches = CN({name: "" for name in (*SWITCHES, *SCENARIO_SWITCHES)})
     cfg.fedmllm.data = CN(new_allowed=True)
     cfg.fedmllm.clients = CN(new_allowed=True)
+    cfg.fedmllm.parameters = CN(new_allowed=True)
     cfg.model.fedmllm = node(schema.ModelOptions())
     cfg.model.fedmllm.image = CN(new_allowed=True)
     # Ahead of FederatedScope's own check, which silently replaces a sample_client_num above client_num.
