@@ -17,6 +17,8 @@ sys.path[:0] = [str(HERE / "fuzz"), str(HERE / "distributed")]
 from fuzz_readers import fuzz  # noqa: E402
 from readers import READERS  # noqa: E402
 
+from fs_fedmllm.errors import DataError  # noqa: E402
+
 
 @pytest.mark.parametrize("reader", READERS)
 def test_only_our_own_errors_come_out(reader: str, tmp_path: Path) -> None:
@@ -31,3 +33,10 @@ def test_the_same_seed_gives_the_same_inputs(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         refused.append(fuzz("ledger", 50, 3, tmp_path / "kept", tmp_path / name)["refused"])
     assert refused[0] == refused[1]
+
+
+def test_a_parquet_file_that_ended_the_process_is_refused(tmp_path: Path) -> None:
+    """Statistics of one column that do not fit it; pyarrow's accessor of that column's metadata calls abort()."""
+    data = (HERE / "fuzz" / "inputs" / "parquet-histogram.parquet").read_bytes()
+    with pytest.raises(DataError, match=r"not a readable Parquet file"):
+        READERS["parquet"](tmp_path).read(data)

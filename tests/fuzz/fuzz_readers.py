@@ -66,12 +66,15 @@ def fuzz(name: str, count: int, seed: int, keep: Path, folder: Path) -> dict[str
     for data in reader.seeds:
         reader.read(data)  # what is valid is read
     draw = random.Random(zlib.crc32(f"{name} {seed}".encode()))
+    keep.mkdir(parents=True, exist_ok=True)
+    current = keep / f"{name}-current"  # what is left of it says which input ended the process
     before = signal.signal(signal.SIGPROF, _late)
     refused, slowest = 0, 0.0
     findings: dict[str, int] = {}
     for number in range(count):
         data = reader.change(draw.choice(reader.seeds), reader.seeds, draw)
         began = time.process_time()
+        current.write_bytes(data)
         try:
             signal.setitimer(signal.ITIMER_PROF, PATIENCE)
             try:
@@ -83,11 +86,11 @@ def fuzz(name: str, count: int, seed: int, keep: Path, folder: Path) -> dict[str
         except (Exception, TooSlow) as error:
             place = _place(error)
             if place.rpartition(": ")[0] not in {known.rpartition(": ")[0] for known in findings}:
-                keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{name}-{number}").write_bytes(data)
                 findings[place] = number
         slowest = max(slowest, time.process_time() - began)
     signal.signal(signal.SIGPROF, before)
+    current.unlink(missing_ok=True)
     return {"inputs": count, "refused": refused, "slowest": slowest, "findings": findings}
 
 
