@@ -187,10 +187,25 @@ def _require_files(folder: Path) -> None:
 def _numbered(path: Path, batches: Any) -> Iterator[tuple[str, Row]]:
     number = 0
     for batch in batches:
-        columns = [_values(column) for column in batch.columns]
+        try:
+            columns = [_values(column) for column in batch.columns]
+        except UnicodeDecodeError:
+            raise _not_utf8(path, number, batch) from None
         for values in zip(*columns, strict=True):
             number += 1
             yield f"{path}:{number}", dict(zip(batch.schema.names, values, strict=True))
+
+
+def _not_utf8(path: Path, before: int, batch: Any) -> RowError:
+    """The error for the first text of a batch that is not UTF-8, such as half a character that some writers let in."""
+    for i in range(batch.num_rows):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column.slice(i, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                problem = f"{name} is not UTF-8 text (byte {error.start} of it; half a character, perhaps)."
+                return RowError(f"{path}:{before + i + 1}", problem, "Write the text again, whole and as UTF-8.")
+    return RowError(str(path), "a text in it is not UTF-8.", "Write the file again.")
 
 
 def _values(column: Any) -> list[Any]:

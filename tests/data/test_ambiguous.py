@@ -138,6 +138,19 @@ def test_half_a_character_is_named_with_its_row(tmp_path, more, listed):
     assert [f.row for f in errors] == [str(line)]
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_half_a_character_in_parquet_is_named_with_its_row(tmp_path, repeated):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    texts = [b"good", b"good", b"good", b"bad \xed\xa0\xbd"] + [b"good"] * (300 if repeated else 0)
+    texts = pa.array(texts, pa.binary()).view(pa.string())
+    split = ["train"] * (len(texts) - 1) + ["test"]
+    table = pa.table({"text": texts, "label": [0] * len(texts), "split": split})
+    pq.write_table(table, tmp_path / "data.parquet")
+    with pytest.raises(DataError, match=r"data\.parquet:4: text is not UTF-8 text \(byte 4"):
+        load_dataset("own", tmp_path, {"template": "digits_triage"})
+
+
 def test_whole_pairs_are_characters(tmp_path):
     rows(tmp_path, [0], text="whole \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"))
     assert "\\ud83d\\ude00" in (tmp_path / "data.jsonl").read_text()
