@@ -123,7 +123,7 @@ class Evaluator:
                     batch.inputs,
                     **style,
                     max_new_tokens=self.config.max_new_tokens,
-                    eos_token_id=list({*stop, tokenizer.eos_token_id}),
+                    eos_token_id=sorted({*stop, tokenizer.eos_token_id} - {None}),
                     pad_token_id=tokenizer.pad_token_id,
                     use_cache=True,
                 )

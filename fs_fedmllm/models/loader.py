@@ -339,11 +339,10 @@ def assemble(
         identity: see :class:`MLLM`; a model without weights has none.
 
     Raises:
-        ModelError: see :func:`attach`.
+        ModelError: see :func:`attach`; or there is no tokenizer, or none of its tokens pads or ends a text.
     """
+    _check_tokenizer(options, processor)
     model, depth, groups = attach(options, family, inner)
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return MLLM(
         model=model,
         inner=inner,
@@ -356,6 +355,27 @@ def assemble(
         image_arguments=dict(options.image),
         groups=groups,
     )
+
+
+def _check_tokenizer(options: ModelOptions, processor: Any) -> None:
+    """A batch needs a token that pads; the one that ends a text will do, since padding is masked."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(
+            f"The checkpoint {options.path!r} has no processor with a tokenizer ({type(processor).__name__} found): "
+            "its processor_config.json, preprocessor_config.json or tokenizer files are missing."
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"The tokenizer of {options.path!r} has neither a pad token nor an eos token, so "
+                "rows cannot be batched and answers do not end: name them (pad_token, eos_token)"
+                " in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    # It would warn of every first row that is too long, which is shortened or refused here (fedmllm.train.max_length).
+    if isinstance(getattr(tokenizer, "deprecation_warnings", None), dict):
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
 
 
 def attach(options: ModelOptions, family: Family, inner: Any) -> tuple[Any, int, dict[str, tuple[str, ...]]]:

@@ -159,7 +159,13 @@ class Encoder:
         if marker not in whole:
             raise ModelError("The processor's chat template drops the assistant's answer; it cannot be used to train.")
         suffix = whole.split(marker, 1)[1].rstrip("\n")
-        return suffix or (self.mllm.tokenizer.eos_token or "")
+        suffix = suffix or self.mllm.tokenizer.eos_token or ""
+        if not suffix:
+            raise ModelError(
+                "The checkpoint's tokenizer has no eos token and its chat template writes nothing after an answer, so "
+                "answers would not end: name an eos_token in its tokenizer_config.json."
+            )
+        return suffix
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens of the tokenizer's own."""

@@ -111,6 +111,15 @@ def test_a_row_that_does_not_fit_without_its_text_is_refused(mllm, picture) -> N
         encoder(mllm, 0).encode([row(LONG)])
 
 
+def test_what_is_shortened_is_no_warning_of_the_tokenizers(mllm, caplog, monkeypatch) -> None:
+    from transformers.utils import logging as hf_logging
+
+    monkeypatch.setattr(hf_logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr("fs_fedmllm.models.loader._LOADED", {})
+    encoder(load_mllm(ModelOptions())).encode([row(LONG), row("<image> " * 400)])
+    assert "Token indices sequence length" not in caplog.text
+
+
 def test_a_text_of_a_million_letters_and_one_of_hidden_pieces(mllm) -> None:
     ours = encoder(mllm)
     for text in ("knee " * 200_000, "<image>" * 3000, "\u4e2d\U0001f600" * 3000, "\ufdfa" * 400):
