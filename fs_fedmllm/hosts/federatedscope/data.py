@@ -10,6 +10,7 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.hosts.federatedscope.config_bridge import OURS, is_ours, to_config, write_back
+from fs_fedmllm.hosts.federatedscope.given import keep_texts
 
 
 def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | None:
@@ -64,6 +65,7 @@ def _modified(config: Any, ours: Config) -> Any:
     modified.trainer.type = modified.model.type = OURS
     # What FederatedScope's runner needs of our workers, whatever the method.
     modified.federate.make_global_eval = modified.federate.share_local_model = True
+    keep_texts(modified)
     return modified
 
 

@@ -8,6 +8,7 @@ from outside: each notes on its node what it was asked to merge, and then does w
 from __future__ import annotations
 
 import functools
+from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -112,3 +113,27 @@ def given(cfg: Any) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[path[-1]] = value
     return raw
+
+
+def as_read(value: Any) -> Any:
+    """A value that a merge reads as what it is: it takes a text for Python where that can be parsed (a name 2024)."""
+    if isinstance(value, Mapping):
+        return {name: as_read(item) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    try:
+        literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    return repr(value)
+
+
+def keep_texts(cfg: Any) -> None:
+    """Let the texts of a tree, which FederatedScope merges once more, be read as what they are."""
+    for name, value in cfg.items():
+        if name in _BOOKKEEPING:
+            continue
+        if isinstance(value, Mapping):
+            keep_texts(value)
+        else:
+            cfg[name] = as_read(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 import tempfile
-from ast import literal_eval
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,7 @@ from fs_fedmllm.config import unknown_key
 from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
-
-
-def _as_read(value: Any) -> Any:
-    """A value that FederatedScope reads as what it is: it takes a text for Python wherever that can be parsed."""
-    if isinstance(value, Mapping):
-        return {name: _as_read(item) for name, item in value.items()}
-    if not isinstance(value, str):
-        return value
-    try:
-        literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value
-    return repr(value)
+from fs_fedmllm.hosts.federatedscope.given import as_read
 
 
 def run_in_federatedscope(configuration: Mapping[str, Any], path: Path) -> int:
@@ -70,7 +57,7 @@ def run_in_federatedscope(configuration: Mapping[str, Any], path: Path) -> int:
         extend_config(global_cfg)
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / path.name
-        text = yaml.safe_dump(_as_read({**configuration, "cfg_file": str(path)}), sort_keys=False)
+        text = yaml.safe_dump(as_read({**configuration, "cfg_file": str(path)}), sort_keys=False)
         merged.write_text(text, encoding="utf-8")
         sys.argv = ["federatedscope/main.py", "--cfg", str(merged)]
         try:
