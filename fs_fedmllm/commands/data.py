@@ -215,7 +215,7 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
 
 def _split(args: argparse.Namespace) -> int:
     from fs_fedmllm.atomic import private_folder
-    from fs_fedmllm.data.client_folders import SERVER, write_client, write_server
+    from fs_fedmllm.data.client_folders import SERVER, place_template, write_client, write_server
     from fs_fedmllm.data.records import write_records
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
@@ -227,6 +227,7 @@ def _split(args: argparse.Namespace) -> int:
     if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
         raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")
     write_manifest(data.manifest, out / "manifest.json")
+    asked = config.fedmllm.template or data.dataset.template
     for client, rows in data.clients.items():
         if args.per_client_folders:
             record = data.manifest.clients.get(client)
@@ -239,12 +240,14 @@ def _split(args: argparse.Namespace) -> int:
             }
             write_client(out / f"client_{client}", rows, data.template, head, images=args.images,
                          variant=config.fedmllm.prompt)  # fmt: skip
+            place_template(out / f"client_{client}", asked)
         else:
             write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
     if args.per_client_folders:
         head = {"dataset": data.dataset.name, "manifest_sha256": data.manifest.sha256}
         splits = {"val": data.dataset.val, "test": data.dataset.test}
         write_server(out / SERVER, splits, data.template, head, images=args.images)
+        place_template(out / SERVER, asked)
     print(client_table(data.clients))
     print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
     print(f"written to {out}")

@@ -1,9 +1,9 @@
 """A client's rows in a folder of its own, with its images: all that a distributed client needs to read.
 
 ``client_3/`` holds ``records.json`` (the authors' record format, image paths relative to the folder),
-``rows.jsonl`` (the same rows, nothing lost, in the columns of your own data), ``images/`` and ``client.json``
-(data set, template, and the sha256 of the rows). ``server/`` holds the rows that the server evaluates on, in
-``val.jsonl`` and ``test.jsonl``, and ``server.json``. No path leads out of a folder.
+``rows.jsonl`` (the same rows, nothing lost, in the columns of your own data), ``images/``, ``client.json`` (data set,
+template, and the sha256 of the rows) and the template, where it is one of your own. ``server/`` holds the rows that
+the server evaluates on, in ``val.jsonl`` and ``test.jsonl``, and ``server.json``. No path leads out of a folder.
 """
 
 from __future__ import annotations
@@ -112,6 +112,31 @@ def read_client(folder: Path) -> tuple[list[Sample], dict[str, Any]]:
     """
     head = _head(folder / HEAD)
     return _read_rows(folder, ROWS, head.get("rows_sha256"), HEAD), head
+
+
+def place_template(folder: Path, template: str) -> None:
+    """Put a template of the user's own beside a site's rows; one that ships is found by its name.
+
+    Args:
+        folder: of a client or of the server.
+        template: a name, or the path of a .yaml.
+    """
+    source = Path(template)
+    if source.suffix in (".yaml", ".yml"):
+        write_atomically(folder / f"{source.stem}.yaml", source.read_bytes(), private=True)
+    else:  # of an earlier split, perhaps
+        (folder / f"{template}.yaml").unlink(missing_ok=True)
+
+
+def template_of(folder: Path, head: Mapping[str, Any]) -> str:
+    """The template that a site's folder was written for: the path of the one beside its rows, or a name.
+
+    Args:
+        folder: of a client or of the server.
+        head: what ``client.json`` or ``server.json`` says.
+    """
+    name = Path(str(head.get("template"))).name
+    return str(folder / f"{name}.yaml") if (folder / f"{name}.yaml").is_file() else name
 
 
 def _place_images(folder: Path, samples: Sequence[Sample], how: str) -> tuple[list[Sample], dict[str, str]]:

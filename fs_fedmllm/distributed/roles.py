@@ -14,7 +14,7 @@ import torch
 
 from fs_fedmllm.belongings import base_of
 from fs_fedmllm.config import Config
-from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server
+from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -48,7 +48,7 @@ def server_data(config: Config) -> FederatedData:
     _check_level(root)
     if (root / SERVER_HEAD).is_file():
         rows, head = read_server(root)
-        dataset = Dataset(str(head.get("dataset")), str(head.get("template")), (), rows["val"], rows["test"])
+        dataset = Dataset(str(head.get("dataset")), template_of(root, head), (), rows["val"], rows["test"])
         split = str(head.get("manifest_sha256") or "")
     else:
         dataset = load_dataset(config.data.type, root, config.fedmllm.data)
@@ -100,7 +100,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         if type(written) is not int or (client and written != client):
             raise ConfigError(f"{root} is the folder of client {written}, not of client {client}.")
         client = written
-        dataset = Dataset(str(head.get("dataset")), str(head.get("template")), rows, (), ())
+        dataset = Dataset(str(head.get("dataset")), template_of(root, head), rows, (), ())
         split = str(head.get("manifest_sha256") or "")
     elif not client:
         raise ConfigError(

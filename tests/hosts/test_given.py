@@ -14,7 +14,7 @@ import pytest
 import yaml
 from host_environment import Environment
 from PIL import Image
-from short_runs import CONFIGS, REPOSITORY
+from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_defaults import DEFAULTS
@@ -54,7 +54,7 @@ def minimal(tmp_path: Path) -> Path:
     file.write_text(
         f"data: {{type: own, root: {folder}, splitter: fedmllm_aligned}}\n"
         "federate: {client_num: 2, total_round_num: 2}\n"
-        f"fedmllm: {{template: {folder / 'lamps.yaml'}, data: {{template: lamps.yaml}}}}\n"
+        "fedmllm: {data: {template: lamps.yaml}}\n"
     )
     return file
 
@@ -171,3 +171,21 @@ def test_another_trainer_on_our_data_is_refused(plugged, environment, tmp_path) 
     done = environment.run(MAIN, "--cfg", cross, "outdir", tmp_path / "fs", cwd=plugged)
     assert done.returncode == 2, done.stderr[-3000:]
     assert "trainer.type is 'general'" in done.stderr and "Set trainer.type: fedmllm" in done.stderr
+
+
+def test_a_file_of_clients_own_settings(plugged, environment, tmp_path) -> None:
+    """FederatedScope's ``--client_cfg`` names one client of three; its own runner would stop at the others."""
+    own = tmp_path / "clients.yaml"
+    own.write_text("client_2: {train: {local_update_steps: 3, optimizer: {lr: 0.004}}, dataloader: {batch_size: 3}}\n")
+    words = [*SHORT, "federate.client_num", "3", "federate.sample_client_num", "3"]
+    config = CONFIGS / "aligned_a05.yaml"
+    embedded, _ = run(schema.load(config, [*words, "outdir", str(tmp_path / "embedded")], client_cfg=own))
+    plain, _ = run(schema.load(config, [*words, "outdir", str(tmp_path / "plain")]))
+    assert embedded["adapter_sha256"] != plain["adapter_sha256"]
+    job = (MAIN, "--cfg", config, "--client_cfg", own, *words, "outdir", tmp_path / "fs", "expname", "run")
+    done = environment.run(*job, cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert _sha(tmp_path / "fs" / "run") == embedded["adapter_sha256"]
+    # A value that FederatedScope's command line would lose, with the word after it.
+    done = environment.run(*job[:-1], "client_test", "seed", "7", cwd=plugged)
+    assert done.returncode == 2 and "takes 'client_test' for a client's own key" in done.stderr, done.stderr[-2000:]
