@@ -98,11 +98,19 @@ class Forks:
             code = self.start(arguments, cwd, env, out, err).wait(timeout)
             return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
 
-    def close(self) -> None:
-        """End the interpreter; what it started goes on."""
+    def end(self) -> None:
+        """End the interpreter; what it started goes on, and the next start begins with another one."""
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+            for pipe in (self._server.stdin, self._server.stdout):
+                if pipe:
+                    pipe.close()
+            self._server = None
+
+    def close(self) -> None:
+        """End it for good."""
+        self.end()
         self._folder.cleanup()
 
 
@@ -139,7 +147,6 @@ def _become(told: dict) -> None:
     """Be what ``python WORDS`` is."""
     import atexit
     import threading
-    import traceback
 
     code = 1
     try:
@@ -151,15 +158,8 @@ def _become(told: dict) -> None:
         os.environ.update(told["env"])
         sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
         code = _program(told["words"])
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        code = 130
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        code = _told(error)
     finally:
         with contextlib.suppress(BaseException):
             threading._shutdown()  # type: ignore[attr-defined]
@@ -167,6 +167,19 @@ def _become(told: dict) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _told(error: BaseException) -> int:
+    """Say it as the interpreter does, with the program's own hook if it has set one; the exit code."""
+    if isinstance(error, SystemExit):
+        if error.code is not None and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as ended:
+        return _told(ended)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _program(words: list[str]) -> int:

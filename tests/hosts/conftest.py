@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host_environment import Environment, copy_checkout
+from forks import Forks
+from host_environment import Environment, ForkedEnvironment, copy_checkout
 
 import fs_fedmllm
 from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
@@ -42,8 +44,33 @@ def fresh_checkout(fs_source: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
     """An empty virtual environment over this one's packages and this fs_fedmllm."""
-    made = Environment(tmp_path / "environment")
-    venv.create(made.folder, with_pip=False)
+    return Environment(_made(tmp_path / "environment"))
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedEnvironment]:
+    """One such environment for the session: the copy ``plugged`` is plugged for it."""
+    folder = _made(tmp_path_factory.mktemp("host") / "environment")
+    made = ForkedEnvironment(folder, Forks(folder / "bin" / "python"))
+    yield made
+    made.forks.close()
+
+
+@pytest.fixture(scope="session")
+def plugged(fs_source: Path, host: ForkedEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the checkout, plugged for ``host`` through the command line, and unplugged at the end."""
+    copy = copy_checkout(fs_source, tmp_path_factory.mktemp("plugged"))
+    done = host.run_afresh("-m", "fs_fedmllm", "plug", copy, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    host.forks.end()  # path files are read when an interpreter starts
+    yield copy
+    done = host.run_afresh("-m", "fs_fedmllm", "unplug", copy, cwd=copy)
+    assert done.returncode == 0, done.stderr
+
+
+def _made(folder: Path) -> Path:
+    venv.create(folder, with_pip=False)
+    made = Environment(folder)
     ours = Path(fs_fedmllm.__file__).resolve().parent.parent
     made.site_packages.joinpath("these.pth").write_text(f"{ours}\n{sysconfig.get_path('purelib')}\n")
-    return made
+    return folder

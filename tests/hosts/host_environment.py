@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from forks import Forks
+
 
 def copy_checkout(source: Path, target: Path) -> Path:
     """Copy what a run needs of a checkout, without compiled files and without our plug."""
@@ -37,13 +39,32 @@ class Environment:
 
     def run(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run this environment's Python; PYTHONPATH is what the test says and no more."""
-        inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
         return subprocess.run(
             [self.python, *arguments],
             cwd=cwd,
-            env={**inherited, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **variables},
+            env=self._variables(variables),
             capture_output=True,
             text=True,
             timeout=600,
             check=False,
         )
+
+    @staticmethod
+    def _variables(variables: dict[str, str]) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+        return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **variables}
+
+
+@dataclass(frozen=True)
+class ForkedEnvironment(Environment):
+    """One for many tests, which leave it as it is: ``run`` forks, ``run_afresh`` starts the interpreter."""
+
+    forks: Forks
+
+    def run(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """As :meth:`Environment.run`; what packages other than FederatedScope import is there already."""
+        return self.forks.run(arguments, cwd, self._variables(variables))
+
+    def run_afresh(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """In a process that begins with nothing."""
+        return super().run(*arguments, cwd=cwd, **variables)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host_environment import Environment
+from host_environment import ForkedEnvironment
 from short_runs import CONFIGS, SHORT
 
 MAIN = "federatedscope/main.py"
 CROSS = CONFIGS / "cross_i3t7.yaml"
-
-
-@pytest.fixture
-def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
-    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
-    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
-    yield fs_checkout
-    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -36,9 +27,9 @@ def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
     ids=["sample", "counts", "method", "mask", "fedprox"],
 )
 def test_main_ends_with_2_and_a_paragraph(
-    plugged: Path, environment: Environment, tmp_path: Path, words: tuple[str, ...], said: str
+    plugged: Path, host: ForkedEnvironment, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
-    done = environment.run(MAIN, "--cfg", CROSS, *SHORT, "outdir", tmp_path / "fs", *words, cwd=plugged)
+    done = host.run(MAIN, "--cfg", CROSS, *SHORT, "outdir", tmp_path / "fs", *words, cwd=plugged)
     assert done.returncode == 2, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     _, mark, paragraph = done.stderr.rpartition("fs-fedmllm: ")
@@ -46,7 +37,7 @@ def test_main_ends_with_2_and_a_paragraph(
 
 
 def test_a_key_that_neither_knows_through_our_command_line(
-    fs_checkout: Path, environment: Environment, tmp_path: Path
+    fs_checkout: Path, host: ForkedEnvironment, tmp_path: Path
 ) -> None:
     """FederatedScope's KeyError becomes our paragraph; a key of FederatedScope's alone is left to it."""
     command = ("-m", "fs_fedmllm", "run", CROSS, "--engine", "federatedscope", *SHORT, "outdir", tmp_path / "fs")
@@ -55,10 +46,10 @@ def test_a_key_that_neither_knows_through_our_command_line(
     misspelt.write_text(CROSS.read_text().replace("  method:", "  methd:"))
     in_file = ("-m", "fs_fedmllm", "run", misspelt, "--engine", "federatedscope")
     for words in ((*command, "federate.methd", "fedavg"), in_file):
-        done = environment.run(*words, cwd=tmp_path, **path)
+        done = host.run(*words, cwd=tmp_path, **path)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
         assert "unknown key 'federate.methd'; did you mean 'federate.method'?" in done.stderr
     lists = ("data.splitter_args", "[{alpha: 5.0, image_clients: 4}]", "fedmllm.eval.zero_shot", "false")
-    done = environment.run(*command, "wandb.use", "False", "eval.count_flops", "False", *lists, cwd=tmp_path, **path)
+    done = host.run(*command, "wandb.use", "False", "eval.count_flops", "False", *lists, cwd=tmp_path, **path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "adapter sha256" in done.stdout

@@ -7,12 +7,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from host_environment import Environment
 from PIL import Image
 from short_runs import CONFIGS, REPOSITORY, SHORT
 
@@ -59,23 +57,15 @@ def minimal(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
-    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
-    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
-    yield fs_checkout
-    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
-
-
 def _sha(folder: Path) -> str:
     return str(json.loads((folder / "results.json").read_text())["adapter_sha256"])
 
 
-def test_a_minimal_file_gives_one_adapter_on_every_engine(minimal, plugged, environment, tmp_path) -> None:
+def test_a_minimal_file_gives_one_adapter_on_every_engine(minimal, plugged, host, tmp_path) -> None:
     """Without model and trainer sections; what FederatedScope saves says what the run did, and can be given again."""
     embedded, _ = run(schema.load(minimal, ["outdir", str(tmp_path / "embedded")]))
     once = tmp_path / "main" / "run"
-    done = environment.run(MAIN, "--cfg", minimal, "outdir", tmp_path / "main", "expname", "run", cwd=plugged)
+    done = host.run(MAIN, "--cfg", minimal, "outdir", tmp_path / "main", "expname", "run", cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     assert _sha(once) == embedded["adapter_sha256"]
     saved = yaml.safe_load((once / "config.yaml").read_text())
@@ -84,7 +74,7 @@ def test_a_minimal_file_gives_one_adapter_on_every_engine(minimal, plugged, envi
     told = settings(schema.from_mapping(saved, host=True))
     assert told.pop("federate.sample_client_num") == 2  # FederatedScope's runner waits for a number
     assert told == settings(ours)
-    done = environment.run(
+    done = host.run(
         "-m", "fs_fedmllm", "run", minimal, "--engine", "federatedscope", "outdir", tmp_path / "run",
         "expname", "2024", cwd=tmp_path, PYTHONPATH=str(plugged),
     )  # fmt: skip
@@ -116,7 +106,7 @@ def test_a_minimal_file_across_sites(minimal, fs_source, tmp_path) -> None:
     assert _sha(tmp_path / "fs" / "run") == embedded["adapter_sha256"]
 
 
-def test_what_the_merges_noted(fs_source, environment, tmp_path) -> None:
+def test_what_the_merges_noted(fs_source, host, tmp_path) -> None:
     """In one process: defaults that were given, values that a program set, and FederatedScope's whole tree of keys."""
     (tmp_path / "given.yaml").write_text(
         "trainer: {type: fedmllm}\n"
@@ -149,7 +139,7 @@ def test_what_the_merges_noted(fs_source, environment, tmp_path) -> None:
         "    'sgd': shown('train.optimizer.type', 'SGD'), 'program': shown(nbafl=True),\n"
         "    'processes': shown('federate.process_num', '2')}))\n"
     )
-    done = environment.run("-c", code, tmp_path / "given.yaml", cwd=tmp_path, PYTHONPATH=str(fs_source))
+    done = host.run("-c", code, tmp_path / "given.yaml", cwd=tmp_path, PYTHONPATH=str(fs_source))
     assert done.returncode == 0, done.stderr[-3000:]
     shown = json.loads(done.stdout.partition("SHOWN ")[2])
     default = schema.Config().fedmllm.train.batch_size
@@ -164,11 +154,11 @@ def test_what_the_merges_noted(fs_source, environment, tmp_path) -> None:
     assert {name: value for name, value in shown["bare"].items() if name not in known} == DEFAULTS
 
 
-def test_another_trainer_on_our_data_is_refused(plugged, environment, tmp_path) -> None:
+def test_another_trainer_on_our_data_is_refused(plugged, host, tmp_path) -> None:
     cross = tmp_path / "cross.yaml"
     text = (CONFIGS / "cross_i3t7.yaml").read_text()
     cross.write_text(text.replace("trainer:\n  type: fedmllm", "trainer:\n  type: general"))
-    done = environment.run(MAIN, "--cfg", cross, "outdir", tmp_path / "fs", cwd=plugged)
+    done = host.run(MAIN, "--cfg", cross, "outdir", tmp_path / "fs", cwd=plugged)
     assert done.returncode == 2, done.stderr[-3000:]
     assert "trainer.type is 'general'" in done.stderr and "Set trainer.type: fedmllm" in done.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_environment import Environment
+from host_environment import ForkedEnvironment
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
@@ -16,21 +16,12 @@ from fs_fedmllm.simulation import run
 MAIN = "federatedscope/main.py"
 
 
-@pytest.fixture
-def plugged(fs_checkout: Path, environment: Environment):
-    """A copy of the checkout, plugged through the command line for the test's own environment, then unplugged."""
-    done = environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout)
-    assert done.returncode == 0, done.stderr
-    yield fs_checkout
-    done = environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout)
-    assert done.returncode == 0, done.stderr
-
-
-def _both(environment: Environment, checkout: Path, tmp_path: Path, name: str, words: list[str], *program: str):
+def _both(host: ForkedEnvironment, checkout: Path, tmp_path: Path, name: str, words: list[str], *program: str):
     """Results of a configuration in FederatedScope and on the embedded engine, and FederatedScope's own log."""
     words = [*SHORT, *words]
     outdir = tmp_path / "fs"
-    done = environment.run(
+    run_it = host.run_afresh if program else host.run
+    done = run_it(
         *(program or (MAIN,)),
         "--cfg",
         CONFIGS / f"{name}.yaml",
@@ -48,9 +39,9 @@ def _both(environment: Environment, checkout: Path, tmp_path: Path, name: str, w
     return inside, embedded, log
 
 
-def test_main_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp_path) -> None:
+def test_main_gives_the_adapter_of_the_embedded_engine(plugged, host, tmp_path) -> None:
     inside, embedded, log = _both(
-        environment, plugged, tmp_path, "cross_i3t7",
+        host, plugged, tmp_path, "cross_i3t7",
         ["seed", "7", "federate.total_round_num", "3", "eval.freq", "1", "fedmllm.eval.zero_shot", "True",
          "fedmllm.eval.slices", "always"],
     )  # fmt: skip
@@ -62,13 +53,13 @@ def test_main_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp
     assert "test_macro_f1" in log and "val_macro_f1" in log and "test_image_acc" in log
     assert "np.float64" not in log
     again, _, _ = _both(
-        environment, plugged, tmp_path / "again", "cross_i3t7",
+        host, plugged, tmp_path / "again", "cross_i3t7",
         ["seed", "7", "federate.total_round_num", "3", "eval.freq", "3"],
     )  # fmt: skip
     assert again["adapter_sha256"] == inside["adapter_sha256"]
 
 
-def test_a_killed_job_goes_on_where_it_stands(plugged, environment, tmp_path) -> None:
+def test_a_killed_job_goes_on_where_it_stands(plugged, host, tmp_path) -> None:
     words = ["federate.total_round_num", "4", "eval.freq", "4"]
     job = [MAIN, "--cfg", CONFIGS / "aligned_a05.yaml", *SHORT, *words, "outdir", tmp_path / "fs", "expname", "job"]
     driver = tmp_path / "driver.py"
@@ -85,17 +76,17 @@ def test_a_killed_job_goes_on_where_it_stands(plugged, environment, tmp_path) ->
         "sys.argv = ['main.py', *sys.argv[1:]]\n"
         "runpy.run_module('federatedscope.main', run_name='__main__')\n"
     )
-    assert environment.run(driver, *job[1:], cwd=plugged).returncode == -9
-    done = environment.run(*job, cwd=plugged)
+    assert host.run(driver, *job[1:], cwd=plugged).returncode == -9
+    done = host.run(*job, cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     resumed = json.loads((tmp_path / "fs" / "job" / "results.json").read_text())
     whole, _ = run(schema.load(CONFIGS / "aligned_a05.yaml", [*SHORT, *words, "outdir", str(tmp_path / "embedded")]))
     assert resumed["adapter_sha256"] == whole["adapter_sha256"] and resumed["evaluations"] == whole["evaluations"]
 
 
-def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, environment, tmp_path) -> None:
+def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, host, tmp_path) -> None:
     inside, embedded, _ = _both(
-        environment, plugged, tmp_path, "missing_b50",
+        host, plugged, tmp_path, "missing_b50",
         ["federate.method", "fedyogi", "fedmllm.regularizer.type", "adaptive", "fedmllm.prompt", "augmented"],
         "-m", "federatedscope.main",
     )  # fmt: skip
@@ -104,16 +95,16 @@ def test_the_module_form_with_both_strategies_and_a_server_optimizer(plugged, en
     assert [t["penalty"] for t in turns if t["kind"] == "turn"] and turns[0]["penalty"] > 0
 
 
-def test_compressed_updates(plugged, environment, tmp_path) -> None:
+def test_compressed_updates(plugged, host, tmp_path) -> None:
     inside, embedded, _ = _both(
-        environment, plugged, tmp_path, "aligned_a05",
+        host, plugged, tmp_path, "aligned_a05",
         ["federate.client_num", "2", "fedmllm.compression.upload", "int4", "fedmllm.compression.download", "bfloat16"],
     )  # fmt: skip
     assert inside["adapter_sha256"] == embedded["adapter_sha256"]
     assert inside["bytes_sent"] == embedded["bytes_sent"]
 
 
-def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
+def test_the_scenarios_are_splitters(plugged, host, tmp_path) -> None:
     """FederatedScope's own splitter builder finds them; validation and test rows keep every modality."""
     code = (
         "from federatedscope.core.configs.config import global_cfg\n"
@@ -129,7 +120,7 @@ def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
         "print('SPLIT', [sorted({r.presence for r in part}) for part in train],\n"
         "      [sorted({r.presence for r in part}) for part in test], sum(map(len, train)))\n"
     )
-    done = environment.run("-c", code, cwd=plugged)
+    done = host.run("-c", code, cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     shown = done.stdout.split("SPLIT ")[1]
     assert shown.count("['image']") == 1 and shown.count("['text']") == 3 and shown.count("['both']") == 4
@@ -137,17 +128,17 @@ def test_the_scenarios_are_splitters(plugged, environment, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("method", ["local", "global"])
-def test_the_baselines(plugged, environment, tmp_path, method) -> None:
+def test_the_baselines(plugged, host, tmp_path, method) -> None:
     words = ["federate.method", method, "federate.client_num", "3", "federate.sample_client_num", "3"]
     words += ["data.splitter_args", "[{'alpha': 5.0, 'image_clients': 1, 'text_clients': 2}]"]
-    inside, embedded, _ = _both(environment, plugged, tmp_path, "cross_i3t7", words)
+    inside, embedded, _ = _both(host, plugged, tmp_path, "cross_i3t7", words)
     assert inside["method"] == method
     assert inside["evaluations"][-1] == embedded["evaluations"][-1]
     if method == "global":
         assert inside["adapter_sha256"] == embedded["adapter_sha256"]
 
 
-def test_a_bad_client_is_left_out_and_named(plugged, environment, tmp_path) -> None:
+def test_a_bad_client_is_left_out_and_named(plugged, host, tmp_path) -> None:
     """A client whose loss is not finite is refused on FederatedScope too, and the round goes on without it."""
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -164,7 +155,7 @@ def test_a_bad_client_is_left_out_and_named(plugged, environment, tmp_path) -> N
         "sys.argv = ['main.py', *sys.argv[1:]]\n"
         "runpy.run_module('federatedscope.main', run_name='__main__')\n"
     )
-    done = environment.run(
+    done = host.run(
         driver, "--cfg", CONFIGS / "cross_i3t7.yaml", *SHORT, "outdir", tmp_path, "expname", "job", cwd=plugged
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -173,7 +164,7 @@ def test_a_bad_client_is_left_out_and_named(plugged, environment, tmp_path) -> N
     assert results["rounds"] == 2
 
 
-def test_memory_is_one_base_and_adapters(plugged, environment, tmp_path) -> None:
+def test_memory_is_one_base_and_adapters(plugged, host, tmp_path) -> None:
     """Storages of the base are counted after runs with 2 and with 30 clients."""
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -190,7 +181,7 @@ def test_memory_is_one_base_and_adapters(plugged, environment, tmp_path) -> None
     )
     counted = {}
     for clients in (2, 30):
-        done = environment.run(
+        done = host.run(
             driver, "--cfg", CONFIGS / "aligned_a05.yaml", *SHORT, "federate.client_num", str(clients),
             "federate.sample_client_num", "2", "outdir", tmp_path, "expname", f"job{clients}", cwd=plugged,
         )  # fmt: skip
@@ -200,7 +191,7 @@ def test_memory_is_one_base_and_adapters(plugged, environment, tmp_path) -> None
     assert counted[2][0] == "1" and counted[2][2] == "1"
 
 
-def test_a_stock_job_gains_our_server_optimizers(plugged, environment, tmp_path) -> None:
+def test_a_stock_job_gains_our_server_optimizers(plugged, host, tmp_path) -> None:
     """FederatedScope's own data, model and trainer with ``federate.method: fedyogi``."""
     saved = {}
     for method in ("FedAvg", "fedyogi"):
@@ -212,7 +203,7 @@ def test_a_stock_job_gains_our_server_optimizers(plugged, environment, tmp_path)
             "data: {type: toy}\nmodel: {type: lr}\ntrainer: {type: general}\n"
             "train: {local_update_steps: 2, optimizer: {lr: 0.1}}\neval: {freq: 1, count_flops: False}\n"
         )
-        done = environment.run(MAIN, "--cfg", job, "outdir", tmp_path, "expname", method, cwd=plugged)
+        done = host.run(MAIN, "--cfg", job, "outdir", tmp_path, "expname", method, cwd=plugged)
         assert done.returncode == 0, done.stderr[-3000:]
         saved[method] = torch.load(tmp_path / f"{method}.pt", weights_only=True)["model"]
     assert any(not torch.equal(saved["FedAvg"][n], saved["fedyogi"][n]) for n in saved["FedAvg"])

@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from host_environment import Environment
 from short_runs import CONFIGS, SHORT
 
 DP = ["fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multiplier", "2.0"]
 
 
-@pytest.fixture
-def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
-    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
-    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
-    yield fs_checkout
-    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
-
-
-def test_differential_privacy_in_federatedscope(plugged, environment, tmp_path) -> None:
+def test_differential_privacy_in_federatedscope(plugged, host, tmp_path) -> None:
     run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "federatedscope", *SHORT]
-    done = environment.run(*run, *DP, "outdir", tmp_path, "expname", "job", cwd=plugged)
+    done = host.run(*run, *DP, "outdir", tmp_path, "expname", "job", cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "privacy: epsilon" in done.stdout
     said = json.loads((tmp_path / "job" / "results.json").read_text())["privacy"]["differential_privacy"]
     assert said["releases"] == 2 and 0 < said["epsilon"] < 100
     assert len((tmp_path / "job" / "privacy.jsonl").read_text().splitlines()) == 2
-    refused = environment.run(*run, *DP, "fedmllm.privacy.dp.sampling", "poisson", cwd=plugged)
+    refused = host.run(*run, *DP, "fedmllm.privacy.dp.sampling", "poisson", cwd=plugged)
     assert refused.returncode == 2 and "fedmllm.privacy.dp.sampling is poisson" in refused.stderr
 
 
-def test_a_replay_is_refused_where_its_numbers_of_clients_would_stop_the_run(plugged, environment) -> None:
+def test_a_replay_is_refused_where_its_numbers_of_clients_would_stop_the_run(plugged, host) -> None:
     run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "federatedscope", *SHORT]
-    refused = environment.run(*run, "fedmllm.replay", "results.json", cwd=plugged)
+    refused = host.run(*run, "fedmllm.replay", "results.json", cwd=plugged)
     assert refused.returncode == 2 and "waits for a fixed one" in refused.stderr
 
 
-def test_secure_aggregation_gives_the_adapter_of_the_embedded_engine(plugged, environment, tmp_path) -> None:
+def test_secure_aggregation_gives_the_adapter_of_the_embedded_engine(plugged, host, tmp_path) -> None:
     words = ["fedmllm.privacy.secure_aggregation.enabled", "True", "federate.sample_client_num", "3"]
     found = {}
     for engine in ("federatedscope", "embedded"):
         run = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", engine, *SHORT]
-        done = environment.run(*run, *words, "outdir", tmp_path / engine, "expname", "job", cwd=plugged)
+        done = host.run(*run, *words, "outdir", tmp_path / engine, "expname", "job", cwd=plugged)
         assert done.returncode == 0, done.stderr[-3000:]
         found[engine] = json.loads((tmp_path / engine / "job" / "results.json").read_text())["adapter_sha256"]
     assert found["federatedscope"] == found["embedded"]

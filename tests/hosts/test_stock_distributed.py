@@ -7,26 +7,16 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from host_environment import Environment
 
 pytest.importorskip("grpc")
 
 MAIN = "federatedscope/main.py"
 LAST = "received finish message"
 SITES = (1, 2)  # of the three for which FederatedScope's example has data
-
-
-@pytest.fixture
-def plugged(fs_checkout: Path, environment: Environment) -> Iterator[Path]:
-    """A copy of the checkout, plugged for the test's own environment, then unplugged."""
-    assert environment.run("-m", "fs_fedmllm", "plug", fs_checkout, cwd=fs_checkout).returncode == 0
-    yield fs_checkout
-    assert environment.run("-m", "fs_fedmllm", "unplug", fs_checkout, cwd=fs_checkout).returncode == 0
 
 
 def ports(count: int) -> list[int]:
@@ -66,8 +56,8 @@ def job(client: int, free: list[int], folder: Path) -> dict:
     }  # fmt: skip
 
 
-def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, environment, tmp_path) -> None:
-    made = environment.run(plugged / "scripts/distributed_scripts/gen_data.py", cwd=tmp_path)
+def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, host, tmp_path) -> None:
+    made = host.run(plugged / "scripts/distributed_scripts/gen_data.py", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     free = ports(1 + len(SITES))
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
@@ -80,7 +70,7 @@ def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, environment, tm
             with (tmp_path / f"log_{client}.txt").open("wb") as log:
                 running.append(
                     subprocess.Popen(
-                        [environment.python, MAIN, "--cfg", config], cwd=plugged, env=variables, stdout=log, stderr=log
+                        [host.python, MAIN, "--cfg", config], cwd=plugged, env=variables, stdout=log, stderr=log
                     )
                 )
             if not client:  # its clients call once, and end if nobody listens
