@@ -8,6 +8,7 @@ from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg, find_config, overrides_of
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.report.verbosity import add_verbosity, apply_verbosity
 
 
 def add(commands: Any) -> None:
@@ -19,11 +20,13 @@ def add(commands: Any) -> None:
                      help="auto takes FederatedScope where it can be imported")  # fmt: skip
     add_client_cfg(run)
     run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
+    add_verbosity(run)
     run.set_defaults(function=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
+    apply_verbosity(args)
     path, words = find_config(args.config), overrides_of(args)
     engine = args.engine
     if engine == "auto":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.commands.shipped import find_shipped
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.report.verbosity import add_verbosity, apply_verbosity
 
 if TYPE_CHECKING:
     from fs_fedmllm.sweeps.grid import Cell
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
     sweep.add_argument("--tiny", action="store_true",
                        help="try the table out: embedded model and data, a few steps, one seed")  # fmt: skip
     sweep.add_argument("--dry-run", action="store_true", help="list the cells and which are finished")
+    add_verbosity(sweep)
     sweep.set_defaults(function=_sweep)
 
 
@@ -64,6 +66,7 @@ def _coordinate(cell: Cell, axis: str) -> str | None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    apply_verbosity(args)
     from fs_fedmllm.config import read_yaml
     from fs_fedmllm.cores import available_cores
     from fs_fedmllm.sweeps import grid

@@ -11,6 +11,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.federation import Update
 from fs_fedmllm.privacy.accountant import hollow
+from fs_fedmllm.report.verbosity import shows_progress
 
 
 class ConsoleProgress:
@@ -31,9 +32,12 @@ class ConsoleProgress:
     def _bar(self) -> tqdm:
         """The bar; drawn at the first event, so that errors before it stand alone."""
         if self._made is None:
+            watched = sys.stderr.isatty()
+            pace = 0.5 if watched else 60  # where nobody watches, a line a minute, and none of a short run
             self._made = tqdm(
                 total=self._total, initial=self._before, unit="turn", file=sys.stderr, dynamic_ncols=True,
-                mininterval=0.5,
+                mininterval=pace, maxinterval=max(10, pace), delay=0 if watched else pace, leave=watched,
+                disable=not shows_progress(),
             )  # fmt: skip
         return self._made
 
@@ -41,7 +45,8 @@ class ConsoleProgress:
         """Print the metric that picks the best round, above the bar."""
         shown = [n for n in (self._metric, "test_macro_f1", "test_auc", "test_acc") if n in figures]
         text = ", ".join(f"{name} {figures[name]:.4f}" for name in dict.fromkeys(shown))
-        self._bar.write(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}", file=sys.stderr)
+        if shows_progress():
+            self._bar.write(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}", file=sys.stderr)
 
     def trained(self, round_index: int, update: Update) -> None:
         """Advance the bar."""

@@ -25,6 +25,7 @@ from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.provenance import commit
+from fs_fedmllm.report.verbosity import shows_progress
 from fs_fedmllm.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.sweeps.grid import Cell
 
@@ -117,7 +118,7 @@ class _Sweep:
         pace = 0.5 if sys.stderr.isatty() else 60
         with tqdm(
             total=total, initial=sum(turns_of(cell.config) for cell in finished), unit="turn", file=sys.stderr,
-            dynamic_ncols=True, mininterval=pace, maxinterval=max(10, pace),
+            dynamic_ncols=True, mininterval=pace, maxinterval=max(10, pace), disable=not shows_progress(),
         ) as self.bar:  # fmt: skip
             self._describe()
             threads = [threading.Thread(target=self._work) for _ in range(max(1, min(workers, len(self.waiting))))]

@@ -50,11 +50,13 @@ def run_in_federatedscope(configuration: Mapping[str, Any], path: Path) -> int:
     from federatedscope.core.configs.config import global_cfg
 
     from fs_fedmllm.hosts.federatedscope.config_bridge import extend_config
+    from fs_fedmllm.hosts.federatedscope.own_log import keep_log_in_file
     from fs_fedmllm.hosts.federatedscope.register import register_all
 
     register_all()
     if "fedmllm" not in global_cfg:  # a plugged checkout has extended it already
         extend_config(global_cfg)
+    keep_log_in_file()
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / path.name
         text = yaml.safe_dump(as_read({**configuration, "cfg_file": str(path)}), sort_keys=False)
