@@ -41,12 +41,19 @@ class ConsoleProgress:
             )  # fmt: skip
         return self._made
 
+    def _say(self, line: str) -> None:
+        """A line above the bar; where nobody watches, a plain one."""
+        if sys.stderr.isatty():
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
         """Print the metric that picks the best round, above the bar."""
         shown = [n for n in (self._metric, "test_macro_f1", "test_auc", "test_acc") if n in figures]
         text = ", ".join(f"{name} {figures[name]:.4f}" for name in dict.fromkeys(shown))
         if shows_progress():
-            self._bar.write(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}", file=sys.stderr)
+            self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}")
 
     def trained(self, round_index: int, update: Update) -> None:
         """Advance the bar."""
@@ -56,7 +63,7 @@ class ConsoleProgress:
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """Say who was left out."""
-        self._bar.write(f"round {round_index + 1}: refused: {reason}", file=sys.stderr)
+        self._say(f"round {round_index + 1}: refused: {reason}")
 
     def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
         """The bar has moved already."""
