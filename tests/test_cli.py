@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
     [
         (("seeed", "1"), "unknown key 'seeed'; did you mean 'seed'?"),
         (("federate.methd", "fedavg"), "did you mean 'federate.method'?"),
-        (("wandb.use", "True"), "the embedded engine does not honour"),
+        (("wandb.use", "True"), "which only FederatedScope's monitor writes to"),
         (("data.splitter_args", "[{image_clients: 3, text_clients: 7}]", "federate.client_num", "12"),
          "3 image + 7 text clients"),
         (("federate.sample_client_num", "11"), "which is above federate.client_num (10)"),
@@ -165,7 +165,7 @@ def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_or_written(refused: Refused, tmp_path: Path) -> None:
     assert "cannot be read as a safetensors adapter" in refused("federate.restore_from", str(tmp_path / "absent"))
     (tmp_path / "file").write_text("")
-    assert "cannot be read or written" in refused("outdir", str(tmp_path / "file"))
+    assert "cannot be written: Not a directory" in refused("outdir", str(tmp_path / "file"))
     assert "may hold letters" in refused("expname", "../elsewhere")
 
 
