@@ -250,3 +250,12 @@ def test_weights_that_are_no_safetensors(data: bytes, tmp_path: Path) -> None:
     for read in (_tensors, _header_parameters):
         with pytest.raises(ModelError, match=r"model\.safetensors is"):
             read(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 50_000])
+def test_an_index_of_weights_that_is_none(text: str, tmp_path: Path) -> None:
+    from fs_fedmllm.models.fingerprint import weight_files
+
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ModelError, match=r"index\.json is damaged"):
+        weight_files(tmp_path)

@@ -119,16 +119,15 @@ def _check(args: argparse.Namespace) -> int:
 
 def _widest(config: Config) -> tuple[float, str]:
     """The longest image that the configuration's model takes, and its family; nothing is downloaded for it."""
-    import json
-
     file = Path(config.model.fedmllm.path) / "config.json"
     if not file.is_file():
         return 0.0, ""
     from fs_fedmllm.models.families import family_of
+    from fs_fedmllm.untrusted import read_json
 
     try:
-        family = family_of(json.loads(file.read_bytes())["model_type"])
-    except (ValueError, KeyError, TypeError):  # loading it says better what is wrong
+        family = family_of(read_json(file)["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):  # loading it says better what is wrong
         return 0.0, ""
     return family.widest, family.name
 

@@ -6,14 +6,14 @@ Layout: ``{train,dev_seen,test_seen}.jsonl`` beside ``img/NNNNN.png``; phase 1 o
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from fs_fedmllm.data.files import Row, filled, find_or_fail, fingerprint, json_rows, need, text_of, unique
+from fs_fedmllm.data.files import MAX_ROW, Row, filled, find_or_fail, fingerprint, json_rows, need, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.untrusted import open_regular, parse_json
 
 #: Rows of the labelled splits as published.
 PUBLISHED = {"train": 8500, "dev": 500, "dev_seen": 500, "dev_unseen": 540, "test_seen": 1000, "test_unseen": 2000}
@@ -88,10 +88,10 @@ def _test_file(home: Path, test: str, found: Findings) -> Path:
 
 
 def _has_labels(path: Path) -> bool:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         try:
-            return "label" in json.loads(stream.readline())
-        except ValueError:
+            return "label" in parse_json(stream.readline(MAX_ROW))
+        except (ValueError, TypeError):
             return True  # reading the rows says better what is wrong
 
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.loader import resolve_path
-from fs_fedmllm.untrusted import open_regular, parse_json
+from fs_fedmllm.untrusted import open_regular, parse_json, read_json
 
 #: Bytes that are read of a tensor at each of three places.
 SAMPLE = 4096
@@ -67,8 +66,12 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]
     if (folder / _INDEX).is_file():
-        shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return [folder / name for name in sorted(set(shards.values()))]
+        try:
+            return [folder / name for name in sorted(set(read_json(folder / _INDEX)["weight_map"].values()))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{folder / _INDEX} is damaged ({type(error).__name__}: {error}). Download it again."
+            ) from error
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from fs_fedmllm.evaluation.judge.budget import Usage
 from fs_fedmllm.evaluation.judge.config import JudgeError
 from fs_fedmllm.locks import try_lock
+from fs_fedmllm.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -167,16 +168,16 @@ class VerdictCache:
         whole = data.rfind(b"\n") + 1
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+                self._take(parse_json(line))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise JudgeError(
                     f"{self.path}:{number} is no event of the judge's cache ({error}). Only the last line can be torn "
                     "by a crash, so the file was changed by something else; delete that line, or use another file."
                 ) from error
         if whole < len(data):
             try:
-                self._take(json.loads(data[whole:]))
-            except (ValueError, KeyError, TypeError):
+                self._take(parse_json(data[whole:]))
+            except (ValueError, LookupError, TypeError, AttributeError):
                 self._file.truncate(whole)
             else:
                 self._file.write(b"\n")  # only the line's end was lost
