@@ -108,5 +108,5 @@ def read_description(folder: Path) -> Description | None:
             raise ModelError(f"{file}: model must be a mapping.")
         lengths = int(raw["max_new_tokens"]), int(raw.get("max_length", -1))
         return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ sys.path[:0] = [str(HERE / "fuzz"), str(HERE / "distributed")]
 from fuzz_readers import fuzz  # noqa: E402
 from readers import READERS  # noqa: E402
 
-from fs_fedmllm.errors import DataError  # noqa: E402
+from fs_fedmllm.errors import DataError, ModelError  # noqa: E402
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -40,3 +41,28 @@ def test_a_parquet_file_that_ended_the_process_is_refused(tmp_path: Path) -> Non
     data = (HERE / "fuzz" / "inputs" / "parquet-histogram.parquet").read_bytes()
     with pytest.raises(DataError, match=r"not a readable Parquet file"):
         READERS["parquet"](tmp_path).read(data)
+
+
+@pytest.mark.parametrize(
+    ("reader", "data"),
+    [
+        # An image under a column without a name, which no mapping can name either.
+        ("json_lines", b'{"id": "1", "text": "one", "label": 0, "split": "test", "": ["b.png"]}\n'),
+        ("json_list", b'[{"id": "1", "image": "-1", "text": null, "label": 1, "split": "test", "": "a.png"}]'),
+    ],
+)
+def test_inputs_that_were_found(reader: str, data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        READERS[reader](tmp_path).read(data)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "1e999", "NaN", "null", "[]", '"many"'])
+def test_a_description_whose_numbers_are_none(number: str, tmp_path: Path) -> None:
+    made = READERS["adapter"](tmp_path)
+    whole = json.loads(made.seeds[0])
+    whole["text"] = json.dumps({**whole["head"], "max_new_tokens": 0}).replace(
+        '"max_new_tokens": 0', f'"max_new_tokens": {number}'
+    )
+    whole["text"] = whole["text"].encode().hex()
+    with pytest.raises(ModelError, match=r"fedmllm\.json cannot be read"):
+        made.read(json.dumps(whole).encode())

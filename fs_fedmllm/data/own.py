@@ -198,7 +198,9 @@ def _image(value: Any, images: ImageFolder, store: str, where: str) -> str | Non
 
 def _remedy(mapping: Mapping[str, str]) -> str:
     written = ", ".join(f"{name}: {column}" for name, column in mapping.items())
-    first = next(name for name, column in mapping.items() if column)
+    first = next((name for name, column in mapping.items() if column), None)
+    if first is None:
+        return "The column has no name; give it one, as the page on own data has them."
     return (
         f"Write fedmllm.data: {{columns: {{{written}}}}} (data check: columns '{{{written}}}'), or rename the columns."
         f" If it is no {first}, {{columns: {{{first}: ''}}}} says that there is none."
