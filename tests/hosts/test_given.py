@@ -163,7 +163,7 @@ def test_another_trainer_on_our_data_is_refused(plugged, host, tmp_path) -> None
     assert "trainer.type is 'general'" in done.stderr and "Set trainer.type: fedmllm" in done.stderr
 
 
-def test_a_file_of_clients_own_settings(plugged, environment, tmp_path) -> None:
+def test_a_file_of_clients_own_settings(plugged, host, tmp_path) -> None:
     """FederatedScope's ``--client_cfg`` names one client of three; its own runner would stop at the others."""
     own = tmp_path / "clients.yaml"
     own.write_text("client_2: {train: {local_update_steps: 3, optimizer: {lr: 0.004}}, dataloader: {batch_size: 3}}\n")
@@ -173,9 +173,11 @@ def test_a_file_of_clients_own_settings(plugged, environment, tmp_path) -> None:
     plain, _ = run(schema.load(config, [*words, "outdir", str(tmp_path / "plain")]))
     assert embedded["adapter_sha256"] != plain["adapter_sha256"]
     job = (MAIN, "--cfg", config, "--client_cfg", own, *words, "outdir", tmp_path / "fs", "expname", "run")
-    done = environment.run(*job, cwd=plugged)
+    done = host.run(*job, cwd=plugged)
     assert done.returncode == 0, done.stderr[-3000:]
     assert _sha(tmp_path / "fs" / "run") == embedded["adapter_sha256"]
-    # A value that FederatedScope's command line would lose, with the word after it.
-    done = environment.run(*job[:-1], "client_test", "seed", "7", cwd=plugged)
-    assert done.returncode == 2 and "takes 'client_test' for a client's own key" in done.stderr, done.stderr[-2000:]
+    # Without a file, FederatedScope's command line drops such a word and the one after it.
+    lost = ("client_2.train.optimizer.lr", "0.004")
+    done = host.run(MAIN, "--cfg", config, *words, "outdir", tmp_path / "lost", *lost, cwd=plugged)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert f"takes {lost[0]!r} for a client's own key" in done.stderr and "Traceback" not in done.stderr
