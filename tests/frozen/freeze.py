@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,21 @@ PARTS = ("embedded", "federatedscope", "across", "help", "bad")
 
 
 class FixedEntropy:
-    """Bytes in the place of the operating system's, so that noise, drawn clients and masks can be compared."""
+    """Bytes in the place of the operating system's, so that noise, drawn clients and masks can be compared.
+
+    Every length is a stream of its own: what draws a name or an id beside the noise does not move the noise.
+    """
 
     def __init__(self) -> None:
         self.begin("")
 
     def begin(self, name: str) -> None:
         """Start anew for a run."""
-        self._name, self._count = name, 0
+        self._name, self._counts = name, Counter[int]()
 
     def __call__(self, size: int) -> bytes:
-        self._count += 1
-        return hashlib.shake_128(f"{self._name}/{self._count}".encode()).digest(size)
+        self._counts[size] += 1
+        return hashlib.shake_128(f"{self._name}/{size}/{self._counts[size]}".encode()).digest(size)
 
 
 ENTROPY = FixedEntropy()
