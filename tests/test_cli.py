@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -167,6 +168,18 @@ def test_files_that_cannot_be_read_or_written(refused: Refused, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     assert "cannot be written: Not a directory" in refused("outdir", str(tmp_path / "file"))
     assert "may hold letters" in refused("expname", "../elsewhere")
+
+
+def test_a_mere_folder_named_federatedscope_is_no_federatedscope(tmp_path: Path, monkeypatch) -> None:
+    from fs_fedmllm.hosts.federatedscope.checkout import is_importable
+
+    (tmp_path / "federatedscope").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert not is_importable()
+    (tmp_path / "federatedscope" / "__init__.py").write_text("")
+    importlib.invalidate_caches()
+    assert is_importable()
 
 
 # --- what it prints -------------------------------------------------------------------------------------------------

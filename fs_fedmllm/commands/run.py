@@ -30,9 +30,9 @@ def _run(args: argparse.Namespace) -> int:
     path, words = find_config(args.config), overrides_of(args)
     engine = args.engine
     if engine == "auto":
-        import importlib.util
+        from fs_fedmllm.hosts.federatedscope.checkout import is_importable
 
-        engine = "federatedscope" if importlib.util.find_spec("federatedscope") else "embedded"
+        engine = "federatedscope" if is_importable() else "embedded"
     from fs_fedmllm import config as schema
 
     raw = schema.given_mapping(path, words, args.client_cfg)

@@ -45,6 +45,12 @@ def require_checkout(folder: str | Path) -> Path:
     )
 
 
+def is_importable() -> bool:
+    """Whether ``import federatedscope`` finds FederatedScope; a mere folder of that name is found as a namespace."""
+    spec = importlib.util.find_spec(PACKAGE)
+    return spec is not None and spec.origin is not None
+
+
 def find_federatedscope() -> Path | None:
     """The checkout to use when none is named.
 

@@ -14,7 +14,7 @@ import yaml
 from fs_fedmllm.config import unknown_key
 from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.extras import require_extra
-from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
+from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope, is_importable
 from fs_fedmllm.hosts.federatedscope.given import as_read
 
 
@@ -31,10 +31,8 @@ def run_in_federatedscope(configuration: Mapping[str, Any], path: Path) -> int:
         HostError: there is no FederatedScope on this machine.
         ConfigError: a key that FederatedScope does not know.
     """
-    import importlib.util
-
     checkout = None
-    if importlib.util.find_spec("federatedscope") is None:
+    if not is_importable():
         checkout = find_federatedscope()
         if checkout is None:
             raise HostError(
