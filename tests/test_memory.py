@@ -24,7 +24,7 @@ def live_bytes() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # isinstance on a module's deprecated lazy attribute
         for thing in gc.get_objects():
-            if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
+            if isinstance(thing, torch.Tensor) and thing.device.type == "cpu" and thing.layout == torch.strided:
                 storage = thing.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

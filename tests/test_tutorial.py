@@ -55,8 +55,10 @@ def test_the_blocks_of_the_migration_page_run(tmp_path: Path, monkeypatch: pytes
 def test_the_keys_that_the_pages_name_exist() -> None:
     """Every ``section.key`` in back-ticks on the pages for newcomers is one of the schema."""
     from fs_fedmllm import config as schema
+    from fs_fedmllm.data.registry import NAMES, known_options
 
     known = set(schema.known_keys())
+    known |= {f"fedmllm.data.{option}" for name in NAMES for option in known_options(name)}
     sections = {key.rpartition(".")[0] for key in known} | {"fedmllm", "model.fedmllm"}
     sections |= {".".join(section.split(".")[:n]) for section in sections for n in (1, 2, 3)}
     for name in ("migration", "hub", "planning", "scenarios", "strategies", "aggregators", "engines", "tutorial"):

@@ -131,7 +131,7 @@ def ward(fs_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as theirs:
         address, stock = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in (ours, theirs))
     network = ["fedmllm.network.address", address, "fedmllm.network.insecure", "True"]
-    network += ["distribute.server_port", stock.rpartition(":")[2]]
+    network += ["distribute.client_port", stock.rpartition(":")[2]]
     made = Ward(root, [*WORDS, *network, "outdir", str(root / "runs")])
     split = ["--out", str(root / "dealt"), "--per-client-folders"]
     assert main(["data", "split", str(CONFIG), *split, *WORDS]) == 0
@@ -185,7 +185,7 @@ def test_a_server_that_is_asked_to_stop_keeps_its_state_and_tells_its_sites(ward
 def test_federatedscopes_own_service_is_nowhere(ward: Ward) -> None:
     """Its port, as the configuration has it, is not opened, and ours does not know the service."""
     assert ward.answers == {"FederatedScope's port": "UNAVAILABLE", "our port": "UNIMPLEMENTED"}
-    assert "distribute.server_port" in ward.words
+    assert "distribute.client_port" in ward.words
 
 
 def test_a_site_reads_nothing_but_its_own_folder(ward: Ward) -> None:

@@ -47,6 +47,7 @@ def test_meaningless_combinations_name_the_key(short_config, words, key) -> None
 class PlainSum:
     """The same whole numbers without keys, shares and masks: what the protocol must equal bit for bit."""
 
+    whole = False
     refused: ClassVar[dict] = {}
     figures: ClassVar[dict] = {}
 
