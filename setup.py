@@ -18,11 +18,11 @@ SHIPPED_FILES = ("constraints.txt",)  # plan and doctor compare what is installe
 
 
 def version() -> str:
-    """``fs_fedmllm.__version__``, read and not imported: an isolated build has none of our dependencies."""
-    text = (ROOT / "fs_fedmllm" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    """``fs_fedmllm.version.VERSION``, read and not imported: an isolated build has none of our dependencies."""
+    text = (ROOT / "fs_fedmllm" / "version.py").read_text(encoding="utf-8")
+    found = re.search(r'^VERSION = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise SystemExit('fs_fedmllm/__init__.py has no line __version__ = "..."')
+        raise SystemExit('fs_fedmllm/version.py has no line VERSION = "..."')
     return found.group(1)
 
 
@@ -115,7 +115,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["fs_fedmllm", "fs_fedmllm.*"]),
-    package_data={"fs_fedmllm": ["py.typed", "models/tiny/*", "models/tiny/**/*", "report/*.j2"]},
+    package_data={"fs_fedmllm": ["py.typed", "models/tiny/*", "models/tiny/**/*", "tools/report/*.j2"]},
     cmdclass={"build_py": BuildWithFolders},
     install_requires=INSTALL,
     extras_require=EXTRAS,

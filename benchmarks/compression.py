@@ -28,7 +28,7 @@ KINDS = {
 def run_cells(folder: Path) -> None:
     """Every cell of the table that is not there yet."""
     from fs_fedmllm import config as schema
-    from fs_fedmllm.simulation import run
+    from fs_fedmllm.runs.simulation import run
 
     for kind, words in KINDS.items():
         for seed in SEEDS:

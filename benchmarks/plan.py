@@ -39,10 +39,10 @@ def make_twin(folder: Path, width: int, layers: int) -> None:
 def measured_run(words: list[str]) -> dict[str, int]:
     """The real run, in this process: peak above the imports, and the bytes that its results tell."""
     config = schema.load(words[0], words[1:])
-    from fs_fedmllm.planner.measure import import_everything, peak
+    from fs_fedmllm.tools.planner.measure import import_everything, peak
 
     imports = import_everything(config)
-    from fs_fedmllm.simulation import run
+    from fs_fedmllm.runs.simulation import run
 
     results, _ = run(config)
     return {
@@ -58,7 +58,7 @@ def compare(words: list[str], repeats: int) -> dict[str, dict[str, float]]:
 
     The peak of a small process moves by a tenth from run to run with the allocator, so a median of repeats counts.
     """
-    from fs_fedmllm.planner.plan import make_plan
+    from fs_fedmllm.tools.planner.plan import make_plan
 
     config = schema.load(words[0], words[1:])
     shapes = make_plan(config)

@@ -63,7 +63,7 @@ SAID = {
 def run(folder: Path) -> None:
     """Run what is not there yet."""
     from fs_fedmllm import config as schema
-    from fs_fedmllm import simulation
+    from fs_fedmllm.runs import simulation
 
     for seed in SEEDS:
         for name, words in RUNS.items():

@@ -49,8 +49,8 @@ def _config(*overrides: Any) -> Any:
 
 
 def _federation(config: Any) -> Any:
-    from fs_fedmllm.federated_data import prepare_data
-    from fs_fedmllm.federation import Federation
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.scenarios.federated_data import prepare_data
 
     return Federation.build(config, prepare_data(config))
 
@@ -109,8 +109,8 @@ def _bare_turn(federation: Any, client: int, round_index: int, state: dict[str, 
 
 def overhead() -> None:
     """Round time over the time of the same steps in a bare loop."""
-    from fs_fedmllm.run_folder import RunFolder
-    from fs_fedmllm.session import Session, Silent
+    from fs_fedmllm.runs.run_folder import RunFolder
+    from fs_fedmllm.runs.session import Session, Silent
 
     config = _config()
     federation = _federation(config)
@@ -175,8 +175,8 @@ def host() -> None:
 
 def vision() -> None:
     """A turn with the cache on and off."""
-    from fs_fedmllm.training.encoding import Encoder
-    from fs_fedmllm.training.trainer import LocalTrainer
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.rounds.trainer import LocalTrainer
 
     config = _config("data.splitter", "fedmllm_aligned", "data.splitter_args", "[{alpha: 5.0}]")
     federation = _federation(config)
@@ -210,7 +210,7 @@ def vision() -> None:
 
 def grouping() -> None:
     """A turn in forward passes of 4 of 16 rows, half of them without their image: grouped and as drawn."""
-    from fs_fedmllm.training import trainer as module
+    from fs_fedmllm.rounds import trainer as module
 
     words = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]")
     federation = _federation(_config(*words, "fedmllm.train.micro_batch_size", 4))
@@ -291,8 +291,8 @@ def memory() -> None:
                 seen[storage.data_ptr()] = storage.nbytes()
         return sum(seen.values())
 
-    from fs_fedmllm.run_folder import RunFolder
-    from fs_fedmllm.session import Session, Silent
+    from fs_fedmllm.runs.run_folder import RunFolder
+    from fs_fedmllm.runs.session import Session, Silent
 
     sizes = {}
     for clients in (2, 10, 100):

@@ -60,8 +60,8 @@ def _data(config: Any, rows: int, options: int) -> Any:
     """The triage task with its rows repeated, and with as many options."""
     from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.data.template import load_template
-    from fs_fedmllm.federated_data import FederatedData
     from fs_fedmllm.scenarios.build import apply_scenario
+    from fs_fedmllm.scenarios.federated_data import FederatedData
 
     dataset = load_dataset(config.data.type, Path(config.data.root), {})
     template = load_template(dataset.template)
@@ -82,9 +82,9 @@ def _data(config: Any, rows: int, options: int) -> Any:
 def point(axis: str, value: int) -> dict[str, float]:
     """One point, in this process."""
     from fs_fedmllm import config as schema
-    from fs_fedmllm.federation import Federation
-    from fs_fedmllm.run_folder import RunFolder
-    from fs_fedmllm.session import Session, Silent
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.runs.run_folder import RunFolder
+    from fs_fedmllm.runs.session import Session, Silent
 
     at = BASE | {axis.partition(" ")[0]: value}
     if axis.startswith("clients"):

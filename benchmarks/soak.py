@@ -35,12 +35,12 @@ from fs_fedmllm.distributed.identity import create_authority, create_identity
 from fs_fedmllm.distributed.protocol import state_digest
 from fs_fedmllm.distributed.roles import turn_handler
 from fs_fedmllm.distributed.service import serve, take_part
-from fs_fedmllm.federated_data import FederatedData, prepare_data
-from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes, read_adapter
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.training.trainer import TurnLog
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
 
 LOG = TurnLog(0.0, 0.0, 0.0, 0, 0, 0.0)
 

@@ -20,12 +20,12 @@ from fs_fedmllm.config import EvaluationConfig, LocalConfig, ModelOptions, Regul
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.rounds.client_update import plan_batches
+from fs_fedmllm.rounds.learning_rate import round_lr
+from fs_fedmllm.rounds.trainer import LocalTrainer, Turn
 from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
-from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.plan import plan_batches
-from fs_fedmllm.training.schedule import round_lr
-from fs_fedmllm.training.trainer import LocalTrainer, Turn
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:

@@ -16,12 +16,12 @@ from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
 from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fs_fedmllm.adapters.opening import Opened
-    from fs_fedmllm.adapters.predict import Answer
-    from fs_fedmllm.checkpoint import RunState
     from fs_fedmllm.data.sample import Dataset, Sample
-    from fs_fedmllm.federation import Update
     from fs_fedmllm.models.families.base import Family
+    from fs_fedmllm.rounds.federation import Update
+    from fs_fedmllm.runs.checkpoint import RunState
+    from fs_fedmllm.tools.adapters.opening import Opened
+    from fs_fedmllm.tools.adapters.predict import Answer
 
 
 class Callback:
@@ -93,7 +93,7 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, **overrides: An
     elif isinstance(config, Mapping):
         raw = {str(name): value for name, value in config.items()}
     else:
-        from fs_fedmllm.commands.config import find_config
+        from fs_fedmllm.shipped import find_config
 
         path = find_config(str(config))
         raw, where = read_yaml(path), str(path)
@@ -138,8 +138,8 @@ def run(
             register_algorithm(algorithm)
             overrides = {"federate__method": algorithm.name, **overrides}
     checked = load_config(config, **overrides)
-    from fs_fedmllm.session import Silent
-    from fs_fedmllm.simulation import run as run_embedded
+    from fs_fedmllm.runs.session import Silent
+    from fs_fedmllm.runs.simulation import run as run_embedded
 
     class Calls(Silent):
         def trained(self, round_index: int, update: Update) -> None:
@@ -191,7 +191,7 @@ class Adapter:
         Raises:
             DataError: there is no template and a row has no question, or an image cannot be read.
         """
-        from fs_fedmllm.adapters.predict import predict
+        from fs_fedmllm.tools.adapters.predict import predict
 
         return predict(self._opened, rows, template=template, prompt=prompt)
 
@@ -207,7 +207,7 @@ def load_adapter(reference: str | Path, *, base: str = "", use_gpu: bool = False
     Raises:
         FedMLLMError: the adapter or its base cannot be loaded, or do not fit each other.
     """
-    from fs_fedmllm.adapters.opening import open_adapter
+    from fs_fedmllm.tools.adapters.opening import open_adapter
 
     return Adapter(open_adapter(str(reference), base=base, use_gpu=use_gpu))
 

@@ -8,7 +8,6 @@ import select
 import sys
 from collections.abc import Sequence
 
-from fs_fedmllm import __version__
 from fs_fedmllm.commands import (
     certs,
     compare,
@@ -27,6 +26,7 @@ from fs_fedmllm.commands import (
     sweep,
 )
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.version import VERSION
 
 EXIT_USER_ERROR = 2
 #: What a shell reports of a program that SIGPIPE ended.
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fs-fedmllm",
         description="Federated fine-tuning of multimodal large language models when clients lack modalities.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -175,8 +175,8 @@ def smolvlm(folder: Path) -> None:
 
 def judge(folder: Path) -> None:
     """The client of an endpoint; nothing is asked."""
-    from fs_fedmllm.evaluation.judge import JudgeConfig
-    from fs_fedmllm.evaluation.judge.request import Endpoint
+    from fs_fedmllm.tools.judge import JudgeConfig
+    from fs_fedmllm.tools.judge.request import Endpoint
 
     nobody = "http://127.0.0.1:9/v1"
     Endpoint(JudgeConfig(model="m-2026-01-01", cache=folder / "cache.jsonl", base_url=nobody, api_key_env=""))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fs_fedmllm.report.page import content_of, markdown
-from fs_fedmllm.report.runs import read_sheet
+from fs_fedmllm.tools.report.page import content_of, markdown
+from fs_fedmllm.tools.report.runs import read_sheet
 
 FIRST, LAST = "<!-- tables -->", "<!-- end of tables -->"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.report.console import closing_table
+from fs_fedmllm.runs.console import closing_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET, PRESET = REPOSITORY / "README.md", REPOSITORY / "configs" / "cross_i3t7.yaml"

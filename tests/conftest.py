@@ -31,8 +31,8 @@ def short_config(tmp_path: Path) -> Callable[..., schema.Config]:
 @pytest.fixture(scope="session")
 def federation() -> Any:
     """The pieces of a short cross run, built once; tests must leave them as they are."""
-    from fs_fedmllm.federated_data import prepare_data
-    from fs_fedmllm.federation import Federation
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.scenarios.federated_data import prepare_data
 
     config = schema.load(CONFIGS / "cross_i3t7.yaml", SHORT)
     return Federation.build(config, prepare_data(config))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: The engine, and what FederatedScope imports of others; none of FederatedScope itself.
-HEAVY = ("fs_fedmllm.simulation", "torch.utils.tensorboard", "transformers.models.llava.modeling_llava", "peft",
+HEAVY = ("fs_fedmllm.runs.simulation", "torch.utils.tensorboard", "transformers.models.llava.modeling_llava", "peft",
          "pandas", "sklearn.metrics", "sklearn.datasets", "scipy.stats", "grpc", "torchvision")  # fmt: skip
 
 

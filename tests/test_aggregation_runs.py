@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 A = "fedmllm.aggregation."
 SIX = ("federate.client_num", 6, "federate.sample_client_num", 6, "data.splitter_args", "[{alpha: 50.0}]",

@@ -124,7 +124,7 @@ class Counting(fs_fedmllm.ClientHalf):
 
 
 def test_an_algorithm_from_outside_the_package(overrides, clean_registries, monkeypatch) -> None:
-    from fs_fedmllm.session import Session
+    from fs_fedmllm.runs.session import Session
 
     counts = []
     monkeypatch.setattr(Session, "save_adapters", lambda self, save=Session.save_adapters: counts.append(
@@ -133,9 +133,9 @@ def test_an_algorithm_from_outside_the_package(overrides, clean_registries, monk
     settings = overrides | {"federate.sample_client_num": 3, "fedmllm.parameters": {"sign": {"step": "2e-3"}}}
     result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", algorithm=SignServer, **settings)
     assert counts == [{1: 2.0, 2: 2.0, 3: 2.0}] and result.results["method"] == "sign"
-    from fs_fedmllm.federated_data import prepare_data
-    from fs_fedmllm.federation import Federation
     from fs_fedmllm.models.export import read_adapter
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.scenarios.federated_data import prepare_data
 
     config = fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", federate__method="sign", **settings)
     start = Federation.build(config, prepare_data(config)).initial_state()

@@ -10,10 +10,10 @@ import yaml
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.agenda import turn_batches
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.schedule import turn_batches
+from fs_fedmllm.runs.simulation import run
 
 CROSS = CONFIGS / "cross_i3t7.yaml"
 OWN = """\
@@ -35,9 +35,10 @@ def own(tmp_path: Path) -> Path:
 def test_each_client_has_its_own(own: Path) -> None:
     config = schema.load(CROSS, client_cfg=own)
     assert list(config.fedmllm.clients) == ["client_2", "client_3", "client_10"]
-    assert config.for_client(10).train.optimizer.lr == 0.01 and config.for_client(10).train == schema.load(
-        CROSS, ["train.optimizer.lr", "0.01"]
-    ).train
+    assert (
+        config.for_client(10).train.optimizer.lr == 0.01
+        and config.for_client(10).train == schema.load(CROSS, ["train.optimizer.lr", "0.01"]).train
+    )
     assert [len(batch) for batch in turn_batches(config, 2, 0, 30)] == [3] * 5
     assert [len(batch) for batch in turn_batches(config, 3, 0, 30)][:2] == [7, 7]
     assert config.for_client(1) is config

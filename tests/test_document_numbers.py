@@ -31,7 +31,7 @@ def script(name: str) -> Any:
 @pytest.fixture(scope="module")
 def planned() -> Any:
     """The plan of the README's main job: bytes, rounds and steps, exact and the same everywhere."""
-    from fs_fedmllm.planner.plan import make_plan
+    from fs_fedmllm.tools.planner.plan import make_plan
 
     return make_plan(schema.load(CONFIGS / "cross_i3t7.yaml", []))
 
@@ -157,7 +157,7 @@ def test_what_the_suites_hold_is_counted() -> None:
 
 
 def test_the_rows_of_the_switches_are_counted() -> None:
-    from fs_fedmllm import profiles
+    from fs_fedmllm.config import profiles
     from fs_fedmllm.scenarios import switches
 
     assert (len(profiles.SWITCHES), len(switches.SWITCHES)) == (15, 10)

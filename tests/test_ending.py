@@ -14,10 +14,10 @@ import pytest
 from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm import parallel
 from fs_fedmllm.errors import FedMLLMError, ModelError, StorageError
 from fs_fedmllm.models.loader import check_folder
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds import workers as parallel
+from fs_fedmllm.runs.simulation import run
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -87,7 +87,7 @@ def test_what_can_be_known_is_told_before_anything_is_read(tmp_path: Path, monke
     def never(*args, **kwargs):
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("fs_fedmllm.simulation.prepare_data", never)
+    monkeypatch.setattr("fs_fedmllm.runs.simulation.prepare_data", never)
     (tmp_path / "file").write_text("")
     config = schema.load(CONFIGS / "cross_i3t7.yaml", [*SHORT, "outdir", str(tmp_path / "file" / "exp")])
     with pytest.raises(StorageError, match=r"outdir is .*file/exp.*file cannot be written: Not a directory"):

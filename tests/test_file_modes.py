@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fs_fedmllm.atomic import beside, private_folder, remove_torn, share, write_atomically
+from fs_fedmllm.files.atomic import beside, private_folder, remove_torn, share, write_atomically
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -41,8 +41,8 @@ def test_shared_files_follow_the_umask_and_private_ones_do_not(tmp_path, umask) 
 
 @pytest.mark.parametrize("umask", [0o002], indirect=True)
 def test_a_runs_files_are_shared_and_its_checkpoint_is_not(short_config, monkeypatch, umask) -> None:
-    from fs_fedmllm.session import Session
-    from fs_fedmllm.simulation import run
+    from fs_fedmllm.runs.session import Session
+    from fs_fedmllm.runs.simulation import run
 
     config = short_config("cross_i3t7", "federate.total_round_num", 2, "fedmllm.vision_cache.folder", "cache")
     monkeypatch.chdir(Path(config.outdir).parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from short_runs import CONFIGS, SHORT
 
-from fs_fedmllm.atomic import remove_torn
+from fs_fedmllm.files.atomic import remove_torn
 
 KILLS = int(os.environ.get("FS_FEDMLLM_KILLS", "20"))
 

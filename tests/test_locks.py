@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fs_fedmllm import locks
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import LockedError
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.locks import Lock
-from fs_fedmllm.run_folder import LOCK, RunFolder, claimed
+from fs_fedmllm.files import locks
+from fs_fedmllm.files.locks import Lock
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import LOCK, RunFolder, claimed
 
 
 def test_a_second_lock_is_refused_by_the_holders_name_and_a_dead_ones_file_is_free(tmp_path) -> None:
@@ -167,8 +167,8 @@ def test_a_sweep_is_one_processs_and_one_in_which_no_cell_ran_says_so(tmp_path, 
     sys.path.insert(0, str(Path(__file__).parent / "sweeps"))
     import short_table
 
-    from fs_fedmllm.sweeps import runner
-    from fs_fedmllm.sweeps.files import LOCK as SWEEP_LOCK
+    from fs_fedmllm.tools.sweeps import runner
+    from fs_fedmllm.tools.sweeps.files import LOCK as SWEEP_LOCK
 
     table = short_table.write(tmp_path)
     out = tmp_path / "out"

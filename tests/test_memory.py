@@ -11,10 +11,10 @@ import torch
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
 def live_bytes() -> int:

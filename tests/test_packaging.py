@@ -58,7 +58,7 @@ def test_the_wheel_of_the_sdist_has_all_that_the_checkouts_has(built) -> None:
         files = [path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / folder).rglob("*.*")]
         assert files and {f"fs_fedmllm/{file}" for file in files if "__pycache__" not in file} <= names
     code = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "fs_fedmllm").rglob("*.py")}
-    wanted = code | {"fs_fedmllm/constraints.txt", "fs_fedmllm/py.typed", "fs_fedmllm/report/report.html.j2"}
+    wanted = code | {"fs_fedmllm/constraints.txt", "fs_fedmllm/py.typed", "fs_fedmllm/tools/report/report.html.j2"}
     assert not wanted - names, sorted(wanted - names)
     assert not any(name.startswith(("tests/", "docs/", "scripts/")) for name in names)
 

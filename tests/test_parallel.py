@@ -8,7 +8,7 @@ import os
 
 from short_runs import CONFIGS, SHORT
 
-from fs_fedmllm.parallel import TurnPool, further_accelerators, spread, useful_workers
+from fs_fedmllm.rounds.workers import TurnPool, further_accelerators, spread, useful_workers
 
 
 def test_workers_change_time_and_nothing_else(tmp_path, forks) -> None:

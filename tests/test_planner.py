@@ -13,11 +13,11 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.planner import packages
-from fs_fedmllm.planner.plan import make_plan
-from fs_fedmllm.planner.work import count_work
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.tools.planner import packages
+from fs_fedmllm.tools.planner.plan import make_plan
+from fs_fedmllm.tools.planner.work import count_work
 
 Make = Callable[..., schema.Config]
 
@@ -135,7 +135,7 @@ def test_packages_are_judged_by_the_tested_set(monkeypatch: pytest.MonkeyPatch) 
 def test_the_doctor_names_problems_and_remedies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fs_fedmllm import doctor
+    from fs_fedmllm.tools import doctor
 
     failures = {"torchvision": "RuntimeError: operator torchvision::nms does not exist"}
     monkeypatch.setattr(doctor, "_imports", lambda name, **more: failures.get(name, ""))

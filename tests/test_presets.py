@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fs_fedmllm import config, presets
-from fs_fedmllm.commands.config import find_config
+from fs_fedmllm import config
+from fs_fedmllm.config import presets
+from fs_fedmllm.shipped import find_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALL = dict(presets.presets())
@@ -20,7 +21,7 @@ def test_the_files_have_not_drifted_from_the_table():
         for path in (CONFIGS / task.folder).glob("*")
     }
     assert sorted(on_disk) == sorted(ALL)
-    assert on_disk == ALL, "run python -m fs_fedmllm.presets"
+    assert on_disk == ALL, "run python -m fs_fedmllm.config.presets"
 
 
 def test_every_cell_of_the_tables_is_there():

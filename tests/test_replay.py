@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.replay import recorded_participants
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.replay import recorded_participants
+from fs_fedmllm.runs.simulation import run
 
 
 def test_a_replay_takes_the_recorded_clients_and_gives_the_same_adapter(short_config, tmp_path) -> None:

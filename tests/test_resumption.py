@@ -12,18 +12,18 @@ import pytest
 import torch
 import yaml
 
-from fs_fedmllm.belongings import belongings
-from fs_fedmllm.checkpoint import RunState, load_checkpoint, read_head, save_checkpoint
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template, template_dir
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.federated_data import FederatedData
-from fs_fedmllm.report.console import ConsoleProgress
-from fs_fedmllm.resumption import announce, check_fit, identity
-from fs_fedmllm.run_folder import RunFolder, claimed
+from fs_fedmllm.files.sealing import sealed
+from fs_fedmllm.runs.belongings import belongings
+from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, read_head, save_checkpoint
+from fs_fedmllm.runs.console import ConsoleProgress
+from fs_fedmllm.runs.resumption import announce, check_fit, identity
+from fs_fedmllm.runs.run_folder import RunFolder, claimed
+from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
-from fs_fedmllm.sealing import sealed
 
 PARAMS = {"w": torch.ones(2, 3), "b": torch.zeros(2)}
 SERVER = {"m.w": torch.zeros(2, 3), "round": torch.zeros(1)}
@@ -212,10 +212,12 @@ def test_a_checkpoint_belongs_to_the_content_of_template_rows_images_and_base(
     (tmp_path / "0.png.moved").rename(tmp_path / "0.png")
     for number in (1, 2):
         (tmp_path / f"{number}.png.moved").rename(tmp_path / f"{number}.png")
-    monkeypatch.setattr("fs_fedmllm.belongings.base_fingerprint", lambda options: "f" * 64)
+    monkeypatch.setattr("fs_fedmllm.runs.belongings.base_fingerprint", lambda options: "f" * 64)
     with pytest.raises(ConfigError, match="another base"):
         now(again())
-    monkeypatch.setattr("fs_fedmllm.belongings.base_fingerprint", lambda options: "")  # a hub's files are not here yet
+    monkeypatch.setattr(
+        "fs_fedmllm.runs.belongings.base_fingerprint", lambda options: ""
+    )  # a hub's files are not here yet
     assert now(again()) is not None
 
 

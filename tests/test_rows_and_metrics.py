@@ -10,7 +10,7 @@ from PIL import Image
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
 @pytest.fixture

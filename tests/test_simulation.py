@@ -15,12 +15,12 @@ import torch
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 

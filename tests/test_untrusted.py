@@ -20,8 +20,8 @@ from fs_fedmllm.data.images import check_image, open_image
 from fs_fedmllm.data.own_files import Source, read_source
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError, PrivacyError
+from fs_fedmllm.files.untrusted import open_regular, read_regular
 from fs_fedmllm.privacy.ledger import Ledger
-from fs_fedmllm.untrusted import open_regular, read_regular
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -243,7 +243,7 @@ def test_an_error_is_one_paragraph_that_can_be_printed() -> None:
 def test_weights_that_are_no_safetensors(data: bytes, tmp_path: Path) -> None:
     """A header that says it has exabytes must not be waited for, nor asked of the memory."""
     from fs_fedmllm.models.fingerprint import _tensors
-    from fs_fedmllm.planner.skeleton import _header_parameters
+    from fs_fedmllm.models.skeleton import _header_parameters
 
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)

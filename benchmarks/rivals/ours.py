@@ -15,11 +15,11 @@ import turnstile
 from plan import PRESET, overrides
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.parallel import TurnPool, useful_workers
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.workers import TurnPool, useful_workers
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
 class Printed(Silent):

@@ -28,10 +28,9 @@ def _plain(target: Any) -> str | list[str]:
 def make(rounds: int, steps: int) -> dict[str, Any]:
     """The plan: rows as prompts, image paths and answers; who trains on which of them in each round."""
     from fs_fedmllm import config as schema
-    from fs_fedmllm.agenda import evaluated_rows
-    from fs_fedmllm.federated_data import prepare_data
-    from fs_fedmllm.federation import Federation
     from fs_fedmllm.models.loader import TINY
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.scenarios.federated_data import evaluated_rows, prepare_data
 
     config = schema.load(PRESET, overrides(rounds, steps))
     federation = Federation.build(config, prepare_data(config))

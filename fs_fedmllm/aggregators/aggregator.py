@@ -15,7 +15,7 @@ import torch
 from fs_fedmllm.aggregators.mean import check_client
 from fs_fedmllm.aggregators.robust import outliers
 from fs_fedmllm.aggregators.updates import Updates
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import ConfigError, UpdateError
 
 

@@ -13,7 +13,7 @@ from fs_fedmllm.aggregators.modality_weights import Presence, modality_mean, mod
 from fs_fedmllm.aggregators.robust import coordinate_median, krum_selection, norm_bounded, trimmed_mean
 from fs_fedmllm.aggregators.updates import Updates, weighted_mean
 from fs_fedmllm.algorithms.factors import is_a
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config import AggregationConfig
 from fs_fedmllm.config.aggregation import OUR_RULES, RULES
 

@@ -29,7 +29,7 @@ import torch
 
 from fs_fedmllm.aggregators.updates import Updates, ordered, weighted_mean
 from fs_fedmllm.algorithms.factors import pairs
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 
 #: Singular values below this share of the largest are rounding noise of the float32 factors.
 NEGLIGIBLE = 1.0e-7

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
 
 #: Largest magnitude of an acceptable value: its square, times any number of rows, is still far from overflowing

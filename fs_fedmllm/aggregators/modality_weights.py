@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from fs_fedmllm.aggregators.updates import Updates, ordered, weighted_mean
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import ConfigError, UpdateError
 
 RULES = ("samples", "balanced", "complete")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from fs_fedmllm.aggregators.norms import l2_norm
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
 
 

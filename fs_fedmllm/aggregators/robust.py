@@ -20,7 +20,7 @@ import torch
 
 from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.aggregators.updates import Updates, ordered, weighted_mean
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import ConfigError, UpdateError
 
 

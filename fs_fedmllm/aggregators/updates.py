@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fs_fedmllm.aggregators.mean import RunningMean
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
 
 #: (client id, positive weight, delta by canonical name); a client may send a subset of the names.

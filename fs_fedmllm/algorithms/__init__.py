@@ -19,7 +19,8 @@ from fs_fedmllm.algorithms.moon import Moon
 from fs_fedmllm.algorithms.proximal import Adaptive, FedProx
 from fs_fedmllm.algorithms.regularizer import NoRegularizer, Regularizer
 from fs_fedmllm.algorithms.scaffold import Scaffold
-from fs_fedmllm.algorithms.server import Method, ServerOptimizer, State
+from fs_fedmllm.algorithms.server import Method, ServerOptimizer
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.algorithms.yoco import Yoco
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.registry import Registry
@@ -96,9 +97,7 @@ def build_server_optimizer(
     """
     if method not in OPTIMIZERS:
         raise ConfigError(f"Unknown server method {method!r}; choose one of {', '.join(OPTIMIZERS)}.")
-    return OPTIMIZERS[method].build(
-        lr=lr, beta1=beta1, beta2=beta2, tau=tau, switches=switches, parameters=parameters
-    )
+    return OPTIMIZERS[method].build(lr=lr, beta1=beta1, beta2=beta2, tau=tau, switches=switches, parameters=parameters)
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from fs_fedmllm.algorithms.server import State
+    from fs_fedmllm.algorithms.state import State
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ClientContext:
         missing_rate: the largest share, over modalities, of the client's training rows that lack it.
         scenario: name of the scenario.
         scenario_params: its parameters, as the manifest has them.
-        switches: the profile's switches (:mod:`fs_fedmllm.profiles`).
+        switches: the profile's switches (:mod:`fs_fedmllm.config.profiles`).
     """
 
     client: int

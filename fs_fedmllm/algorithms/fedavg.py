@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fs_fedmllm.algorithms.server import ServerOptimizer, State, advance
+from fs_fedmllm.algorithms.server import ServerOptimizer, advance
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.lazy import LazyModule
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fs_fedmllm.algorithms.server import ServerOptimizer, State, advance, is_first_round, round_counter
+from fs_fedmllm.algorithms.server import ServerOptimizer, advance, is_first_round, round_counter
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.lazy import LazyModule
 
 if TYPE_CHECKING:

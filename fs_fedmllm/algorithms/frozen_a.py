@@ -18,7 +18,7 @@ from fs_fedmllm.algorithms.factors import is_a
 if TYPE_CHECKING:
     import torch
 
-    from fs_fedmllm.algorithms.server import State
+    from fs_fedmllm.algorithms.state import State
 
 
 def without_a(state: Mapping[str, torch.Tensor]) -> State:

@@ -48,9 +48,7 @@ def layer_mask(layers: Sequence[int | None], depth: int, skip: int, *, fixed_27:
     return positions
 
 
-def coefficient(
-    config: Any, *, beta: float, switch: str, scenario: str, scenario_args: Mapping[str, object]
-) -> float:
+def coefficient(config: Any, *, beta: float, switch: str, scenario: str, scenario_args: Mapping[str, object]) -> float:
     """gamma_k, the factor in front of the squared distance.
 
     Args:

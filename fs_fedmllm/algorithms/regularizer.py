@@ -11,7 +11,7 @@ from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 if TYPE_CHECKING:
     import torch
 
-    from fs_fedmllm.algorithms.server import State
+    from fs_fedmllm.algorithms.state import State
 
 
 class Regularizer(ABC):

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf, add_gradient
-from fs_fedmllm.algorithms.server import CorrectedOptimizer, State, advance
+from fs_fedmllm.algorithms.server import CorrectedOptimizer, advance
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.lazy import LazyModule
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = LazyModule("torch")
-
-#: Parameters, deltas and optimizer state alike: name -> float32 tensor. Always serialisable as safetensors.
-State = dict[str, "torch.Tensor"]
 
 
 class Method(ABC):
@@ -65,7 +63,7 @@ class Method(ABC):
             beta1: momentum or first-moment decay.
             beta2: second-moment decay.
             tau: adaptivity.
-            switches: fidelity switches, see :mod:`fs_fedmllm.profiles`.
+            switches: fidelity switches, see :mod:`fs_fedmllm.config.profiles`.
             parameters: the method's own, see ``section``.
         """
         return None
@@ -99,7 +97,7 @@ class ServerOptimizer(Method):
         beta1: momentum or first-moment decay.
         beta2: second-moment decay.
         tau: adaptivity.
-        switches: fidelity switches, see :mod:`fs_fedmllm.profiles`.
+        switches: fidelity switches, see :mod:`fs_fedmllm.config.profiles`.
     """
 
     lr: float = 1.0

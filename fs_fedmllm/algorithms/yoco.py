@@ -27,7 +27,7 @@ from fs_fedmllm.lazy import LazyModule
 if TYPE_CHECKING:
     import torch
 
-    from fs_fedmllm.algorithms.server import State
+    from fs_fedmllm.algorithms.state import State
 else:
     torch = LazyModule("torch")
 

@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from fs_fedmllm.adapters.compare import Distance, compare
     from fs_fedmllm.hub.fetch import adapter_folder
+    from fs_fedmllm.tools.adapters.compare import Distance, compare
 
     found = compare(adapter_folder(args.first, "the first adapter"), adapter_folder(args.second, "the second adapter"))
     if args.json:

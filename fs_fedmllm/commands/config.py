@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
-
-from fs_fedmllm.commands.shipped import find_shipped
 
 
 def add(commands: Any) -> None:
@@ -16,15 +13,6 @@ def add(commands: Any) -> None:
     config.add_argument("overrides", nargs="*", help="key value pairs")
     add_client_cfg(config)
     config.set_defaults(function=_config)
-
-
-def find_config(name: str) -> Path:
-    """A configuration by path, or one that ships with the package by name (``configs/cross_i3t7.yaml``).
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    return find_shipped(name, "configs", "configuration")
 
 
 def add_client_cfg(command: Any) -> None:
@@ -39,7 +27,7 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     """The command line's overrides, those that ``--tiny`` stands for before them."""
     if not args.tiny:
         return list(args.overrides)
-    from fs_fedmllm.presets import TINY
+    from fs_fedmllm.config.presets import TINY
 
     return [*TINY, *args.overrides]
 
@@ -49,6 +37,8 @@ def _config(args: argparse.Namespace) -> int:
 
     if args.file:
         import yaml
+
+        from fs_fedmllm.shipped import find_config
 
         config = schema.load(find_config(args.file), args.overrides, client_cfg=args.client_cfg)
         print(yaml.safe_dump(schema.to_mapping(config), sort_keys=False))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.config import Config
     from fs_fedmllm.data.findings import Finding
     from fs_fedmllm.data.sample import Dataset, Sample
-    from fs_fedmllm.federated_data import FederatedData
+    from fs_fedmllm.scenarios.federated_data import FederatedData
 
 CASES = ("both", "image", "text", "neither")
 EXIT_FINDINGS = 1
@@ -69,7 +69,7 @@ def _configured(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
 
 def _load(name: str, overrides: Sequence[str]) -> Config:
     from fs_fedmllm import config as schema
-    from fs_fedmllm.commands.config import find_config
+    from fs_fedmllm.shipped import find_config
 
     return schema.load(find_config(name), overrides)
 
@@ -79,7 +79,7 @@ def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
     from fs_fedmllm.data.registry import EMBEDDED, NAMES
-    from fs_fedmllm.federated_data import deal_data, named_groups
+    from fs_fedmllm.scenarios.federated_data import deal_data, named_groups
 
     words, config, groups = list(args.overrides), None, []
     if args.target in NAMES:
@@ -122,8 +122,8 @@ def _widest(config: Config) -> tuple[float, str]:
     file = Path(config.model.fedmllm.path) / "config.json"
     if not file.is_file():
         return 0.0, ""
+    from fs_fedmllm.files.untrusted import read_json
     from fs_fedmllm.models.families import family_of
-    from fs_fedmllm.untrusted import read_json
 
     try:
         family = family_of(read_json(file)["model_type"])
@@ -207,15 +207,15 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
     Raises:
         ScenarioError: the manifest was made from other files or rows.
     """
-    from fs_fedmllm.federated_data import prepare_data, recorded_data
+    from fs_fedmllm.scenarios.federated_data import prepare_data, recorded_data
 
     return prepare_data(config) if manifest is None else recorded_data(config, manifest)
 
 
 def _split(args: argparse.Namespace) -> int:
-    from fs_fedmllm.atomic import private_folder
     from fs_fedmllm.data.client_folders import SERVER, place_template, write_client, write_server
     from fs_fedmllm.data.records import write_records
+    from fs_fedmllm.files.atomic import private_folder
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
     config = _load(args.config, args.overrides)
@@ -291,13 +291,13 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from fs_fedmllm.report.plots import draw_all
+    from fs_fedmllm.tools.report.plots import draw_all
 
     config = _load(args.config, args.overrides)
     data = federated(config, args.from_manifest)
     features = None
     if args.embedding:
-        from fs_fedmllm.report.embedding import client_features
+        from fs_fedmllm.tools.report.embedding import client_features
 
         features = client_features(config, data, args.rows)
     for path in draw_all(data, Path(args.out), features=features, seed=config.seed):

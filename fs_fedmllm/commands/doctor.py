@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from fs_fedmllm.doctor import BAD, examine_installation
+    from fs_fedmllm.tools.doctor import BAD, examine_installation
 
     findings = examine_installation(args.checkout, args.outdir)
     bad = [finding for finding in findings if finding.verdict == BAD]

@@ -10,7 +10,7 @@ from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from fs_fedmllm.config import JudgeSection
-    from fs_fedmllm.evaluation.judge import JudgeConfig, JudgeRow
+    from fs_fedmllm.tools.judge import JudgeConfig, JudgeRow
 
 RESULT = "judge.json"
 EXIT_INCOMPLETE = 1
@@ -41,7 +41,7 @@ def judge_config(args: argparse.Namespace, section: JudgeSection, cache: Path) -
         ConfigError: no model is named.
         JudgeError: the judge cannot be as described.
     """
-    from fs_fedmllm.evaluation.judge import JudgeConfig
+    from fs_fedmllm.tools.judge import JudgeConfig
 
     def word(name: str, unknown: object = None) -> Any:
         given = getattr(args, name)
@@ -71,8 +71,8 @@ def rows_of(folder: Path) -> list[JudgeRow]:
     Raises:
         ConfigError: the run generated no answers.
     """
-    from fs_fedmllm.evaluation.judge import JudgeRow
     from fs_fedmllm.evaluation.predictions import FILE, read_predictions, shown_as
+    from fs_fedmllm.tools.judge import JudgeRow
 
     rows = [
         JudgeRow(
@@ -95,8 +95,8 @@ def _judge(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fs_fedmllm import config as schema
-    from fs_fedmllm.atomic import write_atomically
-    from fs_fedmllm.evaluation.judge import judge_answers, with_exact_match
+    from fs_fedmllm.files.atomic import write_atomically
+    from fs_fedmllm.tools.judge import judge_answers, with_exact_match
 
     incomplete = False
     for folder in _runs([Path(name) for name in args.folders]):
@@ -120,7 +120,7 @@ def _judge(args: argparse.Namespace) -> int:
 
 def _runs(folders: list[Path]) -> list[Path]:
     """Run folders; a sweep's folder stands for its finished cells."""
-    from fs_fedmllm.sweeps.files import CELLS, INDEX
+    from fs_fedmllm.tools.sweeps.files import CELLS, INDEX
 
     found: list[Path] = []
     for folder in folders:

@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from fs_fedmllm.adapters.merge import merge
-    from fs_fedmllm.adapters.opening import open_adapter
+    from fs_fedmllm.tools.adapters.merge import merge
+    from fs_fedmllm.tools.adapters.opening import open_adapter
 
     opened = open_adapter(
         args.adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code,

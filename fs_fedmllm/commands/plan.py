@@ -7,7 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
-from fs_fedmllm.commands.config import add_client_cfg, find_config, overrides_of
+from fs_fedmllm.commands.config import add_client_cfg, overrides_of
+from fs_fedmllm.shipped import find_config
 
 
 def add(commands: Any) -> None:
@@ -27,8 +28,8 @@ def _plan(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 
     config = schema.load(find_config(args.config), overrides_of(args), client_cfg=args.client_cfg)
-    from fs_fedmllm.planner.plan import make_plan
-    from fs_fedmllm.planner.show import table
+    from fs_fedmllm.tools.planner.plan import make_plan
+    from fs_fedmllm.tools.planner.show import table
 
     plan = make_plan(config, with_probe=args.probe, online=args.online)
     print(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else table(plan))

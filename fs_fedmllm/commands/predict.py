@@ -32,8 +32,8 @@ def _predict(args: argparse.Namespace) -> int:
         raise ConfigError("predict needs --file, or --image, --text or --question for one row.")
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1.")
-    from fs_fedmllm.adapters.opening import open_adapter
-    from fs_fedmllm.adapters.predict import one_row, predict, read_rows
+    from fs_fedmllm.tools.adapters.opening import open_adapter
+    from fs_fedmllm.tools.adapters.predict import one_row, predict, read_rows
 
     rows = read_rows(Path(args.file)) if args.file else [one_row(args.image, args.text, args.question)]
     opened = open_adapter(

@@ -32,7 +32,7 @@ def _push(args: argparse.Namespace) -> int:
         Path(args.folder), repo, which=args.which, base_model=args.base_model, licence=args.licence
     )
     if args.dry_run:
-        from fs_fedmllm.atomic import write_atomically
+        from fs_fedmllm.files.atomic import write_atomically
 
         for name, data in release.files.items():
             write_atomically(Path(args.dry_run) / name, data)

@@ -22,8 +22,8 @@ def _report(args: argparse.Namespace) -> int:
     import dataclasses
 
     from fs_fedmllm.errors import ConfigError
-    from fs_fedmllm.report.page import write_report
-    from fs_fedmllm.report.runs import read_sheet
+    from fs_fedmllm.tools.report.page import write_report
+    from fs_fedmllm.tools.report.runs import read_sheet
 
     folders = [Path(folder) for folder in args.folders]
     sheet = read_sheet(folders)
@@ -32,9 +32,7 @@ def _report(args: argparse.Namespace) -> int:
         known = [value.name for value in sheet.table.axis(first).values]
         if args.baseline not in known:
             raise ConfigError(f"--baseline {args.baseline}: the rows are {', '.join(known)}.")
-        sheet = dataclasses.replace(
-            sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline})
-        )
+        sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline}))
     out = Path(args.out) if args.out else folders[0] / "report"
     for path in write_report(sheet, out, pictures=not args.no_curves):
         print(path)

@@ -6,9 +6,10 @@ import argparse
 import time
 from typing import Any
 
-from fs_fedmllm.commands.config import add_client_cfg, find_config, overrides_of
+from fs_fedmllm.commands.config import add_client_cfg, overrides_of
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.report.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.shipped import find_config
 
 
 def add(commands: Any) -> None:
@@ -46,8 +47,8 @@ def _run(args: argparse.Namespace) -> int:
             "federate.mode must be standalone: each site of a run across machines is started by itself, with "
             "fs-fedmllm server and fs-fedmllm client."
         )
-    from fs_fedmllm.report.console import ConsoleProgress, closing_table
-    from fs_fedmllm.simulation import run
+    from fs_fedmllm.runs.console import ConsoleProgress, closing_table
+    from fs_fedmllm.runs.simulation import run
 
     progress = ConsoleProgress(config)
     try:

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.commands.config import add_client_cfg, find_config
+from fs_fedmllm.commands.config import add_client_cfg
 from fs_fedmllm.commands.data import table
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
-from fs_fedmllm.report.verbosity import add_verbosity, apply_verbosity
-from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.shipped import find_config
 
 
 def add(commands: Any) -> None:

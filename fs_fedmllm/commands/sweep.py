@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.commands.shipped import find_shipped
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.report.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.shipped import find_shipped
 
 if TYPE_CHECKING:
-    from fs_fedmllm.sweeps.grid import Cell
+    from fs_fedmllm.tools.sweeps.grid import Cell
 
 EXIT_FAILED_CELLS = 1
 EXIT_INTERRUPTED = 130
@@ -68,18 +68,18 @@ def _coordinate(cell: Cell, axis: str) -> str | None:
 def _sweep(args: argparse.Namespace) -> int:
     apply_verbosity(args)
     from fs_fedmllm.config import read_yaml
-    from fs_fedmllm.cores import available_cores
-    from fs_fedmllm.sweeps import grid
-    from fs_fedmllm.sweeps.table import load_table
+    from fs_fedmllm.rounds.cores import available_cores
+    from fs_fedmllm.tools.sweeps import grid
+    from fs_fedmllm.tools.sweeps.table import load_table
 
     path = find_table(args.table)
     table = load_table(path)
     every = grid.cells(table, args.overrides, tiny=args.tiny, beside=path.parent)
     cells = chosen(every, args.only)
     out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
-    from fs_fedmllm.locks import locked
-    from fs_fedmllm.sweeps import runner
-    from fs_fedmllm.sweeps.files import LOCK
+    from fs_fedmllm.files.locks import locked
+    from fs_fedmllm.tools.sweeps import runner
+    from fs_fedmllm.tools.sweeps.files import LOCK
 
     if args.dry_run:
         for cell in cells:

@@ -12,10 +12,10 @@ from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
+from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import ANY, Range
-from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
 
 
 def check(config: Config, where: str = "configuration") -> None:

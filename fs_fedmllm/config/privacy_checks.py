@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fs_fedmllm.algorithms import REGULARIZERS
 from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
-from fs_fedmllm.profiles import profile_switches
+from fs_fedmllm.config.profiles import profile_switches
 
 if TYPE_CHECKING:
     from fs_fedmllm.config.schema import Config

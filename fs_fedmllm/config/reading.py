@@ -22,8 +22,8 @@ from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_value
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.safe_yaml import parse_yaml, yaml_fault
-from fs_fedmllm.untrusted import WRITTEN, read_regular
+from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
+from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 
 
 def _all_keys(cls: Any, prefix: str = "") -> list[str]:
@@ -117,6 +117,7 @@ def divide(raw: Mapping[str, Any], where: str, host: bool = False) -> tuple[dict
         ConfigError: neither has the key.
     """
     foreign: dict[str, Any] = {}
+
     def walk(cls: Any, part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         hints = typing.get_type_hints(cls)
         ours: dict[str, Any] = {}

@@ -18,8 +18,8 @@ from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
+from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
-from fs_fedmllm.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 
 METHODS = algorithms.METHODS
 SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
@@ -280,7 +280,6 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class _FedMLLMConfig:
-
     profile: str = key("fixed", "Fidelity profile.", choices=PROFILES)
     switches: dict = key({}, "Single switches that override the profile.")
     prompt: str = key("original", "Prompt variant, in training and evaluation.", choices=("original", "augmented"))

@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import beside, private_folder, write_atomically
 from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import ImageFolder, image_sha256
 from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
-from fs_fedmllm.untrusted import read_json
+from fs_fedmllm.files.atomic import beside, private_folder, write_atomically
+from fs_fedmllm.files.untrusted import read_json
 
 ROWS, RECORDS, HEAD = "rows.jsonl", "records.json", "client.json"
 SERVER, SERVER_HEAD = "server", "server.json"

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.digit_texts import CLAIMS, INTENTS, WORDS, split_sentences
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.files.atomic import write_atomically
 
 #: Changes with the content of the files, which a cache of an older version must not hide.
 VERSION = 1

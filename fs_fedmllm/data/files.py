@@ -15,7 +15,7 @@ from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.untrusted import open_regular, parse_json, read_regular
+from fs_fedmllm.files.untrusted import open_regular, parse_json, read_regular
 
 Row = Mapping[str, Any]
 Rows = Iterable[tuple[str, Row]]

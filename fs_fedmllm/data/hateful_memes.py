@@ -13,7 +13,7 @@ from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
-from fs_fedmllm.untrusted import open_regular, parse_json
+from fs_fedmllm.files.untrusted import open_regular, parse_json
 
 #: Rows of the labelled splits as published.
 PUBLISHED = {"train": 8500, "dev": 500, "dev_seen": 500, "dev_unseen": 540, "test_seen": 1000, "test_unseen": 2000}

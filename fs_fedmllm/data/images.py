@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fs_fedmllm.data import pixels
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.pixels import UnusablePixels, has_more_frames, to_rgb
-from fs_fedmllm.untrusted import open_regular
+from fs_fedmllm.files.untrusted import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image

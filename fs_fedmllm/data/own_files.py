@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.files import Row, json_rows
 from fs_fedmllm.data.findings import Findings, RowError
-from fs_fedmllm.untrusted import open_regular
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import open_regular
 
 ENDINGS = (".jsonl", ".json", ".parquet")
 BATCH = 4096

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import beside, private_folder
 from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, text_of
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import VARIANTS, Template, load_template
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.files.atomic import beside, private_folder
 
 _MARK = "<image>\n"
 

@@ -20,8 +20,8 @@ import yaml
 from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError, TemplateError
-from fs_fedmllm.safe_yaml import parse_yaml, yaml_fault
-from fs_fedmllm.untrusted import WRITTEN, read_regular
+from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
+from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 
 VARIANTS = ("original", "augmented")
 CASES = ("both", "text", "image", "neither")

@@ -25,7 +25,7 @@ from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.distributed.throttle import Throttle
-from fs_fedmllm.session import Session
+from fs_fedmllm.runs.session import Session
 
 #: How often the round loop looks up while it waits, in seconds: for signals, deadlines, and the status file.
 _LOOK_UP = 0.5

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fs_fedmllm.atomic import private_folder
 from fs_fedmllm.distributed.errors import IdentityError
-from fs_fedmllm.untrusted import read_regular
+from fs_fedmllm.files.atomic import private_folder
+from fs_fedmllm.files.untrusted import read_regular
 
 AUTHORITY = "ca"
 SERVER = "server"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.distributed.roster import stamp
 from fs_fedmllm.errors import StorageError
+from fs_fedmllm.files.atomic import write_atomically
 
 logger = logging.getLogger("fs_fedmllm.distributed")
 

@@ -24,9 +24,9 @@ from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, number, state_digest, text, whole
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.federation import Update
-from fs_fedmllm.session import Session
-from fs_fedmllm.training.trainer import TurnLog
+from fs_fedmllm.rounds.federation import Update
+from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.runs.session import Session
 
 
 class Phase(ABC):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.belongings import base_of
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
@@ -24,9 +23,17 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federated_data import FederatedData, check_best, deal, fitting_template, missing_rate, scenario_params
-from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.runs.belongings import base_of
+from fs_fedmllm.scenarios.federated_data import (
+    FederatedData,
+    check_best,
+    deal,
+    fitting_template,
+    missing_rate,
+    scenario_params,
+)
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 
 logger = logging.getLogger(__name__)
@@ -180,7 +187,7 @@ def turn_handler(client: int, take_turn: TakesTurns) -> Handler:
 
     Args:
         client: id.
-        take_turn: trains; :meth:`fs_fedmllm.federation.Federation.client_turn` does.
+        take_turn: trains; :meth:`fs_fedmllm.rounds.federation.Federation.client_turn` does.
     """
 
     def handle(task: Message, carried: dict[str, torch.Tensor]) -> tuple[Message, dict[str, torch.Tensor]]:

@@ -29,12 +29,12 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase
 from fs_fedmllm.distributed.protocol import ProtocolError, number, text, whole
 from fs_fedmllm.errors import PrivacyError, UpdateError
-from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
-from fs_fedmllm.session import Session
-from fs_fedmllm.training.trainer import TurnLog
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.runs.session import Session
 
 logger = logging.getLogger("fs_fedmllm.distributed")
 

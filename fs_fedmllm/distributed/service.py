@@ -31,11 +31,11 @@ from fs_fedmllm.distributed.roles import (
 from fs_fedmllm.distributed.site import Handler, Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
-from fs_fedmllm.federated_data import FederatedData
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.models.fingerprint import base_fingerprint
-from fs_fedmllm.session import Session
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.session import Session
+from fs_fedmllm.scenarios.federated_data import FederatedData
 
 logger = logging.getLogger("fs_fedmllm.distributed")
 

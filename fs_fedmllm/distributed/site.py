@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.errors import (

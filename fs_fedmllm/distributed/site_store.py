@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fs_fedmllm.algorithms.server import State
-from fs_fedmllm.atomic import remove_torn, write_atomically
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, whole
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.sealing import check_seal, opened, sealed
-from fs_fedmllm.untrusted import open_regular
+from fs_fedmllm.files.atomic import remove_torn, write_atomically
+from fs_fedmllm.files.sealing import check_seal, opened, sealed
+from fs_fedmllm.files.untrusted import open_regular
 
 VERSION = 2
 _HEAD = "state.json"

@@ -17,8 +17,8 @@ from fs_fedmllm.evaluation.normalise import same_answer
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.models.encoding import Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.training.encoding import Encoded, Encoder
 
 #: What a slice shows of each row.
 SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True)}

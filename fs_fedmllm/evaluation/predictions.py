@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
 
 FILE = "predictions.jsonl"
 

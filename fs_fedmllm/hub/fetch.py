@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
 from fs_fedmllm.models.export import read_adapter
-from fs_fedmllm.untrusted import read_json
 
 TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
 _CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
@@ -40,9 +40,9 @@ def make_api() -> Any:
     """The hub's client; the endpoint (HF_ENDPOINT) and the token are its own business."""
     from huggingface_hub import HfApi
 
-    from fs_fedmllm import __version__
+    from fs_fedmllm.version import VERSION
 
-    return HfApi(library_name="fs-fedmllm", library_version=__version__)
+    return HfApi(library_name="fs-fedmllm", library_version=VERSION)
 
 
 def explain(error: BaseException) -> str:

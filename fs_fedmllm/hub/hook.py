@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.adapter_folder import describe
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.hub.names import parse_reference
 from fs_fedmllm.hub.publisher import Publisher
 from fs_fedmllm.hub.release import make_release, read_manifest, require_public_base
+from fs_fedmllm.models.adapter_folder import describe
 from fs_fedmllm.models.export import adapter_bytes, adapter_config_bytes, base_name
+from fs_fedmllm.rounds.federation import Federation
 
 logger = logging.getLogger(__name__)
 

@@ -76,9 +76,7 @@ def push_once(api: Any, config: HubConfig, release: Release) -> str:
     return str(done.oid)
 
 
-def push(
-    config: HubConfig, release: Release, *, api: Any = None, sleep: Callable[[float], None] = time.sleep
-) -> str:
+def push(config: HubConfig, release: Release, *, api: Any = None, sleep: Callable[[float], None] = time.sleep) -> str:
     """Push, and try again after what may pass.
 
     Args:

@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.card import Facts, card, intervals_from_rows
 from fs_fedmllm.hub.fetch import CONFIG, TENSORS
 from fs_fedmllm.hub.names import is_public_id
 from fs_fedmllm.hub.publisher import Release
+from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.models.export import TINY_NAME
-from fs_fedmllm.untrusted import read_json
 
 #: Figures of results.json that are published; seconds, names of refused clients and the like stay at home.
 FIGURES = (
@@ -95,7 +95,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 def base_licence(path: str) -> str:
     """The licence in the base's model card, if it is on this machine; ``unknown`` otherwise."""
     from fs_fedmllm.config import ModelOptions
-    from fs_fedmllm.planner.skeleton import find_checkpoint
+    from fs_fedmllm.models.skeleton import find_checkpoint
 
     try:
         return find_checkpoint(ModelOptions(path=path)).licence

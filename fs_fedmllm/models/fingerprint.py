@@ -16,8 +16,8 @@ from typing import Any
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.files.untrusted import open_regular, parse_json, read_json
 from fs_fedmllm.models.loader import resolve_path
-from fs_fedmllm.untrusted import open_regular, parse_json, read_json
 
 #: Bytes that are read of a tensor at each of three places.
 SAMPLE = 4096

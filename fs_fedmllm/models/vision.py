@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.errors import StorageError
+from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.families.base import Features
 from fs_fedmllm.models.loader import MLLM

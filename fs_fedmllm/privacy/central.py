@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.privacy.accountant import Release, epsilon, hollow, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from fs_fedmllm.aggregators.norms import l2_norm
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
 
 #: A clipped delta is this much shorter than the bound, which is more than float32 can add again by rounding.

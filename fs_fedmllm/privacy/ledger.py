@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
 from fs_fedmllm.privacy.accountant import Release
-from fs_fedmllm.untrusted import RECORDED, parse_json, read_regular
 
 
 class Ledger:

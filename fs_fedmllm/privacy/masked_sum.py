@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import PrivacyError
 
 

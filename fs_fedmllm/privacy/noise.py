@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 
 #: Coordinates drawn at once: 256 KiB of entropy per Gaussian.
 _CHUNK = 1 << 15

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from fs_fedmllm.atomic import write_atomically
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.scenarios.rows import BOTH, IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.units import codes
-from fs_fedmllm.untrusted import read_json
 
 #: Raise it when the same parameters and seed would give another split.
 ALGORITHM = 1

@@ -14,13 +14,13 @@ from safetensors.torch import load, save
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.adapters.compare import compare
-from fs_fedmllm.adapters.merge import merge
-from fs_fedmllm.adapters.opening import open_adapter
-from fs_fedmllm.adapters.predict import predict, read_rows
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import DataError, ModelError
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.tools.adapters.compare import compare
+from fs_fedmllm.tools.adapters.merge import merge
+from fs_fedmllm.tools.adapters.opening import open_adapter
+from fs_fedmllm.tools.adapters.predict import predict, read_rows
 
 #: Steep enough that the adapter changes answers.
 STEEP = ["train.optimizer.lr", "0.05", "train.local_update_steps", "4"]

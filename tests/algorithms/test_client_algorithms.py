@@ -13,9 +13,9 @@ from fs_fedmllm.algorithms.feddyn import GRADIENT, FedDynClient
 from fs_fedmllm.algorithms.moon import PREVIOUS, contrastive_loss
 from fs_fedmllm.algorithms.scaffold import VARIATE, ScaffoldClient
 from fs_fedmllm.algorithms.yoco import YocoConfig, gram_loss, initial_b, schedule, sign_loss
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.training.representation import answer_representation
+from fs_fedmllm.models.representation import answer_representation
+from fs_fedmllm.rounds.federation import Federation
 
 ONE = ClientContext(client=1, names=("w",), device=torch.device("cpu"))
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
+from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.conformance import REFERENCES, Hyper
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.profiles import profile_switches
 
 UPSTREAM = profile_switches("upstream")
 

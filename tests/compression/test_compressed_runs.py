@@ -12,12 +12,12 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation, Update
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 INT4 = ("fedmllm.compression.upload", "int4", "fedmllm.compression.download", "bfloat16")
 LONG = ("federate.client_num", 3, "federate.sample_client_num", 2, "federate.total_round_num", 4, "eval.freq", 4)

@@ -11,6 +11,7 @@ from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
 from fs_fedmllm.algorithms.feddyn import FedDynConfig
 from fs_fedmllm.algorithms.proximal import NO_PENALTY, Penalty
+from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.conformance import (
     CHECKS,
     CLIENT_CHECKS,
@@ -23,7 +24,6 @@ from fs_fedmllm.conformance import (
 )
 from fs_fedmllm.conformance.__main__ import main
 from fs_fedmllm.conformance.references import REFERENCES, WEIGHTING
-from fs_fedmllm.profiles import profile_switches
 
 SETTINGS = {
     "defaults": {},

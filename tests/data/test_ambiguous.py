@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.adapters.predict import read_rows
 from fs_fedmllm.data.check import check
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.tools.adapters.predict import read_rows
 
 CASES = {case: {"basis": "", "question": "Which"} for case in ("both", "text", "image", "neither")}
 

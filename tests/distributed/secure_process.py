@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.service import serve, take_part
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 PRESET = Path(__file__).resolve().parents[2] / "configs" / "cross_i3t7.yaml"
 

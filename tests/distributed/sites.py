@@ -17,10 +17,10 @@ from fs_fedmllm.distributed.roles import agreement, introduction, site_identity,
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.federated_data import FederatedData
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.scenarios.federated_data import FederatedData
 
 
 class Wire:

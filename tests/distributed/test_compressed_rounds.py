@@ -11,10 +11,10 @@ from sites import Started, Wire, locked, server_of, site_of
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 WORDS = [*SHORT, "federate.client_num", "2", "federate.sample_client_num", "2", "eval.freq", "2",
          "fedmllm.eval.limit", "4", "data.splitter_args", "[{alpha: 5.0}]"]  # fmt: skip

@@ -16,10 +16,10 @@ from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.cli import main
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.session import Session
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.runs.session import Session
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 CLIP = 0.05
 WORDS = [*SHORT, "federate.client_num", "3", "federate.sample_client_num", "3", "fedmllm.eval.limit", "4",

@@ -13,7 +13,7 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
 from fs_fedmllm.distributed.roles import client_data, introduction, server_data, split_of_clients
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.federated_data import prepare_data
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
 def load(name: str, *words: str) -> schema.Config:

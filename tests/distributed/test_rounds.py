@@ -23,10 +23,10 @@ from fs_fedmllm.distributed.roles import introduction
 from fs_fedmllm.distributed.site import Stopped as SiteStopped
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation, Update
-from fs_fedmllm.simulation import run
-from fs_fedmllm.training.trainer import TurnLog
+from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 WORDS = [*SHORT, "federate.total_round_num", "4", "federate.client_num", "3", "federate.sample_client_num", "3",
          "eval.freq", "4", "fedmllm.eval.limit", "4", "data.splitter_args", "[{alpha: 5.0}]"]  # fmt: skip

@@ -25,11 +25,11 @@ from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.errors import ConfigError, PrivacyError
-from fs_fedmllm.federated_data import FederatedData
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.run_folder import RunFolder
-from fs_fedmllm.session import Session, Silent
-from fs_fedmllm.simulation import run
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import FederatedData
 
 WORDS = [
     *SHORT, "federate.total_round_num", "1", "train.local_update_steps", "1", "federate.sample_client_num", "4",
@@ -46,7 +46,7 @@ def test_the_configuration_of_a_distributed_run_may_ask_for_it() -> None:
 
 @pytest.fixture(scope="module")
 def pieces() -> Federation:
-    from fs_fedmllm.federated_data import prepare_data
+    from fs_fedmllm.scenarios.federated_data import prepare_data
 
     config = schema.load(CONFIGS / "cross_i3t7.yaml", WORDS)
     return locked(Federation.build(config, prepare_data(config)))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fs_fedmllm.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.site_store import Pending, SiteStore
 from fs_fedmllm.errors import ConfigError, StorageError
+from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, save_checkpoint
 
 
 def pending(round_index: int, value: float = 1.0) -> Pending:

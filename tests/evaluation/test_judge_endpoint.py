@@ -17,8 +17,8 @@ from judge_server import JudgeServer
 
 pytest.importorskip("openai")
 
-from fs_fedmllm.evaluation.judge import JudgeConfig, JudgeError, JudgeRow, judge_answers
-from fs_fedmllm.evaluation.judge.request import retry_after
+from fs_fedmllm.tools.judge import JudgeConfig, JudgeError, JudgeRow, judge_answers
+from fs_fedmllm.tools.judge.request import retry_after
 
 KEY = "sk-test-do-not-print-0123456789"
 MODEL = "judge-2024-08-06"
@@ -308,7 +308,7 @@ def test_the_ceiling_counts_the_worst_where_the_endpoint_says_nothing(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from fs_fedmllm.evaluation.judge import JudgeConfig, judge_answers, read_rows
+from fs_fedmllm.tools.judge import JudgeConfig, judge_answers, read_rows
 config = JudgeConfig({model!r}, Path(sys.argv[2]), base_url=sys.argv[3], concurrency=4)
 judge_answers(read_rows(Path(sys.argv[1])), config)
 """

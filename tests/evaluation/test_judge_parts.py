@@ -10,7 +10,7 @@ import sys
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from fs_fedmllm.evaluation.judge import (
+from fs_fedmllm.tools.judge import (
     JudgeConfig,
     JudgeError,
     JudgeReport,
@@ -21,10 +21,10 @@ from fs_fedmllm.evaluation.judge import (
     with_exact_match,
     with_second_judge,
 )
-from fs_fedmllm.evaluation.judge.budget import Usage
-from fs_fedmllm.evaluation.judge.cache import Reply, VerdictCache
-from fs_fedmllm.evaluation.judge.config import is_dated
-from fs_fedmllm.evaluation.judge.prompts import (
+from fs_fedmllm.tools.judge.budget import Usage
+from fs_fedmllm.tools.judge.cache import Reply, VerdictCache
+from fs_fedmllm.tools.judge.config import is_dated
+from fs_fedmllm.tools.judge.prompts import (
     STRUCTURED,
     UPSTREAM,
     read_structured,
@@ -32,7 +32,7 @@ from fs_fedmllm.evaluation.judge.prompts import (
     structured_messages,
     upstream_messages,
 )
-from fs_fedmllm.evaluation.judge.rows import verdict_key
+from fs_fedmllm.tools.judge.rows import verdict_key
 
 ROW = JudgeRow("r", "What is shown?", "lung", "left lung", "open")
 
@@ -229,7 +229,7 @@ def test_rows_from_a_file(tmp_path):
 
 def test_importing_the_judge_is_cheap():
     code = (
-        "import sys, fs_fedmllm.evaluation.judge as j;"
+        "import sys, fs_fedmllm.tools.judge as j;"
         "print([m for m in ('torch', 'openai', 'sklearn', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fs_fedmllm.evaluation.judge.rows import read_rows
 from fs_fedmllm.evaluation.predictions import Prediction, read_predictions, write_predictions
+from fs_fedmllm.tools.judge.rows import read_rows
 
 
 def test_texts_with_unicodes_other_line_ends_come_back(tmp_path: Path) -> None:

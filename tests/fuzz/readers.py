@@ -70,7 +70,7 @@ def _change_wrapped(mend: Callable[[dict[str, Any], dict[str, bytes]], None]) ->
 def _seal(head: dict[str, Any]) -> None:
     """Put a head's digest of itself right, where it carries one."""
     if "digest" in head:
-        sealing = importlib.import_module("fs_fedmllm.sealing")
+        sealing = importlib.import_module("fs_fedmllm.files.sealing")
         head["digest"] = sealing.seal(head)
 
 
@@ -102,7 +102,7 @@ def frames(folder: Path) -> Reader:
 
 def checkpoint(folder: Path) -> Reader:
     """``checkpoint/`` of a run folder."""
-    from fs_fedmllm import checkpoint as module
+    from fs_fedmllm.runs import checkpoint as module
 
     written = folder / "written"
     state = module.RunState(
@@ -156,14 +156,14 @@ def site_store(folder: Path) -> Reader:
 
 def adapter(folder: Path) -> Reader:
     """An adapter's folder: tensors, PEFT's configuration, our description."""
-    from fs_fedmllm.adapter_folder import describe, read_description
-    from fs_fedmllm.adapters.compare import read_tensors
-    from fs_fedmllm.adapters.opening import _foreign, _options
     from fs_fedmllm.config import from_mapping
     from fs_fedmllm.data.template import load_template
     from fs_fedmllm.errors import FedMLLMError
     from fs_fedmllm.hub.fetch import check_meaning, read_config
+    from fs_fedmllm.models.adapter_folder import describe, read_description
     from fs_fedmllm.models.export import read_adapter
+    from fs_fedmllm.tools.adapters.compare import read_tensors
+    from fs_fedmllm.tools.adapters.opening import _foreign, _options
 
     config = from_mapping(
         {"data": {"type": "digits_triage", "splitter": "fedmllm_aligned"}, "federate": {"client_num": 1}}

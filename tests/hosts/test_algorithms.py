@@ -8,7 +8,7 @@ import pytest
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 A = "fedmllm.aggregation."
 THREE = ["federate.client_num", "3", "federate.sample_client_num", "3"]

@@ -13,7 +13,7 @@ import yaml
 from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 EXAMPLE = REPOSITORY / "examples" / "hospitals"
 

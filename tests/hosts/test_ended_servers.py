@@ -23,7 +23,7 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 grpc = pytest.importorskip("grpc")
 

@@ -17,7 +17,7 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.identity import settings
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 MAIN = "federatedscope/main.py"
 CASES = "\n".join(f'  {c}: {{basis: "", question: "Which lamp"}}' for c in ("both", "text", "image", "neither"))

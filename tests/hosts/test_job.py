@@ -11,7 +11,7 @@ from host_environment import ForkedEnvironment
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 MAIN = "federatedscope/main.py"
 
@@ -66,7 +66,7 @@ def test_a_killed_job_goes_on_where_it_stands(plugged, host, tmp_path) -> None:
     driver.write_text(
         "import os, runpy, signal, sys\n"
         "import federatedscope.core.configs.config\n"
-        "from fs_fedmllm.session import Session\n"
+        "from fs_fedmllm.runs.session import Session\n"
         "checkpoint = Session.checkpoint\n"
         "def dies(self):\n"
         "    checkpoint(self)\n"
@@ -144,7 +144,7 @@ def test_a_bad_client_is_left_out_and_named(plugged, host, tmp_path) -> None:
     driver.write_text(
         "import runpy, sys\n"
         "import federatedscope.core.configs.config\n"  # plugged: registers us
-        "from fs_fedmllm.federation import Federation\n"
+        "from fs_fedmllm.rounds.federation import Federation\n"
         "from fs_fedmllm.errors import UpdateError\n"
         "turn = Federation.client_turn\n"
         "def broken(self, client, round_index, *rest):\n"

@@ -24,9 +24,7 @@ def written(*overrides: str, missing: float = 0.5, rows: dict[str, Any] | None =
     if rows is not None:
         results["test_rows"] = rows
     record = {"size": 12, "missing": {"image": missing, "text": 0.0}}
-    return card(
-        Facts("someone/x", config, results, {"clients": {"1": record}}, 4, entry, "owner/base", "mit", "", {})
-    )
+    return card(Facts("someone/x", config, results, {"clients": {"1": record}}, 4, entry, "owner/base", "mit", "", {}))
 
 
 def test_rows_that_lack_a_modality_are_counted(tmp_path: Any) -> None:

@@ -22,7 +22,7 @@ from fs_fedmllm.cli import main
 from fs_fedmllm.errors import FedMLLMError, HubError, ModelError
 from fs_fedmllm.hub import publisher
 from fs_fedmllm.hub.fetch import adapter_folder, restore
-from fs_fedmllm.simulation import run
+from fs_fedmllm.runs.simulation import run
 
 REPO = "someone/triage"
 Make = Callable[..., schema.Config]

@@ -2,8 +2,8 @@
 
 import torch
 
+from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.vision import VisionFeatures
-from fs_fedmllm.training.encoding import Encoder
 
 
 def _logits(federation, encoder: Encoder, rows) -> torch.Tensor:

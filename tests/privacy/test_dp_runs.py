@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from fs_fedmllm import simulation
 from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.errors import ConfigError, PrivacyError, UpdateError
 from fs_fedmllm.privacy import central
-from fs_fedmllm.report.console import closing_table
-from fs_fedmllm.session import Session
+from fs_fedmllm.runs import simulation
+from fs_fedmllm.runs.console import closing_table
+from fs_fedmllm.runs.session import Session
 
 DP = ("fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multiplier", "2.0")
 
@@ -160,15 +160,15 @@ def test_a_full_disk_draws_no_noise(short_config, monkeypatch) -> None:
 
     monkeypatch.setattr("fs_fedmllm.privacy.ledger.os.fsync", full)
     monkeypatch.setattr(central, "add_noise", lambda *_: pytest.fail("noise was drawn"))
-    monkeypatch.setattr("fs_fedmllm.run_folder.write_atomically", lambda *_: None)
-    monkeypatch.setattr("fs_fedmllm.session.write_manifest", lambda *_: None)
+    monkeypatch.setattr("fs_fedmllm.runs.run_folder.write_atomically", lambda *_: None)
+    monkeypatch.setattr("fs_fedmllm.runs.session.write_manifest", lambda *_: None)
     with pytest.raises(OSError, match="No space"):
         simulation.run(short_config("cross_i3t7", *DP, "federate.sample_client_num", "2"))
 
 
 def test_without_the_clients_half_the_run_stops(short_config, monkeypatch) -> None:
     """The mutant of a rival: noise is calibrated to a clip that no client does."""
-    monkeypatch.setattr("fs_fedmllm.federation.clip_update", lambda start, state, bound: state)
+    monkeypatch.setattr("fs_fedmllm.rounds.federation.clip_update", lambda start, state, bound: state)
     config = short_config(
         *("cross_i3t7", "fedmllm.privacy.dp.clip_norm", "1e-4", "fedmllm.privacy.dp.noise_multiplier", "1"),
         *("federate.sample_client_num", "2", "train.optimizer.lr", "1e-3"),

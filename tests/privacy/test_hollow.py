@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fs_fedmllm.commands.sites import status_table
 from fs_fedmllm.privacy.accountant import hollow
-from fs_fedmllm.report.console import privacy_line
+from fs_fedmllm.runs.console import privacy_line
 
 
 def test_epsilon_0_at_a_delta_of_a_half_says_that_it_promises_little() -> None:

@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
+from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.privacy.noise import add_noise, standard_normal
 from fs_fedmllm.privacy.sampling import draw
-from fs_fedmllm.profiles import profile_switches
 
 
 def entropy(seed: int):

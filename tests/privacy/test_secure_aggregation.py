@@ -14,6 +14,7 @@ from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.errors import PrivacyError, UpdateError
 from fs_fedmllm.privacy.secure_aggregation import client as client_side
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
@@ -21,7 +22,6 @@ from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint, plain_
 from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
-from fs_fedmllm.profiles import profile_switches
 
 WORDS = 37
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import pytest
 from safetensors.torch import load_file
 
-from fs_fedmllm import simulation
 from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.privacy.secure_aggregation import in_process
 from fs_fedmllm.privacy.secure_aggregation.fixed_point import plain_sum
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs import simulation
 
 SECURE = ("fedmllm.privacy.secure_aggregation.enabled", "True")
 THREE = ("federate.sample_client_num", "3")

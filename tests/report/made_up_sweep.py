@@ -12,9 +12,9 @@ from fs_fedmllm.config import read_yaml, to_mapping
 from fs_fedmllm.evaluation.metrics import choice_metrics
 from fs_fedmllm.evaluation.predictions import FILE, Prediction, write_predictions
 from fs_fedmllm.evaluation.slices import slice_figures
-from fs_fedmllm.sweeps import grid, runner
-from fs_fedmllm.sweeps.files import CELLS
-from fs_fedmllm.sweeps.table import load_table
+from fs_fedmllm.tools.sweeps import grid, runner
+from fs_fedmllm.tools.sweeps.files import CELLS
+from fs_fedmllm.tools.sweeps.table import load_table
 
 OPTIONS = ("yes", "no", "<maybe>")
 

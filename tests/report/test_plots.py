@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plot'")
 
-from fs_fedmllm.report import curves, plots
-from fs_fedmllm.report.runs import Run
+from fs_fedmllm.tools.report import curves, plots
+from fs_fedmllm.tools.report.runs import Run
 
 
 def axes_drawn(monkeypatch: pytest.MonkeyPatch, draw: Any) -> Any:
@@ -77,7 +77,7 @@ def test_tensorboard_has_no_panel_for_a_penalty_that_is_off(tmp_path: Path) -> N
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from fs_fedmllm import config as schema
-    from fs_fedmllm.run_folder import RunFolder
+    from fs_fedmllm.runs.run_folder import RunFolder
 
     for name, penalty in (("off", 0.0), ("on", 0.25)):
         folder = RunFolder(tmp_path / name, schema.Config())

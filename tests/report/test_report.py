@@ -20,8 +20,8 @@ import short_table
 
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
-from fs_fedmllm.report.figures import entries, holm
-from fs_fedmllm.report.runs import ReportError, read_sheet
+from fs_fedmllm.tools.report.figures import entries, holm
+from fs_fedmllm.tools.report.runs import ReportError, read_sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -96,7 +96,10 @@ def test_the_page_is_valid_and_alone(report) -> None:
     assert all(address.startswith("#") for address in page.addresses)
     assert set(page.addresses) <= {"#" + name for name in page.ids}
     assert "script" not in page.tags and "link" not in page.tags and "@import" not in text
-    outside = set(re.findall(r"https?://[^\"' <)]+", text)) - {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    outside = set(re.findall(r"https?://[^\"' <)]+", text)) - {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
     assert not outside
     assert page.tags.count("svg") == 3 + 2  # three curves, a key for each of two rows
     assert "prefers-color-scheme: dark" in text

@@ -86,7 +86,7 @@ def _quiet(out: Path) -> bool:
         working = []
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if "fs_fedmllm.sweeps.cell" in process.read_text() and _parent_is_gone(process.parent):
+                if "fs_fedmllm.tools.sweeps.cell" in process.read_text() and _parent_is_gone(process.parent):
                     working.append(process)
             except OSError:
                 continue

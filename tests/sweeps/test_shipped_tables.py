@@ -7,8 +7,8 @@ from short_runs import REPOSITORY
 
 from fs_fedmllm import config
 from fs_fedmllm.commands.sweep import find_table
-from fs_fedmllm.sweeps import grid
-from fs_fedmllm.sweeps.table import Metric, Reported, load_table
+from fs_fedmllm.tools.sweeps import grid
+from fs_fedmllm.tools.sweeps.table import Metric, Reported, load_table
 
 TABLES = sorted((REPOSITORY / "tables").glob("*.yaml"))
 

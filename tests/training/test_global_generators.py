@@ -7,7 +7,7 @@ import torch
 
 from fs_fedmllm.config import LocalConfig, ModelOptions
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.training.trainer import LocalTrainer
+from fs_fedmllm.rounds.trainer import LocalTrainer
 
 
 def _draw() -> tuple[float, float, float]:

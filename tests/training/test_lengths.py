@@ -9,16 +9,16 @@ import logging
 import pytest
 from PIL import Image
 
-from fs_fedmllm.adapters.opening import open_adapter
-from fs_fedmllm.adapters.predict import free_question, predict
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.lengths import PAPER, Lengths, row_lengths
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.simulation import run
-from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.lengths import PAPER, Lengths, row_lengths
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.tools.adapters.opening import open_adapter
+from fs_fedmllm.tools.adapters.predict import free_question, predict
 
 TEMPLATE = load_template("digits_triage")
 LONG = "the knee aches since monday " * 60

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fs_fedmllm.training.plan import (
+from fs_fedmllm.rounds.client_update import (
     STREAM_DROPOUT,
     STREAM_ORDER,
     STREAM_SAMPLING,

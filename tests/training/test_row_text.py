@@ -10,7 +10,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.families.base import Family
-from fs_fedmllm.training.row_text import MARK, RowText
+from fs_fedmllm.models.row_text import MARK, RowText
 
 WORDS = ["see the image here and there", "the end of a turn", "think about it", "image end user assistant inst"]
 COMMANDS = ["<image>", "<|end|>", "<|assistant|>", "[INST]"]

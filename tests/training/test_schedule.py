@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fs_fedmllm.training.schedule import round_lr, step_lr
+from fs_fedmllm.rounds.learning_rate import round_lr, step_lr
 
 BASE, HORIZON, RATIO = 2e-5, 50, 0.01  # w = 0.5 rounds
 

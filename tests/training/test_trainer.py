@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.training import trainer as trainer_module
-from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.trainer import LocalTrainer, Turn, grouped
+from fs_fedmllm.rounds import trainer as trainer_module
+from fs_fedmllm.rounds.trainer import LocalTrainer, Turn, grouped
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from typing import Any
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves, put
+from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.data.registry import NAMES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope.given import given, was_given, watch_merges
-from fs_fedmllm.profiles import SCENARIO_SWITCHES, SWITCHES
 
 #: Prefix of the method names that only our workers answer to. A job of ours is renamed when its data is built, so
 #: that FederatedScope builds its own workers for its own names and other jobs notice nothing.

@@ -15,8 +15,8 @@ from typing import Any
 
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.hosts.federatedscope import runtime
-from fs_fedmllm.report.console import closing_table
-from fs_fedmllm.session import Session
+from fs_fedmllm.runs.console import closing_table
+from fs_fedmllm.runs.session import Session
 
 _MODULES = ("federatedscope.core.workers.server", "federatedscope.core.workers.client")
 _NAME = "gRPCCommManager"

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from fs_fedmllm.hosts.federatedscope.compat import LOGGING_MODULE
-from fs_fedmllm.report.verbosity import is_verbose, takes_colour
+from fs_fedmllm.runs.verbosity import is_verbose, takes_colour
 
 
 def keep_log_in_file() -> None:

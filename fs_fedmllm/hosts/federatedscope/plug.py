@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fs_fedmllm.atomic import beside
 from fs_fedmllm.errors import HostError
+from fs_fedmllm.files.atomic import beside
 from fs_fedmllm.hosts.federatedscope import import_path
 from fs_fedmllm.hosts.federatedscope.checkout import PACKAGE, find_federatedscope, require_checkout
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras
-from fs_fedmllm.federated_data import FederatedData, prepare_data
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.report.console import ConsoleProgress
-from fs_fedmllm.resumption import announce
-from fs_fedmllm.run_folder import LOCK, RunFolder, is_finished, passed_over
-from fs_fedmllm.session import Session
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.console import ConsoleProgress
+from fs_fedmllm.runs.resumption import announce
+from fs_fedmllm.runs.run_folder import LOCK, RunFolder, is_finished, passed_over
+from fs_fedmllm.runs.session import Session
+from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
 
 logger = logging.getLogger("fs_fedmllm.hosts")
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from federatedscope.core.workers import Client, Server
 
-from fs_fedmllm.federation import Update
 from fs_fedmllm.hosts.federatedscope import distributed, runtime
 from fs_fedmllm.hosts.federatedscope.distributed import no_port
-from fs_fedmllm.report.console import closing_table
-from fs_fedmllm.session import Session
-from fs_fedmllm.training.trainer import TurnLog
+from fs_fedmllm.rounds.federation import Update
+from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.runs.console import closing_table
+from fs_fedmllm.runs.session import Session
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import torch
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fs_fedmllm.algorithms.server import State
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.errors import PrivacyError

@@ -10,14 +10,14 @@ import pytest
 import twins
 from PIL import Image
 
-from fs_fedmllm.adapters.predict import free_question
 from fs_fedmllm.config import EvaluationConfig
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.evaluator import Evaluator
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
-from fs_fedmllm.training.encoding import Encoder
-from fs_fedmllm.training.row_text import MARK
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.row_text import MARK
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.tools.adapters.predict import free_question
 
 NAMES = [*twins.BUILDERS, "minicpmv_legacy"]
 

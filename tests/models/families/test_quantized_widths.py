@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fs_fedmllm.config import LoraConfig, ModelOptions, QuantizationConfig
-from fs_fedmllm.federated_data import prepare_data
-from fs_fedmllm.federation import Federation
 from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])

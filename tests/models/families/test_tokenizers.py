@@ -14,8 +14,8 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import _check_tokenizer, load_mllm
-from fs_fedmllm.training.encoding import Encoder
 
 
 def _without(source, folder, *names):

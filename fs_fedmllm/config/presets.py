@@ -1,0 +1,183 @@
+"""The presets of the paper's Tables 2 to 7 (arXiv 2411.14717), written from one table.
+
+``python -m fs_fedmllm.config.presets`` writes ``configs/<dataset>/<level>.yaml`` anew; a test checks that the
+files are what this table says. A preset is one setting of the paper; the rows of its tables are the server method, an
+override: ``federate.method fedyogi | fedadam | fedavgm | fedadagrad``, or
+``federate.method local federate.total_round_num 5`` for the baseline Local.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Native in transformers, so that no code of the checkpoint runs. It succeeds the paper's MiniCPM-V-2_6-int4, which
+#: current transformers cannot load.
+MODEL = "openbmb/MiniCPM-V-4.6"
+
+#: What ``run --tiny`` puts in place of the real model: the embedded one, which needs no download and no accelerator.
+TINY = (
+    *("model.fedmllm.path", "tiny", "model.fedmllm.dtype", "float32"),
+    *("use_gpu", "False", "fedmllm.train.gradient_checkpointing", "False"),
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A scenario at one level.
+
+    Attributes:
+        file: name of the preset, without ``.yaml``.
+        splitter: the scenario.
+        args: its parameters, as YAML inside the braces of ``splitter_args``.
+        table: where the paper reports it.
+        says: one sentence for the head of the file.
+    """
+
+    file: str
+    splitter: str
+    args: str
+    table: int
+    says: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with the paper's protocol.
+
+    Attributes:
+        folder: folder of the presets.
+        type: ``data.type``.
+        root: ``data.root``.
+        rounds: rounds after which the paper reports; the learning rate's horizon is 50 everywhere.
+        best: the metric that picks the best round.
+        metrics: ``eval.metrics``.
+        note: further lines for the head of the file.
+        together: group key whose rows stay with one client, or empty.
+        options: lines of ``fedmllm``.
+    """
+
+    folder: str
+    type: str
+    root: str
+    rounds: int
+    best: str
+    metrics: str
+    note: str = ""
+    together: str = ""
+    options: str = ""
+
+
+LEVELS = (
+    *(
+        Level(f"aligned_a{alpha * 10:02.0f}", "aligned", f"alpha: {alpha}", 2, "Every client holds both modalities.")
+        for alpha in (5.0, 1.0, 0.5)
+    ),
+    *(
+        Level(f"missing_b{beta}", "missing", f"alpha: 0.5, beta: 0.{beta // 10}", 3,
+              f"Each row loses each modality with probability 0.{beta // 10}.")
+        for beta in (30, 40, 50)
+    ),
+    *(
+        Level(f"cross_i{k}t{10 - k}", "cross", f"alpha: 0.5, image_clients: {k}, text_clients: {10 - k}", 4,
+              f"{k} clients hold images and {10 - k} hold texts.")
+        for k in (3, 5, 7)
+    ),
+    *(
+        Level(f"hybrid_p{p}", "hybrid", f"alpha: 0.5, p: 0.{p // 10}", 5,
+              f"Each client holds each modality with probability 0.{p // 10}.")
+        for p in (80, 70, 60)
+    ),
+)  # fmt: skip
+
+TASKS = (
+    Task("hateful_memes", "hateful_memes", "data/hateful_memes", 25, "val_auc", "auc, acc"),
+    Task("crisismmd", "crisismmd", "data/crisismmd", 40, "val_macro_f1", "macro_f1, acc",
+         note="All images of a tweet stay with one client; take keep_together out for the authors' partition.",
+         together="tweet"),
+    Task("medical", "medical", "data", 50, "test_acc", "acc, open_acc, closed_acc",
+         note="VQA-RAD gives the images and the flashcards the text; the data root holds vqa_rad/, flashcards/ and,\n"
+              "# for fedmllm.data.test slake or both, slake/. No validation rows exist: report the last round.",
+         options="  eval:\n    max_new_tokens: 32\n"),
+)  # fmt: skip
+
+#: Table 7: (clients in a round, clients).
+SCALE = ((4, 10), (5, 20), (10, 30))
+
+
+def render(task: Task, level: Level, *, drawn: int = 2, clients: int = 10, method: str = "fedyogi") -> str:
+    """The text of one preset."""
+    args = level.args + (f", keep_together: {task.together}" if task.together else "")
+    note = f"# {task.note}\n" if task.note else ""
+    table = 7 if clients != 10 or drawn != 2 else 6 if task.folder == "medical" else level.table
+    return f"""\
+# {level.says} Table {table} of arXiv 2411.14717: {drawn} of {clients} clients a round.
+# Written by python -m fs_fedmllm.config.presets; other rows of the table: federate.method fedadam, local ...
+{note}use_gpu: True
+federate:
+  method: {method}
+  client_num: {clients}
+  sample_client_num: {drawn}
+  total_round_num: {task.rounds}
+  make_global_eval: True
+  share_local_model: True
+data:
+  type: {task.type}
+  root: {task.root}
+  splitter: fedmllm_{level.splitter}
+  splitter_args: [{{{args}}}]
+model:
+  type: fedmllm
+  fedmllm:
+    path: {MODEL}
+    dtype: bfloat16
+trainer:
+  type: fedmllm
+train:
+  local_update_steps: 1
+  batch_or_epoch: epoch
+  optimizer:
+    type: AdamW
+    lr: 2.0e-5
+eval:
+  freq: 5
+  metrics: [{task.metrics}]
+  best_res_update_round_wise_key: {task.best}
+early_stop:
+  patience: 0
+fedmllm:
+  train:
+    batch_size: 4
+    micro_batch_size: 1
+    lr_horizon: 50
+    gradient_checkpointing: True
+{task.options}"""
+
+
+def presets() -> Iterator[tuple[str, str]]:
+    """(path below ``configs/``, text) of every preset."""
+    for task in TASKS:
+        for level in LEVELS:
+            if task.folder != "medical" or level.splitter in ("cross", "hybrid"):
+                yield f"{task.folder}/{level.file}.yaml", render(task, level)
+    worst = next(level for level in LEVELS if level.file == "missing_b50")
+    for drawn, clients in SCALE:
+        text = render(TASKS[0], worst, drawn=drawn, clients=clients, method="fedadam")
+        yield f"hateful_memes/missing_b50_{drawn}of{clients}.yaml", text
+
+
+def write(folder: Path) -> int:
+    """Write every preset; returns how many."""
+    made = list(presets())
+    for name, text in made:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return len(made)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "configs"
+    print(f"{write(target)} presets in {target}")

@@ -1,0 +1,112 @@
+"""What an adapter's folder holds beside PEFT's two files: how it was trained, so that it can be used by itself.
+
+``fedmllm.json`` has the model's options (with the public id of the base), the prompt template and its variant. It
+holds no path of the machine that wrote it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.data.template import Template, build_template
+from fs_fedmllm.errors import ModelError
+from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.models.export import base_name
+from fs_fedmllm.version import VERSION as PACKAGE_VERSION
+
+NAME = "fedmllm.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """How an adapter was trained.
+
+    Attributes:
+        base: public id of the base, or its bare name.
+        model: ``model.fedmllm`` of the run, without its path.
+        template: the prompts.
+        prompt: ``original`` or ``augmented``.
+        max_new_tokens: longest generated answer.
+        max_length: ``fedmllm.train.max_length``.
+    """
+
+    base: str
+    model: Mapping[str, Any]
+    template: Template
+    prompt: str
+    max_new_tokens: int
+    max_length: int = -1
+
+
+def template_mapping(template: Template) -> dict[str, Any]:
+    """A template as its YAML file would give it."""
+    choice = template.task == "choice"
+    cases = {
+        variant: {
+            name: {"basis": case.basis, "question": case.question} if choice else case.question
+            for name, case in template.cases[variant].items()
+        }
+        for variant in template.cases
+    }
+    return {
+        "name": template.name,
+        "task": template.task,
+        "metric": template.metric,
+        "options": list(template.options),
+        "positive": template.positive,
+        "instruction": template.instruction,
+        "closing": template.closing,
+        **cases,
+    }
+
+
+def describe(config: Config, template: Template) -> bytes:
+    """``fedmllm.json`` of a run's adapters.
+
+    Args:
+        config: the run's configuration.
+        template: its prompts.
+    """
+    model = dataclasses.asdict(config.model.fedmllm)
+    base = base_name(model.pop("path"), config.fedmllm.hub.base_model)
+    value = {
+        "version": VERSION,
+        "written_by": f"fs-fedmllm {PACKAGE_VERSION}",
+        "base": base,
+        "model": model,
+        "template": template_mapping(template),
+        "prompt": config.fedmllm.prompt,
+        "max_new_tokens": config.fedmllm.eval.max_new_tokens,
+        "max_length": config.fedmllm.train.max_length,
+    }
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def read_description(folder: Path) -> Description | None:
+    """Read ``fedmllm.json``; None if the folder has none (an adapter of somebody else's).
+
+    Raises:
+        ModelError: it is damaged, or of an unknown version.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        return None
+    try:
+        raw = read_json(file)
+        if raw["version"] != VERSION:
+            raise ModelError(f"{file} has version {raw['version']}; this release reads version {VERSION}.")
+        template = build_template(raw["template"], f"{file}: template", str(raw["template"].get("name", "template")))
+        model = raw["model"]
+        if not isinstance(model, dict):
+            raise ModelError(f"{file}: model must be a mapping.")
+        lengths = int(raw["max_new_tokens"]), int(raw.get("max_length", -1))
+        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error

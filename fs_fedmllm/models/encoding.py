@@ -1,0 +1,416 @@
+"""From samples to token ids and model inputs, through the processor's own chat template.
+
+A row is encoded once and kept as integers. Batches are padded on the left, for training and for scoring alike:
+then the answers of all rows end in the last columns, and the language-model head is asked for those alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fs_fedmllm.data.images import check_image, open_image, pixels_key
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.errors import ModelError
+from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
+from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.row_text import Hidden, RowText
+from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as integers.
+
+    Attributes:
+        prompt: token ids up to and including the assistant's header; image placeholders expanded.
+        completion: token ids of the answer and of the end of the turn.
+        extras: further inputs with one value per prompt token, such as ``mm_token_type_ids``.
+        image: path of the row's image, or None.
+        source: for error messages.
+        shortened: whether a part of the row's text or question was left out.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    extras: dict[str, tuple[int, ...]]
+    image: str | None
+    source: str
+    shortened: bool = False
+
+
+@dataclass
+class Batch:
+    """Inputs of one forward pass.
+
+    Attributes:
+        inputs: keyword arguments of ``forward``.
+        labels: (rows, longest completion + 1) token ids of the last columns, ``IGNORED`` where there is no answer.
+            The first column never holds an answer: logits of a column predict the label of the next.
+    """
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    def loss_sum(self, logits: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens.
+
+        Args:
+            logits: (rows, columns of ``labels``, vocabulary), of the last columns.
+        """
+        return F.cross_entropy(
+            logits[:, :-1].reshape(-1, logits.shape[-1]).float(),
+            self.labels[:, 1:].reshape(-1),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+
+    @property
+    def supervised(self) -> int:
+        """Number of supervised tokens."""
+        return int((self.labels != IGNORED).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What stands for one image among the token ids.
+
+    Attributes:
+        placeholder: token id that the chat template writes for an image.
+        ids: token ids that take its place.
+        extras: the token-aligned inputs over those ids.
+    """
+
+    placeholder: int
+    ids: tuple[int, ...]
+    extras: dict[str, tuple[int, ...]]
+
+
+def _token_aligned(outputs: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """Token ids, and the further inputs of a processor's output with one value per token."""
+    ids = outputs["input_ids"]
+    extras = {
+        name: tuple(tensor[0].tolist())
+        for name, tensor in outputs.items()
+        if name not in ("input_ids", "attention_mask") and tensor.shape == ids.shape
+    }
+    return tuple(ids[0].tolist()), extras
+
+
+def _vision_part(outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of the vision tower among a processor's output."""
+    shape = outputs["input_ids"].shape
+    return {name: tensor for name, tensor in outputs.items() if tensor.shape != shape}
+
+
+class Encoder:
+    """Encodes rows for one model, template and prompt variant, and remembers them.
+
+    Args:
+        mllm: the model.
+        template: what rows are asked.
+        variant: ``original`` or ``augmented``.
+        vision: the cache of vision features, or None to send pixels through the model every time.
+        lengths: how long rows may be; None takes the defaults.
+    """
+
+    def __init__(
+        self,
+        mllm: MLLM,
+        template: Template,
+        variant: str,
+        vision: VisionFeatures | None,
+        lengths: Lengths | None = None,
+    ):
+        self.mllm = mllm
+        self.template = template
+        self.variant = variant
+        self.vision = vision
+        self.lengths = lengths or row_lengths(mllm)
+        self._rows: dict[tuple[str, str | None, str, bool], Encoded] = {}
+        self._image_tokens: dict[tuple[int, int], int] = {}
+        self._completions: dict[str, tuple[int, ...]] = {}
+        self._keys: dict[str, str] = {}
+        self._expansions: dict[str, Expansion | None] = {}
+        self._frames: dict[bool, tuple[int, ...]] = {}
+        self._row_text = RowText(mllm.processor, mllm.family)
+        self._suffix = self._turn_suffix()
+
+    def _chat(self, text: str, image: bool) -> str:
+        return self.mllm.family.chat(self.mllm.processor, text, image)
+
+    def _turn_suffix(self) -> str:
+        """What the chat template writes after an answer; the model learns to stop with it."""
+        marker = "\u241eanswer\u241e"
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": marker}]},
+        ]
+        whole = self.mllm.family.render(self.mllm.processor, messages)
+        if marker not in whole:
+            raise ModelError("The processor's chat template drops the assistant's answer; it cannot be used to train.")
+        suffix = whole.split(marker, 1)[1].rstrip("\n")
+        suffix = suffix or self.mllm.tokenizer.eos_token or ""
+        if not suffix:
+            raise ModelError(
+                "The checkpoint's tokenizer has no eos token and its chat template writes nothing after an answer, so "
+                "answers would not end: name an eos_token in its tokenizer_config.json."
+            )
+        return suffix
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without special tokens of the tokenizer's own."""
+        return tuple(self.mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text_tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a row's text alone, none of them the model's own."""
+        return self._as_text(text, lambda shown: shown, ())
+
+    def completion(self, answer: str) -> tuple[int, ...]:
+        """Token ids of an answer and the end of the turn; nothing in the answer ends the turn."""
+        if answer not in self._completions:
+            ending = self._row_text.commands(self.tokens(self._suffix))
+            self._completions[answer] = self._as_text(answer, lambda shown: shown + self._suffix, ending)
+        return self._completions[answer]
+
+    def _as_text(self, text: str, around: Callable[[str], str], frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids of ``around(text)``, where the text is nothing but text."""
+        hidden, ids = self._hidden(text, around, frame)
+        return self._row_text.restore(ids, {}, hidden.pieces)[0]
+
+    def _hidden(
+        self, text: str, around: Callable[[str], str], frame: tuple[int, ...]
+    ) -> tuple[Hidden, tuple[int, ...]]:
+        """A text with what a model would obey hidden, and the token ids of ``around`` it.
+
+        Args:
+            text: a row's.
+            around: what is written around it.
+            frame: the model's own tokens in what is written around; with the text in it there must be no other.
+
+        Raises:
+            ModelError: there are others however the text is hidden.
+        """
+        for hidden in self._row_text.forms(text):
+            written = around(hidden.text)
+            ids = self.tokens(written) if not hidden.pieces else self._marked_tokens(written)
+            if self._row_text.commands(ids) == frame:
+                return hidden, ids
+        raise ModelError("The checkpoint's chat template makes other tokens of its own for some texts.")
+
+    def _marked_tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._row_text.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _frame(self, image: bool) -> tuple[int, ...]:
+        """The model's own tokens around a user's text."""
+        if image not in self._frames:
+            self._frames[image] = self._row_text.commands(self.tokens(self._chat("?", image)))
+        return self._frames[image]
+
+    def encode(self, samples: Sequence[Sample], *, answered: bool = True) -> list[Encoded]:
+        """Encode rows; each distinct row goes through the processor once.
+
+        Args:
+            samples: rows.
+            answered: whether room is kept for each row's own answer; without it, for one that is yet to be written.
+
+        Raises:
+            DataError: an image cannot be read, or a row is too long whatever is left out of it (with its row).
+        """
+        encoded = []
+        for sample in samples:
+            prompt = self.template.prompt(sample, self.variant)
+            key = (prompt, sample.image, sample.answer, answered)
+            if key not in self._rows:
+                self._rows[key] = self._encode_one(sample, answered)
+            encoded.append(self._rows[key])
+        return encoded
+
+    def _encode_one(self, sample: Sample, answered: bool) -> Encoded:
+        where = sample.source or f"row {sample.id}"
+        completion = self.completion(sample.answer)
+        ids, extras = self._prompt(sample, where)
+        answer = self._answer_tokens(sample, answered)
+        cut = bool(self.lengths.most) and len(ids) + answer > self.lengths.most
+        if cut:
+            ids, extras = self._fitting(sample, ids, answer, where)
+        return Encoded(ids, completion, extras, sample.image, where, cut)
+
+    def _hidden_prompt(self, sample: Sample) -> tuple[Hidden, tuple[int, ...]]:
+        """A row's prompt with what a model would obey hidden, and its token ids before images are expanded."""
+        pictured = sample.image is not None
+        prompt = self.template.prompt(sample, self.variant)
+        return self._hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
+
+    def _plain_tokens(self, sample: Sample) -> int:
+        """Number of tokens of a row's prompt before images are expanded."""
+        hidden, ids = self._hidden_prompt(sample)
+        return len(self._row_text.restore(ids, {}, hidden.pieces)[0])
+
+    def _prompt(self, sample: Sample, where: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+        """Token ids of a row's prompt, and the further inputs over them."""
+        hidden, ids = self._hidden_prompt(sample)
+        extras: dict[str, tuple[int, ...]] = {}
+        expansion = self._expansion(sample.image, where) if sample.image is not None else None
+        if expansion is not None and ids.count(expansion.placeholder) == 1:
+            at = ids.index(expansion.placeholder)
+            ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
+            after = len(ids) - at - len(expansion.ids)
+            extras = {name: (0,) * at + values + (0,) * after for name, values in expansion.extras.items()}
+        elif sample.image is not None:
+            processor = self._row_text.processor if hidden.pieces else self.mllm.processor
+            ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
+        return self._row_text.restore(ids, extras, hidden.pieces)
+
+    # Lengths ------------------------------------------------------------------------------------------------------
+
+    def _answer_tokens(self, sample: Sample, answered: bool) -> int:
+        """Room for the answer: the longest option's, so that the cut does not tell which is right."""
+        if self.template.task == "choice":
+            options = range(len(self.template.options))
+            return max(len(self.completion(self.template.answer(i))) for i in options)
+        own = len(self.completion(sample.answer)) if answered else 0
+        return max(own, self.lengths.new_tokens)
+
+    def _fitting(
+        self, sample: Sample, ids: tuple[int, ...], answer: int, where: str
+    ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+        """The prompt of a row that is too long, with less of its text."""
+        if not self.lengths.limit:
+            raise too_long(where, len(ids) + answer, self.lengths)
+        room = most = self.lengths.limit - answer
+        beside = len(ids) - self._plain_tokens(sample)  # the image's
+        asks = self.template.task == "vqa"
+        while True:
+            shorter = shortened(sample, lambda row: beside + self._plain_tokens(row), room, asks=asks)
+            if shorter is None:
+                bare = dataclasses.replace(sample, text="" if sample.text is not None else None)
+                raise too_long(where, beside + self._plain_tokens(bare) + answer, self.lengths)
+            ids, extras = self._prompt(shorter, where)
+            if len(ids) <= most:
+                return ids, extras
+            room -= len(ids) - most  # the processor joins an image and a text in its own way
+
+    def count_shortened(self, samples: Sequence[Sample]) -> int:
+        """How many rows are shortened. Those that cannot be are told by their bytes, and by one image of their size.
+
+        Raises:
+            DataError: as :meth:`encode`.
+        """
+        return sum(self.encode([row])[0].shortened for row in samples if self._may_be_long(row))
+
+    def _may_be_long(self, sample: Sample) -> bool:
+        if not self.lengths.most:
+            return False
+        room = self.lengths.most - self._answer_tokens(sample, True) - self._beside(sample)
+        if most_tokens(self._chat(self.template.prompt(sample, self.variant), sample.image is not None)) <= room:
+            return False
+        return self._plain_tokens(sample) > room
+
+    def _beside(self, sample: Sample) -> int:
+        """Tokens that an image of this size adds."""
+        if sample.image is None or not Path(sample.image).is_file():
+            return 0
+        where = sample.source or f"row {sample.id}"
+        size = check_image(sample.image, where)
+        if size not in self._image_tokens:
+            probe = self._chat("?", True)
+            ids, _ = _token_aligned(self._process(probe, sample.image, where))
+            self._image_tokens[size] = len(ids) - len(self.tokens(probe))
+        return self._image_tokens[size]
+
+    def _expansion(self, image: str, where: str) -> Expansion | None:
+        """What the processor puts in place of an image's placeholder; each image goes through it once.
+
+        None if it does more to a prompt than that; then every row goes through the processor as a whole.
+        """
+        if image in self._expansions:
+            return self._expansions[image]
+        probe = self._chat("?", True)
+        outputs = self._process(probe, image, where)
+        if self.vision is not None:
+            image_key = self._image_key(image)
+            if self.vision.get(image_key) is None:
+                self.vision.compute(image_key, _vision_part(outputs))
+        ids, extras = _token_aligned(outputs)
+        plain = self.tokens(probe)
+        placeholder = getattr(self.mllm.processor, "image_token_id", None)
+        found = None
+        if self.mllm.family.splices and placeholder is not None and plain.count(placeholder) == 1:
+            at = plain.index(placeholder)
+            end = len(ids) - (len(plain) - at - 1)
+            only_inside = all(not any(v[:at]) and not any(v[end:]) for v in extras.values())
+            if end > at and ids[:at] == plain[:at] and ids[end:] == plain[at + 1 :] and only_inside:
+                found = Expansion(placeholder, ids[at:end], {name: v[at:end] for name, v in extras.items()})
+        self._expansions[image] = found
+        return found
+
+    def _process(self, chat: str, image: str, where: str, processor: Any = None) -> dict[str, torch.Tensor]:
+        picture = open_image(image, where)
+        return self.mllm.family.process(processor or self.mllm.processor, chat, picture, self.mllm.image_arguments)
+
+    def _image_key(self, path: str) -> str:
+        if path not in self._keys:
+            self._keys[path] = pixels_key(path)
+        return self._keys[path]
+
+    def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:
+        """The processor's vision outputs for a row's image, computed again (after eviction, or without a cache)."""
+        assert row.image is not None
+        return _vision_part(self._process(self._chat("?", True), row.image, row.source))
+
+    def _vision_entry(self, row: Encoded) -> VisionEntry:
+        assert self.vision is not None and row.image is not None
+        image_key = self._image_key(row.image)
+        entry = self.vision.get(image_key)
+        return entry if entry is not None else self.vision.compute(image_key, self._vision_inputs(row))
+
+    def collate(self, rows: Sequence[Encoded], *, completions: bool, suffix: Sequence[int] = ()) -> Batch:
+        """A left-padded batch.
+
+        Args:
+            rows: encoded rows with or without images, mixed as they come.
+            completions: append each row's completion and return labels for it.
+            suffix: token ids appended to every prompt (the forced opening of an answer).
+        """
+        device = self.mllm.device
+        sequences = [[*row.prompt, *suffix, *(row.completion if completions else ())] for row in rows]
+        longest = max(len(s) for s in sequences)
+        pad = self.mllm.tokenizer.pad_token_id
+        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for i, sequence in enumerate(sequences):
+            ids[i, longest - len(sequence) :] = torch.tensor(sequence)
+            mask[i, longest - len(sequence) :] = 1
+        inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        for name in {name for row in rows for name in row.extras}:
+            values = torch.zeros((len(rows), longest), dtype=torch.long)
+            for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+                if name in row.extras:
+                    start = longest - len(sequence)
+                    values[i, start : start + len(row.extras[name])] = torch.tensor(row.extras[name])
+            inputs[name] = values.to(device)
+        pictured = [row for row in rows if row.image is not None]
+        if self.vision is not None:
+            inputs |= forward_arguments(self.mllm.family, [self._vision_entry(row) for row in pictured])
+        elif pictured:
+            joined = self.mllm.family.join_pixels([self._vision_inputs(row) for row in pictured])
+            for name, pixels in joined.items():
+                tensor = pixels.to(device)
+                inputs[name] = tensor.to(self.mllm.inner.dtype) if tensor.is_floating_point() else tensor
+        if not completions:
+            return Batch(inputs)
+        widest = max(len(row.completion) for row in rows)
+        labels = torch.full((len(rows), widest + 1), IGNORED, dtype=torch.long)
+        for i, row in enumerate(rows):
+            labels[i, widest + 1 - len(row.completion) :] = torch.tensor(row.completion)
+        return Batch(inputs, labels.to(device))

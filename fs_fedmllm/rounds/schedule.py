@@ -1,0 +1,68 @@
+"""What a run does and when, told from its configuration alone: who trains, on which rows, what is evaluated when.
+
+A run does these things and the planner counts them, so both ask here. No model is needed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.rounds.client_update import STREAM_ORDER, STREAM_SAMPLING, plan_batches, turn_generator
+
+
+def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[int]] = ()) -> list[int]:
+    """The clients of a round, ascending; a pure function of the seed and the round, or as a replay says.
+
+    Under differential privacy a run does not ask here: it draws in secret (:mod:`fs_fedmllm.privacy.sampling`), and
+    this is one draw that it could make.
+
+    Args:
+        config: the run's configuration.
+        round_index: from 0.
+        recorded: the participants of each round, in a replay.
+    """
+    if recorded:
+        return list(recorded[round_index])
+    method, total = config.method, config.federate.client_num
+    if method.pooled:
+        return [1]
+    if not method.federated:
+        return list(range(1, total + 1))
+    if config.switches["client_sampling"] == "round_seed":
+        return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))
+    rng = turn_generator(config.seed, STREAM_SAMPLING, round_index, 0)
+    return sorted(int(k) + 1 for k in rng.choice(total, size=config.sampled_clients, replace=False))
+
+
+def turn_batches(config: Config, client: int, round_index: int, rows: int) -> list[list[int]]:
+    """Row indices of each optimizer step of a client's turn.
+
+    Args:
+        config: the run's configuration.
+        client: id.
+        round_index: from 0.
+        rows: how many the client has.
+    """
+    config = config.for_client(client)
+    order_round = 0 if config.switches["sample_order"] == "repeated" else round_index
+    return plan_batches(
+        rows,
+        amount=config.train.local_update_steps,
+        unit=config.train.batch_or_epoch,
+        batch_size=config.fedmllm.train.batch_size,
+        rng=turn_generator(config.seed, STREAM_ORDER, order_round, client),
+        drop_tail=config.switches["accumulation_tail"] == "dropped",
+    )
+
+
+def evaluation_due(config: Config, done_rounds: int) -> bool:
+    """Whether the adapter is evaluated after so many rounds, from 1; after the last it always is."""
+    return done_rounds % config.eval.freq == 0 or done_rounds >= config.federate.total_round_num
+
+
+def slices_due(config: Config, done_rounds: int) -> bool:
+    """Whether an evaluation after so many rounds also shows each modality alone."""
+    wanted = config.fedmllm.eval.slices
+    return wanted == "always" or (wanted == "ends" and done_rounds in (0, config.federate.total_round_num))

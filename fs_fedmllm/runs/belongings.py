@@ -1,0 +1,71 @@
+"""What a run's state belongs to beside its configuration: the content of what that names by paths only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fs_fedmllm.config import Config, settings
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.rounds.replay import recorded_participants
+from fs_fedmllm.scenarios.federated_data import FederatedData
+
+
+def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
+    """What a checkpoint says that it belongs to.
+
+    Args:
+        config: of the run.
+        data: its rows.
+
+    Returns:
+        Digests of the prompt template, the rows and images, the base's weights (empty where there are no files on this
+        machine yet) and the participants that are replayed; and the settings, so that what differs can be named.
+    """
+    replayed = json.dumps(recorded_participants(config)) if config.fedmllm.replay else ""
+    return {
+        "template": template_sha256(data.template),
+        "data": data.content_sha256,
+        "base": base_of(config),
+        "replay": hashlib.sha256(replayed.encode()).hexdigest() if replayed else "",
+        # A checkpoint may be published; this machine's folders are nobody's business.
+        "settings": {name: _without_paths(value) for name, value in settings(config).items()},
+    }
+
+
+def _without_paths(value: Any) -> Any:
+    text = json.dumps(value, sort_keys=True)
+    return f"path {hashlib.sha256(text.encode()).hexdigest()[:8]}" if "/" in text or "\\" in text else value
+
+
+def template_sha256(template: Template) -> str:
+    """sha256 of what a template says; its name and its place do not count."""
+    content = dataclasses.asdict(template)
+    content.pop("name")
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def base_of(config: Config) -> str:
+    """Fingerprint of the base's weights; empty where they cannot be read, which loading them says better."""
+    try:
+        return base_fingerprint(config.model.fedmllm)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+#: Part -> what to say if it is another one.
+OTHER = {
+    "template": "another prompt template (its content differs; fedmllm.template)",
+    "data": "other rows or images (their content differs; data.root)",
+    "base": "another base (the content of its weights differs; model.fedmllm.path)",
+    "replay": "other recorded participants (fedmllm.replay)",
+}
+
+
+def other_parts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Which parts differ, in words; a part that one side does not know is not compared."""
+    return [says for part, says in OTHER.items() if there.get(part) and here.get(part) and there[part] != here[part]]

@@ -1,0 +1,154 @@
+"""What a run shows in the terminal: a progress bar, and a closing table."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.evaluation.question_only import beside
+from fs_fedmllm.privacy.accountant import hollow
+from fs_fedmllm.rounds.federation import Update
+from fs_fedmllm.runs.verbosity import shows_progress
+
+
+class ConsoleProgress:
+    """One bar over all client turns, with round, client, loss and the time left.
+
+    Args:
+        config: for the number of turns.
+    """
+
+    def __init__(self, config: Config):
+        self._rounds = config.federate.total_round_num
+        self._metric = config.eval.best_res_update_round_wise_key
+        self._total = config.turns_per_round * self._rounds
+        self._made: tqdm | None = None
+        self._before = 0
+
+    @property
+    def _bar(self) -> tqdm:
+        """The bar; drawn at the first event, so that errors before it stand alone."""
+        if self._made is None:
+            watched = sys.stderr.isatty()
+            pace = 0.5 if watched else 60  # where nobody watches, a line a minute, and none of a short run
+            self._made = tqdm(
+                total=self._total, initial=self._before, unit="turn", file=sys.stderr, dynamic_ncols=True,
+                mininterval=pace, maxinterval=max(10, pace), delay=0 if watched else pace, leave=watched,
+                disable=not shows_progress(),
+            )  # fmt: skip
+        return self._made
+
+    def _say(self, line: str) -> None:
+        """A line above the bar; where nobody watches, a plain one."""
+        if sys.stderr.isatty():
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
+        """Print the metric that picks the best round, above the bar."""
+        shown = [n for n in (self._metric, "test_macro_f1", "test_auc", "test_acc") if n in figures]
+        text = ", ".join(f"{name} {figures[name]:.4f}" for name in dict.fromkeys(shown))
+        if shows_progress():
+            self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}")
+
+    def trained(self, round_index: int, update: Update) -> None:
+        """Advance the bar."""
+        self._bar.set_description(f"round {round_index + 1}/{self._rounds} client {update.client}", refresh=False)
+        self._bar.set_postfix_str(f"loss {update.log.loss:.3f}", refresh=False)
+        self._bar.update()
+
+    def refused(self, round_index: int, client: int, reason: str) -> None:
+        """Say who was left out."""
+        self._say(f"round {round_index + 1}: refused: {reason}")
+
+    def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
+        """The bar has moved already."""
+
+    def resumed(self, turns: int) -> None:
+        """Start the bar where the checkpoint stands; the time left follows from the turns of this process alone."""
+        self._before = turns
+
+    def close(self) -> None:
+        """Finish the bar."""
+        if self._made is not None:
+            self._made.close()
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def privacy_line(privacy: dict[str, Any]) -> str:
+    """One line on what a run gave away.
+
+    Args:
+        privacy: ``privacy`` of results.json.
+    """
+    said = []
+    if dp := privacy.get("differential_privacy"):
+        said.append(
+            f"epsilon {dp['epsilon']:.4g} at delta {dp['delta']:.3g} per client "
+            f"({dp['neighbouring']}; {dp['sampling']}; {dp['releases']} noisy means)"
+            f"{hollow(dp['epsilon'], dp['delta'])}"
+        )
+    if privacy.get("secure_aggregation"):
+        said.append("secure aggregation, the server saw sums only")
+    return f"privacy: {', '.join(said)}"
+
+
+def closing_table(results: dict[str, Any], folder: str) -> str:
+    """The figures of a finished run as text.
+
+    Args:
+        results: as in results.json.
+        folder: the run folder.
+    """
+    evaluations = results["evaluations"]
+    order = ("test_macro_f1", "test_auc", "test_acc", "test_open_acc", "test_closed_acc", "test_loss")
+    present = {name for entry in evaluations for name in entry}
+    columns = [name for name in (results["best_by"], *order) if name in present]
+    columns = list(dict.fromkeys(columns))
+    slices = [n for n in ("test_image_acc", "test_text_acc") if n in present]
+    header = [
+        "",
+        *[c.replace("test_", "").replace("val_", "val ") for c in columns],
+        *[c.replace("test_", "").replace("_", " ") for c in slices],
+    ]
+    best_round = results["best"]["round"] if results["best"] else None
+    rows = []
+    for entry in evaluations:
+        name = "zero-shot" if entry["round"] == 0 else f"round {entry['round']}"
+        if entry["round"] == best_round:
+            name += " (best)"
+        rows.append([name, *[f"{entry[c]:.4f}" if c in entry else "" for c in (*columns, *slices)]])
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in [header, *rows]
+    ]
+    seconds = results["seconds"]
+    rest = seconds["total"] - seconds["training"] - seconds["evaluation"]
+    lines += [
+        "",
+        f"best by {results['best_by']}: round {best_round}",
+        f"bytes sent: {_bytes(results['bytes_sent'])} (adapter {_bytes(results['adapter_bytes'])})",
+        f"time: {seconds['total']:.1f} s = training {seconds['training']:.1f} s + evaluation "
+        f"{seconds['evaluation']:.1f} s + everything else {rest:.1f} s",
+        f"adapter sha256: {results['adapter_sha256']}",
+        f"run folder: {folder}",
+    ]
+    if results.get("question_only") and evaluations:
+        lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
+    if results.get("privacy"):
+        lines.insert(-2, privacy_line(results["privacy"]))
+    if results["refused"]:
+        lines.insert(-2, f"refused updates: {len(results['refused'])} (see results.json)")
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""The folder of a run: everything needed to read, cite, load or repeat it.
+
+resolved_config.yaml  the resolved configuration
+manifest.json         which client got which rows and what they show
+metrics.jsonl         one line per client turn, round and evaluation
+results.json          the closing figures, with slices and intervals
+predictions.jsonl     what the last evaluation predicted, a line per test row and view
+adapter/              the final adapter in PEFT's format; adapter_best/ the best round's
+events/               TensorBoard
+checkpoint/           the state to resume from (removed when the run ends)
+run.lock              who is writing (removed when the run ends; one that a killed run left does not matter)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fs_fedmllm.config import Config, config_digest, load, settings, to_mapping, told_apart
+from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
+from fs_fedmllm.files.atomic import remove_torn, write_atomically
+from fs_fedmllm.files.locks import Lock
+
+logger = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+_SAME = re.compile("this very configuration")
+
+
+def run_path(config: Config, label: str = "") -> Path:
+    """The run's folder: ``outdir/expname``, or a name from the label and the configuration's digest.
+
+    A finished run is never written over: the next free ``-2``, ``-3``... is taken.
+    """
+    return next(folder for folder in _candidates(config, label) if not is_finished(folder))
+
+
+def _candidates(config: Config, label: str) -> Iterator[Path]:
+    name = config.expname or f"{label or config.scenario}-{config.federate.method}-{config_digest(config)[:8]}"
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ConfigError(f"expname {name!r} may hold letters, digits and . _ + - only, no dot first.")
+    yield Path(config.outdir) / name
+    for attempt in itertools.count(2):
+        yield Path(config.outdir) / f"{name}-{attempt}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds the results of a run."""
+    return (folder / "results.json").is_file()
+
+
+def passed_over(folder: Path, config: Config) -> str:
+    """What to say of a finished run whose name a new one was given.
+
+    Args:
+        folder: the finished run's.
+        config: the new one's.
+    """
+    try:
+        found = told_apart(settings(load(folder / "resolved_config.yaml")), settings(config))
+    except FedMLLMError:
+        return f"{folder} holds a finished run of another release"
+    if found:
+        return f"{folder} holds a finished run with another configuration ({found})"
+    return f"{folder} holds a finished run of this very configuration, whose results stand"
+
+
+@contextlib.contextmanager
+def claimed(config: Config, label: str = "") -> Iterator[RunFolder]:
+    """The run's folder, held for this process alone for the length of a block.
+
+    Args:
+        config: of the run.
+        label: as for :func:`run_path`.
+
+    Raises:
+        LockedError: another process is at it.
+        ConfigError: as :func:`run_path`.
+    """
+    passed: list[str] = []
+    for path in _candidates(config, label):
+        if not is_finished(path):
+            new = not path.exists()
+            folder = RunFolder(path, config)
+            folder.lock()
+            if not is_finished(path):
+                break
+            folder.unlock()  # it came to its end in this very moment
+        passed.append(passed_over(path, config))
+    try:
+        if passed:
+            logger.warning("%s. This one goes to %s.", next(filter(_SAME.search, passed), passed[-1]), path)
+        yield folder
+    finally:
+        folder.unlock()
+        if new:
+            with contextlib.suppress(OSError):  # only if nothing came to be in it
+                path.rmdir()
+
+
+def check_output(outdir: str) -> None:
+    """A run can write where it is to write; nothing is made yet.
+
+    Args:
+        outdir: of the configuration.
+
+    Raises:
+        StorageError: names the folder, and what stands in the way.
+    """
+    existing = Path(outdir).absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"outdir is {outdir!r}, but {existing} cannot be written: {error.strerror}. Change its rights, make "
+            "room, or name another folder."
+        ) from error
+
+
+class RunFolder:
+    """Writes a run's files as it goes."""
+
+    def __init__(self, path: Path, config: Config):
+        self.path = path
+        self.config = config
+        path.mkdir(parents=True, exist_ok=True)
+        self._events: Any = None
+        self._lock: Lock | None = None
+
+    def lock(self) -> None:
+        """Hold the folder for this process alone until :meth:`unlock`; remove what a killed process left half-written.
+
+        Raises:
+            LockedError: another process holds it; or, under differential privacy, it cannot be locked at all.
+        """
+        private = self.config.fedmllm.privacy.dp.enabled
+        self._lock = Lock(
+            self.path / LOCK,
+            needed="two runs in it would spend more privacy than either reports." if private else "",
+            advice="Wait until it has ended, or give this run another expname.",
+        )
+        inside = [self.path / name for name in ("checkpoint", "adapter", "adapter_best", "clients", "state")]
+        remove_torn(self.path, *inside, *(self.path / "clients").glob("*/"))
+
+    def unlock(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def write_config(self) -> None:
+        """Write the resolved configuration."""
+        text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
+        write_atomically(self.path / "resolved_config.yaml", text.encode())
+
+    def keep_lines(self, count: int) -> None:
+        """Cut metrics.jsonl to its first ``count`` lines: what came after the checkpoint is computed again."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        write_atomically(path, b"".join(lines[:count]))
+
+    def record(self, kind: str, round_index: int, figures: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl, and its numbers to the TensorBoard events.
+
+        Args:
+            kind: ``turn``, ``round`` or ``evaluation``.
+            round_index: the round, from 0; an evaluation's round is the number of rounds done.
+            figures: numbers and names.
+        """
+        line = {"kind": kind, "round": round_index, **figures}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        events = self._writer()
+        prefix = f"client_{figures['client']}" if kind == "turn" else kind
+        for name, value in figures.items():
+            # A penalty of exactly 0 is switched off, and a panel of zeros says nothing.
+            if isinstance(value, int | float) and name != "client" and (name != "penalty" or value):
+                events.add_scalar(f"{prefix}/{name}", value, round_index)
+
+    def _writer(self) -> Any:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path / "events"))
+        return self._events
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Flush the events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None

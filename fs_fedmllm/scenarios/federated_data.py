@@ -1,0 +1,243 @@
+"""The rows of a run: read, dealt to clients by the scenario, and checked against the prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.config.schema import SPLITS
+from fs_fedmllm.data.content import rows_sha256
+from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
+from fs_fedmllm.data.registry import load_dataset
+from fs_fedmllm.data.sample import Dataset, Sample
+from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.scenarios.build import apply_scenario
+from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
+from fs_fedmllm.scenarios.switches import ScenarioParams, profile_params
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Data after the scenario.
+
+    Attributes:
+        dataset: what the adapter read.
+        template: its prompts.
+        clients: client id (from 1) -> training rows, with what the client may see.
+        manifest: how the rows were dealt; names no rows at a site that knows but its own.
+        split: sha256 of the manifest that the site's folder was written for, where the site does not have it all.
+        report: labels of each split, rows of each client and what splits share, as in results.json; empty where nobody
+            sees all rows.
+    """
+
+    dataset: Dataset
+    template: Template
+    clients: Mapping[int, Sequence[Sample]]
+    manifest: Manifest
+    split: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifest_sha256(self) -> str:
+        """sha256 of the manifest of the whole split."""
+        return self.split or self.manifest.sha256
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """sha256 of the rows and the content of their images; of a site, of those that it has."""
+        rows = self.dataset
+        return rows_sha256(row for part in (rows.train, rows.val, rows.test) for row in part)
+
+
+def evaluated_rows(config: Config, rows: Sequence[Sample]) -> Sequence[Sample]:
+    """Rows of a split, thinned out evenly where ``fedmllm.eval.limit`` says so."""
+    limit = config.fedmllm.eval.limit
+    if not 0 < limit < len(rows):
+        return rows
+    return [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def scenario_params(config: Config, dataset: Dataset) -> ScenarioParams:
+    """The scenario's parameters: the profile's, with what the configuration sets on top.
+
+    Raises:
+        ScenarioError: the scenario has no such setting.
+    """
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
+    }
+    return profile_params(config.fedmllm.profile, dataset=dataset.name, **settings)
+
+
+def fitting_template(config: Config, dataset: Dataset) -> Template:
+    """The prompts of a data set; every row's label is one of their options.
+
+    Raises:
+        ConfigError: there is no such template.
+        DataError: a label is outside the template's options.
+    """
+    template = load_template(config.fedmllm.template or dataset.template)
+    if template.task != "choice":
+        return template
+    for row in (*dataset.train, *dataset.val, *dataset.test):
+        if row.label is None or not 0 <= row.label < len(template.options):
+            raise DataError(
+                f"{row.source or row.id}: the label {row.label!r} is outside the {len(template.options)} options of "
+                f"the template {template.name!r}. Correct the row or name another template (fedmllm.template)."
+            )
+    return template
+
+
+def _read(config: Config) -> Dataset:
+    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    for warning in dataset.warnings:
+        logging.getLogger("fs_fedmllm").warning("%s", warning)
+    return dataset
+
+
+def _labelled(
+    config: Config, clients: Mapping[int, Sequence[Sample]], template: Template
+) -> dict[int, Sequence[Sample]]:
+    if config.switches["text_only_label"] != "text":
+        return dict(clients)
+    return {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
+
+
+def prepare_data(config: Config) -> FederatedData:
+    """Read the data set, apply the scenario to its training rows, and say what splits share.
+
+    Raises:
+        ConfigError: the metric that picks the best round is on a split without rows, or is not one of the task's.
+        DataError: a label is outside the template's options, or a metric cannot be computed on the rows.
+        ScenarioError: the scenario cannot be applied.
+    """
+    data = deal_data(config, _read(config))
+    shared = overlaps(data.dataset, named_groups(config))
+    labels = label_counts(data.dataset, data.template)
+    for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
+        logging.getLogger("fs_fedmllm").warning("%s", sentence)
+    rows = {str(client): len(own) for client, own in sorted(data.clients.items())}
+    return dataclasses.replace(data, report={"labels": labels, "client_rows": rows, "shared": shared})
+
+
+def named_groups(config: Config) -> list[str]:
+    """Keys of rows that the user calls groups: of his own data, and what a scenario keeps together."""
+    own = config.fedmllm.data.get("groups", ())
+    together = config.scenario_args.get("keep_together")
+    return list(dict.fromkeys([*(own if isinstance(own, list | tuple) else ()), *([together] if together else [])]))
+
+
+def deal_data(config: Config, dataset: Dataset) -> FederatedData:
+    """Apply the scenario to the training rows of a data set; what is raised is as in :func:`prepare_data`."""
+    template = fitting_template(config, dataset)
+    clients, manifest = deal(config, dataset, template)
+    if config.method.pooled:
+        clients = {1: [row for client in sorted(clients) for row in clients[client]]}
+    check_best(config, dataset, template)
+    return FederatedData(dataset, template, clients, manifest)
+
+
+def deal(config: Config, dataset: Dataset, template: Template) -> tuple[dict[int, Sequence[Sample]], Manifest]:
+    """Apply the scenario to a data set's training rows: the same wherever it is done.
+
+    Returns:
+        Client id -> rows, with what the client may see; and how they were dealt.
+
+    Raises:
+        ScenarioError: the scenario cannot be applied.
+    """
+    split = apply_scenario(
+        config.scenario,
+        dataset.train,
+        config.federate.client_num,
+        scenario_params(config, dataset),
+        config.seed,
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+    )
+    return _labelled(config, split.clients, template), split.manifest
+
+
+def recorded_data(config: Config, path: str) -> FederatedData:
+    """Read the data set and deal its training rows as a manifest records it, without drawing.
+
+    Args:
+        config: whose data set.
+        path: of the manifest.
+
+    Raises:
+        ScenarioError: the manifest was made from other files or rows.
+    """
+    recorded = read_manifest(path)
+    dataset = _read(config)
+    template = load_template(config.fedmllm.template or dataset.template)
+    split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
+    return FederatedData(dataset, template, _labelled(config, split.clients, template), split.manifest)
+
+
+def check_best(config: Config, dataset: Dataset, template: Template) -> None:
+    """The metrics of a run must be ones that the rows allow: the task's own, and the one that picks the best round.
+
+    Raises:
+        ConfigError: no evaluation has the metric that picks the best round.
+        DataError: the AUC is asked of rows of one class.
+    """
+    for split in SPLITS if template.metric == "auc" else ():
+        judged = evaluated_rows(config, getattr(dataset, split))
+        labels = {row.label for row in judged}
+        if len(labels) == 1:
+            (label,) = labels
+            raise DataError(
+                f"The {split} rows of {dataset.name} that are evaluated ({len(judged):,}) all have the label "
+                f"{template.options[label or 0]!r}, and the AUC, the metric of the template {template.name!r}, needs "
+                "two. Give rows of both, set the template's metric to accuracy, or raise fedmllm.eval.limit if set."
+            )
+    name = config.eval.best_res_update_round_wise_key
+    part, _, metric = name.partition("_")
+    rows: Sequence[Sample] = evaluated_rows(config, getattr(dataset, part))
+    sliced = metric.startswith(("image_", "text_"))
+    if sliced and (part == "val" or not any(row.presence == "both" for row in rows)):
+        why = "only test rows are" if part == "val" else "none of them has both"
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, which shows {part} rows with one modality, and {why}. "
+            f"Use {part}_{metric.partition('_')[2]}."
+        )
+    if not rows:
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, but {dataset.name} has no {part} rows; use a metric of "
+            f"its {'test' if part == 'val' else 'val'} rows."
+        )
+    if template.task == "choice":
+        sampled = config.switches["decision"] == "sampled_text"
+        known = {"acc", "macro_f1", "weighted_f1"} | ({"unparsable"} if sampled else {"loss"})
+        known |= {"auc", "auc_hard"} if template.metric == "auc" else set()
+    else:
+        known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
+    if metric.removeprefix("image_").removeprefix("text_") not in known:
+        raise ConfigError(
+            f"eval.best_res_update_round_wise_key is {name!r}, but an evaluation of {dataset.name} has "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def _own_label(row: Sample, template: Template) -> Sample:
+    """A text-only row takes its text's own label where the data set has one (CrisisMMD)."""
+    name = row.keys.get("label_text")
+    if row.presence != "text" or name is None or name not in template.options:
+        return row
+    label = template.options.index(name)
+    return dataclasses.replace(row, label=label, answer=template.answer(label))
+
+
+def missing_rate(rows: Sequence[Sample]) -> float:
+    """beta_k: the largest share, over modalities, of a client's rows that lack it; a bare question is text."""
+    without_image = sum(row.image is None for row in rows)
+    without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)
+    return max(without_image, without_text) / len(rows)

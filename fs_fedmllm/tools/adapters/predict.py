@@ -1,0 +1,154 @@
+"""Ask an adapter: one image and/or text, or a file of them; options with probabilities, or a written answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.data.columns import UnreadColumns, missing, one_image, renamed
+from fs_fedmllm.data.files import json_rows
+from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.shapes import check_shapes
+from fs_fedmllm.data.template import CASES, VARIANTS, Case, Template, load_template
+from fs_fedmllm.errors import DataError
+from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.lengths import row_lengths
+from fs_fedmllm.tools.adapters.opening import Opened
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of a row.
+
+    Attributes:
+        id: the row's.
+        shown: which modalities it had.
+        answer: the likeliest option, or the generated text.
+        probabilities: option -> probability among the options; None for a generated answer.
+    """
+
+    id: str
+    shown: str
+    answer: str
+    probabilities: dict[str, float] | None
+
+
+def read_rows(file: Path) -> list[Sample]:
+    """Rows of a JSON Lines file: ``image`` (a path beside the file) or ``images``, ``text``, ``question``, ``id``.
+
+    Raises:
+        DataError: a line is no mapping, shows nothing, names an image that is not there, or holds what looks like one
+            of these under another name; told with its line.
+    """
+    images = ImageFolder(file.parent)
+    unread = UnreadColumns((), {})
+    rows = []
+
+    def renaming(mapping: Mapping[str, str]) -> str:
+        return f"Rename it: {', '.join(f'{column} to {name}' for name, column in mapping.items())}."
+
+    for number, (where, original) in enumerate(json_rows(file, Findings()), start=1):
+        raw = renamed(original, {}, where)
+        unread.note(original, raw)
+        fault = unread.fault(where, renaming)  # a row that shows nothing is the lesser thing to say
+        if fault is not None:
+            raise fault
+        value = one_image(raw.get("image"), where)
+        image = None if missing(value) else images.resolve(value, where)
+        rows.append(_row(str(raw.get("id", number)), image, raw.get("text"), raw.get("question"), where))
+    if not rows:
+        raise DataError(f"{file} has no rows.")
+    return rows
+
+
+def one_row(image: str, text: str, question: str) -> Sample:
+    """The row of the command line.
+
+    Raises:
+        DataError: there is no such image, or nothing to show.
+    """
+    if image and not Path(image).is_file():
+        raise DataError(f"--image: {image} is not a file.")
+    return _row("1", str(Path(image).resolve()) if image else None, text or None, question or None, "the command line")
+
+
+def _row(name: str, image: str | None, text: Any, question: Any, where: str) -> Sample:
+    for value in (text, question):
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"{where}: text and question must be texts, not {value!r}.")
+    if image is None and text is None and question is None:
+        raise DataError(f"{where} shows nothing: give an image, a text or a question.")
+    return Sample(id=name, image=image, text=text, answer="", question=question, source=where)
+
+
+def free_question(template: Template | None) -> Template:
+    """A template that asks the row's own question, for rows that bring one."""
+    if template is not None and template.task == "vqa":
+        return template
+    ask = {case: Case("", "{question}") for case in CASES}
+    return Template("question", "vqa", "accuracy", (), 1, "", "", {variant: ask for variant in VARIANTS})
+
+
+def predict(
+    opened: Opened, rows: Sequence[Sample], *, template: str = "", prompt: str = "", batch_size: int = 16
+) -> list[Answer]:
+    """Answers, in the order of the rows. Rows with a question of their own are answered in writing.
+
+    Args:
+        opened: the adapter.
+        rows: what to ask about.
+        template: name or path of a template; empty takes the training's.
+        prompt: ``original`` or ``augmented``; empty takes the training's.
+        batch_size: rows in one forward pass.
+
+    Raises:
+        DataError: there is no template, and a row has no question; an image cannot be read, or is too long.
+    """
+    check_shapes(rows, opened.mllm.family.widest, opened.mllm.family.name)
+    known = opened.description
+    chosen = load_template(template) if template else known.template if known is not None else None
+    variant = prompt or (known.prompt if known is not None else "original")
+    tokens = known.max_new_tokens if known is not None else EvaluationConfig().max_new_tokens
+    config = EvaluationConfig(batch_size=batch_size, max_new_tokens=tokens)
+    lengths = row_lengths(opened.mllm, known.max_length if known is not None else -1, tokens)
+    asked = [i for i, row in enumerate(rows) if row.question is not None]
+    others = [i for i in range(len(rows)) if i not in set(asked)]
+    if others and (chosen is None or chosen.task == "vqa"):
+        raise DataError(
+            f"{rows[others[0]].source} has no question, and the adapter's template asks the row's own: give "
+            "--question, or --template with options."
+        )
+    answers: dict[int, Answer] = {}
+    cut = 0
+    if asked:
+        # A text-only row keeps its text; a question alone is asked as it is.
+        evaluator = Evaluator(Encoder(opened.mllm, free_question(chosen), variant, None, lengths), config)
+        said = evaluator.generate([rows[i] for i in asked])
+        cut += sum(row.shortened for row in evaluator.encoder.encode([rows[i] for i in asked], answered=False))
+        answers |= {i: Answer(rows[i].id, rows[i].presence, text, None) for i, text in zip(asked, said, strict=True)}
+    if others:
+        assert chosen is not None
+        evaluator = Evaluator(Encoder(opened.mllm, chosen, variant, None, lengths), config)
+        # The completion plays no part in scoring; any option's will do.
+        scored = [dataclasses.replace(rows[i], answer=chosen.answer(0), label=0) for i in others]
+        shares = np.exp(evaluator.option_log_probs(scored))
+        cut += sum(row.shortened for row in evaluator.encoder.encode(scored))
+        for i, share in zip(others, shares, strict=True):
+            probabilities = {name: float(p) for name, p in zip(chosen.options, share, strict=True)}
+            best = max(probabilities, key=lambda name: probabilities[name])
+            answers[i] = Answer(rows[i].id, rows[i].presence, best, probabilities)
+    if cut:
+        logging.getLogger("fs_fedmllm").warning(
+            "Rows are longer than %d tokens, and their texts are shortened: %d rows.", lengths.limit, cut
+        )
+    return [answers[i] for i in range(len(rows))]

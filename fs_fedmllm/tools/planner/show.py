@@ -1,0 +1,82 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fs_fedmllm.tools.planner.plan import Plan
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def number(count: float) -> str:
+    """A count for people."""
+    for unit, step in (("B", 1e9), ("M", 1e6)):
+        if count >= step:
+            return f"{count / step:.2f} {unit}"
+    return f"{count:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def table(plan: Plan) -> str:
+    """The plan as lines of ``what  figure``."""
+    lines: list[tuple[str, str]] = []
+    model: dict[str, Any] = plan.model
+    if model:
+        place = "on this machine" if model["present"] else "NOT on this machine"
+        lines.append(("model", f"{model['path']}, {place}; licence {model['licence']}, gated {model['gated']}"))
+    if "base_parameters" in model:
+        lines.append(("base", f"{number(model['base_parameters'])} parameters in {model['dtype']}, "
+                              f"{size(model['base_bytes'])}"))  # fmt: skip
+        lines.append(("adapter", f"{number(model['adapter_parameters'])} parameters, "
+                                 f"{size(plan.traffic['adapter_bytes'])} on the wire"))  # fmt: skip
+    data = plan.data
+    if data.get("present"):
+        lines.append(("data", f"{data['type']} ({data['root']}): {data['train']} training, {data['val']} validation, "
+                              f"{data['test']} test rows"))  # fmt: skip
+        lines.append(("clients", f"{data['clients']} with {data['smallest_client']} to {data['largest_client']} rows"))
+    else:
+        lines.append(("data", f"{data['type']} ({data['root']}): NOT there"))
+    if plan.work:
+        work = plan.work
+        lines.append(("work", f"{work['rounds']} rounds of {work['clients_per_round']} clients, {work['turns']} "
+                              f"turns, {work['steps']:,} steps, {work['rows_trained']:,} rows"))  # fmt: skip
+        lines.append(("evaluation", f"{work['evaluations']} times, {work['rows_scored']:,} rows in all"))
+    if plan.traffic:
+        lines.append(("traffic", f"{size(plan.traffic['round_bytes'])} a round, {size(plan.traffic['run_bytes'])} "
+                                 "in all, both directions"))  # fmt: skip
+    if plan.memory:
+        memory = plan.memory
+        batch = memory.get("training_batch")
+        source = memory["source"] + (f"; {batch['rows']} rows of {batch['tokens']} tokens" if batch else "")
+        lines.append(("memory", f"{size(memory['peak_bytes'])} above the imports, per process ({source})"))
+        if "device_peak_bytes" in memory:
+            lines.append(("accelerator", size(memory["device_peak_bytes"])))
+        for name, count in memory.get("parts", {}).items():
+            lines.append((f"  {name.replace('_', ' ')}", size(count)))
+    if plan.time:
+        parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.time["seconds"].items())
+        lines.append(("time", f"{duration(plan.time['total_seconds'])}: {parts}"))
+    for package in plan.packages:
+        lines.append(("package", f"{package['name']} {package['installed'] or '-'}: {package['verdict']} "
+                                 f"({package['tested'] or package['bounds']})"))  # fmt: skip
+    width = max(len(name) for name, _ in lines)
+    text = "\n".join(f"{name.ljust(width)}  {figure}" for name, figure in lines)
+    if plan.notes:
+        text += "\n\n" + "\n".join(plan.notes)
+    if plan.problems:
+        text += "\n\nThis run would not start:\n" + "\n".join(f"- {problem}" for problem in plan.problems)
+    return text

@@ -1,0 +1,145 @@
+"""What a run does, counted before it does it: clients of every round, their steps, the rows and images they touch.
+
+Draws are functions of the seed, the round and the client, so the count is exact and costs no training. Under
+differential privacy clients are drawn in secret, and the count is that of one draw that the run could make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.rounds.replay import recorded_participants
+from fs_fedmllm.rounds.schedule import evaluation_due, round_clients, slices_due, turn_batches
+from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
+
+#: Turns that a probe may go through.
+FIRST_TURNS = 6
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run's work.
+
+    Attributes:
+        clients_per_round: clients that train in a round.
+        turns: client turns of the run.
+        steps: optimizer steps of the run.
+        rows: rows through the model in training, with repetitions.
+        evaluations: evaluations of the run.
+        scored: rows through the model in all evaluations.
+        used: the distinct rows that are encoded, training and evaluation.
+        images: distinct images among them.
+        batch: rows of one forward pass in training, at most.
+        eval_batch: rows of one evaluation batch, at most.
+        heaviest: the rows of the optimizer step with the longest text beside an image, and of that with the longest
+            text alone; which has more tokens only the model's processor can tell.
+        longest: likewise the evaluation batches.
+        first: the rows of each step of the run's first turns, up to :data:`FIRST_TURNS`.
+        scored_parts: the evaluation batches that are shortest and middling.
+    """
+
+    clients_per_round: int
+    turns: int
+    steps: int
+    rows: int
+    evaluations: int
+    scored: int
+    used: Sequence[Sample]
+    images: int
+    batch: int
+    eval_batch: int
+    heaviest: Sequence[Sequence[Sample]]
+    longest: Sequence[Sequence[Sample]]
+    first: Sequence[Sequence[Sequence[Sample]]]
+    scored_parts: Sequence[Sequence[Sample]]
+
+
+def length(row: Sample) -> int:
+    """Characters of a row's texts, which stand for its tokens."""
+    return len(row.text or "") + len(row.question or "")
+
+
+def _longest_batches(rows: Sequence[Sample], batch: int) -> list[list[Sample]]:
+    """The batch with the longest texts of the rows with an image, and of those without."""
+    kinds = ([row for row in rows if row.image is not None], [row for row in rows if row.image is None])
+    return [sorted(kind, key=length)[-batch:] for kind in kinds if kind]
+
+
+def count_work(config: Config, data: FederatedData) -> Work:
+    """Count what the run will do.
+
+    Args:
+        config: the run's configuration.
+        data: rows of every client.
+
+    Raises:
+        ConfigError: ``fedmllm.replay`` names no record of such a run.
+    """
+    local = config.fedmllm.train
+    recorded = recorded_participants(config) if config.fedmllm.replay else ()
+    rounds = config.federate.total_round_num
+    turns = steps = rows = widest = 0
+    touched: dict[tuple[object, ...], Sample] = {}
+
+    def touch(row: Sample) -> None:
+        touched.setdefault((row.image, row.text, row.question, row.answer), row)
+
+    seen: dict[int, set[int]] = {}
+    lengths = {client: [length(row) for row in rows] for client, rows in data.clients.items()}
+    first: list[list[list[Sample]]] = []
+    heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
+    for round_index in range(rounds):
+        for client in round_clients(config, round_index, recorded):
+            batches = turn_batches(config, client, round_index, len(data.clients[client]))
+            turns += 1
+            steps += len(batches)
+            rows += sum(len(batch) for batch in batches)
+            widest = max([widest, *(len(batch) for batch in batches)])
+            mine = data.clients[client]
+            if len(first) < FIRST_TURNS:
+                first.append([[mine[i] for i in batch] for batch in batches])
+            for batch in batches:
+                for pictured in (True, False):
+                    texts = [lengths[client][i] for i in batch if (mine[i].image is not None) == pictured]
+                    if texts and (len(batch), max(texts)) > heaviest.get(pictured, ((0, 0),))[0]:
+                        heaviest[pictured] = ((len(batch), max(texts)), [mine[i] for i in batch])
+            seen.setdefault(client, set()).update(i for batch in batches for i in batch)
+    for client, indices in seen.items():
+        for i in indices:
+            touch(data.clients[client][i])
+    val, test = evaluated_rows(config, data.dataset.val), evaluated_rows(config, data.dataset.test)
+    due = [done for done in range(1, rounds + 1) if evaluation_due(config, done)]
+    if not config.method.has_global:
+        due = [rounds] * config.federate.client_num
+    if config.fedmllm.eval.zero_shot:
+        due = [0, *due]
+    scored = len(due) * (len(val) + len(test))
+    sliced = [done for done in due if slices_due(config, done)]
+    shown = [row.showing(image=image, text=not image) for row in test for image in (True, False)] if sliced else []
+    shown = [row for row in shown if row.presence != "neither"] if any(r.presence == "both" for r in test) else []
+    scored += len(sliced) * len(shown)
+    for row in (*val, *test, *shown):
+        touch(row)
+    used = list(touched.values())
+    eval_batch = min(config.fedmllm.eval.batch_size, max(len(val), len(test), 1))
+    by_length = sorted((*val, *test), key=length)
+    middle = max(0, (len(by_length) - eval_batch) // 2)
+    return Work(
+        clients_per_round=len(round_clients(config, 0, recorded)),
+        turns=turns,
+        steps=steps,
+        rows=rows,
+        evaluations=len(due),
+        scored=scored,
+        used=used,
+        images=len({row.image for row in used if row.image is not None}),
+        batch=min(widest, local.micro_batch_size or widest),
+        eval_batch=eval_batch,
+        heaviest=[batch for _, batch in heaviest.values()],
+        longest=_longest_batches(by_length, eval_batch),
+        first=first,
+        scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch]],
+    )

@@ -1,0 +1,305 @@
+"""A report's content, laid out once and written as HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.tools.report import curves
+from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
+from fs_fedmllm.tools.report.runs import Run, Sheet
+from fs_fedmllm.tools.sweeps.table import Metric
+from fs_fedmllm.version import VERSION
+
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as text.
+
+    Attributes:
+        figure: mean and standard deviation over the seeds; a dash where nothing is finished.
+        lines: what stands under it: interval, the paper's figure and the difference, the comparison.
+    """
+
+    figure: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: head, and rows of a title and cells."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+@dataclass
+class Content:
+    """Everything of a report.
+
+    Attributes:
+        sheet: the runs.
+        tables: one for each metric.
+        classes, clients: slices, a table for each column.
+        pictures: (title of the column, SVG elements).
+        legend: (title, colour, dash pattern) of the rows in the pictures.
+        notes: of the rows.
+        sources: a row for every run: what made it.
+    """
+
+    sheet: Sheet
+    tables: list[Grid] = field(default_factory=list)
+    classes: list[Grid] = field(default_factory=list)
+    clients: list[Grid] = field(default_factory=list)
+    pictures: list[tuple[str, list[str]]] = field(default_factory=list)
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sources: list[Mapping[str, str]] = field(default_factory=list)
+    made: str = ""
+
+
+def number(value: float, metric: Metric, *, signed: bool = False) -> str:
+    """A figure in the table's unit, with a true minus sign and no negative zero."""
+    rounded = round(value * metric.scale, metric.decimals) + 0.0
+    return f"{rounded:{'+' if signed else ''}.{metric.decimals}f}".replace("-", MINUS)
+
+
+def cell_of(entry: Entry, metric: Metric) -> Cell:
+    """An entry as text."""
+    after = ", ".join(str(count) for count in sorted(entry.diverged))
+    if entry.spread is None:
+        lines = [_reported(entry, metric)] if entry.paper is not None else []
+        if entry.diverged:
+            return Cell("diverged", (f"after {after} rounds", *lines))
+        return Cell("–", tuple(lines))
+    figure = number(entry.spread.mean, metric)
+    if entry.spread.std is not None:
+        figure += f" ± {number(entry.spread.std, metric)}"
+    lines = [f"without {len(entry.diverged)} that diverged after {after} rounds"] if entry.diverged else []
+    if entry.interval is not None:
+        lines.append(f"[{number(entry.interval.low, metric)}, {number(entry.interval.high, metric)}]")
+    if entry.paper is not None:
+        ours = entry.spread.mean * metric.scale
+        difference = f"{ours - entry.paper.mean:+.{metric.decimals}f}".replace("-", MINUS)
+        lines.append(f"{_reported(entry, metric)}, ours {difference}")
+    if entry.versus is not None:
+        own = entry.versus.interval
+        p_value = entry.p_adjusted if entry.p_adjusted is not None else entry.versus.p_value
+        lines.append(
+            f"Δ {number(own.value, metric, signed=True)} [{number(own.low, metric, signed=True)}, "
+            f"{number(own.high, metric, signed=True)}], p {p_value:.3f}".replace("p 0.000", "p < 0.001")
+        )
+    return Cell(figure, tuple(lines))
+
+
+def _reported(entry: Entry, metric: Metric) -> str:
+    assert entry.paper is not None
+    places = max(metric.decimals, 2)
+    spread = f" ± {entry.paper.std:.{places}f}" if entry.paper.std is not None else ""
+    return f"paper {entry.paper.mean:.{places}f}{spread}"
+
+
+def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
+    """Compute a report.
+
+    Args:
+        sheet: what it is of.
+        pictures: draw the curves (needs matplotlib).
+    """
+    content = Content(sheet, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    rows, columns = sheet.rows(), sheet.columns()
+    most = max(len(column_metrics(sheet, column)) for column in columns)
+    heads = [sheet.title(column) for column in columns]
+    for index in range(most):
+        shown = [c for c in columns if index < len(column_metrics(sheet, c))]
+        metrics = [column_metrics(sheet, column)[index] for column in shown]
+        same = len({metric.title for metric in metrics}) == 1
+        head = [
+            (sheet.title(c) or metric.title) if same else f"{sheet.title(c)}: {metric.title}"
+            for c, metric in zip(shown, metrics, strict=True)
+        ]
+        found = [entries(sheet, column, index) for column in shown]
+        body = [
+            (sheet.title(row), [cell_of(found[j][i], metrics[j]) for j in range(len(shown))])
+            for i, row in enumerate(rows)
+        ]
+        content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
+    for column, title in zip(columns, heads, strict=True):
+        own = [
+            (sheet.title(row), i, runs)
+            for i, row in enumerate(rows)
+            if sheet.table.place(row) != "zero_shot" and (runs := sheet.at({**row, **column}))
+        ]
+        content.classes += _slices(own, title, "classes", "f1")
+        content.clients += _slices(own, title, "clients", "acc")
+        if pictures and own:
+            drawn = []
+            for k, figure in enumerate(sheet.table.curves):
+                lines = curves.lines_of(own, figure)
+                if lines:
+                    drawn.append(curves.draw(lines, figure.replace("_", " "), f"c{len(content.pictures)}-{k}"))
+            if drawn:
+                content.pictures.append((title, drawn))
+    for i, row in enumerate(rows):
+        if sheet.table.place(row) != "zero_shot" and any(sheet.at({**row, **column}) for column in columns):
+            content.legend.append((sheet.title(row), *curves.colour(i)))
+    content.notes = [value.note for axis in sheet.table.axes for value in axis.values if value.note]
+    seen: set[Path] = set()
+    for place, runs in sheet.runs.items():
+        for run in runs:
+            if run.folder not in seen:
+                seen.add(run.folder)
+                content.sources.append({"run": sheet.title(dict(place)), **source_of(run)})
+    return content
+
+
+def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:
+    found = {name: mean_slices(runs, key, figure) for name, _, runs in rows}
+    names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    if not names:
+        return []
+    body = [
+        (name, [Cell(f"{100 * numbers[part]:.1f}" if part in numbers else "–") for part in names])
+        for name, numbers in found.items()
+        if numbers
+    ]
+    return [Grid(title, names, body)]
+
+
+def source_of(run: Run) -> dict[str, str]:
+    """What made a run, as text."""
+    results = run.results
+    seconds = (results.get("seconds") or {}).get("total")
+    return {
+        "seed": str(run.seed),
+        "profile": str(results.get("profile", "")),
+        "version": str(results.get("version", "")),
+        "commit": str(results.get("commit") or "not from a checkout"),
+        "config": str(results.get("config_sha256", "")),
+        "manifest": str(results.get("manifest_sha256", "")),
+        "adapter": str(results.get("adapter_sha256") or "none (each client has its own)"),
+        "rounds": str(results.get("rounds", "")),
+        "refused": str(len(results.get("refused") or [])),
+        "seconds": f"{seconds:.0f}" if isinstance(seconds, int | float) else "",
+        "folder": run.folder.name,
+    }
+
+
+def explanation(sheet: Sheet) -> list[str]:
+    """How the figures are to be read."""
+    base = sheet.title(baseline_of(sheet))
+    return [
+        "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise.",
+        "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
+        "figures owe to which rows were tested, not to the seed.",
+        f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
+        "and a two-sided p-value after Holm's correction for the rows of the column.",
+        "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what "
+        "those show; for Local, of the client's own adapter.",
+    ]
+
+
+def html(content: Content) -> str:
+    """The page: one file, no network."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(
+        content=content, sheet=content.sheet, table=content.sheet.table, explanation=explanation(content.sheet),
+        version=VERSION, columns=list(content.sources[0]) if content.sources else [],
+    )  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    for sign in ("\\", "|", "<", ">", "*", "_", "`", "[", "]"):
+        text = text.replace(sign, "\\" + sign if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return text
+
+
+def markdown(content: Content, *, slices: bool = True) -> str:
+    """The tables as Markdown."""
+    sheet = content.sheet
+    lines = [f"# {_escaped(sheet.table.title)}", ""]
+    if sheet.tiny:
+        lines += ["**Made with `--tiny`: embedded model and data, a few steps. The figures mean nothing.**", ""]
+    if sheet.table.about:
+        lines += [_escaped(sheet.table.about), ""]
+    lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(explanation(sheet)[:3])}", ""]
+    if sheet.table.source:
+        lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
+    for grid in content.tables:
+        lines += [*_grid(grid, with_lines=True), ""]
+    lines += [f"- {_escaped(note)}" for note in content.notes]
+    if slices:
+        for title, grids in (("F1 by class", content.classes), ("Accuracy by client", content.clients)):
+            for grid in grids:
+                named = Grid(f"{title}: {grid.title}" if grid.title else title, grid.head, grid.rows)
+                lines += ["", *_grid(named, with_lines=False)]
+    commits = sorted({f"{s['version']}, {s['profile']}, {s['commit']}" for s in content.sources})
+    lines += ["", "Made by (version, profile, commit): " + "; ".join(map(_escaped, commits)) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _grid(grid: Grid, *, with_lines: bool) -> list[str]:
+    lines = [f"## {_escaped(grid.title)}", "", "| | " + " | ".join(map(_escaped, grid.head)) + " |",
+             "|---|" + "---|" * len(grid.head)]  # fmt: skip
+    for title, cells in grid.rows:
+        texts = [
+            "<br>".join([_escaped(cell.figure), *(map(_escaped, cell.lines) if with_lines else ())]) for cell in cells
+        ]
+        lines.append(f"| {_escaped(title)} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def rows_csv(sheet: Sheet) -> str:
+    """One line for every run and metric."""
+    axes = [axis.name for axis in sheet.table.axes]
+    stream = io.StringIO()
+    head = ["seed", "metric", "value", "paper_mean", "paper_std", "profile", "version", "commit", "config", "manifest",
+            "adapter", "folder"]  # fmt: skip
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*axes, *head])
+    for row in sheet.rows():
+        for column in sheet.columns():
+            place = {**row, **column}
+            for metric in sheet.table.metrics_at(place):
+                paper = sheet.table.reported(place, metric)
+                for run in sheet.at(place):
+                    value = run.value(metric.name, sheet.table.place(place))
+                    source = source_of(run)
+                    figures: list[Any] = [
+                        run.seed, metric.name, "" if value is None else value * metric.scale,
+                        "" if paper is None else paper.mean, "" if paper is None or paper.std is None else paper.std,
+                    ]  # fmt: skip
+                    names = ("profile", "version", "commit", "config", "manifest", "adapter", "folder")
+                    writer.writerow([*(place[axis] for axis in axes), *figures, *(source[name] for name in names)])
+    return stream.getvalue()
+
+
+def write_report(sheet: Sheet, out: Path, *, pictures: bool = True) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and ``report.csv``.
+
+    Args:
+        sheet: what it is of.
+        out: folder, made if it is not there.
+        pictures: draw the curves (needs matplotlib).
+    """
+    content = content_of(sheet, pictures=pictures)
+    texts = {"report.html": html(content), "report.md": markdown(content), "report.csv": rows_csv(sheet)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomically(out / name, text.encode())
+    return [out / name for name in texts]

@@ -1,0 +1,241 @@
+"""Pictures of the heterogeneity: who holds which labels, modalities and kinds of rows.
+
+Counts are stacked bars, one bar a client, always in ascending order of the clients' ids. Parts are told apart by
+luminance (dark to light, so that greyscale print keeps them) and by hatching. Every picture is written as PNG and SVG.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.extras import require_extra
+
+if TYPE_CHECKING:
+    from fs_fedmllm.data.sample import Sample
+    from fs_fedmllm.scenarios.federated_data import FederatedData
+    from fs_fedmllm.tools.report.embedding import Features
+
+#: Hatches in the order of the parts; neighbours differ even where the luminance is close.
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "++", "**")
+#: What a row shows, by its presence; then the same for rows that ask a question of their own.
+CASES = {"both": "image and text", "image": "image only", "text": "text only", "neither": "neither"}
+ASKING = {"both": "image, text and question", "image": "image and question", "text": "text and question",
+          "neither": "question only"}  # fmt: skip
+#: More parts than this are summed up as ``REST``.
+MOST_PARTS = 10
+REST = "other"
+
+
+def _pyplot() -> Any:
+    require_extra("plot", "A plot (without curves: report --no-curves)")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "fs-fedmllm"  # the same picture is the same file
+    matplotlib.rcParams["hatch.linewidth"] = 0.6
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def shades(count: int) -> list[Any]:
+    """Colours from dark to light: luminance rises from each to the next."""
+    _pyplot()
+    from matplotlib import colormaps
+
+    span = [0.5] if count == 1 else [0.12 + 0.83 * i / (count - 1) for i in range(count)]
+    return [colormaps["viridis"](place) for place in span]
+
+
+def count_axis(axis: Any) -> None:
+    """Ticks of an axis that counts: whole numbers only, or a tick at 17.5 would be written as 18."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_major_formatter("{x:,.0f}")
+
+
+def draw_all(data: FederatedData, folder: Path, *, features: Features | None = None, seed: int = 0) -> list[Path]:
+    """Draw every picture that the data has something for.
+
+    Args:
+        data: after the scenario.
+        folder: where to write; made if it is not there.
+        features: of the clients' rows, for the embedding.
+        seed: of the embedding.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{data.dataset.called}, {data.manifest.scenario}"
+    written: list[Path] = []
+    labels = list(data.template.options)
+    if labels:
+        written += draw_counts(labels_of(data.clients, labels), f"{title}: labels", folder / "labels", order=labels)
+    written += draw_counts(modalities_of(data.clients), f"{title}: modalities", folder / "modalities",
+                           order=[*CASES.values(), *ASKING.values()])  # fmt: skip
+    for name, rows in categories(data):
+        part = name.rpartition(", ")[2].replace(" ", "_")
+        written += draw_bars(rows, f"{data.dataset.called}: {name}", folder / f"{part}")
+    if features is not None:
+        written += draw_embedding(features, f"{title}: features", folder / "embedding", seed)
+    return written
+
+
+def labels_of(clients: Mapping[int, Sequence[Sample]], names: Sequence[str]) -> dict[int, Counter[str]]:
+    """Client -> rows by label."""
+    return {
+        client: Counter(names[row.label] if row.label is not None else "none" for row in rows)
+        for client, rows in sorted(clients.items())
+    }
+
+
+def modalities_of(clients: Mapping[int, Sequence[Sample]]) -> dict[int, Counter[str]]:
+    """Client -> rows by what they show."""
+    return {
+        client: Counter((ASKING if row.question else CASES)[row.presence] for row in rows)
+        for client, rows in sorted(clients.items())
+    }
+
+
+def categories(data: FederatedData) -> Iterator[tuple[str, dict[str, Counter[str]]]]:
+    """(what is counted, split -> counts) for the keys and the kind of the rows of a question-answering set.
+
+    Where some rows have an image, only those count: flashcards beside them have question types of their own.
+    """
+    splits: dict[str, Sequence[Sample]] = {name: getattr(data.dataset, name) for name in ("train", "test")}
+    if any(row.image is not None for rows in splits.values() for row in rows):
+        splits = {name: [row for row in rows if row.image is not None] for name, rows in splits.items()}
+    for key, called in (("organ", "image category"), ("question_type", "question type"), ("", "answer kind")):
+        counts = {
+            split: Counter(_kinds(row, key) for row in rows if _kinds(row, key)) for split, rows in splits.items()
+        }
+        counts = {split: count for split, count in counts.items() if count}
+        if counts:
+            yield called, counts
+
+
+def _kinds(row: Sample, key: str) -> str:
+    value = row.keys.get(key, "") if key else row.kind
+    return value.strip().lower()
+
+
+def _parts(counts: Mapping[Any, Counter[str]], order: Sequence[str]) -> tuple[list[str], dict[Any, Counter[str]]]:
+    """The parts that occur, in order; beyond ``MOST_PARTS`` the rarest are summed up."""
+    total: Counter[str] = sum(counts.values(), Counter())
+    names = [name for name in order if total[name]] or sorted(total, key=lambda n: (-total[n], n))
+    names += sorted((name for name in total if name not in names), key=lambda n: (-total[n], n))
+    if len(names) <= MOST_PARTS:
+        return names, dict(counts)
+    kept = set(sorted((name for name in names if name != REST), key=lambda n: (-total[n], n))[: MOST_PARTS - 1])
+    merged = {}
+    for key, own in counts.items():
+        merged[key] = Counter({name: count for name, count in own.items() if name in kept})
+        merged[key][REST] = own.total() - merged[key].total()
+    return [*(name for name in names if name in kept), REST], merged
+
+
+def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, order: Sequence[str]) -> list[Path]:
+    """Stacked bars, one a client."""
+    plt = _pyplot()
+    names, counts = _parts(counts, order)
+    clients = sorted(counts)
+    figure, axes = plt.subplots(figsize=(max(6.0, 2.2 + 0.45 * len(clients)), 4.6), layout="constrained")
+    bottom = [0] * len(clients)
+    for name, colour, hatch in zip(names, shades(len(names)), HATCHES, strict=False):
+        heights = [counts[client][name] for client in clients]
+        axes.bar(range(len(clients)), heights, bottom=bottom, label=name, color=colour, hatch=hatch,
+                 edgecolor="white" if sum(colour[:3]) < 1.4 else "black", linewidth=0.4)  # fmt: skip
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for place, total in enumerate(bottom):
+        axes.annotate(f"{total:,}", (place, total), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
+                      textcoords="offset points", rotation=90 if len(clients) > 14 else 0)  # fmt: skip
+    axes.set_ylim(0, 1.12 * max(bottom))  # room for the numbers
+    count_axis(axes.yaxis)
+    axes.set_xticks(range(len(clients)), [str(client) for client in clients])
+    axes.set(title=title, xlabel="client", ylabel="training rows")
+    axes.spines[["top", "right"]].set_visible(False)
+    columns = 2 if max(len(name) for name in names) > 24 else 3
+    handles, shown = axes.get_legend_handles_labels()
+    figure.legend(handles, shown, loc="outside lower center", ncols=min(columns, len(names)), fontsize=9,
+                  frameon=False, handlelength=2.4, handleheight=1.4)  # fmt: skip
+    return _save(plt, figure, path)
+
+
+def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> list[Path]:
+    """Horizontal bars of a category, a bar for each split."""
+    plt = _pyplot()
+    names, counts = _parts(counts, ())
+    splits = list(counts)
+    figure, axes = plt.subplots(figsize=(7.0, 1.6 + 0.42 * len(names)), layout="constrained")
+    height = 0.8 / len(splits)
+    for i, (split, colour, hatch) in enumerate(zip(splits, shades(len(splits)), HATCHES, strict=False)):
+        places = [place + (i - (len(splits) - 1) / 2) * height for place in range(len(names))]
+        bars = axes.barh(places, [counts[split][name] for name in names], height, label=split, color=colour,
+                         hatch=hatch, edgecolor="white" if sum(colour[:3]) < 1.4 else "black",
+                         linewidth=0.4)  # fmt: skip
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max(count for own in counts.values() for count in own.values()))
+    count_axis(axes.xaxis)
+    axes.set(title=title, xlabel="rows")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(splits) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=2.4, handleheight=1.4)
+    return _save(plt, figure, path)
+
+
+MARKERS = "osD^vPX*<>"
+
+
+def draw_embedding(features: Features, title: str, path: Path, seed: int) -> list[Path]:
+    """Vision and text features, each embedded in two dimensions by t-SNE; a colour and a marker for each client."""
+    plt = _pyplot()
+    parts = {name: part for name, part in (("vision", features.vision), ("text", features.text)) if len(part[0]) > 3}
+    if not parts:
+        raise ConfigError("There are too few rows to embed; raise --rows.")
+    clients = sorted({client for _, owners in parts.values() for client in owners})
+    colours = shades(len(clients))
+    figure, grid = plt.subplots(1, len(parts), figsize=(5.2 * len(parts), 5.4), layout="constrained", squeeze=False)
+    for axes, (name, (vectors, owners)) in zip(grid[0], parts.items(), strict=True):
+        places = embed(vectors, seed)
+        for index, client in enumerate(clients):
+            chosen = [i for i, owner in enumerate(owners) if owner == client]
+            axes.scatter(places[chosen, 0], places[chosen, 1], s=22, color=colours[index],
+                         marker=MARKERS[index % len(MARKERS)], edgecolor="black", linewidth=0.3)  # fmt: skip
+        axes.set(title=f"{name} features", xticks=[], yticks=[])
+    figure.suptitle(title)
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=colours[i], markeredgecolor="black",
+               markeredgewidth=0.3, label=f"client {client}")
+        for i, client in enumerate(clients)
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(10, len(clients)), frameon=False, fontsize=9,
+                  columnspacing=1.0, handletextpad=0.2)  # fmt: skip
+    return _save(plt, figure, path)
+
+
+def embed(vectors: Any, seed: int) -> Any:
+    """(rows, 2) places of t-SNE (van der Maaten and Hinton 2008); the same for the same seed."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
+
+
+def _save(plt: Any, figure: Any, path: Path) -> list[Path]:
+    written = []
+    for ending, details in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        target = path.with_name(path.name + ending)
+        figure.savefig(target, dpi=150, metadata=details)
+        written.append(target)
+    plt.close(figure)
+    return written

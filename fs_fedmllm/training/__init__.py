@@ -1,1 +1,0 @@
-"""A client's turn: encoding, the local trainer, the regulariser, the schedules."""
