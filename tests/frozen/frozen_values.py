@@ -102,7 +102,7 @@ def of_run(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(path: Path) -> str:
-    return re.sub(r"(tfevents)\..*", r"\1", str(path))
+    return re.sub(r"(tfevents)\..*", r"\1", re.sub(r"sub_exp_\d+", "sub_exp", str(path)))
 
 
 def _keys(value: Any) -> Any:
