@@ -17,6 +17,8 @@ from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
 from fs_fedmllm.models.export import read_adapter
 
 TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
+#: Seconds to wait for the hub's first answer.
+PATIENCE = 30
 _CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
 #: What changes what an adapter's tensors mean.
 _MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
@@ -179,6 +181,30 @@ def restore(text: str, like: dict[str, torch.Tensor], live: Mapping[str, Any]) -
     return read_adapter(path, like)
 
 
+def checkpoint_names(text: str) -> tuple[Reference, list[str]]:
+    """The commit that a reference names, and the files of the run's state in it.
+
+    Args:
+        text: ``owner/name@revision``.
+
+    Raises:
+        HubError: the revision has no checkpoint, or the hub does not answer.
+    """
+    reference = parse_reference(text, "fedmllm.hub.resume_from")
+    try:
+        with quiet():
+            info = make_api().model_info(reference.repo, revision=reference.revision, timeout=PATIENCE)
+    except Exception as error:
+        raise HubError(f"hub:{reference} cannot be fetched: {explain(error)}.") from error
+    names = [item.rfilename for item in info.siblings or [] if _CHECKPOINT.fullmatch(item.rfilename)]
+    if "checkpoint/state.json" not in names:
+        raise HubError(
+            f"hub:{reference} holds no checkpoint. Name an earlier commit of a run with fedmllm.hub.checkpoint: True, "
+            "or start from its adapter with federate.restore_from."
+        )
+    return Reference(reference.repo, str(info.sha)), names
+
+
 def fetch_checkpoint(text: str, folder: Path) -> str:
     """Put a pushed run's state into a run folder that has none.
 
@@ -192,19 +218,8 @@ def fetch_checkpoint(text: str, folder: Path) -> str:
     Raises:
         HubError: the revision has no checkpoint, or cannot be fetched.
     """
-    reference = parse_reference(text, "fedmllm.hub.resume_from")
-    try:
-        with quiet():
-            info = make_api().model_info(reference.repo, revision=reference.revision)
-    except Exception as error:
-        raise HubError(f"hub:{reference} cannot be fetched: {explain(error)}.") from error
-    names = [item.rfilename for item in info.siblings or [] if _CHECKPOINT.fullmatch(item.rfilename)]
-    if "checkpoint/state.json" not in names:
-        raise HubError(
-            f"hub:{reference} holds no checkpoint. Name an earlier commit of a run with fedmllm.hub.checkpoint: True, "
-            "or start from its adapter with federate.restore_from."
-        )
-    source, commit = _download(Reference(reference.repo, str(info.sha)), tuple(names), ("metrics.jsonl",))
+    reference, names = checkpoint_names(text)
+    source, commit = _download(reference, tuple(names), ("metrics.jsonl",))
     if (source / "metrics.jsonl").is_file():
         write_atomically(folder / "metrics.jsonl", (source / "metrics.jsonl").read_bytes())
     # The header comes last: without it there is no checkpoint.

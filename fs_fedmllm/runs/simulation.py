@@ -12,6 +12,7 @@ from typing import Any
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.extras import check_extras
+from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.workers import TurnPool, further_accelerators, useful_workers
 from fs_fedmllm.runs.resumption import announce
@@ -42,6 +43,7 @@ def run(
     with claimed(config, label) as folder:
         data = prepare_data(config)
         announce(folder.path, config, data)
+        check_hub(config, folder.path)
         federation = Federation.build(config, data)
         session = Session(federation, folder, listener or Silent(), started)
         if not config.method.has_global:

@@ -70,6 +70,8 @@ class Hub:
         self.headers: list[dict[str, str]] = []
         self.lock = threading.RLock()
         self.url = ""
+        #: Whose token it is.
+        self.who: dict[str, Any] = {"name": "someone", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
 
     def fail(
         self, method: str, path: str, status: int = 0, kind: str = "status", times: int = 1, **more: Any
@@ -151,6 +153,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._bytes(200, b"")
         if path == "/api/validate-yaml":
             return self._json(200, {"errors": [], "warnings": []})
+        if path == "/api/whoami-v2":
+            return self._json(200, hub.who) if known else self._error(401, "Invalid user token.")
         if method != "GET" and method != "HEAD" and not known:
             return self._error(401, "Invalid username or password.")
         if path == "/lfs-verify":
@@ -172,6 +176,8 @@ class Handler(BaseHTTPRequestHandler):
         if rest == "/info/lfs/objects/batch":
             return self._batch(json.loads(body))
         action, _, revision = rest.strip("/").partition("/")
+        if action == "auth-check":
+            return self._json(200, {}) if known else self._error(401, "Invalid username or password.")
         if action == "resolve":
             return self._resolve(repo, revision)
         if action == "branch":

@@ -14,6 +14,7 @@ from pathlib import Path
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras
+from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.console import ConsoleProgress
 from fs_fedmllm.runs.resumption import announce
@@ -106,6 +107,7 @@ class Runtime:
         self.folder = folder
         if not self.client:
             announce(folder.path, self.config, self.data)
+            check_hub(self.config, folder.path)
         return folder
 
     def _standalone_folder(self, outer: Path) -> Path:
