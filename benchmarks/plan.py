@@ -54,15 +54,15 @@ def measured_run(words: list[str]) -> dict[str, int]:
 
 
 def compare(words: list[str], repeats: int) -> dict[str, dict[str, float]]:
-    """Plan without and with the probe, run, and put the figures side by side.
+    """Plan, probe, run, and put the figures side by side.
 
     The peak of a small process moves by a tenth from run to run with the allocator, so a median of repeats counts.
     """
     from fs_fedmllm.tools.planner.plan import make_plan
 
     config = schema.load(words[0], words[1:])
-    shapes = make_plan(config)
-    assert not shapes.problems, shapes.problems
+    counted = make_plan(config)
+    assert not counted.problems, counted.problems
     script = [sys.executable, __file__, "--measure", *words]
     runs = []
     for _ in range(repeats):
@@ -71,9 +71,8 @@ def compare(words: list[str], repeats: int) -> dict[str, dict[str, float]]:
         shutil.rmtree(config.outdir)  # the same command would only look at a finished run
     real = {name: statistics.median_low([run[name] for run in runs]) for name in runs[0]}
     figures = {
-        "adapter_bytes": {"planned": shapes.traffic["adapter_bytes"], "measured": real["adapter_bytes"]},
-        "run_bytes": {"planned": shapes.traffic["run_bytes"], "measured": real["run_bytes"]},
-        "memory_from_shapes": {"planned": shapes.memory["peak_bytes"], "measured": real["peak_bytes"]},
+        "adapter_bytes": {"planned": counted.traffic["adapter_bytes"], "measured": real["adapter_bytes"]},
+        "run_bytes": {"planned": counted.traffic["run_bytes"], "measured": real["run_bytes"]},
     }
     probed = [make_plan(config, with_probe=True) for _ in range(repeats)]
     assert not any(plan.problems for plan in probed), probed[0].problems

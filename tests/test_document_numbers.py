@@ -162,7 +162,7 @@ def test_the_rows_of_the_switches_are_counted() -> None:
 
     assert (len(profiles.SWITCHES), len(switches.SWITCHES)) == (15, 10)
     text = text_of(REPOSITORY / "docs" / "profiles.md").replace("\n", " ")
-    assert "first fifteen rows are the table in `fs_fedmllm/profiles.py`, the last ten that in" in text
+    assert "first fifteen rows are the table in `fs_fedmllm/config/profiles.py`, the last ten that in" in text
 
 
 # --- what goes together, and what is refused ------------------------------------------------------------------------

@@ -186,18 +186,12 @@ class Sizes:
         base_bytes: their bytes in the chosen precision, and the buffers'.
         adapter: trained parameters.
         adapter_bytes: of the adapter's safetensors file, as it goes over the wire.
-        trained_bytes: of the live trained tensors.
-        width: hidden size of the language model.
-        dtype_bytes: bytes of a number of the base.
     """
 
     base: int
     base_bytes: int
     adapter: int
     adapter_bytes: int
-    trained_bytes: int
-    width: int
-    dtype_bytes: int
 
 
 def sizes(mllm: MLLM, options: ModelOptions) -> Sizes:
@@ -217,7 +211,4 @@ def sizes(mllm: MLLM, options: ModelOptions) -> Sizes:
         base_bytes=_base_bytes(mllm, options),
         adapter=sum(p.numel() for p in trained),
         adapter_bytes=8 + -(-length // 8) * 8 + at,
-        trained_bytes=sum(p.numel() * p.element_size() for p in trained),
-        width=int(mllm.inner.config.get_text_config().hidden_size),
-        dtype_bytes=int(mllm.inner.dtype.itemsize),
     )

@@ -65,7 +65,7 @@ class VisionFeatures:
         self._budget = memory_bytes
         self._folder = folder
         self._entries: OrderedDict[str, VisionEntry] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
         self.computed = 0
         self.hits = 0
 
@@ -107,10 +107,14 @@ class VisionFeatures:
 
     def _store(self, image_key: str, entry: VisionEntry) -> None:
         self._entries[image_key] = entry
-        self._bytes += entry.bytes
-        while self._bytes > self._budget and len(self._entries) > 1:
+        self.bytes += entry.bytes
+        while self.bytes > self._budget and len(self._entries) > 1:
             _, old = self._entries.popitem(last=False)
-            self._bytes -= old.bytes
+            self.bytes -= old.bytes
+
+    def expected_bytes(self, images: int) -> int:
+        """Memory that so many images will hold, if they are as large as those that are held now."""
+        return min(self._budget, self.bytes * images // max(1, len(self._entries)))
 
     def _path(self, image_key: str) -> Path | None:
         if self._folder is None:

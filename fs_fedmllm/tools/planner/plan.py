@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.tools.planner.packages import TESTED, check_packages
 from fs_fedmllm.tools.planner.probe import probe
-from fs_fedmllm.tools.planner.work import Work, count_work, length
+from fs_fedmllm.tools.planner.work import Work, count_work
 
-#: What a Python process grows by, beside what is listed, between its imports and its first round: interpreter objects
-#: of the configuration, rows and token ids, the allocator's slack. Measured on CPU runs.
-PROCESS_BYTES = 32 << 20
-
-#: What glibc's heap keeps beside the tensors alive at once, for each byte of theirs: batches of other lengths leave
-#: gaps that the next does not fit. Measured on CPU, as the difference to runs without a heap (MALLOC_MMAP_THRESHOLD_).
-HEAP_SLACK = 0.9
+#: What a plan without a probe says of memory and time.
+NOT_MEASURED = "Memory and time are not known before they are measured: --probe loads the model and takes a few steps."
 
 
 @dataclass
@@ -35,7 +29,7 @@ class Plan:
         model: path, presence on this machine, licence, gating, parameters.
         data: presence, rows, clients, images.
         traffic: bytes of an adapter, a round and the run, both directions.
-        memory: bytes by part and in total, beside the imports, per process; where the figure comes from.
+        memory: bytes of one process above its imports, and of the accelerator; from the probe only.
         work: rounds, turns, steps, evaluations, rows.
         time: seconds by part and in total, from the probe only.
         packages: those that are not as tested.
@@ -70,22 +64,15 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
                 f"{package['name']} {package['installed'] or 'is missing'}: install {package['name']}"
                 f"{package['bounds']} (pip install -c constraints.txt -e .)."
             )
-    measured = _model(plan, config, online)
-    counted = _data(plan, config)
-    work = counted[0] if counted else None
-    mllm_sizes = measured[0] if measured else None
-    if mllm_sizes is not None:
-        assert measured is not None
-        _traffic(plan, config, mllm_sizes, measured[1])
-    if measured is not None and counted is not None:
-        _memory(plan, config, *measured, *counted)
+    if (measured := _model(plan, config, online)) is not None:
+        _traffic(plan, config, *measured)
+    work = _data(plan, config)
     if with_probe and not plan.problems and work is not None:
         _probe(plan, config, work)
-    elif not plan.problems:
-        plan.notes.append(
-            "Activations are counted from shapes and the process's own growth is a constant; --probe measures the "
-            "memory of two steps and tells the time."
-        )
+    elif not with_probe:
+        plan.notes.append(NOT_MEASURED)
+    else:
+        plan.notes.append("The probe was left out, because the run would not start.")
     _disk(plan, config)
     return plan
 
@@ -123,7 +110,7 @@ def _model(plan: Plan, config: Config, online: bool) -> tuple[Sizes, Any] | None
     return counted, mllm
 
 
-def _data(plan: Plan, config: Config) -> tuple[Work, Template] | None:
+def _data(plan: Plan, config: Config) -> Work | None:
     from fs_fedmllm.data.registry import EMBEDDED
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -164,7 +151,7 @@ def _data(plan: Plan, config: Config) -> tuple[Work, Template] | None:
         "evaluations": work.evaluations,
         "rows_scored": work.scored,
     }
-    return work, data.template
+    return work
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
@@ -215,82 +202,13 @@ def _optimizer_copies(config: Config) -> int:
     return sum(tensor.numel() for tensor in kept.values()) // size
 
 
-def _memory(plan: Plan, config: Config, counted: Sizes, mllm: Any, work: Work, template: Template) -> None:
-    from fs_fedmllm.models.encoding import Encoder
-    from fs_fedmllm.models.lengths import configured_lengths
-
-    encoder = Encoder(mllm, template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
-    trained = encoder.encode([row for batch in work.heaviest for row in batch])
-    scored = encoder.encode([max(batch, key=length) for batch in work.longest])
-    tokens = max(len(row.prompt) + len(row.completion) for row in trained)
-    columns = max(len(row.completion) for row in trained) + 1
-    rows, score_rows, score_tokens = work.batch, work.eval_batch, max(len(row.prompt) for row in scored) + 1
-    features = 0
-    pictured = next((row for row in (*trained, *scored) if row.image is not None), None)
-    if config.fedmllm.vision_cache.enabled and mllm.vision_is_frozen and pictured is not None:
-        placeholder = getattr(mllm.processor, "image_token_id", None)
-        each = pictured.prompt.count(placeholder) * counted.width * counted.dtype_bytes
-        features = min(work.images * each, config.fedmllm.vision_cache.memory_mib << 20)
-    device = "cuda" if config.use_gpu else "cpu"
-    source = "shapes"
-    try:
-        from fs_fedmllm.tools.planner.activations import step_memory
-
-        if config.fedmllm.train.gradient_checkpointing:
-            mllm.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        training, evaluation, heap = step_memory(
-            mllm, train=(rows, tokens, columns), scored=(score_rows, score_tokens), device=device
-        )
-    except Exception as error:  # a model whose code looks at values cannot be walked through on shapes
-        reason = type(error).__name__
-        plan.notes.append(f"Activations are a rule of thumb: the model cannot be run on shapes ({reason}).")
-        source = "rule of thumb"
-        training, evaluation = _rule_of_thumb(mllm, rows, tokens, score_rows, score_tokens)
-        heap = training
-    copies = 5 + _optimizer_copies(config)  # origin, global, best, the round's sum, the update on its way
-    parts = {
-        "base": counted.base_bytes,
-        "adapter": counted.trained_bytes,
-        "gradients_and_activations": training,
-        "local_optimizer": 2 * counted.trained_bytes,
-        "federation": copies * 4 * counted.adapter,
-        "vision_features": features,
-        "evaluation": evaluation,
-        "process": PROCESS_BYTES,
-        "heap_slack": int(HEAP_SLACK * heap) if device == "cpu" else 0,
-    }
-    steady = sum(parts.values()) - training - evaluation - parts["local_optimizer"]
-    peak = steady + max(training + parts["local_optimizer"], evaluation)
-    plan.memory = {"parts": parts, "peak_bytes": peak, "source": source, "device": device}
-    if config.use_gpu:
-        plan.memory["device_peak_bytes"] = peak - PROCESS_BYTES - parts["federation"]
-    plan.memory["training_batch"] = {"rows": rows, "tokens": tokens}
-    plan.memory["evaluation_batch"] = {"rows": score_rows, "tokens": score_tokens}
-
-
-def _rule_of_thumb(mllm: Any, rows: int, tokens: int, score_rows: int, score_tokens: int) -> tuple[int, int]:
-    """About 34 numbers of the hidden size per token and layer are kept for the backward pass (Korthikanti et al.
-    2022, arXiv 2205.05198, section 4.1: 34 s b h bytes in 16 bit, attention left out), and four alive in scoring."""
-    text = mllm.inner.config.get_text_config()
-    per_token = text.hidden_size * mllm.inner.dtype.itemsize
-    training = 17 * rows * tokens * per_token * text.num_hidden_layers
-    return training, 8 * score_rows * score_tokens * per_token
-
-
 def _probe(plan: Plan, config: Config, work: Work) -> None:
     try:
         found = probe(config)
     except FedMLLMError as error:
         plan.problems.append(str(error))
         return
-    parts = plan.memory.get("parts", {})
-    # What grows with the rows that the probe did not touch: image features and token ids.
-    share = max(0, work.images - int(found["probed_images"])) / max(1, work.images)
-    rest = int(parts.get("vision_features", 0) * share)
-    plan.memory["peak_bytes"] = int(found["peak_bytes"]) + rest
-    plan.memory["source"] = "probe"
-    if "device_peak_bytes" in found:
-        plan.memory["device_peak_bytes"] = int(found["device_peak_bytes"]) + rest
+    plan.memory = {name: int(found[name]) for name in ("peak_bytes", "device_peak_bytes") if name in found}
     seconds = {
         "load": found["load_seconds"],
         "images": work.images * found["image_seconds"],

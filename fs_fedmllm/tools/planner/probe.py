@@ -36,10 +36,10 @@ def probe(config: Config) -> dict[str, float]:
         config: the run's configuration.
 
     Returns:
-        ``peak_bytes`` above the imports (and ``device_peak_bytes`` on an accelerator), ``load_seconds``,
-        ``image_seconds`` (reading an image and running the vision tower), ``step_seconds`` (the heaviest step, when it
-        is done again), ``scored_seconds`` (a row of an evaluation), ``turn_seconds`` (a turn beside its steps),
-        ``probed_images``.
+        ``peak_bytes`` above the imports (and ``device_peak_bytes`` on an accelerator), each with the features of the
+        images that the run reads and the probe did not; ``load_seconds``, ``image_seconds`` (reading an image and
+        running the vision tower), ``step_seconds`` (the heaviest step, when it is done again), ``scored_seconds`` (a
+        row of an evaluation), ``turn_seconds`` (a turn beside its steps).
 
     Raises:
         FedMLLMError: the probe failed; its last line says why.
@@ -141,18 +141,18 @@ def measure(config: Config) -> dict[str, Any]:
     federation.mllm.adapter.load(state.params)
     for part in (*work.scored_parts, *work.longest):
         federation.evaluator.evaluate(part)
+    vision = encoder.vision
+    rest = max(0, vision.expected_bytes(work.images) - vision.bytes) if vision is not None else 0
     figures = {
-        "peak_bytes": peak() - imports,
+        "peak_bytes": peak() - imports + rest,
         "load_seconds": loaded - started,
         "image_seconds": encoding / max(1, images),
-        "probed_images": images,
-        "probed_rows": len(rows),
         "step_seconds": heavy,
         "turn_seconds": max(0.0, whole - heavy),
         "scored_seconds": max(scoring),
     }
     if device.type == "cuda":
-        figures["device_peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        figures["device_peak_bytes"] = torch.cuda.max_memory_allocated(device) + rest
     return figures
 
 

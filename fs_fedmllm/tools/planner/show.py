@@ -59,14 +59,9 @@ def table(plan: Plan) -> str:
         lines.append(("traffic", f"{size(plan.traffic['round_bytes'])} a round, {size(plan.traffic['run_bytes'])} "
                                  "in all, both directions"))  # fmt: skip
     if plan.memory:
-        memory = plan.memory
-        batch = memory.get("training_batch")
-        source = memory["source"] + (f"; {batch['rows']} rows of {batch['tokens']} tokens" if batch else "")
-        lines.append(("memory", f"{size(memory['peak_bytes'])} above the imports, per process ({source})"))
-        if "device_peak_bytes" in memory:
-            lines.append(("accelerator", size(memory["device_peak_bytes"])))
-        for name, count in memory.get("parts", {}).items():
-            lines.append((f"  {name.replace('_', ' ')}", size(count)))
+        lines.append(("memory", f"{size(plan.memory['peak_bytes'])} above the imports, per process (probe)"))
+        if "device_peak_bytes" in plan.memory:
+            lines.append(("accelerator", size(plan.memory["device_peak_bytes"])))
     if plan.time:
         parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.time["seconds"].items())
         lines.append(("time", f"{duration(plan.time['total_seconds'])}: {parts}"))

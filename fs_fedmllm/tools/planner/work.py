@@ -32,8 +32,6 @@ class Work:
         scored: rows through the model in all evaluations.
         used: the distinct rows that are encoded, training and evaluation.
         images: distinct images among them.
-        batch: rows of one forward pass in training, at most.
-        eval_batch: rows of one evaluation batch, at most.
         heaviest: the rows of the optimizer step with the longest text beside an image, and of that with the longest
             text alone; which has more tokens only the model's processor can tell.
         longest: likewise the evaluation batches.
@@ -49,8 +47,6 @@ class Work:
     scored: int
     used: Sequence[Sample]
     images: int
-    batch: int
-    eval_batch: int
     heaviest: Sequence[Sequence[Sample]]
     longest: Sequence[Sequence[Sample]]
     first: Sequence[Sequence[Sequence[Sample]]]
@@ -78,10 +74,9 @@ def count_work(config: Config, data: FederatedData) -> Work:
     Raises:
         ConfigError: ``fedmllm.replay`` names no record of such a run.
     """
-    local = config.fedmllm.train
     recorded = recorded_participants(config) if config.fedmllm.replay else ()
     rounds = config.federate.total_round_num
-    turns = steps = rows = widest = 0
+    turns = steps = rows = 0
     touched: dict[tuple[object, ...], Sample] = {}
 
     def touch(row: Sample) -> None:
@@ -97,7 +92,6 @@ def count_work(config: Config, data: FederatedData) -> Work:
             turns += 1
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
-            widest = max([widest, *(len(batch) for batch in batches)])
             mine = data.clients[client]
             if len(first) < FIRST_TURNS:
                 first.append([[mine[i] for i in batch] for batch in batches])
@@ -136,8 +130,6 @@ def count_work(config: Config, data: FederatedData) -> Work:
         scored=scored,
         used=used,
         images=len({row.image for row in used if row.image is not None}),
-        batch=min(widest, local.micro_batch_size or widest),
-        eval_batch=eval_batch,
         heaviest=[batch for _, batch in heaviest.values()],
         longest=_longest_batches(by_length, eval_batch),
         first=first,
