@@ -53,6 +53,7 @@ def key(
     valid: Range = ANY,
     owner: str = "",
     numbers: bool | None = None,
+    aside: Collection[str] = (),
 ) -> Any:
     """A configuration field.
 
@@ -64,9 +65,10 @@ def key(
         valid: allowed numbers.
         owner: ``run``, ``site`` or ``server``; empty is the section's. See :mod:`fs_fedmllm.config.identity`.
         numbers: whether it can change a run's numbers; None is the section's, and at the top it can.
+        aside: entries of a mapping that cannot, such as a title.
     """
     metadata = {"doc": doc, "unit": unit, "choices": choices, "valid": valid}
-    metadata |= {"owner": owner, "numbers": numbers}
+    metadata |= {"owner": owner, "numbers": numbers, "aside": aside}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

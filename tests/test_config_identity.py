@@ -86,3 +86,18 @@ def test_what_differs_is_named_with_both_values() -> None:
     assert schema.told_apart(schema.settings(config), schema.settings(config)) == ""
     many = schema.told_apart({}, schema.settings(config))
     assert ", and " in many and many.endswith("more")
+
+
+def test_what_only_names_the_data_or_says_where_to_write_is_no_other_run(short_config) -> None:
+    plain = short_config("cross_i3t7")
+    titled = {"title": "Our wards", "extract_images": "cache"}
+    for name, value in titled.items():
+        same = dataclasses.replace(plain, fedmllm=dataclasses.replace(plain.fedmllm, data={name: value}))
+        assert schema.config_digest(same) == schema.config_digest(plain) and schema.settings(same) == schema.settings(
+            plain
+        )
+    other = dataclasses.replace(
+        plain, fedmllm=dataclasses.replace(plain.fedmllm, data={**titled, "image_root": "images"})
+    )
+    assert schema.config_digest(other) != schema.config_digest(plain)
+    assert schema.settings(other)["fedmllm.data"] == {"image_root": "images"}

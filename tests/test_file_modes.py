@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fs_fedmllm.files.atomic import beside, private_folder, remove_torn, share, write_atomically
+from fs_fedmllm.files.atomic import beside, private_folder, remove_abandoned, remove_torn, share, write_atomically
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -104,3 +104,53 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path) -> Non
         assert remove_torn(tmp_path) == 1  # so it is called what a killed process's is called
         raise KeyboardInterrupt
     assert (tmp_path / "state.json").read_bytes() == b"x"
+
+
+def test_in_a_shared_folder_only_what_nobody_holds_is_removed(tmp_path) -> None:
+    left = tmp_path / ".adapter.safetensors.0f3a9c1e.part"
+    other = tmp_path / ".other.safetensors.0f3a9c1e.part"
+    for file in (left, other):
+        file.write_bytes(b"half")
+    (tmp_path / ".adapter.safetensors.11111111.part").symlink_to(other)
+    os.mkfifo(tmp_path / ".adapter.safetensors.22222222.part")
+    with beside(tmp_path / "adapter.safetensors") as held:
+        held.write_bytes(b"whole")
+        # As another process would see it: a lock belongs to the file as it was opened, not to the process.
+        assert remove_abandoned(tmp_path, "adapter.safetensors") == 1
+        assert held.is_file() and other.is_file() and not left.exists()
+    assert (tmp_path / "adapter.safetensors").read_bytes() == b"whole"
+    assert remove_abandoned(tmp_path) == 1 and not other.exists()
+    assert remove_abandoned(tmp_path / "absent") == 0
+
+
+def test_a_run_removes_what_one_left_beside_its_copy_and_in_the_cache(short_config, tmp_path) -> None:
+    from fs_fedmllm.runs.simulation import run
+
+    copy, cache = tmp_path / "out" / "copy.safetensors", tmp_path / "cache"
+    torn = [copy.with_name(".copy.safetensors.0f3a9c1e.part"), cache / "0a" / ".x.safetensors.0f3a9c1e.part"]
+    for file in torn:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+    theirs = copy.with_name(".theirs.0f3a9c1e.part")
+    theirs.write_bytes(b"half")
+    run(short_config("cross_i3t7", "federate.save_to", copy, "fedmllm.vision_cache.folder", cache))
+    assert copy.is_file() and theirs.is_file() and not any(file.exists() for file in torn)
+
+
+def test_a_copy_that_cannot_be_written_is_known_before_the_model_is_loaded(
+    short_config, tmp_path, monkeypatch
+) -> None:
+    from fs_fedmllm.errors import StorageError
+    from fs_fedmllm.hosts.federatedscope import runtime
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.runs.simulation import run
+
+    monkeypatch.setattr(Federation, "build", None)
+    monkeypatch.setattr(runtime, "_current", None)
+    (tmp_path / "file").touch()
+    for place, said in ((tmp_path, "which is a folder"), (tmp_path / "file" / "copy", "cannot be written")):
+        config = short_config("cross_i3t7", "federate.save_to", place)
+        with pytest.raises(StorageError, match=f"federate.save_to is .*{said}"):
+            run(config)
+        with pytest.raises(StorageError, match=f"federate.save_to is .*{said}"):
+            runtime.start(config, str(tmp_path / "host"))

@@ -26,10 +26,12 @@ class KeyFacts:
     Attributes:
         owner: ``run`` (all sites have it alike), ``site`` (each has its own) or ``server`` (clients never look at it).
         numbers: whether it can change an adapter, a draw or a metric beyond the last bits of a sum's rounding.
+        aside: entries of a mapping that cannot: what it is called, where images are written to.
     """
 
     owner: str = "run"
     numbers: bool = True
+    aside: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -41,7 +43,8 @@ def key_facts() -> dict[str, KeyFacts]:
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             owner, numbers = f.metadata.get("owner") or above.owner, f.metadata.get("numbers")
-            facts = KeyFacts(owner, above.numbers if numbers is None else numbers)
+            aside = tuple(f.metadata.get("aside") or ())
+            facts = KeyFacts(owner, above.numbers if numbers is None else numbers, aside)
             if dataclasses.is_dataclass(hints[f.name]):
                 walk(hints[f.name], f"{prefix}{f.name}.", facts)
             else:
@@ -68,8 +71,14 @@ def settings(config: Config) -> dict[str, Any]:
 
     A key that a later version adds, at its default, changes nothing; so finished runs stay what they are.
     """
-    usual = flat(Config())
-    return {path: value for path, value in flat(config).items() if key_facts()[path].numbers and value != usual[path]}
+    usual, told = flat(Config()), {}
+    for path, value in flat(config).items():
+        facts = key_facts()[path]
+        if facts.aside and isinstance(value, Mapping):
+            value = {name: item for name, item in value.items() if name not in facts.aside}
+        if facts.numbers and value != usual[path]:
+            told[path] = value
+    return told
 
 
 def config_digest(config: Config) -> str:

@@ -293,7 +293,7 @@ class _FedMLLMConfig:
         {},
         "Parameters of an algorithm from another package, as a mapping under the section's name that it declares.",
     )
-    data: dict = key({}, "Options of the data set's adapter.", owner="site")
+    data: dict = key({}, "Options of the data set's adapter.", owner="site", aside=("title", "extract_images"))
     threads: int = key(
         0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE, owner="site"
     )

@@ -28,7 +28,7 @@ from fs_fedmllm.data.digit_texts import CLAIMS, INTENTS, WORDS, split_sentences
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.atomic import remove_abandoned, write_atomically
 
 #: Changes with the content of the files, which a cache of an older version must not hide.
 VERSION = 1
@@ -91,6 +91,7 @@ class _Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        remove_abandoned(folder)
         self.paths: dict[tuple[int, ...], str] = {}
 
     def path(self, *indices: int) -> str:

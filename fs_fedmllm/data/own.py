@@ -36,6 +36,7 @@ from fs_fedmllm.data.own_files import Source, find_sources, read_source, write_i
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import LETTERS, Template, load_template
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.files.atomic import remove_abandoned
 
 #: What every row of a task needs, beside a modality.
 WANTED = {"choice": ("label",), "vqa": ("question", "answer")}
@@ -158,6 +159,7 @@ def _store(root: Path, extract_images: str) -> str:
     store = os.path.abspath(root / extract_images)
     if not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
         raise ConfigError(f"own: extract_images {extract_images!r} must be a folder inside {root}.")
+    remove_abandoned(Path(store))
     return store
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fs_fedmllm.errors import StorageError
+from fs_fedmllm.files.locks import try_lock
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Temporary files: ours end in .part; releases before wrote those of a run's state without an ending.
@@ -69,14 +70,16 @@ def beside(path: Path, *, private: bool = False) -> Iterator[Path]:
         path: where it ends up; its folder is there.
         private: as for :func:`write_atomically`.
     """
+    # Open, and so locked, until it is in place: how others tell it from one that a killed process left.
     handle, temporary = _create(path, PRIVATE if private else SHARED)
-    os.close(handle)
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
 
 
 def _create(path: Path, mode: int) -> tuple[int, Path]:
@@ -84,9 +87,14 @@ def _create(path: Path, mode: int) -> tuple[int, Path]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             # The system takes the umask off the mode, which no process can read without changing it.
-            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), temporary
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
             continue
+        with contextlib.suppress(OSError):  # no locks here: then nobody takes it for abandoned either
+            try_lock(handle)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # somebody who tidies up was between the two
 
 
 def private_folder(folder: Path) -> None:
@@ -107,6 +115,30 @@ def share(folder: Path) -> None:
     for file in folder.iterdir():
         if file.is_file() and not file.is_symlink():
             file.chmod(mode)
+
+
+def remove_abandoned(folder: Path, name: str = "") -> int:
+    """Remove temporary files of ours that no process holds any more; how many there were.
+
+    For folders that others write to at the same time. Where there are no locks nothing is removed.
+
+    Args:
+        folder: only files directly in it are looked at.
+        name: of the file whose temporary files are meant; empty means any.
+    """
+    wanted = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]{{8}}\.part")
+    removed = 0
+    with contextlib.suppress(OSError):
+        for file in [entry for entry in folder.iterdir() if wanted.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                handle = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    if try_lock(handle):
+                        file.unlink()
+                        removed += 1
+                finally:
+                    os.close(handle)
+    return removed
 
 
 def remove_torn(*folders: Path) -> int:

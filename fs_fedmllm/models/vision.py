@@ -7,6 +7,7 @@ to share a batch, and a resumed run has the bytes of an uninterrupted one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.errors import StorageError
-from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.atomic import remove_abandoned, write_atomically
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.families.base import Features
 from fs_fedmllm.models.loader import MLLM
@@ -64,6 +65,10 @@ class VisionFeatures:
         self._mllm = mllm
         self._budget = memory_bytes
         self._folder = folder
+        if folder is not None:  # what killed processes left; others may be writing right now
+            with contextlib.suppress(OSError):
+                for part in folder.glob("[0-9a-f][0-9a-f]/"):
+                    remove_abandoned(part)
         self._entries: OrderedDict[str, VisionEntry] = OrderedDict()
         self.bytes = 0
         self.computed = 0

@@ -28,7 +28,7 @@ import yaml
 
 from fs_fedmllm.config import Config, config_digest, load, settings, to_mapping, told_apart
 from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
-from fs_fedmllm.files.atomic import remove_torn, write_atomically
+from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, write_atomically
 from fs_fedmllm.files.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,30 @@ def check_output(outdir: str) -> None:
     Raises:
         StorageError: names the folder, and what stands in the way.
     """
-    existing = Path(outdir).absolute()
+    _check_folder(Path(outdir), f"outdir is {outdir!r}")
+
+
+def check_copy(save_to: str) -> None:
+    """The further copy of the adapter can be written; nothing is made yet.
+
+    Args:
+        save_to: ``federate.save_to``; empty for no copy.
+
+    Raises:
+        StorageError: names the file, and what stands in the way.
+    """
+    if not save_to:
+        return
+    said = f"federate.save_to is {save_to!r}"
+    if Path(save_to).is_dir():
+        raise StorageError(
+            f"{said}, which is a folder. Name a file in it, such as {Path(save_to) / 'adapter.safetensors'}."
+        )
+    _check_folder(Path(save_to).parent, said)
+
+
+def _check_folder(folder: Path, said: str) -> None:
+    existing = folder.absolute()
     while not os.path.lexists(existing):
         existing = existing.parent
     try:
@@ -125,7 +148,7 @@ def check_output(outdir: str) -> None:
             pass
     except OSError as error:
         raise StorageError(
-            f"outdir is {outdir!r}, but {existing} cannot be written: {error.strerror}. Change its rights, make "
+            f"{said}, but {existing} cannot be written: {error.strerror}. Change its rights, make "
             "room, or name another folder."
         ) from error
 
@@ -154,6 +177,9 @@ class RunFolder:
         )
         inside = [self.path / name for name in ("checkpoint", "adapter", "adapter_best", "clients", "state")]
         remove_torn(self.path, *inside, *(self.path / "clients").glob("*/"))
+        if self.config.federate.save_to:  # among files that are not ours
+            copy = Path(self.config.federate.save_to)
+            remove_abandoned(copy.parent, copy.name)
 
     def unlock(self) -> None:
         """Let go of the folder."""

@@ -16,7 +16,7 @@ from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.workers import TurnPool, further_accelerators, useful_workers
 from fs_fedmllm.runs.resumption import announce
-from fs_fedmllm.runs.run_folder import RunFolder, check_output, claimed
+from fs_fedmllm.runs.run_folder import RunFolder, check_copy, check_output, claimed
 from fs_fedmllm.runs.session import Listener, Session, Silent
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -40,6 +40,7 @@ def run(
     """
     check_extras(config)
     check_output(config.outdir)
+    check_copy(config.federate.save_to)
     with claimed(config, label) as folder:
         data = prepare_data(config)
         announce(folder.path, config, data)

@@ -18,7 +18,7 @@ from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.console import ConsoleProgress
 from fs_fedmllm.runs.resumption import announce
-from fs_fedmllm.runs.run_folder import LOCK, RunFolder, is_finished, passed_over
+from fs_fedmllm.runs.run_folder import LOCK, RunFolder, check_copy, is_finished, passed_over
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
 
@@ -106,6 +106,7 @@ class Runtime:
             folder.lock()
         self.folder = folder
         if not self.client:
+            check_copy(self.config.federate.save_to)
             announce(folder.path, self.config, self.data)
             check_hub(self.config, folder.path)
         return folder
