@@ -19,7 +19,7 @@ import math
 import torch
 
 from fs_fedmllm.aggregators.norms import l2_norm
-from fs_fedmllm.aggregators.updates import Updates, ordered, weighted_mean
+from fs_fedmllm.aggregators.updates import Updates, ordered
 from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import ConfigError, UpdateError
 
@@ -78,12 +78,6 @@ def krum_selection(updates: Updates, *, byzantine: int, keep: int = 1) -> list[i
     return sorted(sorted(scores, key=lambda client: (scores[client], client))[:keep])
 
 
-def multi_krum(updates: Updates, *, byzantine: int, keep: int = 1) -> State:
-    """The uniform mean of the deltas that Krum trusts most; with ``keep=1``, one client's delta."""
-    kept = set(krum_selection(updates, byzantine=byzantine, keep=keep))
-    return weighted_mean([(client, 1.0, delta) for client, _, delta in updates if client in kept])
-
-
 def coordinate_median(updates: Updates) -> State:
     """The median of every coordinate; the mean of the middle two for an even number of clients."""
     chosen = _complete(updates)
@@ -135,29 +129,15 @@ def outliers(updates: Updates, *, factor: float) -> dict[int, str]:
     }
 
 
-def norm_bounded(updates: Updates, *, bound: float | None = None) -> list[tuple[int, float, State]]:
-    """The updates with their deltas scaled down to a norm; arguments as for ``norm_bounded_mean``."""
+def norm_bounded(updates: Updates) -> list[tuple[int, float, State]]:
+    """The updates, their deltas scaled down to the median of the round's norms (the lower one of the middle two).
+
+    The median needs no tuning, and holds while malicious clients are a minority.
+    """
     lengths = norms(updates)
-    limit = sorted(lengths.values())[(len(lengths) - 1) // 2] if bound is None else bound
-    if bound is not None and not bound > 0:
-        raise ConfigError(f"The norm bound is {bound:g}; it must be positive.")
+    limit = sorted(lengths.values())[(len(lengths) - 1) // 2]
     scaled = []
     for client, weight, delta in updates:
         factor = 1.0 if lengths[client] <= limit else limit / lengths[client]
         scaled.append((client, weight, {name: tensor * factor for name, tensor in delta.items()}))
     return scaled
-
-
-def norm_bounded_mean(updates: Updates, *, bound: float | None = None) -> State:
-    """The weighted mean of deltas scaled down to a norm.
-
-    Args:
-        updates: the round's updates.
-        bound: largest L2 norm of a client's whole delta, in units of the adapter; None takes the median of the
-            round's norms (the lower one of the middle two), which needs no tuning and holds while malicious clients
-            are a minority.
-
-    Raises:
-        ConfigError: the bound is not positive.
-    """
-    return weighted_mean(norm_bounded(updates, bound=bound))

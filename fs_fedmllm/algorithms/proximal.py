@@ -113,9 +113,6 @@ class Penalty:
         return value
 
 
-NO_PENALTY = Penalty(0.0, ())
-
-
 class ProximalClient(ClientHalf):
     """The pull of one update.
 

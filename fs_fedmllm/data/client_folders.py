@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ ROWS, RECORDS, HEAD = "rows.jsonl", "records.json", "client.json"
 SERVER, SERVER_HEAD = "server", "server.json"
 #: Splits of the server's folder.
 EVALUATED = ("val", "test")
-IMAGES = ("link", "copy")
 _AGAIN = "Write the client's folder again with data split."
 
 
@@ -214,9 +213,3 @@ def _sample(row: Mapping[str, Any], where: str, images: ImageFolder) -> Sample:
     except TypeError as error:
         raise RowError(where, f"the row has other keys than expected ({error}).", _AGAIN) from error
     return replace(given, image=images.resolve(given.image, where)) if given.image is not None else given
-
-
-def written_clients(folder: Path) -> Iterator[Path]:
-    """The client folders below a folder, by number."""
-    found = [path for path in folder.glob("client_*") if path.is_dir() and path.name[7:].isdigit()]
-    yield from sorted(found, key=lambda path: int(path.name[7:]))

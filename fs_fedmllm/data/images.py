@@ -177,20 +177,6 @@ def _missing_remedy(name: str, kinds: dict[str, str]) -> str:
     return "Unpack the images of the archive to where the row expects them, or correct the row."
 
 
-def resolve_image(root: str | os.PathLike[str], relative: str, where: str) -> str:
-    """The absolute path of one image; for many, keep an ``ImageFolder``.
-
-    Args:
-        root: the data root, which the image must lie in.
-        relative: the path as the row gives it.
-        where: ``file:line``, for the message.
-
-    Raises:
-        DataError: the path leaves the root, is a link out of it, or there is no such file.
-    """
-    return ImageFolder(root).resolve(relative, where)
-
-
 @contextmanager
 def _opened(path: str, where: str) -> Iterator[Image]:
     """The image with its header read and checked, its pixels not yet decoded."""
@@ -256,7 +242,7 @@ def open_image(path: str, where: str = "") -> Image:
     """Decode an image to the RGB picture that a person sees (see :mod:`fs_fedmllm.data.pixels`), its first frame.
 
     Args:
-        path: as ``resolve_image`` gave it.
+        path: as ``ImageFolder.resolve`` gave it.
         where: ``file:line`` of the row, for the message.
 
     Raises:

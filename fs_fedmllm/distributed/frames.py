@@ -149,12 +149,6 @@ def encode(message: Message, limits: FrameLimits | None = None) -> Iterator[byte
     return _chunks(prefix + header + INDEX_LENGTH.pack(len(index)) + index, message.tensors)
 
 
-def encoded_size(message: Message) -> int:
-    """Bytes that :func:`encode` gives for this message."""
-    header, index, data = _plan(message)
-    return PREFIX.size + len(header) + INDEX_LENGTH.size + len(index) + data + DIGEST_SIZE
-
-
 def _plan(message: Message) -> tuple[bytes, bytes, int]:
     """Header, index padded to eight bytes as safetensors pads it, and bytes of the tensors."""
     entries: dict[str, Any] = {}

@@ -100,17 +100,13 @@ class Limits:
 
 @dataclass
 class Traffic:
-    """Bytes and messages that went through, counted chunk by chunk.
+    """Bytes that went through, counted chunk by chunk.
 
     Attributes:
-        messages_sent: whole messages.
-        messages_received: whole messages.
         sent: bytes handed to gRPC, with its own prefix of each chunk; HTTP/2 and TLS add about 0.3 %.
         received: bytes taken from gRPC, counted likewise.
     """
 
-    messages_sent: int = 0
-    messages_received: int = 0
     sent: int = 0
     received: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -121,8 +117,6 @@ class Traffic:
             with self._lock:
                 self.sent += len(chunk) + GRPC_PREFIX
             yield chunk
-        with self._lock:
-            self.messages_sent += 1
 
     def receiving(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Count chunks on their way in."""
@@ -130,8 +124,6 @@ class Traffic:
             with self._lock:
                 self.received += len(chunk) + GRPC_PREFIX
             yield chunk
-        with self._lock:
-            self.messages_received += 1
 
 
 @dataclass(frozen=True)
@@ -168,11 +160,6 @@ class Exchange:
         """
         if not self._context.add_callback(call):
             call()
-
-    def seconds_left(self) -> float | None:
-        """Seconds until the client gives up; None if it waits for ever."""
-        left: float | None = self._context.time_remaining()
-        return left
 
 
 #: Answers a message. It runs on a thread of its own and may block; what it raises as RefusedError (or any other

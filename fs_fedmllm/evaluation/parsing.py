@@ -53,17 +53,10 @@ class ParsedOptions:
             :data:`UPSTREAM_UNPARSABLE`.
         parsed: (rows,) whether an option was found. In ``upstream`` mode this tells a real third option from a
             failure, which the code alone does not.
-        formatted: (rows,) whether the answer has the strict form, whatever the mode.
     """
 
     codes: np.ndarray
     parsed: np.ndarray
-    formatted: np.ndarray
-
-    @property
-    def format_rate(self) -> float:
-        """Share of answers in the strict form; NaN without rows."""
-        return float(self.formatted.mean()) if len(self.formatted) else float("nan")
 
     @property
     def unparsable_rate(self) -> float:
@@ -144,9 +137,8 @@ def parse_options(answers: Sequence[str], options: Sequence[str], mode: str = "l
         raise ParsingError(f"Answers are parsed in one of the modes {', '.join(MODES)}, not {mode!r}.")
     if not 2 <= len(options) <= len(string.ascii_uppercase):
         raise ParsingError(f"Answers are parsed for 2 to 26 options, not {len(options)}.")
-    strict = [strict_option(answer, options) for answer in answers]
     if mode == "strict":
-        found = strict
+        found = [strict_option(answer, options) for answer in answers]
     elif mode == "lenient":
         found = [lenient_option(answer, options) for answer in answers]
     else:
@@ -155,5 +147,4 @@ def parse_options(answers: Sequence[str], options: Sequence[str], mode: str = "l
     return ParsedOptions(
         codes=np.array([failed if index is None else index for index in found], dtype=np.int64),
         parsed=np.array([index is not None for index in found], dtype=bool),
-        formatted=np.array([index is not None for index in strict], dtype=bool),
     )

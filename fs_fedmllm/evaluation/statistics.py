@@ -1,10 +1,9 @@
-"""How sure a number is: bootstrap intervals, paired comparison of two runs, McNemar's test, spread over seeds.
+"""How sure a number is: bootstrap intervals, paired comparison of two runs, spread over seeds.
 
 A resample is a vector of row weights, so all resamples of a metric are a few matrix products. Rows that belong
 together (one patient, one post, one question) are resampled together when ``groups`` says so.
 
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile: chapter 13, BCa: 14.3);
-McNemar, Psychometrika 12 (1947), in its exact binomial form.
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile: chapter 13, BCa: 14.3).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError, same_rows
+from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError
 
 METHODS = ("percentile", "bca")
 
@@ -49,21 +48,6 @@ class Difference:
     """First run minus second run on the same rows, with its interval and a two-sided bootstrap p-value."""
 
     interval: Interval
-    p_value: float
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Exact McNemar test.
-
-    Attributes:
-        only_first: rows that only the first run has right.
-        only_second: rows that only the second run has right.
-        p_value: two-sided; 1 where the runs never differ.
-    """
-
-    only_first: int
-    only_second: int
     p_value: float
 
 
@@ -137,22 +121,6 @@ def paired_bootstrap(
     kept = draws[~np.isnan(draws)]
     smaller = min(int((kept <= 1e-12).sum()), int((kept >= -1e-12).sum()))
     return Difference(interval, min(1.0, 2 * (smaller + 1) / (len(kept) + 1)))
-
-
-def mcnemar(first_correct: Sequence[bool] | Array, second_correct: Sequence[bool] | Array) -> McNemar:
-    """Whether two runs err differently on the same rows.
-
-    Raises:
-        StatisticsError: different numbers of rows.
-    """
-    from scipy.stats import binomtest
-
-    first, second = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
-    same_rows(first, second)
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    discordant = only_first + only_second
-    p_value = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
-    return McNemar(only_first, only_second, p_value)
 
 
 def over_seeds(values: Sequence[float] | Array) -> Spread:

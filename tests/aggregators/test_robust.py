@@ -9,8 +9,7 @@ from fs_fedmllm.aggregators.robust import (
     coordinate_median,
     krum_scores,
     krum_selection,
-    multi_krum,
-    norm_bounded_mean,
+    norm_bounded,
     norms,
     trimmed_mean,
 )
@@ -22,6 +21,12 @@ def scalars(*values, weights=None):
     """Clients 1, 2, ... whose delta is one number."""
     weights = weights or [1.0] * len(values)
     return [(i, w, {"w": torch.tensor([v])}) for i, (v, w) in enumerate(zip(values, weights, strict=True), start=1)]
+
+
+def multi_krum(updates, *, byzantine, keep=1):
+    """What an aggregator makes of the selection: the uniform mean of those that are kept."""
+    kept = krum_selection(updates, byzantine=byzantine, keep=keep)
+    return weighted_mean([(client, 1.0, delta) for client, _, delta in updates if client in kept])
 
 
 # By hand ------------------------------------------------------------------------------------------------------------
@@ -88,21 +93,14 @@ def test_trimmed_mean_must_leave_someone(trim, clients):
 
 
 def test_norm_bound_by_hand():
-    # norms 5 and 10; bound 5: (3, 4) stays, (6, 8) becomes (3, 4); rows 1 and 3 are weights
+    # norms 5 and 10; the lower of the middle two, 5: (3, 4) stays, (6, -8) becomes (3, -4); weights 1 and 3
     updates = [
         (1, 1.0, {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}),
         (2, 3.0, {"a": torch.tensor([6.0]), "b": torch.tensor([-8.0])}),
     ]
     assert norms(updates) == {1: 5.0, 2: 10.0}
-    got = norm_bounded_mean(updates, bound=5.0)
+    got = weighted_mean(norm_bounded(updates))
     assert (got["a"].item(), got["b"].item()) == pytest.approx((3.0, (4 - 12) / 4))
-    # without a bound: the lower of the middle two norms, also 5
-    median = norm_bounded_mean(updates)
-    assert all(torch.equal(median[name], got[name]) for name in got)
-    loose = norm_bounded_mean(updates, bound=10.0)
-    assert all(torch.equal(loose[name], tensor) for name, tensor in weighted_mean(updates).items())
-    with pytest.raises(ConfigError, match="must be positive"):
-        norm_bounded_mean(updates, bound=0.0)
 
 
 # All rules ----------------------------------------------------------------------------------------------------------
@@ -112,7 +110,7 @@ RULES = {
     "multi_krum": lambda updates: multi_krum(updates, byzantine=3, keep=5),
     "median": coordinate_median,
     "trimmed_mean": lambda updates: trimmed_mean(updates, trim=0.3),
-    "norm_bound": norm_bounded_mean,
+    "norm_bound": lambda updates: weighted_mean(norm_bounded(updates)),
 }
 
 

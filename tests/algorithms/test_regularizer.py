@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fs_fedmllm.algorithms.proximal import NO_PENALTY, Penalty, coefficient, layer_mask
+from fs_fedmllm.algorithms.proximal import Penalty, coefficient, layer_mask
 from fs_fedmllm.config import RegularizerConfig
 from fs_fedmllm.conformance import CLIENT_CHECKS
 from fs_fedmllm.errors import ConfigError
@@ -154,7 +154,7 @@ def test_none_is_none(switch):
 
 
 def test_no_penalty_needs_neither_gradients_nor_anchors():
-    assert NO_PENALTY.add_gradient([torch.nn.Parameter(torch.ones(2))], []).item() == 0.0
+    assert Penalty(0.0, ()).add_gradient([torch.nn.Parameter(torch.ones(2))], []).item() == 0.0
 
 
 def test_a_parameter_without_a_gradient_gets_the_penaltys_alone():

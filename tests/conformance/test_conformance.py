@@ -10,7 +10,7 @@ from fs_fedmllm import algorithms
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
 from fs_fedmllm.algorithms.feddyn import FedDynConfig
-from fs_fedmllm.algorithms.proximal import NO_PENALTY, Penalty
+from fs_fedmllm.algorithms.proximal import Penalty
 from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.conformance import (
     CHECKS,
@@ -99,7 +99,7 @@ def federate(method, penalty, **hyper):
 def test_fedprox_with_mu_0_is_fedavg():
     plain, prox = federate("fedavg", None), federate("fedavg", Penalty(0.0, (0, 1)))
     assert all(torch.equal(plain[name], prox[name]) for name in plain)
-    none = federate("fedavg", NO_PENALTY)
+    none = federate("fedavg", Penalty(0.0, ()))
     assert all(torch.equal(plain[name], none[name]) for name in plain)
     pulled = federate("fedavg", Penalty(0.5, (0, 1)))
     assert not any(torch.equal(plain[name], pulled[name]) for name in plain)

@@ -234,7 +234,7 @@ def test_a_column_of_raw_bytes(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     from PIL import Image
 
-    from fs_fedmllm.data.images import open_image, resolve_image
+    from fs_fedmllm.data.images import ImageFolder, open_image
 
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2), "blue").save(buffer, "PNG")
@@ -251,4 +251,4 @@ def test_a_column_of_raw_bytes(tmp_path):
     with pytest.raises(DataError, match="no image beside 'scan'"):
         load_dataset("own", tmp_path, TRIAGE)
     with pytest.raises(DataError, match=r"^w: the image is raw bytes, where a path is expected"):
-        resolve_image(tmp_path, buffer.getvalue(), "w")  # type: ignore[arg-type]
+        ImageFolder(tmp_path).resolve(buffer.getvalue(), "w")  # type: ignore[arg-type]

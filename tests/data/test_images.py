@@ -15,7 +15,6 @@ from fs_fedmllm.data.images import (
     check_image,
     image_sha256,
     open_image,
-    resolve_image,
 )
 from fs_fedmllm.errors import DataError
 
@@ -36,9 +35,9 @@ def bomb(path: Path, width: int, height: int) -> Path:
 
 def test_a_relative_path_resolves_inside_the_root(tmp_path, picture):
     path = picture(tmp_path / "img" / "a.png")
-    assert resolve_image(tmp_path, "img/a.png", WHERE) == str(path)
-    assert resolve_image(tmp_path, "img/../img/./a.png", WHERE) == str(path)
-    assert resolve_image(tmp_path, str(path), WHERE) == str(path), "an absolute path inside the root is fine"
+    assert ImageFolder(tmp_path).resolve("img/a.png", WHERE) == str(path)
+    assert ImageFolder(tmp_path).resolve("img/../img/./a.png", WHERE) == str(path)
+    assert ImageFolder(tmp_path).resolve(str(path), WHERE) == str(path), "an absolute path inside the root is fine"
 
 
 @pytest.mark.parametrize("given", ["../secret.png", "img/../../secret.png", "/etc/passwd", "", "  ", "a\0b", None, 3])
@@ -47,14 +46,14 @@ def test_paths_that_leave_the_root_are_refused(tmp_path, picture, given):
     root = tmp_path / "root"
     root.mkdir()
     with pytest.raises(DataError, match=r"^rows\.jsonl:7: the image path"):
-        resolve_image(root, given, WHERE)
+        ImageFolder(root).resolve(given, WHERE)
 
 
 def test_a_folder_whose_name_begins_like_the_root_is_outside(tmp_path, picture):
     picture(tmp_path / "root-2" / "a.png")
     (tmp_path / "root").mkdir()
     with pytest.raises(DataError, match="leaves the data folder"):
-        resolve_image(tmp_path / "root", "../root-2/a.png", WHERE)
+        ImageFolder(tmp_path / "root").resolve("../root-2/a.png", WHERE)
 
 
 def test_links_out_of_the_root_are_refused_and_links_inside_are_not(tmp_path, picture):
@@ -66,25 +65,25 @@ def test_links_out_of_the_root_are_refused_and_links_inside_are_not(tmp_path, pi
     os.symlink(inside, root / "in.png")
     os.symlink(root / "gone.png", root / "dangling.png")
     with pytest.raises(DataError, match=r"out\.png is a symbolic link out of the data folder"):
-        resolve_image(root, "out.png", WHERE)
+        ImageFolder(root).resolve("out.png", WHERE)
     with pytest.raises(DataError, match=r"folder is a symbolic link out of the data folder"):
-        resolve_image(root, "folder/a.png", WHERE)
+        ImageFolder(root).resolve("folder/a.png", WHERE)
     with pytest.raises(DataError, match="link to no file"):
-        resolve_image(root, "dangling.png", WHERE)
-    assert resolve_image(root, "in.png", WHERE) == str(root / "in.png")
+        ImageFolder(root).resolve("dangling.png", WHERE)
+    assert ImageFolder(root).resolve("in.png", WHERE) == str(root / "in.png")
 
 
 def test_the_root_itself_may_be_a_link(tmp_path, picture):
     path = picture(tmp_path / "real" / "a.png")
     os.symlink(tmp_path / "real", tmp_path / "root")
-    assert resolve_image(tmp_path / "root", "a.png", WHERE) == str(tmp_path / "root" / "a.png")
-    assert resolve_image(tmp_path / "root", str(path), WHERE) == str(tmp_path / "root" / "a.png")
+    assert ImageFolder(tmp_path / "root").resolve("a.png", WHERE) == str(tmp_path / "root" / "a.png")
+    assert ImageFolder(tmp_path / "root").resolve(str(path), WHERE) == str(tmp_path / "root" / "a.png")
 
 
 def test_a_missing_image_names_path_row_and_the_near_miss(tmp_path, picture):
     picture(tmp_path / "img" / "A.JPG")
     with pytest.raises(DataError, match=rf"{WHERE}: the image .*img/a\.jpg does not exist\. There is 'A\.JPG'"):
-        resolve_image(tmp_path, "img/a.jpg", WHERE)
+        ImageFolder(tmp_path).resolve("img/a.jpg", WHERE)
     assert ImageFolder(tmp_path, required=False).resolve("nowhere/x.png", WHERE).endswith("nowhere/x.png")
     with pytest.raises(DataError, match="leaves"):
         ImageFolder(tmp_path, required=False).resolve("../x.png", WHERE)
@@ -115,7 +114,7 @@ def test_a_folder_that_was_seen_opens_no_way_out(tmp_path, picture):
 def test_not_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match="not a regular file"):
-        resolve_image(tmp_path, "pipe.png", WHERE)
+        ImageFolder(tmp_path).resolve("pipe.png", WHERE)
     with pytest.raises(DataError, match="not a regular file"):
         open_image(str(tmp_path / "pipe.png"), WHERE)
 

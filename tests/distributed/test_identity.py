@@ -311,7 +311,7 @@ def test_an_outsider_is_refused_before_a_byte_is_read(certificates: Path) -> Non
                 for _ in range(3):
                     with pytest.raises(RefusedError, match="not in this run"):
                         connection.exchange(Message("status"), 10)
-        assert asked == [3] and running.traffic.messages_received == running.traffic.messages_sent == 1
+        assert asked == [3]
 
 
 def test_a_certificate_says_who_speaks_whatever_the_client_believes(certificates: Path) -> None:

@@ -108,7 +108,6 @@ def test_a_message_there_and_back(encrypted: bool, certificates: Path) -> None:
                 assert answer.tensors[name].dtype == tensor.dtype and torch.equal(answer.tensors[name], tensor)
         assert server.traffic.received == connection.traffic.sent > 3 * 700 * 900 * 4
         assert server.traffic.sent == connection.traffic.received
-        assert server.traffic.messages_received == connection.traffic.messages_received == 3
 
 
 def test_a_large_message_within_a_raised_limit() -> None:
@@ -170,8 +169,6 @@ def test_a_handler_that_waits_is_told_when_its_client_goes_away() -> None:
                 changed.notify_all()
 
         exchange.on_gone(gone)
-        left = exchange.seconds_left()
-        assert left is not None and 25 < left <= 30
         outcome.append("waits")
         with changed:
             while exchange.active:

@@ -65,7 +65,7 @@ def test_a_real_third_option_is_told_from_a_failure():
     parsed = parse_options(["(C) injured_or_dead_people", "no idea"], CRISIS, "upstream")
     assert parsed.codes.tolist() == [2, 2]
     assert parsed.parsed.tolist() == [True, False]
-    assert parsed.unparsable_rate == 0.5 and parsed.format_rate == 0.5
+    assert parsed.unparsable_rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_no_text_breaks_a_parser(answer):
 def test_rates_and_refusals():
     parsed = parse_options(["(A)", "A", "?", "(B) hateful"], HATEFUL)
     assert parsed.codes.tolist() == [0, 0, -1, 1]
-    assert (parsed.format_rate, parsed.unparsable_rate) == (0.5, 0.25)
-    assert np.isnan(parse_options([], HATEFUL).format_rate)
+    assert parsed.unparsable_rate == 0.25
+    assert np.isnan(parse_options([], HATEFUL).unparsable_rate)
     with pytest.raises(ParsingError, match="strict, lenient, upstream"):
         parse_options(["(A)"], HATEFUL, "loose")
     with pytest.raises(ParsingError, match="not 1"):

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from fs_fedmllm.evaluation.metrics import MetricError
 from fs_fedmllm.evaluation.row_metrics import StatisticsError, accuracy, auc, macro_f1
-from fs_fedmllm.evaluation.statistics import bootstrap, mcnemar, over_seeds, paired_bootstrap
+from fs_fedmllm.evaluation.statistics import bootstrap, over_seeds, paired_bootstrap
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -132,17 +132,6 @@ def test_paired_false_alarms_are_as_rare_as_they_should_be():
         first, second = draw.random(120) < 0.6, draw.random(120) < 0.6
         alarms += paired_bootstrap(accuracy(first), accuracy(second), draw, resamples=400).p_value < 0.1
     assert alarms / 150 < 0.18
-
-
-def test_mcnemar_by_hand():
-    first = [True] * 9 + [False] * 1 + [True] * 20
-    second = [False] * 9 + [True] * 1 + [True] * 20
-    found = mcnemar(first, second)
-    assert (found.only_first, found.only_second) == (9, 1)
-    assert found.p_value == pytest.approx(2 * (1 + 10) / 2**10)
-    assert mcnemar([True, False], [True, False]).p_value == 1.0
-    with pytest.raises(StatisticsError):
-        mcnemar([True], [True, False])
 
 
 def test_over_seeds():

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modular import modular_sum
 
 from fs_fedmllm.errors import PrivacyError, UpdateError
-from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint, plain_sum
+from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint
 
 PARAMS = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
 
@@ -28,7 +29,7 @@ def test_hand_values() -> None:
 def test_the_extreme_sum_does_not_wrap(clients: int, sign: float) -> None:
     codec = FixedPoint.of(PARAMS, clients, 0.5, 9)
     largest = {name: torch.full_like(t, 2.0 * sign) for name, t in PARAMS.items()}
-    total = plain_sum([codec.encode(largest, 9)[0] for _ in range(clients)])
+    total = modular_sum([codec.encode(largest, 9)[0] for _ in range(clients)])
     for tensor in codec.decode(total).values():
         assert torch.allclose(tensor, torch.full_like(tensor, 0.5 * sign), rtol=1e-7)
     # The bound is tight: a scale that is one unit larger for each client would leave 31 bits.
@@ -44,7 +45,7 @@ def test_the_error_bound_that_is_stated(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     codec = FixedPoint.of(PARAMS, clients, bound, max(rows))
     deltas = [{n: torch.from_numpy(rng.uniform(-bound, bound, t.shape)) for n, t in PARAMS.items()} for _ in rows]
-    mean = codec.decode(plain_sum([codec.encode(d, r)[0] for d, r in zip(deltas, rows, strict=True)]))
+    mean = codec.decode(modular_sum([codec.encode(d, r)[0] for d, r in zip(deltas, rows, strict=True)]))
     allowed = clients / 2 * codec.unit * max(rows) / sum(rows) * (1 + 1e-4)
     for name in PARAMS:
         exact = sum(r * d[name] for r, d in zip(rows, deltas, strict=True)) / sum(rows)

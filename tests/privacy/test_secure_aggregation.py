@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from modular import modular_sum
 from scipy import stats
 
 from fs_fedmllm.aggregators import RunningMean
@@ -18,7 +19,7 @@ from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.errors import PrivacyError, UpdateError
 from fs_fedmllm.privacy.secure_aggregation import client as client_side
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
-from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint, plain_sum
+from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint
 from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
@@ -57,7 +58,7 @@ def run(clients, threshold: int, data, *, no_keys=(), no_shares=(), no_masked=()
 def test_the_sum_is_the_plain_sum_bit_for_bit(clients) -> None:
     data = vectors(clients)
     server = run(clients, threshold_of(0.67, len(clients)), data)
-    assert np.array_equal(server.total(), plain_sum(list(data.values())))
+    assert np.array_equal(server.total(), modular_sum(list(data.values())))
 
 
 PHASES = ("no_keys", "no_shares", "no_masked", "no_unmask")
@@ -72,14 +73,14 @@ def test_any_dropout_down_to_the_threshold(phase: str) -> None:
         # Who falls silent after its masked update is in the sum all the same.
         counted = clients if phase == "no_unmask" else [c for c in clients if c not in gone]
         assert server.survivors == list(counted)
-        assert np.array_equal(server.total(), plain_sum([data[c] for c in counted]))
+        assert np.array_equal(server.total(), modular_sum([data[c] for c in counted]))
 
 
 def test_dropouts_in_several_phases_at_once() -> None:
     clients = tuple(range(1, 10))
     data = vectors(clients)
     server = run(clients, 5, data, no_keys={1}, no_shares={4}, no_masked={2}, no_unmask={9})
-    assert np.array_equal(server.total(), plain_sum([data[c] for c in (3, 5, 6, 7, 8, 9)]))
+    assert np.array_equal(server.total(), modular_sum([data[c] for c in (3, 5, 6, 7, 8, 9)]))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_below_the_threshold_nothing_can_be_opened() -> None:
     for client in clients:
         guess = shamir.combine(server._shares["seed"][client])
         assert masks.commitment((guess % 2**256).to_bytes(32, "big"), server.session) != server._commitments[client]
-    assert not np.array_equal(server._total, plain_sum(list(data.values())))
+    assert not np.array_equal(server._total, modular_sum(list(data.values())))
 
 
 def test_one_masked_update_is_uniform_to_the_server() -> None:
@@ -278,7 +279,7 @@ def test_with_differential_privacy_the_bound_holds_after_rounding() -> None:
         contribution = side.codec.decode(vector, divisor=1)
         assert clip_norm * 0.99 < l2_norm(contribution) <= clip_norm
         total[client] = vector
-    mean = policy(clip_norm).mean(plain_sum(list(total.values())[:2]))
+    mean = policy(clip_norm).mean(modular_sum(list(total.values())[:2]))
     assert l2_norm(mean) == pytest.approx(2 / 3 * clip_norm, rel=1e-3)  # divided by the three that were expected
 
 

@@ -6,11 +6,11 @@ import json
 from typing import ClassVar
 
 import pytest
+from modular import modular_sum
 from safetensors.torch import load_file
 
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.privacy.secure_aggregation import in_process
-from fs_fedmllm.privacy.secure_aggregation.fixed_point import plain_sum
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs import simulation
 
@@ -58,7 +58,7 @@ class PlainSum:
         self._vectors.append(self._policy.vector(client, self._params, update, int(weight)))
 
     def mean(self):
-        return self._policy.mean(plain_sum(self._vectors)) if self._vectors else {}
+        return self._policy.mean(modular_sum(self._vectors)) if self._vectors else {}
 
 
 def adapter(folder):

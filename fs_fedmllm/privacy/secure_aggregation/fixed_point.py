@@ -9,7 +9,7 @@ is ``R W / (S * sum of weights)``, by at most n / 2 of those: with equal weights
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,11 +137,3 @@ class FixedPoint:
             mean[name] = torch.from_numpy(values).reshape(shape)
             at += size
         return mean
-
-
-def plain_sum(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The sum modulo 2^32, without any mask."""
-    total = np.zeros_like(vectors[0])
-    for vector in vectors:
-        np.add(total, vector, out=total)
-    return total
