@@ -6,7 +6,7 @@ import argparse
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fs_fedmllm.commands import (
     certs,
@@ -26,6 +26,7 @@ from fs_fedmllm.commands import (
     sweep,
 )
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
 from fs_fedmllm.version import VERSION
 
 EXIT_USER_ERROR = 2
@@ -45,7 +46,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    for leaf in _leaves(parser):
+        add_verbosity(leaf)
     return parser
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the commands; of one that has verbs, its verbs'."""
+    # argparse names its actions with an underscore and offers no other way to them.
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield parser
+    for action in below:
+        for name in action.choices:
+            yield from _leaves(action.choices[name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +97,7 @@ def _run(argv: Sequence[str] | None) -> int:
         if not hasattr(args, "overrides") or any(word.startswith("--") for word in more):
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         args.overrides += more
+    apply_verbosity(args)
     try:
         return int(args.function(args))
     except FedMLLMError as error:

@@ -164,7 +164,8 @@ def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_or_written(refused: Refused, tmp_path: Path) -> None:
-    assert "cannot be read as a safetensors adapter" in refused("federate.restore_from", str(tmp_path / "absent"))
+    assert "absent is not there" in refused("federate.restore_from", str(tmp_path / "absent"))
+    assert "cannot be read as a safetensors adapter" in refused("federate.restore_from", str(tmp_path))
     (tmp_path / "file").write_text("")
     assert "cannot be written: Not a directory" in refused("outdir", str(tmp_path / "file"))
     assert "may hold letters" in refused("expname", "../elsewhere")
@@ -195,6 +196,47 @@ def test_config_explains_every_key_and_resolves_a_file(capsys: pytest.CaptureFix
     resolved = yaml.safe_load(capsys.readouterr().out)
     assert resolved["seed"] == 7 and resolved["federate"]["client_num"] == 10
     assert resolved["fedmllm"]["train"]["lr_horizon"] == 50
+
+
+def test_every_command_takes_quiet_and_verbose() -> None:
+    from fs_fedmllm.cli import _leaves, build_parser
+
+    commands = list(_leaves(build_parser()))
+    assert len(commands) > 20
+    for command in commands:
+        flags = {flag for action in command._actions for flag in action.option_strings}
+        assert {"-q", "--quiet", "-v", "--verbose"} <= flags, command.prog
+
+
+def test_quiet_silences_warnings_and_not_errors(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A refused update is said once, and with --quiet in results.json alone."""
+    from fs_fedmllm.errors import UpdateError
+    from fs_fedmllm.rounds.federation import Federation
+
+    accept = Federation.accept
+
+    def refuse(self, mean, start, update) -> None:
+        if update.client > 5:
+            raise UpdateError(f"Client {update.client}: not finite.")
+        accept(self, mean, start, update)
+
+    monkeypatch.setattr(Federation, "accept", refuse)
+    words = ["federate.total_round_num", "1", "federate.sample_client_num", "10", "outdir", str(tmp_path)]
+    for name, expected in (("loud", 5), ("quiet", 0)):
+        options = ["--engine", "embedded"] + (["-q"] if name == "quiet" else [])
+        assert main(["run", str(CONFIGS / "cross_i3t7.yaml"), *options, *SHORT, *words, "expname", name]) == 0
+        assert len([record for record in caplog.records if "refused" in record.message]) == expected
+        said = capsys.readouterr().err  # the records' own way there is pytest's here
+        assert "refused" not in said and ("round 1:" in said) == (name == "loud")
+        caplog.clear()
+        assert len(json.loads((tmp_path / name / "results.json").read_text())["refused"]) == 5
+    assert main(["run", "absent.yaml", "-q"]) == 2
+    assert "absent.yaml" in paragraph(capsys.readouterr().err)
 
 
 def test_overrides_may_stand_around_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def _judge(args: argparse.Namespace) -> int:
 
     from fs_fedmllm import config as schema
     from fs_fedmllm.files.atomic import write_atomically
+    from fs_fedmllm.runs.verbosity import shows_progress
     from fs_fedmllm.tools.judge import judge_answers, with_exact_match
 
     incomplete = False
@@ -103,7 +104,10 @@ def _judge(args: argparse.Namespace) -> int:
         section = schema.load(folder / "resolved_config.yaml", host=True).fedmllm.judge
         judge = judge_config(args, section, Path(args.cache) if args.cache else folder / "judge_cache.jsonl")
         rows = rows_of(folder)
-        with tqdm(total=len(rows), unit="answer", file=sys.stderr, desc=folder.name, mininterval=0.5) as bar:
+        with tqdm(
+            total=len(rows), unit="answer", file=sys.stderr, desc=folder.name, mininterval=0.5,
+            disable=not shows_progress(),
+        ) as bar:  # fmt: skip
 
             def moved(done: int, total: int, bar: Any = bar) -> None:
                 bar.n = done

@@ -8,7 +8,6 @@ from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg, overrides_of
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
 from fs_fedmllm.shipped import find_config
 
 
@@ -21,13 +20,11 @@ def add(commands: Any) -> None:
                      help="auto takes FederatedScope where it can be imported")  # fmt: skip
     add_client_cfg(run)
     run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
-    add_verbosity(run)
     run.set_defaults(function=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    apply_verbosity(args)
     path, words = find_config(args.config), overrides_of(args)
     engine = args.engine
     if engine == "auto":

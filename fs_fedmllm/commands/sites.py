@@ -11,7 +11,6 @@ from fs_fedmllm.commands.data import table
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
-from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
 from fs_fedmllm.shipped import find_config
 
 
@@ -30,7 +29,6 @@ def add(commands: Any) -> None:
                               "takes its share of the whole data set")  # fmt: skip
             site.add_argument("--own-rows", action="store_true", help="all training rows in --data are this client's "
                               "(fedmllm.network.own_rows)")  # fmt: skip
-        add_verbosity(site)
         site.set_defaults(function=_site, role=role)
     status = commands.add_parser("status", help="how a distributed run stands: round, clients, bytes, last error")
     status.add_argument("folder", help="the run folder of the server or of a client")
@@ -41,7 +39,6 @@ def add(commands: Any) -> None:
 def _site(args: argparse.Namespace) -> int:
     from fs_fedmllm import config as schema
 
-    apply_verbosity(args)
     path = find_config(args.config)
     if args.data and not Path(args.data).is_dir():
         raise ConfigError(f"--data {args.data}: there is no such folder.")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
 from fs_fedmllm.shipped import find_shipped
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def add(commands: Any) -> None:
     sweep.add_argument("--tiny", action="store_true",
                        help="try the table out: embedded model and data, a few steps, one seed")  # fmt: skip
     sweep.add_argument("--dry-run", action="store_true", help="list the cells and which are finished")
-    add_verbosity(sweep)
     sweep.set_defaults(function=_sweep)
 
 
@@ -66,7 +64,6 @@ def _coordinate(cell: Cell, axis: str) -> str | None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    apply_verbosity(args)
     from fs_fedmllm.config import read_yaml
     from fs_fedmllm.rounds.cores import available_cores
     from fs_fedmllm.tools.sweeps import grid

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.errors import HubError
+from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.hub.fetch import PATIENCE, adapter_folder, checkpoint_names, explain, make_api, quiet, status_of
 from fs_fedmllm.hub.names import PREFIX, parse_reference
 from fs_fedmllm.hub.release import require_public_base
@@ -31,6 +31,7 @@ def check_hub(config: Config, folder: Path) -> None:
 
     Raises:
         HubError: it does not answer, does not know the token, or would refuse; or what is to be read is not there.
+        ModelError: nor is an adapter on this machine.
     """
     hub, start = config.fedmllm.hub, config.federate.restore_from
     if hub.repo:
@@ -41,6 +42,8 @@ def check_hub(config: Config, folder: Path) -> None:
             checkpoint_names(hub.resume_from)
         elif start.startswith(PREFIX):
             adapter_folder(start, "federate.restore_from")
+        elif start and not Path(start).exists():
+            raise ModelError(f"federate.restore_from is {start!r}, and {Path(start).absolute()} is not there.")
     if hub.repo:
         with quiet():
             _check_push(make_api(), hub.repo, hub.private)

@@ -62,8 +62,7 @@ class ConsoleProgress:
         self._bar.update()
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
-        """Say who was left out."""
-        self._say(f"round {round_index + 1}: refused: {reason}")
+        """The session's warning has said who was left out and why."""
 
     def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
         """The bar has moved already."""

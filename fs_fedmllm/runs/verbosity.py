@@ -1,7 +1,8 @@
-"""How much a long command says: ``--quiet`` and ``--verbose``; Python's logging keeps the choice for every part.
+"""How much a command says: ``--quiet`` and ``--verbose``; Python's logging keeps the choice for every part.
 
-On standard error: errors always, warnings and progress by default, what was done with ``--verbose``. Results go to
-standard output whatever is chosen.
+On standard error: errors always, warnings and progress by default, what was done with ``--verbose``. What ``--quiet``
+silences of a run that goes on (an update that was refused, a push that failed) stands in its results.json. Results go
+to standard output whatever is chosen.
 """
 
 from __future__ import annotations
