@@ -164,7 +164,7 @@ def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_or_written(refused: Refused, tmp_path: Path) -> None:
-    assert "absent is not there" in refused("federate.restore_from", str(tmp_path / "absent"))
+    assert "cannot be read as a safetensors adapter" in refused("federate.restore_from", str(tmp_path / "absent"))
     assert "cannot be read as a safetensors adapter" in refused("federate.restore_from", str(tmp_path))
     (tmp_path / "file").write_text("")
     assert "cannot be written: Not a directory" in refused("outdir", str(tmp_path / "file"))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.errors import HubError
 from fs_fedmllm.hub.fetch import PATIENCE, adapter_folder, checkpoint_names, explain, make_api, quiet, status_of
 from fs_fedmllm.hub.names import PREFIX, parse_reference
 from fs_fedmllm.hub.release import require_public_base
-from fs_fedmllm.models.export import base_name
+from fs_fedmllm.models.export import base_name, check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def check_hub(config: Config, folder: Path) -> None:
             checkpoint_names(hub.resume_from)
         elif start.startswith(PREFIX):
             adapter_folder(start, "federate.restore_from")
-        elif start and not Path(start).exists():
-            raise ModelError(f"federate.restore_from is {start!r}, and {Path(start).absolute()} is not there.")
+        elif start:
+            check_readable(Path(start))
     if hub.repo:
         with quiet():
             _check_push(make_api(), hub.repo, hub.private)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.images import check_image, open_image, pixels_key
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
-from fs_fedmllm.errors import ModelError
+from fs_fedmllm.errors import FedMLLMError, ModelError
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.row_text import Hidden, RowText
@@ -356,7 +357,19 @@ class Encoder:
 
     def _process(self, chat: str, image: str, where: str, processor: Any = None) -> dict[str, torch.Tensor]:
         picture = open_image(image, where)
-        return self.mllm.family.process(processor or self.mllm.processor, chat, picture, self.mllm.image_arguments)
+        family, arguments = self.mllm.family, self.mllm.image_arguments
+        try:
+            return family.process(processor or self.mllm.processor, chat, picture, arguments)
+        except (FedMLLMError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a processor says in its own words what it cannot take
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            given = f" with model.fedmllm.image {dict(arguments)}" if arguments else ""
+            problem = (
+                f"the model's processor ({family.name}) cannot take the image {image} ({picture.width:,} x "
+                f"{picture.height:,} pixels){given}: {said[:400]}."
+            )
+            raise RowError(where, problem, "Crop, enlarge or scale the image, or remove the row.") from error
 
     def _image_key(self, path: str) -> str:
         if path not in self._keys:

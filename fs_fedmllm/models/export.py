@@ -75,6 +75,19 @@ def write_adapter(folder: Path, mllm: MLLM, state: dict[str, torch.Tensor], publ
     return hashlib.sha256(data).hexdigest()
 
 
+def check_readable(path: Path) -> None:
+    """There is a tensor file, or a folder that holds one, and it can be opened; what is in it is seen when it is read.
+
+    Raises:
+        ModelError: there is none, or it cannot be opened.
+    """
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    try:
+        open_regular(file).close()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
+
+
 def read_adapter(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Read an adapter's tensor file, or the folder that holds it; only safetensors, never a pickle.
 

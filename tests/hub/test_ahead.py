@@ -10,7 +10,7 @@ import pytest
 from hub_server import Hub, Repo
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.errors import HubError
+from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run
@@ -106,3 +106,9 @@ def test_a_base_without_a_public_name(hub: Hub, short_config: Make, tmp_path: Pa
     (tmp_path / "base").mkdir()
     words = ["fedmllm.hub.repo", REPO, "model.fedmllm.path", str(tmp_path / "base")]
     refused(short_config("cross_i3t7", *words), "fedmllm.hub.base_model", tmp_path)
+
+
+def test_an_adapter_of_this_machine_that_is_not_there(short_config: Make, tmp_path: Path) -> None:
+    config = short_config("cross_i3t7", "federate.restore_from", str(tmp_path / "absent"))
+    with pytest.raises(ModelError, match="cannot be read as a safetensors adapter"):
+        run(config)
