@@ -259,3 +259,28 @@ def test_an_index_of_weights_that_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ModelError, match=r"index\.json is damaged"):
         weight_files(tmp_path)
+
+
+def test_a_parquet_page_that_lies_about_its_size_uses_no_memory_for_it(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    resource = pytest.importorskip("resource")
+
+    def varint(number: int) -> bytes:
+        number, out = 2 * number, b""
+        while number > 127:
+            out, number = out + bytes([number & 127 | 128]), number >> 7
+        return out + bytes([number])
+
+    table = pa.table({"text": ["x" * 50 + str(i) for i in range(300)]})
+    pq.write_table(table, tmp_path / "d.parquet", compression="snappy", use_dictionary=False, write_statistics=False)
+    raw = (tmp_path / "d.parquet").read_bytes()
+    assert raw[:7] == b"PAR1\x15\x00\x15", "the page's header: its kind, then its size"
+    end = 7 + next(i for i, byte in enumerate(raw[7:]) if byte < 128) + 1
+    stored = end + 1 + next(i for i, byte in enumerate(raw[end + 1 :]) if byte < 128) + 1
+    lies = raw[:7] + varint(2**31 - 1) + raw[end : end + 1] + varint(1500) + raw[stored:]
+    (tmp_path / "d.parquet").write_bytes(lies)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        rows(tmp_path / "d.parquet")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
