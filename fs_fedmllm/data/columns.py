@@ -121,12 +121,20 @@ class _Column:
     pictures: int = 0
     prose: int = 0
     words: int = 0
+    turns: int = 0
     beside: set[str] = field(default_factory=set)
+    first: Any = None
+    varies: bool = False
 
     def note(self, value: Any, present: Collection[str]) -> None:
         self.seen += 1
         self.beside.update(present)
+        if self.seen == 1:
+            self.first = value
+        elif not self.varies:
+            self.varies = bool(value != self.first)
         if self.seen <= SAMPLED:
+            self.turns += isinstance(value, list | tuple) and bool(value) and _spoken(value[0])
             self.pictures += _pictured(value)
             text = " ".join(map(str, value)) if isinstance(value, list) else value
             if isinstance(text, str) and not _pictured(text):
@@ -147,6 +155,11 @@ def _pictured(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(_INLINE) or _FILE.fullmatch(value.strip()) is not None)
 
 
+def _spoken(value: Any) -> bool:
+    """Whether it is a turn of a conversation, as chat templates (or ShareGPT) have them."""
+    return isinstance(value, Mapping) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
+
+
 def _tokens(name: str) -> set[str]:
     return {word.lower() for word in _TOKEN.findall(name)}
 
@@ -165,6 +178,8 @@ class UnreadColumns:
         self._used = taken | set(used) | (set() if "image" in columns else {"images"})
         self._columns = columns
         self._wanted = tuple(wanted)
+        if "question" not in columns and not {"question"} & {*wanted, *columns.values(), *used}:
+            self._used.discard("question")  # a task with a question of its own shows none of the rows'
         self._found: dict[str, _Column] = {}
         self.fields: set[str] = set()
         #: Every column that some row has, in their order.
@@ -184,10 +199,18 @@ class UnreadColumns:
             if name not in self._used and not missing(value):
                 self._found.setdefault(name, _Column()).note(value, present)
 
+    def reads(self, column: str) -> bool:
+        """Whether the user's mapping names a column."""
+        return column in self._columns.values()
+
     @property
     def unread(self) -> list[str]:
         """Names of the columns that nobody reads."""
-        return [name for name in self.names if name not in self._used]
+        return [
+            name
+            for name in self.names
+            if name not in self._used and (name != "question" or "question" in self._columns)
+        ]
 
     def lookalikes(self) -> dict[str, list[str]]:
         """For each field that is not there: columns that look like it and never stand beside it."""
@@ -201,11 +224,15 @@ class UnreadColumns:
 
     def _meanings(self, name: str, column: _Column) -> list[str]:
         words = _tokens(name)
+        if name == "question" and "question" not in self._wanted:  # one that all rows have alike tells nothing
+            return ["text"] if column.words and column.varies and "question" not in self._columns else []
         same = [known for known in FIELDS if name.strip().casefold() == known]
         if same:
             return same
         if (words & _IMAGE and words <= _IMAGE | _PATH) or column.most(column.pictures):
             return ["image"]
+        if column.most(column.turns):
+            return ["text"]
         no_text = words & _NO_TEXT
         if not no_text and ((words & _TEXT and column.words) or column.most(column.prose)):
             return ["text"]
@@ -231,5 +258,12 @@ class UnreadColumns:
         said = [f"no {meant} beside {' or '.join(map(repr, names))}, which looks like it"
                 for meant, names in alike.items()]  # fmt: skip
         problem = f"the rows have {', and '.join(said)} (columns here: {here})."
+        spoken = [name for names in alike.values() for name in names if self._found[name].turns]
+        if spoken:
+            problem += f" {spoken[0]!r} holds conversations, turns in a list, which are not read."
+            return RowError(
+                file, problem, "Write what a row shows as its text (or question), and its label or answer, in columns "
+                f"of their own; {{columns: {{text: ''}}}} says that the rows have no text, whatever {spoken[0]} holds."
+            )  # fmt: skip
         guess = {meant: names[0] for meant, names in alike.items()}
         return RowError(file, problem, remedy({**self._columns, **guess}))

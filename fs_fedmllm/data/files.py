@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.files.untrusted import open_regular, parse_json, read_regular
+from fs_fedmllm.files.untrusted import DECODER, open_regular, parse_json, read_regular
 
 Row = Mapping[str, Any]
 Rows = Iterable[tuple[str, Row]]
@@ -28,7 +28,20 @@ IMAGE_FOLDERS = frozenset({"img", "imgs", "images", "data_image", "VQA_RAD Image
 #: Bytes of a JSON list, which is read in one piece, and of one row of JSON Lines.
 MAX_LIST, MAX_ROW = 1 << 30, 64 << 20
 
-_SPACE = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
+#: How files begin that are no JSON, whatever they are called: what they are, and what to do.
+_OTHER_FILES = {
+    b"\x1f\x8b": ("it is compressed with gzip.", "Unpack it (gunzip)."),
+    b"PK\x03\x04": ("it is a zip archive or a spreadsheet.", "Unpack it, or save its rows as JSON Lines."),
+    b"PAR1": ("it is a Parquet file.", "Give it the ending .parquet."),
+    b"\xff\xfe": ("it is UTF-16 text.", "Save the file as UTF-8."),
+    b"\xfe\xff": ("it is UTF-16 text.", "Save the file as UTF-8."),
+    b"{\0": ("it is UTF-16 or UTF-32 text.", "Save the file as UTF-8."),
+    b"[\0": ("it is UTF-16 or UTF-32 text.", "Save the file as UTF-8."),
+    b"\0{": ("it is UTF-16 text.", "Save the file as UTF-8."),
+    b"\0[": ("it is UTF-16 text.", "Save the file as UTF-8."),
+    b"\0\0": ("it is UTF-32 text, or no text.", "Save the file as UTF-8."),
+}
 
 
 def find(root: Path, names: Iterable[str], *, folder: bool = False) -> Path | None:
@@ -94,6 +107,9 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
     """The objects of a JSON list, or of JSON Lines: ``(file:line, object)`` each."""
     with _lines(path) as stream:
         head = stream.read(64)
+    for mark, (problem, remedy) in _OTHER_FILES.items():
+        if head.startswith(mark):
+            return found.error(RowError(str(path), problem, remedy))
     is_list = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     for where, row in _list_rows(path, found) if is_list else _line_rows(path, found):
         halves = dict(half_characters(row))
@@ -139,38 +155,68 @@ def _line_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
             if not raw.strip():
                 continue
             try:
-                row = _object(parse_json(decode(raw, where)), where)
+                row = _object(parse_json(decode(raw, where), unique_keys=True), where)
             except RowError as error:
                 found.error(error)
             except ValueError as error:
+                if number == 1 and _is_one_object(path):
+                    problem = "the file holds one JSON object over several lines, not rows."
+                    remedy = "Write a list of objects, [{...}, {...}], or one object a line."
+                    return found.error(RowError(str(path), problem, remedy))
                 found.error(_bad_json(where, error))
             else:
                 yield where, row
 
 
+def _is_one_object(path: Path) -> bool:
+    """Whether a file that is no JSON Lines is JSON as a whole; a large one is not looked at."""
+    try:
+        return isinstance(parse_json(decode(read_regular(path, MAX_ROW), str(path))), dict)
+    except (OSError, ValueError, RowError):
+        return False
+
+
 def _list_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
     """Walks the list one object at a time, so that a bad row is named by its line."""
     text = decode(read_bytes(path), str(path))
-    parse = json.JSONDecoder().raw_decode
+    parse = DECODER.raw_decode
     one_line = text.strip().count("\n") == 0
     at, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     number = 0
-    while True:
-        start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-        line += text.count("\n", at, start)
-        if text[start : start + 1] == "]":
-            return
+
+    def skip(start: int) -> int:
+        nonlocal line
+        end = _SPACE.match(text, start).end()  # type: ignore[union-attr]
+        line += text.count("\n", start, end)
+        return end
+
+    def place() -> str:
+        return f"{path}:{line}" + (f" (row {number})" if one_line else "")
+
+    at = skip(at)
+    while text[at : at + 1] != "]":
+        if number:
+            if text[at : at + 1] != ",":
+                problem = f"there is no comma after row {number} (JSON)."
+                return found.error(RowError(place(), problem, "Put one between two rows, and ] after the last."))
+            at = skip(at + 1)
         number += 1
-        where = f"{path}:{line}" + (f" (row {number})" if one_line else "")
+        start = at
         try:
             row, at = parse(text, start)
         except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, a deep nesting
-            return found.error(_bad_json(where, error))  # where the next row begins is anybody's guess
+            return found.error(_bad_json(place(), error))  # where the next row begins is anybody's guess
+        where = place()
         line += text.count("\n", start, at)
         if isinstance(row, dict):
             yield where, row
         else:
             found.error(_not_object(where, row))
+        at = skip(at)
+    if text[at + 1 :].strip():
+        skip(at + 1)
+        problem = f"there is more after the list's end: {shown(text[at + 1 :].strip(), 40)}."
+        found.error(RowError(f"{path}:{line}", problem, "Put all rows into one list."))
 
 
 def need(row: Row, key: str, where: str) -> Any:
@@ -181,11 +227,19 @@ def need(row: Row, key: str, where: str) -> Any:
     return row[key]
 
 
+def shown(value: Any, most: int = 120) -> str:
+    """A value of a row for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def text_of(row: Row, key: str, where: str) -> str:
     """A row's value as text; numbers are taken as they are written."""
     value = need(row, key, where)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RowError(where, f"{key} must be text, not {value!r}.", "Write a text or a number.")
+        raise RowError(where, f"{key} must be text, not {shown(value)}.", "Write a text or a number.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(where, f"{key} must be text, not {value!r}, which is no number.", "Write a text or a number.")
     return str(value)
 
 

@@ -6,15 +6,18 @@ of ``FORMATS`` are tried (Pillow would hand PostScript to an external interprete
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from fs_fedmllm.data import pixels
 from fs_fedmllm.data.findings import RowError
@@ -91,8 +94,10 @@ class ImageFolder:
         if kind is None:
             if self.required:
                 if isinstance(relative, str) and "\\" in relative:
-                    there = relative.replace("\\", "/")
+                    there = _DRIVE.sub("", relative).replace("\\", "/")
                     remedy = f"Write it with slashes, {there}, relative to the data folder."
+                    if there != relative.replace("\\", "/"):
+                        remedy = f"Put the file inside the data folder and name it from there, with slashes ({there})."
                     raise RowError(where, f"the image path {relative!r} has backslashes (Windows).", remedy)
                 raise RowError(where, f"the image {full} does not exist.", _missing_remedy(name, kinds))
         elif kind == "link":
@@ -144,6 +149,9 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{200,}={0,2}\s*")
+#: How base64 of a PNG, JPEG, GIF, WebP, TIFF and BMP begins.
+_ENCODED = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkqA|TU0AK|Qk)[A-Za-z0-9+/_\-\s]{40,}={0,2}\s*")
+_DRIVE = re.compile(r"^([A-Za-z]:)?[\\/]+")
 _AS_FILE = "Write it to a file in the data folder, and give the file's path."
 
 
@@ -161,19 +169,29 @@ def _foreign(value: object) -> tuple[str, str] | None:
         return f"the image {short!r} is a URL.", remedy
     if value[:5].lower() == "data:":
         return f"the image is a data: URI ({value[:30]}...).", f"Decode it. {_AS_FILE}"
-    if _BASE64.fullmatch(value):
+    if _BASE64.fullmatch(value) or _ENCODED.fullmatch(value):
         return f"the image is text that looks like base64 ({value[:20]}...), not a path.", f"Decode it. {_AS_FILE}"
     if value.startswith("~"):
         return f"the image path {short!r} begins with ~, which is not expanded.", _LEAVES
     return None
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _plain(name: str) -> str:
+    """A name without what often gets lost on its way: case, the composition of accents, blanks around it."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
 def _missing_remedy(name: str, kinds: dict[str, str]) -> str:
-    folded = name.casefold()
-    stem = os.path.splitext(folded)[0]
+    wanted = {_plain(name), _plain(unquote(name))}  # a URL's name has %20 for a space
+    stems = {os.path.splitext(plain)[0] for plain in wanted}
     for other in kinds:
-        if other.casefold() == folded or os.path.splitext(other.casefold())[0] == stem:
-            return f"There is {other!r} beside it: give the name as it is written there."
+        plain = _plain(other)
+        if plain in wanted or os.path.splitext(plain)[0] in stems:
+            spelt = ""
+            if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+                spelt = " (its accents are written otherwise: Unicode NFC and NFD)"
+            return f"There is {other!r} beside it{spelt}: give the name as it is written there."
     return "Unpack the images of the archive to where the row expects them, or correct the row."
 
 

@@ -216,7 +216,7 @@ def _say_unread(source: Source, unread: UnreadColumns, asked: Asked, found: Find
         raise fault
     if fault is not None:
         found.items.append(as_finding(fault))
-    if asked.template.task == "choice" and "question" in unread.fields:
+    if asked.template.task == "choice" and "question" in unread.fields and not unread.reads("question"):
         found.warn(str(source.path), "The column question is not shown: the template asks its own of every row.")
     if unread.unread:
         found.note(str(source.path), f"Columns that are not read: {', '.join(unread.unread)}.")

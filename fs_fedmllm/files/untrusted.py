@@ -62,14 +62,30 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def parse_json(text: str | bytes) -> Any:
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return made
+
+
+#: Decodes JSON in which no mapping has a key twice: of two values the first would be lost without a word.
+DECODER = json.JSONDecoder(object_pairs_hook=_mapping)
+
+
+def parse_json(text: str | bytes, *, unique_keys: bool = False) -> Any:
     """JSON, where all that can be wrong is a ``ValueError``: nested too deeply, a number of thousands of digits.
+
+    Args:
+        text: the JSON.
+        unique_keys: whether a key that stands twice in a mapping is refused; without, the last one counts.
 
     Raises:
         ValueError: it is no JSON, or not within these bounds.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_mapping if unique_keys else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -252,3 +252,26 @@ def test_a_column_of_raw_bytes(tmp_path):
         load_dataset("own", tmp_path, TRIAGE)
     with pytest.raises(DataError, match=r"^w: the image is raw bytes, where a path is expected"):
         ImageFolder(tmp_path).resolve(buffer.getvalue(), "w")  # type: ignore[arg-type]
+
+
+def test_questions_of_their_own_that_a_choice_does_not_show_are_a_text(desk):
+    def asks(row):
+        return {**{k: v for k, v in row.items() if k != "text"}, "question": f"is {row['id']} broken?"}
+
+    root = desk(asks)
+    with pytest.raises(DataError, match=r"no text beside 'question'.*columns: \{text: question\}"):
+        load_dataset("own", root, TRIAGE)
+    dataset = load_dataset("own", root, {**TRIAGE, "columns": {"text": "question"}})
+    assert dataset.train[1].text == "is 1 broken?" and not any("not shown" in said for said in dataset.warnings)
+    for field in ("text", "question"):  # said to be none
+        assert load_dataset("own", root, {**TRIAGE, "columns": {field: ""}}).train[1].text is None
+    root = desk(lambda row: {**asks(row), "text": row["text"]})
+    assert any("question is not shown" in said for said in load_dataset("own", root, TRIAGE).warnings)
+
+
+@pytest.mark.parametrize("turn", [{"role": "user", "content": "help"}, {"from": "human", "value": "help"}])
+def test_conversations_are_called_what_they_are(desk, turn):
+    for name in ("messages", "conversations"):
+        root = desk(lambda row, name=name: {**to(text=name)(row), name: [turn]})
+        with pytest.raises(DataError, match=f"'{name}' holds conversations.*in columns of their own"):
+            load_dataset("own", root, TRIAGE)

@@ -197,3 +197,21 @@ def test_a_vanished_image_is_a_data_error(tmp_path):
 def test_sha256_is_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert image_sha256(str(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_a_name_that_is_written_otherwise_is_told(tmp_path, picture):
+    for name in ("a b.png", "u\u0308ber.png"):
+        picture(tmp_path / name)
+    for given, said in (
+        ("a%20b.png", r"There is 'a b\.png' beside it: give"),
+        (" a b.png", r"There is 'a b\.png' beside it: give"),
+        ("\u00fcber.png", r"its accents are written otherwise: Unicode NFC and NFD"),
+    ):
+        with pytest.raises(DataError, match=said):
+            ImageFolder(tmp_path).resolve(given, WHERE)
+    with pytest.raises(DataError, match=r"from there, with slashes \(scans/a\.png\)"):
+        ImageFolder(tmp_path).resolve("C:\\scans\\a.png", WHERE)
+    with pytest.raises(DataError, match="looks like base64"):
+        ImageFolder(tmp_path).resolve(
+            "iVBORw0KGgo" + "AAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAEklE" + "QVR4nGNg==", WHERE
+        )

@@ -234,3 +234,10 @@ def test_a_hundred_thousand_rows_take_seconds(clinic):
     data = load_dataset("own", clinic, OPTIONS)
     assert time.perf_counter() - begin < 30  # 1.2 s on an idle machine
     assert len(data.train) == 100_000
+
+
+@pytest.mark.parametrize("field", ["text", "id"])
+def test_a_number_that_is_none_is_no_text(clinic, jsonl, field):
+    jsonl(clinic / "train.jsonl", [ward(0), {**ward(1), field: float("inf")}])
+    with pytest.raises(DataError, match=rf"train\.jsonl:2: {field} must be text, not inf"):
+        load_dataset("own", clinic, OPTIONS)
