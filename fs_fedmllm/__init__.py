@@ -29,6 +29,7 @@ _PUBLIC = {
     "Regularizer": "fs_fedmllm.algorithms",
     "Result": "fs_fedmllm.api",
     "Sample": "fs_fedmllm.data.sample",
+    "Scenario": "fs_fedmllm.scenarios",
     "ScenarioParams": "fs_fedmllm.scenarios",
     "ServerOptimizer": "fs_fedmllm.algorithms",
     "apply_scenario": "fs_fedmllm.scenarios",
@@ -38,7 +39,9 @@ _PUBLIC = {
     "register_algorithm": "fs_fedmllm.api",
     "register_dataset": "fs_fedmllm.api",
     "register_family": "fs_fedmllm.api",
+    "register_metric": "fs_fedmllm.api",
     "register_regularizer": "fs_fedmllm.api",
+    "register_scenario": "fs_fedmllm.api",
     "run": "fs_fedmllm.api",
 }
 
@@ -54,6 +57,7 @@ __all__ = [
     "Regularizer",
     "Result",
     "Sample",
+    "Scenario",
     "ScenarioParams",
     "ServerOptimizer",
     "__version__",
@@ -64,7 +68,9 @@ __all__ = [
     "register_algorithm",
     "register_dataset",
     "register_family",
+    "register_metric",
     "register_regularizer",
+    "register_scenario",
     "run",
 ]
 
@@ -79,14 +85,16 @@ if TYPE_CHECKING:
         register_algorithm,
         register_dataset,
         register_family,
+        register_metric,
         register_regularizer,
+        register_scenario,
         run,
     )
     from fs_fedmllm.config import Config
     from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.data.sample import Dataset, Sample
     from fs_fedmllm.errors import FedMLLMError
-    from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
+    from fs_fedmllm.scenarios import Scenario, ScenarioParams, apply_scenario
 
 
 def __getattr__(name: str) -> Any:

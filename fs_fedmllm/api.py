@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method, Regularizer
 from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
+from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
 from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Dataset, Sample
+    from fs_fedmllm.evaluation.predictions import Prediction
+    from fs_fedmllm.evaluation.row_metrics import RowMetric
     from fs_fedmllm.models.families.base import Family
     from fs_fedmllm.rounds.federation import Update
     from fs_fedmllm.runs.checkpoint import RunState
+    from fs_fedmllm.scenarios import Scenario
     from fs_fedmllm.tools.adapters.opening import Opened
     from fs_fedmllm.tools.adapters.predict import Answer
 
@@ -247,6 +251,32 @@ def register_dataset(name: str, load: Callable[..., Dataset]) -> None:
     DATASETS.register(name, load)
 
 
+def register_scenario(name: str, scenario: Scenario) -> None:
+    """Make a scenario known in this process: ``data.splitter: fedmllm_<name>``.
+
+    Args:
+        name: without the prefix.
+        scenario: what deals the rows, and the parameters that it has of its own.
+
+    Raises:
+        ConfigError: the name is one of this package's.
+    """
+    SCENARIOS.register(name, scenario)
+
+
+def register_metric(name: str, metric: Callable[[Sequence[Prediction]], RowMetric | None]) -> None:
+    """Make a metric known in this process; a run that names it in ``fedmllm.eval.metrics`` has it in every evaluation.
+
+    Args:
+        name: as it follows the split, ``test_<name>``.
+        metric: of the predictions of one view; None where these rows do not have it.
+
+    Raises:
+        ConfigError: the name is one of this package's.
+    """
+    OUTSIDE_METRICS.register(name, metric)
+
+
 def register_family(model_type: str, family: Family) -> None:
     """Say what is different about a kind of models, in this process.
 
@@ -271,6 +301,8 @@ __all__ = [
     "register_algorithm",
     "register_dataset",
     "register_family",
+    "register_metric",
     "register_regularizer",
+    "register_scenario",
     "run",
 ]

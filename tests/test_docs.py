@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import re
 import runpy
 import sys
@@ -15,6 +16,8 @@ from short_runs import REPOSITORY
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config import profiles
+from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.scenarios import switches
 
 DOCUMENTS = [*sorted((REPOSITORY / "docs").glob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
@@ -37,7 +40,7 @@ def module(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> types.Mod
 
 def extension(index: int, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     found = blocks("docs/extending.md")
-    assert len(found) == 4
+    assert len(found) == 5
     assert all(len(block.splitlines()) <= 45 for block in found)
     return module(name, found[index], monkeypatch)
 
@@ -99,17 +102,85 @@ def test_the_server_optimizer_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_scenario_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from fs_fedmllm.data.registry import load_dataset
-    from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, build
+    from fs_fedmllm.scenarios import apply_scenario, params_of
 
-    camera = extension(2, "scenario_of_the_guide", monkeypatch).camera
-    monkeypatch.setitem(build.SCENARIOS, "camera", camera)
+    monkeypatch.setitem(SCENARIOS._known, "camera", extension(2, "scenario_of_the_guide", monkeypatch).CAMERA)
     rows = load_dataset("digits_triage", tmp_path).train
-    split = apply_scenario("camera", rows, 5, ScenarioParams(alpha=50.0), seed=3)
+    split = apply_scenario("camera", rows, 5, params_of("camera", {"alpha": 50.0}), seed=3)
     missing = [record.missing["image"] for _, record in sorted(split.manifest.clients.items())]
     assert missing[0] == 1.0 and missing[-1] == 0.0
     assert missing[2] == pytest.approx(0.5, abs=0.1)
-    again = apply_scenario("camera", rows, 5, ScenarioParams(alpha=50.0), seed=3)
-    assert again.manifest.sha256 == split.manifest.sha256
+    again = apply_scenario("camera", rows, 5, params_of("camera", {"alpha": 50.0}), seed=3)
+    assert again.manifest.sha256 == split.manifest.sha256 and split.manifest.params["own"] == {"most": 1.0}
+    rarer = apply_scenario("camera", rows, 5, params_of("camera", {"alpha": 50.0, "most": 0.5}), seed=3)
+    assert rarer.manifest.clients[5].missing["image"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_metric_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from fs_fedmllm.evaluation.predictions import Prediction
+
+    metric = extension(3, "metric_of_the_guide", monkeypatch).balanced_accuracy
+    answered = [(True, 0), (True, 0), (False, 0), (False, 0), (True, 1)]
+    rows = [Prediction(str(i), "both", correct, label=label) for i, (correct, label) in enumerate(answered)]
+    found = metric(rows)
+    assert found is not None and found.value == pytest.approx((0.5 + 1) / 2)
+    assert found.weighted(np.array([[1, 1, 0, 0, 0]])).tolist() == [1.0]  # a class that no draw has does not count
+    assert metric([Prediction("a", "both", True, answer="yes")]) is None
+
+
+OUTSIDE = re.compile(r'entry-points\."(fs_fedmllm\.(?:algorithms|scenarios|metrics))".*\n    (\w+) = "[\w.]+:(\w+)"')
+
+
+def test_one_file_outside_the_package_adds_an_algorithm_a_scenario_and_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_config
+) -> None:
+    """From the guide's own blocks and entry points; nothing of ours is edited."""
+    from fs_fedmllm import registry
+    from fs_fedmllm.runs.simulation import run
+
+    (tmp_path / "outside.py").write_text("\n\n".join(blocks("docs/extending.md")[1:4]))
+    installed = tmp_path / "outside-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    lines = OUTSIDE.findall((REPOSITORY / "docs" / "extending.md").read_text())
+    assert len(lines) == 3
+    (installed / "entry_points.txt").write_text(
+        "".join(f"[{group}]\n{name} = outside:{thing}\n" for group, name, thing in lines)
+    )
+    before = [dict(names._known) for names in (schema.METHODS, SCENARIOS, OUTSIDE_METRICS)]
+    registry._entry_points.cache_clear()
+    try:
+        with monkeypatch.context() as path:
+            path.syspath_prepend(str(tmp_path))
+            config = short_config(
+                "aligned_a50", "federate.method", "fedadabelief", "data.splitter", "fedmllm_camera",
+                "data.splitter_args", "[{alpha: 5.0, most: 0.5}]", "fedmllm.eval.metrics", "[balanced_acc]",
+                "eval.best_res_update_round_wise_key", "val_balanced_acc",
+            )  # fmt: skip
+            results, folder = run(config)
+            most = ("data.splitter", "fedmllm_camera", "data.splitter_args")
+            for words, said in (
+                ((*most, "[{most: 2.0}]"), r"splitter_args\.most is 2\.0"),
+                ((*most, "[{mots: 0.5}]"), "did you mean 'most'"),
+                (("data.splitter_args", "[{most: 0.5}]"), "unknown parameter 'most'"),
+                (("fedmllm.eval.metrics", "[balanced_ac]"), "did you mean 'balanced_acc'"),
+            ):
+                with pytest.raises(ConfigError, match=said):
+                    short_config("aligned_a50", *words)
+    finally:
+        for names, known in zip((schema.METHODS, SCENARIOS, OUTSIDE_METRICS), before, strict=True):
+            names._known = known
+        sys.modules.pop("outside", None)
+        registry._entry_points.cache_clear()
+    assert results["method"] == "fedadabelief" and results["best_by"] == "val_balanced_acc"
+    interval = results["intervals"]["test_balanced_acc"]
+    assert interval["low"] <= interval["value"] == results["evaluations"][-1]["test_balanced_acc"] <= 1
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    assert manifest["scenario"] == "camera" and manifest["params"]["own"] == {"most": 0.5}
+    with pytest.raises(ConfigError, match="There is none; leave it empty"):
+        short_config("aligned_a50", "fedmllm.eval.metrics", "[balanced_acc]")
 
 
 def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +190,7 @@ def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     from fs_fedmllm.models import families
     from fs_fedmllm.models.loader import attach
 
-    made = extension(3, "family_of_the_guide", monkeypatch).FAMILY
+    made = extension(4, "family_of_the_guide", monkeypatch).FAMILY
     monkeypatch.setitem(families.REGISTERED._known, "glance", made)
     family = families.family_of("glance")
     joined = family.join_pixels([{"pixel_values": torch.ones(3, n), "sizes": torch.ones(1, 2)} for n in (2, 5)])

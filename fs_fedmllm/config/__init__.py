@@ -12,6 +12,7 @@ from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.open_names import METRICS, SPLITTERS
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
@@ -31,10 +32,8 @@ from fs_fedmllm.config.reading import (
 from fs_fedmllm.config.reference import describe
 from fs_fedmllm.config.schema import (
     METHODS,
-    METRICS,
     SCENARIO_ARGS,
     SPLITS,
-    SPLITTERS,
     CacheConfig,
     Config,
     DataConfig,

@@ -10,10 +10,11 @@ from typing import Any
 from fs_fedmllm.config.aggregation_checks import check_aggregation
 from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.config.open_names import METRICS, OUTSIDE_METRICS, SPLITTERS, own_names
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.config.privacy_checks import privacy_faults
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
-from fs_fedmllm.config.schema import METRICS, SCENARIO_ARGS, SPLITS, SPLITTERS, Config
+from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import ANY, Range
 
@@ -103,11 +104,12 @@ def check(config: Config, where: str = "configuration") -> None:
         f"fedmllm.network.min_clients is {config.fedmllm.network.min_clients}, but a round has "
         f"{config.sampled_clients} clients. Lower it.",
     )
+    known_args = (*own_names(config.scenario), *SCENARIO_ARGS)
     for name in args:
         refuse(
-            name not in (*SCENARIO_ARGS, *SCENARIO_SWITCHES),
-            f"unknown parameter {name!r} in data.splitter_args{nearest(str(name), SCENARIO_ARGS)} "
-            f"Known: {', '.join(SCENARIO_ARGS)}.",
+            name not in (*known_args, *SCENARIO_SWITCHES),
+            f"unknown parameter {name!r} in data.splitter_args{nearest(str(name), known_args)} "
+            f"Known: {', '.join(known_args)}.",
         )
     for name, value in config.fedmllm.switches.items():
         if name in SCENARIO_SWITCHES:
@@ -151,6 +153,14 @@ def check(config: Config, where: str = "configuration") -> None:
         key_split not in SPLITS or not key_metric,
         "eval.best_res_update_round_wise_key must be a split and a metric, for example val_macro_f1.",
     )
+    further = config.fedmllm.eval.metrics
+    for name in further:
+        refuse(
+            name not in OUTSIDE_METRICS,
+            f"fedmllm.eval.metrics names {name!r}, which is no metric that another package added"
+            + (f"{nearest(str(name), OUTSIDE_METRICS)} " if OUTSIDE_METRICS else ". ")
+            + (f"There are {', '.join(OUTSIDE_METRICS)}." if OUTSIDE_METRICS else "There is none; leave it empty."),
+        )
     # Answers of a kind are scored apart (open_acc); the slices are there for every round only if always wanted.
     sliced = key_metric.startswith(("image_", "text_"))
     refuse(
@@ -159,9 +169,9 @@ def check(config: Config, where: str = "configuration") -> None:
         "fedmllm.eval.slices: always.",
     )
     refuse(
-        not sliced and key_metric not in METRICS and not key_metric.endswith("_acc"),
+        not sliced and key_metric not in (*METRICS, *further) and not key_metric.endswith("_acc"),
         f"eval.best_res_update_round_wise_key is {config.eval.best_res_update_round_wise_key!r}, and no evaluation "
-        f"has a metric {key_metric!r}{nearest(key_metric, METRICS)} Known: {', '.join(METRICS)}.",
+        f"has a metric {key_metric!r}{nearest(key_metric, METRICS)} Known: {', '.join((*METRICS, *further))}.",
     )
 
 

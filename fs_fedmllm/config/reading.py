@@ -20,6 +20,7 @@ from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import host_key
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
 from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.config.open_names import own_names, scenario_parameters
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
@@ -261,7 +262,7 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
 
 
 def _with_outside_parameters(config: Config, where: str) -> Config:
-    """``fedmllm.parameters`` brought to the types of the algorithms that declare them, defaults filled in."""
+    """Parameters of algorithms and scenarios of other packages, brought to the types that they declare."""
     given = config.fedmllm.parameters
     chosen = (config.method, REGULARIZERS[config.fedmllm.regularizer.type])
     declared = {
@@ -277,12 +278,23 @@ def _with_outside_parameters(config: Config, where: str) -> Config:
             )
     built = {}
     for name, cls in declared.items():
-        parameters = _build(cls, given.get(name) or {}, where, f"fedmllm.parameters.{name}")
-        for path, value, valid in numbers(parameters, f"fedmllm.parameters.{name}."):
-            if not valid.holds(value):
-                raise ConfigError(f"{where}: {path} is {value!r}; it must be {valid}.")
-        built[name] = dataclasses.asdict(parameters)
-    return dataclasses.replace(config, fedmllm=dataclasses.replace(config.fedmllm, parameters=built))
+        built[name] = _outside(cls, given.get(name) or {}, where, f"fedmllm.parameters.{name}")
+    data, scenario = config.data, scenario_parameters(config.scenario)
+    args = data.splitter_args or [{}]
+    if scenario is not None and len(args) == 1 and isinstance(args[0], Mapping):  # anything else is refused later
+        own = {name: args[0][name] for name in own_names(config.scenario) if name in args[0]}
+        args = [{**args[0], **_outside(scenario, own, where, "data.splitter_args")}]
+        data = dataclasses.replace(data, splitter_args=args)
+    return dataclasses.replace(config, data=data, fedmllm=dataclasses.replace(config.fedmllm, parameters=built))
+
+
+def _outside(cls: Any, given: Mapping[str, Any], where: str, path: str) -> dict[str, Any]:
+    """Parameters that another package declares, checked like every key."""
+    parameters = _build(cls, given, where, path)
+    for name, value, valid in numbers(parameters, f"{path}."):
+        if not valid.holds(value):
+            raise ConfigError(f"{where}: {name} is {value!r}; it must be {valid}.")
+    return dataclasses.asdict(parameters)
 
 
 def parse_override(text: str) -> Any:

@@ -16,21 +16,19 @@ from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.open_names import PREFIX, SPLITTERS
 from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
 
 METHODS = algorithms.METHODS
-SPLITTERS = ("fedmllm_aligned", "fedmllm_missing", "fedmllm_cross", "fedmllm_hybrid")
 #: Splits that are evaluated.
 SPLITS = ("val", "test")
 
 
 #: What ``data.splitter_args`` may hold beside the switches; the scenarios check the values.
 SCENARIO_ARGS = ("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order")
-#: Metrics of an evaluation, over all tasks; each after its split and an underscore.
-METRICS = ("acc", "macro_f1", "weighted_f1", "auc", "auc_hard", "open_acc", "closed_acc", "loss", "total")
 
 
 @dataclass(frozen=True)
@@ -258,6 +256,7 @@ class EvaluationConfig:
         "When the test rows are also shown with one modality only: never, at both ends of the run, or always.",
         choices=("never", "ends", "always"),
     )
+    metrics: list = key([], "Further metrics, which other packages or your program added, by name.", owner="server")
     max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens", valid=ONE_OR_MORE)
     limit: int = key(
         0,
@@ -420,7 +419,7 @@ class Config:
     @property
     def scenario(self) -> str:
         """Name of the scenario: the splitter without our prefix."""
-        return self.data.splitter.removeprefix("fedmllm_")
+        return self.data.splitter.removeprefix(PREFIX)
 
     @property
     def scenario_settings(self) -> dict[str, Any]:

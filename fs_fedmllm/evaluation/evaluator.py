@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.config.open_names import OUTSIDE_METRICS
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics, label_metrics, upstream_auc
 from fs_fedmllm.evaluation.normalise import same_answer
@@ -80,6 +81,10 @@ class Evaluator:
             Prediction(row.id, shown, kind=row.kind, group=row.keys.get(group_by, ""), label=row.label, **said)
             for row, said in zip(rows, answers, strict=True)
         ]
+        for name in self.config.metrics if rows else ():
+            metric = OUTSIDE_METRICS[name](predictions)
+            if metric is not None and not np.isnan(metric.value):
+                numbers[name] = metric.value
         return numbers, predictions
 
     def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:

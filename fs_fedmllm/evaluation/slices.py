@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fs_fedmllm.config.open_names import OUTSIDE_METRICS
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.metrics import class_metrics
 from fs_fedmllm.evaluation.predictions import Prediction, by_client, shown_as
@@ -45,6 +46,9 @@ def _metric(name: str, rows: Sequence[Prediction], positive: int | None) -> RowM
     correct = accuracy([p.correct for p in rows])
     if name == "acc":
         return correct
+    if name in OUTSIDE_METRICS:
+        outside: RowMetric | None = OUTSIDE_METRICS[name](rows)
+        return outside
     if name.endswith("_acc"):
         chosen = [p.kind == name.removesuffix("_acc") for p in rows]
         return among(correct, chosen) if any(chosen) else None
@@ -156,6 +160,7 @@ def slice_figures(
     positive: int | None,
     clients: Mapping[int, Sequence[Sample]],
     seed: int,
+    further: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What results.json says of a run's slices: ``intervals``, ``classes`` and ``clients``."""
     kinds = sorted({p.kind for p in predictions if p.kind})
@@ -164,6 +169,7 @@ def slice_figures(
         names |= dict.fromkeys(f"{kind}_acc" for kind in kinds)
     if options:
         names["macro_f1"] = None
+    names |= dict.fromkeys(further)
     return {
         "intervals": intervals(predictions, list(names), positive, seed),
         "classes": class_slices(predictions, options),

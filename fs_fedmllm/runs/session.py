@@ -549,6 +549,7 @@ class Session:
                     positive=data.template.positive if binary else None,
                     clients=data.clients,
                     seed=self.config.seed,
+                    further=self.config.fedmllm.eval.metrics,
                 ),
             }
         if data.template.task == "vqa" and data.dataset.train and not self.config.fedmllm.eval.limit:

@@ -1,6 +1,6 @@
 """Who gets which rows, and which modalities each client may see. See docs/architecture.md."""
 
-from fs_fedmllm.scenarios.build import SCENARIOS, apply_scenario
+from fs_fedmllm.scenarios.build import Scenario, apply_scenario, params_of
 from fs_fedmllm.scenarios.manifest import (
     ClientRecord,
     Manifest,
@@ -14,14 +14,15 @@ from fs_fedmllm.scenarios.switches import LEVELS, PROFILES, SWITCHES, ScenarioPa
 __all__ = [
     "LEVELS",
     "PROFILES",
-    "SCENARIOS",
     "SWITCHES",
     "ClientRecord",
     "Manifest",
+    "Scenario",
     "ScenarioParams",
     "Split",
     "apply_manifest",
     "apply_scenario",
+    "params_of",
     "profile_params",
     "read_manifest",
     "write_manifest",

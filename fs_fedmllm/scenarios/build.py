@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from fs_fedmllm.config.open_names import SCENARIOS, own_names, scenario_parameters
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios.aligned import aligned
@@ -12,14 +15,47 @@ from fs_fedmllm.scenarios.hybrid import hybrid
 from fs_fedmllm.scenarios.manifest import Split, describe, materialise
 from fs_fedmllm.scenarios.missing import missing
 from fs_fedmllm.scenarios.rows import Assignment, Rows
-from fs_fedmllm.scenarios.switches import ScenarioParams
+from fs_fedmllm.scenarios.switches import ScenarioParams, profile_params
 
-SCENARIOS: dict[str, Callable[[Rows, int, ScenarioParams, int], Assignment]] = {
-    "aligned": aligned,
-    "missing": missing,
-    "cross": cross,
-    "hybrid": hybrid,
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way to deal rows, for another package's entry point in ``fs_fedmllm.scenarios``.
+
+    Attributes:
+        assign: ``(rows, client_num, params, seed)`` -> who gets which rows, and what each of them still shows.
+        parameters: frozen dataclass of its own parameters, with defaults; they stand in ``data.splitter_args`` and
+            come as ``params.own``.
+    """
+
+    assign: Callable[[Rows, int, ScenarioParams, int], Assignment]
+    parameters: type | None = None
+
+
+_OURS = {
+    "aligned": Scenario(aligned),
+    "missing": Scenario(missing),
+    "cross": Scenario(cross),
+    "hybrid": Scenario(hybrid),
 }
+
+
+def params_of(name: str, settings: Mapping[str, Any], *, profile: str = "fixed", dataset: str = "") -> ScenarioParams:
+    """A scenario's parameters: the profile's, with settings on top.
+
+    Args:
+        name: of the scenario.
+        settings: by name, the scenario's own among them.
+        profile: ``fixed``, ``paper`` or ``upstream``.
+        dataset: ``data.type``.
+
+    Raises:
+        ScenarioError: the scenario has no such setting.
+    """
+    cls, rest = scenario_parameters(name), dict(settings)
+    own = {key: rest.pop(key) for key in own_names(name) if key in rest}
+    made = profile_params(profile, dataset=dataset, **rest)
+    return replace(made, own=cls(**own)) if cls is not None else made
 
 
 def apply_scenario(
@@ -37,7 +73,7 @@ def apply_scenario(
     Validation and test rows keep every modality in every scenario: do not pass them.
 
     Args:
-        name: ``aligned``, ``missing``, ``cross`` or ``hybrid``.
+        name: ``aligned``, ``missing``, ``cross``, ``hybrid``, or one that another package added.
         samples: training rows in file order.
         client_num: number of clients; their ids are 1..client_num.
         params: levels and switches; None is the profile ``fixed``.
@@ -48,7 +84,8 @@ def apply_scenario(
     Raises:
         ScenarioError: the scenario cannot be applied to these rows and clients.
     """
-    if name not in SCENARIOS:
+    scenario = _OURS.get(name) or SCENARIOS.get(name)
+    if scenario is None:
         raise ScenarioError(f"scenario {name!r} is unknown; use one of {', '.join(SCENARIOS)}")
     if not isinstance(client_num, int) or isinstance(client_num, bool) or client_num < 1:
         raise ScenarioError(f"federate.client_num: {client_num!r} must be a whole number of 1 or more")
@@ -59,7 +96,7 @@ def apply_scenario(
     _unique(samples)
     params = params or ScenarioParams()
     rows = Rows(samples)
-    assignment = SCENARIOS[name](rows, client_num, params, seed)
+    assignment = scenario.assign(rows, client_num, params, seed)
     manifest = describe(rows, assignment, name, params, dataset=dataset, fingerprint=fingerprint)
     return Split(materialise(rows, assignment), manifest)
 

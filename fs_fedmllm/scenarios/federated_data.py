@@ -18,9 +18,9 @@ from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.scenarios.build import apply_scenario
+from fs_fedmllm.scenarios.build import apply_scenario, params_of
 from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
-from fs_fedmllm.scenarios.switches import ScenarioParams, profile_params
+from fs_fedmllm.scenarios.switches import ScenarioParams
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def scenario_params(config: Config, dataset: Dataset) -> ScenarioParams:
     settings = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config.scenario_settings.items()
     }
-    return profile_params(config.fedmllm.profile, dataset=dataset.name, **settings)
+    return params_of(config.scenario, settings, profile=config.fedmllm.profile, dataset=dataset.name)
 
 
 def fitting_template(config: Config, dataset: Dataset) -> Template:
@@ -220,6 +220,7 @@ def check_best(config: Config, dataset: Dataset, template: Template) -> None:
         known |= {"auc", "auc_hard"} if template.metric == "auc" else set()
     else:
         known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
+    known |= set(config.fedmllm.eval.metrics)
     if metric.removeprefix("image_").removeprefix("text_") not in known:
         raise ConfigError(
             f"eval.best_res_update_round_wise_key is {name!r}, but an evaluation of {dataset.name} has "

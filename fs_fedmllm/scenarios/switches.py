@@ -47,6 +47,8 @@ class ScenarioParams:
         file_order: ``single_stream``: client ids (from 1) in the order in which the authors' script met
             their files (``os.listdir``, so it differs between machines); empty is ascending.
 
+        own: parameters of another package's scenario, in the dataclass that it declares; None for ours.
+
     > Switches
 
     Attributes:
@@ -81,6 +83,7 @@ class ScenarioParams:
     cross_draw: str = "seeded"
     presence_draw: str = "seeded"
     hybrid_both: str = "client_coin"
+    own: Any = None
 
     def __post_init__(self) -> None:
         for switch, allowed in SWITCHES.items():
@@ -121,7 +124,10 @@ class ScenarioParams:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.own is None:
+            del found["own"]
+        return found
 
 
 def _number(value: object) -> bool:

@@ -15,7 +15,7 @@ class ScenarioSplitter:
     """Callable as FederatedScope calls its splitters.
 
     Args:
-        scenario: ``aligned``, ``missing``, ``cross`` or ``hybrid``.
+        scenario: name of the scenario.
         client_num: clients.
         settings: parameters and switches of the scenario; ``seed`` among them.
     """
@@ -30,10 +30,10 @@ class ScenarioSplitter:
 
         Validation and test rows are dealt the same way but keep every modality.
         """
-        from fs_fedmllm.scenarios import apply_scenario, profile_params
+        from fs_fedmllm.scenarios import apply_scenario, params_of
 
         name = self.scenario if prior is _TRAINING else "aligned"
-        split = apply_scenario(name, dataset, self.client_num, profile_params("fixed", **self.settings))
+        split = apply_scenario(name, dataset, self.client_num, params_of(self.scenario, self.settings))
         return [list(split.clients[client]) for client in sorted(split.clients)]
 
 
