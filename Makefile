@@ -9,6 +9,7 @@ install:  ## torch first: everything else accepts what is there
 
 check:  ## style and types
 	ruff check .
+	ruff format --check .
 	mypy
 
 format:

@@ -1,3 +1,3 @@
-"""The version, by itself: setup.py reads it and every artefact names it."""
+"""The version, by itself: the build reads it and every artefact names it."""
 
 VERSION = "0.1.0"

@@ -13,16 +13,15 @@ import argparse
 import importlib.metadata
 import os
 import re
-import runpy
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 import venv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from packaging.requirements import Requirement
 
@@ -32,17 +31,15 @@ BASE = "base"
 
 
 def packaging() -> dict[str, Any]:
-    """What setup.py states."""
-    with mock.patch("setuptools.setup") as setup:
-        runpy.run_path(str(REPOSITORY / "setup.py"))
-    stated: dict[str, Any] = setup.call_args.kwargs
+    """What pyproject.toml states of the project."""
+    stated: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return stated
 
 
 def requirements(extras: Iterable[str]) -> list[str]:
     """Direct requirements of an installation with these extras."""
     stated = packaging()
-    return [*stated["install_requires"], *(line for extra in extras for line in stated["extras_require"][extra])]
+    return [*stated["dependencies"], *(line for extra in extras for line in stated["optional-dependencies"][extra])]
 
 
 def _plain(name: str) -> str:
@@ -151,7 +148,7 @@ def prove(python: Path, extra: str, folder: Path) -> subprocess.CompletedProcess
 def main() -> int:
     """Check what the command line names; 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [BASE, *packaging()["extras_require"]]
+    known = [BASE, *packaging()["optional-dependencies"]]
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"default: {' '.join(known)}")
     parser.add_argument("--linked", action="store_true", help="links to what is installed here in place of pip")
     parser.add_argument("--torch", default="torch==2.13.0", help="what pip installs first, options included")

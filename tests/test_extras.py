@@ -36,20 +36,20 @@ def test_an_extra_does_its_work_alone(extra: str, tmp_path: Path) -> None:
 
 
 def test_every_extra_has_a_proof_and_every_documented_one_exists() -> None:
-    assert set(PROOFS) == {"base", *STATED["extras_require"]}
+    assert set(PROOFS) == {"base", *STATED["optional-dependencies"]}
     texts = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/**/*.md"),
              *REPOSITORY.glob("fs_fedmllm/**/*.py"), REPOSITORY / ".ci" / "run"]  # fmt: skip
     for path in texts:
         for line in re.findall(r"(?:fs-fedmllm|'\.)\[([a-z,]+)\]", path.read_text(encoding="utf-8")):
-            assert set(line.split(",")) <= set(STATED["extras_require"]), f"{path}: {line}"
+            assert set(line.split(",")) <= set(STATED["optional-dependencies"]), f"{path}: {line}"
     for extra, modules in EXTRAS.items():
-        names = {re.split(r"[<>=]", line)[0] for line in STATED["extras_require"][extra]}
+        names = {re.split(r"[<>=]", line)[0] for line in STATED["optional-dependencies"][extra]}
         assert set(modules.values()) <= names, f"{extra} does not bring all that it is said to bring"
 
 
 def test_what_the_package_imports_is_a_requirement() -> None:
     """No import leans on what another package happens to bring along."""
-    stated = [*STATED["install_requires"], *(x for lines in STATED["extras_require"].values() for x in lines)]
+    stated = [*STATED["dependencies"], *(x for lines in STATED["optional-dependencies"].values() for x in lines)]
     required = {re.split(r"[<>=\[]", line)[0].lower().replace("_", "-") for line in stated}
     owners = importlib.metadata.packages_distributions()
     own = {"fs_fedmllm", "federatedscope", "tensorflow"} | set(sys.stdlib_module_names)

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_string
 from pathlib import Path
 
 import pytest
 from short_runs import REPOSITORY
+
+from fs_fedmllm.version import VERSION
 
 #: Made by work in the tree, and by no commit.
 _NOT_OURS = shutil.ignore_patterns(
@@ -76,3 +79,16 @@ def test_the_metadata_describe_it(built) -> None:
     assert str(metadata.get_payload()).strip().startswith("# fs-fedmllm")
     assert len(metadata.get_all("Classifier") or []) >= 5 and metadata.get_all("Project-URL")
     assert "Apache-2.0" in (metadata["License-Expression"], metadata["License"])
+    assert metadata["Version"] == VERSION and metadata["Requires-Python"] == ">=3.11"
+    stated = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(metadata.get_all("Provides-Extra") or []) == set(stated["optional-dependencies"])
+    (scripts,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    assert "fs-fedmllm = fs_fedmllm.cli:main" in wheel.read(scripts).decode("utf-8")
+
+
+def test_what_ci_asks_pre_commit_and_make_ask_too() -> None:
+    """A commit that its author's hooks let through does not fail for style or types."""
+    ci, make, hooks = ((REPOSITORY / name).read_text() for name in (".ci/run", "Makefile", ".pre-commit-config.yaml"))
+    for command in ("ruff check", "ruff format", "mypy"):
+        assert command in ci and command in make and command in hooks
+    assert "cat constraints.txt pyproject.toml setup.py .ci/run" in ci  # what the environment is made of

@@ -28,7 +28,7 @@ class Package:
         name: on the index.
         installed: its version, or empty.
         tested: version in constraints.txt, or empty.
-        bounds: what setup.py allows, or empty.
+        bounds: what pyproject.toml allows, or empty.
         verdict: ``tested``, ``not the tested version``, ``outside the bounds`` or ``missing``.
         optional: whether most runs do without it.
     """
