@@ -56,8 +56,7 @@ def test_verdicts_slices_and_wire_format(tmp_path):
     body = server.requests[0]["body"]
     assert body["temperature"] == 0 and body["seed"] == 1 and body["model"] == MODEL
     assert body["response_format"]["json_schema"]["strict"] is True
-    report.write(tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text())["scores"]["counts"]["wrong"] == 4
+    assert report.to_dict()["scores"]["counts"]["wrong"] == 4
 
 
 def test_nothing_is_paid_twice(tmp_path):
@@ -306,11 +305,12 @@ def test_the_ceiling_counts_the_worst_where_the_endpoint_says_nothing(tmp_path):
 
 
 RUN = """
+import json
 import sys
 from pathlib import Path
-from fs_fedmllm.tools.judge import JudgeConfig, judge_answers, read_rows
+from fs_fedmllm.tools.judge import JudgeConfig, JudgeRow, judge_answers
 config = JudgeConfig({model!r}, Path(sys.argv[2]), base_url=sys.argv[3], concurrency=4)
-judge_answers(read_rows(Path(sys.argv[1])), config)
+judge_answers([JudgeRow(**json.loads(line)) for line in open(sys.argv[1])], config)
 """
 
 
@@ -350,7 +350,7 @@ def test_the_key_is_written_nowhere(tmp_path, caplog):
 
     with caplog.at_level("INFO"), JudgeServer(leaky) as server:
         report = judge_answers(some_rows(3), config(server, tmp_path, max_retries=0))
-        report.write(tmp_path / "report.json")
+        (tmp_path / "report.json").write_text(json.dumps(report.to_dict()))
     assert {row.state for row in report.verdicts} == {"failed"}
     assert server.requests[0]["headers"]["authorization"] == f"Bearer {KEY}"
     assert all(KEY not in path.read_text() for path in tmp_path.iterdir())

@@ -17,9 +17,7 @@ from fs_fedmllm.tools.judge import (
     JudgeRow,
     RowVerdict,
     agreement,
-    read_rows,
     with_exact_match,
-    with_second_judge,
 )
 from fs_fedmllm.tools.judge.budget import Usage
 from fs_fedmllm.tools.judge.cache import Reply, VerdictCache
@@ -70,9 +68,6 @@ def test_undated_names_are_refused_unless_allowed(name, tmp_path):
         {"timeout_s": float("nan")},
         {"max_retries": -1},
         {"prompt": "mine"},
-        {"output": "xml"},
-        {"prompt": "upstream", "output": "json_schema"},
-        {"token_field": "n"},
         {"price_in": 1.0},
         {"max_cost": 1.0},
         {"base_url": "https://user:secret@example.org/v1"},
@@ -205,26 +200,12 @@ def test_agreement_is_scikit_learns():
     assert agreement([True, True], [True, False]).kappa == 0.0
 
 
-def test_agreement_with_exact_match_and_with_a_second_judge():
+def test_agreement_with_exact_match():
     rows = [JudgeRow(str(i), "q", "x ray", answer) for i, answer in enumerate(["X-ray.", "an xray", "ct", "film"])]
-    first, second = report("correct", "correct", "wrong", "correct"), report("correct", "wrong", "wrong", "unparsable")
+    first = report("correct", "correct", "wrong", "correct")
     assert with_exact_match(first, rows).accuracy == 0.75
-    assert with_second_judge(first, second).confusion == ((1, 1, 1), (0, 1, 0), (0, 0, 0))
-    with pytest.raises(JudgeError):
-        with_second_judge(first, report("correct"))
     with pytest.raises(JudgeError):
         with_exact_match(first, rows[::-1])
-
-
-def test_rows_from_a_file(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"question": "q", "reference": "a", "answer": "b", "kind": "open"}\n\n')
-    assert read_rows(path) == [JudgeRow("1", "q", "a", "b", "open")]
-    path.write_text('{"question": "q", "reference": 1, "answer": "b"}\n')
-    with pytest.raises(JudgeError, match=r"rows\.jsonl:1.*'reference'"):
-        read_rows(path)
-    with pytest.raises(JudgeError, match="cannot be read"):
-        read_rows(tmp_path / "absent")
 
 
 def test_importing_the_judge_is_cheap():

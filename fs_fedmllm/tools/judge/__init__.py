@@ -3,11 +3,11 @@
 ``openai`` is imported only when a request is made.
 """
 
-from fs_fedmllm.tools.judge.agreement import Agreement, agreement, with_exact_match, with_second_judge
+from fs_fedmllm.tools.judge.agreement import Agreement, agreement, with_exact_match
 from fs_fedmllm.tools.judge.config import JudgeConfig, JudgeError
 from fs_fedmllm.tools.judge.report import JudgeReport, RowVerdict, Scores
-from fs_fedmllm.tools.judge.rows import JudgeRow, read_rows
-from fs_fedmllm.tools.judge.runner import judge_answers, judge_answers_async
+from fs_fedmllm.tools.judge.rows import JudgeRow
+from fs_fedmllm.tools.judge.runner import judge_answers
 
 __all__ = [
     "Agreement",
@@ -19,8 +19,5 @@ __all__ = [
     "Scores",
     "agreement",
     "judge_answers",
-    "judge_answers_async",
-    "read_rows",
     "with_exact_match",
-    "with_second_judge",
 ]

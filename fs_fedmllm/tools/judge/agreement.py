@@ -1,4 +1,4 @@
-"""Whether a judge says what exact match, or another judge, says."""
+"""Whether a judge says what exact match says."""
 
 from __future__ import annotations
 
@@ -58,17 +58,6 @@ def with_exact_match(report: JudgeReport, rows: Sequence[JudgeRow]) -> Agreement
     if [row.id for row in rows] != [row.id for row in report.verdicts]:
         raise JudgeError("The report and the rows do not belong together: their ids differ.")
     return agreement([row.verdict for row in report.verdicts], [same_answer(r.answer, r.reference) for r in rows])
-
-
-def with_second_judge(first: JudgeReport, second: JudgeReport) -> Agreement:
-    """Two judges on the same rows.
-
-    Raises:
-        JudgeError: the reports are of different rows.
-    """
-    if [row.id for row in first.verdicts] != [row.id for row in second.verdicts]:
-        raise JudgeError("The two reports do not belong together: their rows' ids differ.")
-    return agreement([row.verdict for row in first.verdicts], [row.verdict for row in second.verdicts])
 
 
 def _kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:

@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 from fs_fedmllm.errors import FedMLLMError
 
 PROMPTS = ("structured", "upstream")
-OUTPUTS = ("auto", "json_schema", "json_object", "text")
+#: Sent with each request and part of every verdict's key; a second question about a row adds 1 to the seed.
+TEMPERATURE, SEED = 0.0, 1
+#: Longest reply, in tokens.
+MAX_TOKENS = 200
 
 _DATED = re.compile(r"(?:^|[-_@:./])(\d{4}-\d{2}-\d{2}|\d{8}|\d{2}-\d{4}|\d{2}-\d{2}|\d{4})(?=$|[-_])")
 _REVISION = re.compile(r"@[0-9a-f]{7,64}$|@sha256:[0-9a-f]{64}$")
@@ -33,13 +36,8 @@ class JudgeConfig:
         base_url: of any OpenAI-compatible endpoint (``http://127.0.0.1:8000/v1``); empty for OpenAI's own.
         api_key_env: environment variable that holds the key; empty for an endpoint that wants none.
         allow_undated_model: accept any model name.
-        prompt: ``structured`` (ours, asks for JSON) or ``upstream`` (the authors' free text).
-        output: how JSON is asked for. ``auto`` tries a JSON schema, then ``json_object``, then falls back to the
-            ``upstream`` prompt in plain text when the endpoint refuses both. Only for ``structured``.
-        temperature: None sends none, for models that accept only their own.
-        seed: sent with each request; a second question about the same row adds 1.
-        max_tokens: longest reply, in tokens.
-        token_field: name of that limit on the wire; newer OpenAI models want ``max_completion_tokens``.
+        prompt: ``structured`` (ours, asks for JSON: by a schema, else as ``json_object``, and in the ``upstream`` way
+            where the endpoint refuses both) or ``upstream`` (the authors' free text).
         concurrency: requests in flight at once.
         timeout_s: seconds until one request is given up.
         max_retries: further tries of one request after 408, 409, 429, 5xx, a time-out or a broken reply.
@@ -59,11 +57,6 @@ class JudgeConfig:
     api_key_env: str = "OPENAI_API_KEY"
     allow_undated_model: bool = False
     prompt: str = "structured"
-    output: str = "auto"
-    temperature: float | None = 0.0
-    seed: int = 1
-    max_tokens: int = 200
-    token_field: str = "max_tokens"
     concurrency: int = 8
     timeout_s: float = 60.0
     max_retries: int = 5
@@ -83,12 +76,9 @@ class JudgeConfig:
                 "change and its verdicts cannot be repeated. Name a dated one (gpt-4o-2024-08-06), or set "
                 "allow_undated_model if the endpoint serves fixed weights under this name."
             )
-        _one_of("prompt", self.prompt, PROMPTS)
-        _one_of("output", self.output, OUTPUTS)
-        _one_of("token_field", self.token_field, ("max_tokens", "max_completion_tokens"))
-        if self.prompt == "upstream" and self.output not in ("auto", "text"):
-            raise JudgeError("The upstream prompt asks for plain text; leave the judge's output at auto or text.")
-        for name in ("max_tokens", "concurrency", "timeout_s"):
+        if self.prompt not in PROMPTS:
+            raise JudgeError(f"The judge's prompt is one of {', '.join(PROMPTS)}, not {self.prompt!r}.")
+        for name in ("concurrency", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise JudgeError(f"The judge's {name} must be above 0, not {getattr(self, name)}.")
         for name in ("max_retries", "first_wait_s", "longest_wait_s", "price_in", "price_out"):
@@ -131,8 +121,3 @@ def _is_date(text: str) -> bool:
 
 def _month_day(digits: str) -> bool:
     return 1 <= int(digits[:2]) <= 12 and 1 <= int(digits[2:]) <= 31
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise JudgeError(f"The judge's {name} is one of {', '.join(allowed)}, not {value!r}.")

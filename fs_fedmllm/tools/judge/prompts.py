@@ -128,10 +128,8 @@ class Step:
         return {"type": "json_object"} if self.output == "json_object" else None
 
 
-def steps(prompt: str, output: str) -> list[Step]:
-    """What to try, best first, for the ``prompt`` and ``output`` of a configuration."""
+def steps(prompt: str) -> list[Step]:
+    """What to try, best first, for the ``prompt`` of a configuration."""
     if prompt == "upstream":
         return [Step(UPSTREAM, "text")]
-    if output != "auto":
-        return [Step(STRUCTURED, output)]
     return [Step(STRUCTURED, "json_schema"), Step(STRUCTURED, "json_object"), Step(UPSTREAM, "text")]

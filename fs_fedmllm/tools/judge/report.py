@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.tools.judge.budget import Usage
 
 STATES = ("correct", "wrong", "unparsable", "failed", "not_asked")
@@ -117,10 +114,6 @@ class JudgeReport:
         numbers["scores"] = dataclasses.asdict(self.scores)
         numbers["by_kind"] = {kind: dataclasses.asdict(value) for kind, value in self.by_kind().items()}
         return numbers
-
-    def write(self, path: Path) -> None:
-        """Write :meth:`to_dict` as JSON."""
-        write_atomically(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def scores(rows: Sequence[RowVerdict]) -> Scores:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.tools.judge.budget import Usage
-from fs_fedmllm.tools.judge.config import JudgeConfig, JudgeError
+from fs_fedmllm.tools.judge.config import MAX_TOKENS, TEMPERATURE, JudgeConfig, JudgeError
 from fs_fedmllm.tools.judge.prompts import Message, Step
 
 _REFUSED = (400, 413, 415, 422, 501)
@@ -104,10 +104,9 @@ class Endpoint:
             "model": self.config.model,
             "messages": messages,
             "seed": seed,
-            self.config.token_field: self.config.max_tokens,
+            "max_tokens": MAX_TOKENS,
+            "temperature": TEMPERATURE,
         }
-        if self.config.temperature is not None:
-            body["temperature"] = self.config.temperature
         if step.response_format is not None:
             body["response_format"] = step.response_format
         return body

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fs_fedmllm.tools.judge.budget import Budget, Usage
 from fs_fedmllm.tools.judge.cache import Reply, VerdictCache
-from fs_fedmllm.tools.judge.config import JudgeConfig, JudgeError
+from fs_fedmllm.tools.judge.config import MAX_TOKENS, SEED, TEMPERATURE, JudgeConfig, JudgeError
 from fs_fedmllm.tools.judge.prompts import Step, steps
 from fs_fedmllm.tools.judge.report import JudgeReport, RowVerdict
 from fs_fedmllm.tools.judge.request import Answered, Endpoint, Hopeless, Refused, Troubled, prompt_bound
@@ -42,19 +42,9 @@ def judge_answers(rows: Iterable[JudgeRow], config: JudgeConfig, progress: Progr
         JudgeError: no request can succeed (key, model, credit), or the cache cannot be used. What was paid for is in
             the cache.
     """
-    return asyncio.run(judge_answers_async(rows, config, progress))
-
-
-async def judge_answers_async(
-    rows: Iterable[JudgeRow], config: JudgeConfig, progress: Progress | None = None
-) -> JudgeReport:
-    """:func:`judge_answers` for callers that have an event loop, such as notebooks."""
     with VerdictCache(config.cache) as cache:
         run = _Run(list(rows), config, cache, progress or (lambda done, total: None))
-        try:
-            await run.finish()
-        finally:
-            await run.close()
+        asyncio.run(run.finish())
         return run.report()
 
 
@@ -65,8 +55,8 @@ class _Run:
         self.cache = cache
         self.progress = progress
         self.started = time.monotonic()
-        self.jitter = random.Random(config.seed)
-        self.steps = steps(config.prompt, config.output)
+        self.jitter = random.Random(SEED)
+        self.steps = steps(config.prompt)
         known = [step.output for step in self.steps]
         every = self.every = {key for step in self.steps for key in self._keys(step)}
         self.budget = Budget(config, cache.spent(every) + cache.unconfirmed(every))
@@ -90,7 +80,7 @@ class _Run:
         self.contents = dict(zip(self.keys, self.rows, strict=True))
 
     def _version(self, name: str) -> str:
-        return f"{name} temperature={self.config.temperature} seed={self.config.seed}"
+        return f"{name} temperature={TEMPERATURE} seed={SEED}"
 
     def _keys(self, step: Step) -> list[str]:
         return [verdict_key(self.config.model, self._version(step.protocol.version(row)), row) for row in self.rows]
@@ -100,20 +90,19 @@ class _Run:
         replies = self.cache.replies(key)
         return len(replies) >= ASKED or any(reply.verdict is not None for reply in replies)
 
-    async def close(self) -> None:
-        if self.endpoint is not None:
-            await self.endpoint.close()
-
     async def finish(self) -> None:
         """Ask until every row is settled, or the run has to stop."""
         if not self._waiting():
             return
         self.endpoint = Endpoint(self.config)
-        await self._probe()
-        waiting = self._waiting()
-        self.open = len(waiting)
-        queue = iter(waiting)
-        await asyncio.gather(*(self._work(queue) for _ in range(self.config.concurrency)))
+        try:
+            await self._probe()
+            waiting = self._waiting()
+            self.open = len(waiting)
+            queue = iter(waiting)
+            await asyncio.gather(*(self._work(queue) for _ in range(self.config.concurrency)))
+        finally:
+            await self.endpoint.close()
         if self.hopeless:
             kept = sum(self.settled(key) for key in self.contents)
             raise JudgeError(
@@ -200,10 +189,8 @@ class _Run:
         """One request, reserved before and accounted for after; None if the ceiling forbids it."""
         assert self.endpoint is not None
         row = self.contents[key]
-        body = self.endpoint.body(
-            self.step, self.step.protocol.messages(row), self.config.seed + len(self.cache.replies(key))
-        )
-        bound = Usage(prompt_bound(body), self.config.max_tokens)
+        body = self.endpoint.body(self.step, self.step.protocol.messages(row), SEED + len(self.cache.replies(key)))
+        bound = Usage(prompt_bound(body), MAX_TOKENS)
         if not await self.budget.reserve(bound):
             self.stopped = "the ceiling on cost or tokens is reached"
             return None
