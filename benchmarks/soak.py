@@ -31,7 +31,7 @@ import torch
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregators import RunningMean
-from fs_fedmllm.distributed.identity import create_authority, create_identity
+from fs_fedmllm.distributed.authority import create_authority, create_identity
 from fs_fedmllm.distributed.protocol import state_digest
 from fs_fedmllm.distributed.roles import turn_handler
 from fs_fedmllm.distributed.service import serve, take_part

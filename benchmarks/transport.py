@@ -252,7 +252,7 @@ def measure(kind: str, folder: str, tensors: dict[str, torch.Tensor], small: dic
 
 
 def certificates(folder: str) -> None:
-    from fs_fedmllm.distributed.identity import create_authority, create_identity
+    from fs_fedmllm.distributed.authority import create_authority, create_identity
 
     create_authority(Path(folder), "benchmark")
     create_identity(Path(folder), 0, [HOST])

@@ -70,16 +70,16 @@ def _client(args: argparse.Namespace) -> int:
     return int(number or 0)
 
 
-def _identity() -> Any:
+def _authority() -> Any:
     require_extra("distributed", "fs-fedmllm certs", "cryptography")
-    from fs_fedmllm.distributed import identity
+    from fs_fedmllm.distributed import authority
 
-    return identity
+    return authority
 
 
 def _init(args: argparse.Namespace) -> int:
     _client(args)
-    made = _identity().create_authority(Path(args.folder), args.name, args.days)
+    made = _authority().create_authority(Path(args.folder), args.name, args.days)
     print(f"{args.folder}/ca.crt  valid until {made.not_valid_after_utc:%Y-%m-%d}; give it to every site")
     print(f"{args.folder}/ca.key  whoever has it can make clients: keep it off the server and off every site")
     return 0
@@ -87,7 +87,7 @@ def _init(args: argparse.Namespace) -> int:
 
 def _issue(args: argparse.Namespace) -> int:
     client, out = _client(args), Path(args.out or args.folder)
-    made = _identity().create_identity(Path(args.folder), client, getattr(args, "host", ()), args.days, out)
+    made = _authority().create_identity(Path(args.folder), client, getattr(args, "host", ()), args.days, out)
     name = f"client-{client}" if client else "server"
     print(f"{out / name}.crt  valid until {made.not_valid_after_utc:%Y-%m-%d}")
     print(f"{out / name}.key  secret; it belongs on {name} only, with {name}.crt and ca.crt beside it")
@@ -95,40 +95,42 @@ def _issue(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    identity = _identity()
-    path = identity.create_request(Path(args.folder), args.name, _client(args), args.host)
+    authority = _authority()
+    path = authority.create_request(Path(args.folder), args.name, _client(args), args.host)
     print(f"{path}  send it to the federation's authority; what comes back goes beside it, with ca.crt")
-    print(f"sha256 of the key, to compare by telephone: {identity.key_fingerprint(path)}")
+    print(f"sha256 of the key, to compare by telephone: {authority.key_fingerprint(path)}")
     return 0
 
 
 def _sign(args: argparse.Namespace) -> int:
-    identity = _identity()
+    authority = _authority()
     request = Path(args.request)
-    path, made = identity.sign_request(Path(args.folder), request, _client(args), args.host, args.days)
+    path, made = authority.sign_request(Path(args.folder), request, _client(args), args.host, args.days)
     print(f"{path}  valid until {made.not_valid_after_utc:%Y-%m-%d}; send it back, with {args.folder}/ca.crt")
-    print(f"sha256 of the key, to compare by telephone: {identity.key_fingerprint(request)}")
+    print(f"sha256 of the key, to compare by telephone: {authority.key_fingerprint(request)}")
     return 0
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    serial = _identity().revoke(Path(args.folder), Path(args.certificate))
+    serial = _authority().revoke(Path(args.folder), Path(args.certificate))
     print(f"{args.folder}/revoked.txt now has {serial:x}; it must lie beside the server's certificate")
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    identity = _identity()
+    authority = _authority()
+    from fs_fedmllm.distributed.identity import REVOKED, Revoked, load_certificate
+
     folder = Path(args.folder)
     found = sorted(folder.glob("*.crt"))
     if not found:
         raise ConfigError(f"There are no certificates in {folder}.")
-    revoked = identity.Revoked(folder / identity.REVOKED)
+    revoked = Revoked(folder / REVOKED)
     for path in found:
-        certificate = identity.load_certificate(path)
+        certificate = load_certificate(path)
         said = f"valid until {certificate.not_valid_after_utc:%Y-%m-%d}"
         if certificate.serial_number in revoked:
             said += ", REVOKED"
         key = " and key" if path.with_suffix(".key").exists() else ""
-        print(f"{path}{key}  {said}, sha256 {identity.fingerprint(certificate)}")
+        print(f"{path}{key}  {said}, sha256 {authority.fingerprint(certificate)}")
     return 0

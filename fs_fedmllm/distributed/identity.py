@@ -1,46 +1,38 @@
-"""Who is who: a small certificate authority for one federation, and what a certificate says about its owner.
+"""Who is who: what a certificate says about its owner, and what a site needs to show and trust.
 
 Every site has one P-256 key (BoringSSL, under gRPC, takes no Ed25519 by default) and one certificate, in which a URI
 says what it is: ``fedmllm://<federation>/client/3`` or ``fedmllm://<federation>/server``. The server's certificate
 also names its hosts, as browsers expect it. A site can make its own key and have only a request signed, so that no
-private key travels. Nothing here imports torch.
+private key travels (:mod:`fs_fedmllm.distributed.authority`). Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fs_fedmllm.distributed.errors import IdentityError
-from fs_fedmllm.files.atomic import private_folder
 from fs_fedmllm.files.untrusted import read_regular
 
 AUTHORITY = "ca"
 SERVER = "server"
 REVOKED = "revoked.txt"
-DAYS_AUTHORITY = 3650
-DAYS = 365
-#: Clocks of two sites may differ by so much.
-SKEW = datetime.timedelta(minutes=10)
-FEDERATION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _URI = re.compile(r"fedmllm://(?P<federation>[a-z0-9-]+)/(?:(?P<server>server)|client/(?P<client>[1-9][0-9]{0,8}))")
 
 
 #: Bytes of a certificate, key, request or list of the revoked.
 _LARGEST = 1 << 20
 #: What cryptography raises at a file that is damaged, or of a kind or version that it does not know.
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
                x509.UnsupportedGeneralNameType)  # fmt: skip
 
 
@@ -117,20 +109,20 @@ class Identity:
         key_path = folder / f"{name}.key"
         key = load_key(key_path)
         for owner, found in ((folder / f"{AUTHORITY}.crt", authority), (path, certificate)):
-            _check_dates(found, owner)
+            require_current(found, owner)
         try:
             certificate.verify_directly_issued_by(authority)
-        except (*_UNREADABLE, InvalidSignature):
+        except (*UNREADABLE, InvalidSignature):
             raise IdentityError(
                 f"{path} was not issued by the authority in {folder / f'{AUTHORITY}.crt'}. Take both from the same "
                 "federation."
             ) from None
-        if _public(key.public_key()) != _public(certificate.public_key()):
+        if public_bytes_of(key.public_key()) != public_bytes_of(certificate.public_key()):
             raise IdentityError(f"{key_path} is not the key of {path}; put the two that belong together there.")
         role = role_of(certificate)
         if role.client != client:
             raise IdentityError(f"{path} is the certificate of {role.name}, not of {name}.")
-        return cls(role, pem(authority), pem(certificate), _key_pem(key), Revoked(folder / REVOKED))
+        return cls(role, pem(authority), pem(certificate), key_pem(key), Revoked(folder / REVOKED))
 
     def check_dates(self) -> None:
         """Look at this end's certificate again: a run may last longer than it.
@@ -138,7 +130,7 @@ class Identity:
         Raises:
             IdentityError: it has expired.
         """
-        _check_dates(x509.load_pem_x509_certificate(self.certificate), f"The certificate of {self.role.name}")
+        require_current(x509.load_pem_x509_certificate(self.certificate), f"The certificate of {self.role.name}")
 
 
 def role_of(certificate: x509.Certificate) -> Role:
@@ -147,7 +139,7 @@ def role_of(certificate: x509.Certificate) -> Role:
     Raises:
         IdentityError: it has no URI of ours, or several.
     """
-    return _role(certificate.extensions, "certificate")
+    return role_in(certificate.extensions, "certificate")
 
 
 def role_of_pem(data: bytes) -> tuple[Role, int]:
@@ -159,7 +151,7 @@ def role_of_pem(data: bytes) -> tuple[Role, int]:
     try:
         certificate = x509.load_pem_x509_certificate(data)
         return role_of(certificate), certificate.serial_number
-    except _UNREADABLE:
+    except UNREADABLE:
         raise IdentityError("The other side's certificate cannot be read.") from None
 
 
@@ -181,161 +173,22 @@ class Revoked:
             return False
         stamp = (found.st_mtime_ns, found.st_size)
         if stamp != self._stamp:
-            self._serials = _read_revoked(self._path)
+            self._serials = read_revoked(self._path)
             self._stamp = stamp
         return serial in self._serials
 
 
-def revoke(folder: Path, certificate_path: Path) -> int:
-    """Add a certificate's serial number to ``revoked.txt``; the server reads it from its certificates' folder.
-
-    Returns:
-        The serial number.
+def read_revoked(path: Path) -> frozenset[int]:
+    """Serial numbers in a ``revoked.txt``.
 
     Raises:
-        IdentityError: the certificate is missing, or ``revoked.txt`` is damaged.
+        IdentityError: it cannot be read, or is damaged.
     """
-    certificate = load_certificate(certificate_path)
-    serial, name = certificate.serial_number, role_of(certificate).name
-    path = folder / REVOKED
-    if not path.exists() or serial not in _read_revoked(path):
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{serial:x} {name}\n")
-    return serial
-
-
-def _read_revoked(path: Path) -> frozenset[int]:
     try:
-        lines = _read(path).decode("utf-8").splitlines()
+        lines = read_file(path).decode("utf-8").splitlines()
         return frozenset(int(line.split()[0], 16) for line in lines if line.strip())
     except ValueError:
         raise IdentityError(f"{path} is damaged: every line is a serial number and a name.") from None
-
-
-# --- the authority's side ------------------------------------------------------------------------------------------
-
-
-def create_authority(folder: Path, federation: str, days: int = DAYS_AUTHORITY) -> x509.Certificate:
-    """Make ``ca.key`` and ``ca.crt``.
-
-    Args:
-        folder: where to put them; made if need be.
-        federation: its name, in every certificate: lower-case letters, digits, hyphens.
-        days: how long it is valid.
-
-    Raises:
-        IdentityError: the name is no name, or a file is there already.
-    """
-    if not FEDERATION.fullmatch(federation):
-        raise IdentityError(
-            f"{federation!r} cannot be a federation's name: up to 63 lower-case letters, digits and hyphens can."
-        )
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _subject(federation, "authority")
-    certificate = (
-        _builder(subject, subject, key.public_key(), days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(sign_certificates=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    _refuse_existing(folder, AUTHORITY, ".key", ".crt")
-    _write_new(folder / f"{AUTHORITY}.key", _key_pem(key), 0o600)
-    _write_new(folder / f"{AUTHORITY}.crt", pem(certificate), 0o644)
-    return certificate
-
-
-def create_identity(
-    folder: Path, client: int = 0, hosts: Sequence[str] = (), days: int = DAYS, out: Path | None = None
-) -> x509.Certificate:
-    """Make a key and its certificate in one step, for sites that let the authority make their key.
-
-    Args:
-        folder: the authority's folder.
-        client: client id, from 1; 0 is the server.
-        hosts: the server's host names and addresses, as clients write them.
-        days: how long it is valid.
-        out: where to put ``client-<id>.key``, ``.crt`` and ``ca.crt``; the authority's folder if None.
-
-    Raises:
-        IdentityError: the authority is missing or expired, or a file is there already.
-    """
-    out = out or folder
-    authority, _ = _load_authority(folder)
-    name = Role("", client).name
-    _refuse_existing(out, name, ".key", ".crt")
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = _request(key, Role(_federation(authority), client), hosts)
-    certificate = _sign(folder, request, days)
-    _write_new(out / f"{name}.key", _key_pem(key), 0o600)
-    _write_new(out / f"{name}.crt", pem(certificate), 0o644)
-    _copy_authority(folder, out)
-    return certificate
-
-
-def sign_request(
-    folder: Path, request_path: Path, client: int = 0, hosts: Sequence[str] = (), days: int = DAYS
-) -> tuple[Path, x509.Certificate]:
-    """Sign a site's request. Who it is for is the authority's word (``client``, ``hosts``); the request must agree.
-
-    Args:
-        folder: the authority's folder.
-        request_path: the ``.csr`` that a site made.
-        client: the client id that this site has been given; 0 is the server.
-        hosts: the server's hosts.
-        days: how long the certificate is valid.
-
-    Returns:
-        The certificate's path, beside the request, and the certificate.
-
-    Raises:
-        IdentityError: the request is damaged, or asks for another id, federation or host.
-    """
-    authority, _ = _load_authority(folder)
-    try:
-        request = x509.load_pem_x509_csr(_read(request_path))
-        signed = request.is_signature_valid
-        _ = request.extensions, request.subject
-    except (*_UNREADABLE, InvalidSignature):
-        raise IdentityError(f"{request_path} is no certificate signing request.") from None
-    wanted = Role(_federation(authority), client)
-    if not signed:
-        raise IdentityError(f"{request_path} is not signed by the key that it is for.")
-    asked = _role(request.extensions, str(request_path))
-    if asked != wanted:
-        raise IdentityError(
-            f"{request_path} asks for {asked.name} of {asked.federation!r}, but you are signing for {wanted.name} of "
-            f"{wanted.federation!r}."
-        )
-    if _names(request.extensions) != _alternatives(wanted, hosts):
-        raise IdentityError(
-            f"{request_path} asks for other host names than --host says: {', '.join(_hosts(request.extensions))}."
-        )
-    target = request_path.with_suffix(".crt")
-    _refuse_existing(target.parent, target.stem, ".crt")
-    certificate = _sign(folder, request, days)
-    _write_new(target, pem(certificate), 0o644)
-    return target, certificate
-
-
-def create_request(folder: Path, federation: str, client: int = 0, hosts: Sequence[str] = ()) -> Path:
-    """Make a key that stays here, and the request that the authority signs.
-
-    Raises:
-        IdentityError: the name is no name, or a file is there already.
-    """
-    if not FEDERATION.fullmatch(federation):
-        raise IdentityError(f"{federation!r} is no federation's name; ask whoever made its authority.")
-    role = Role(federation, client)
-    _refuse_existing(folder, role.name, ".key", ".csr", ".crt")
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = _request(key, role, hosts)
-    _write_new(folder / f"{role.name}.key", _key_pem(key), 0o600)
-    path = folder / f"{role.name}.csr"
-    _write_new(path, request.public_bytes(serialization.Encoding.PEM), 0o644)
-    return path
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def load_certificate(path: Path) -> x509.Certificate:
@@ -345,11 +198,11 @@ def load_certificate(path: Path) -> x509.Certificate:
         IdentityError: it is missing, or no certificate.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(_read(path))
+        certificate = x509.load_pem_x509_certificate(read_file(path))
         # Parsed when they are asked for: here, or where nobody expects it any more.
         _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
         return certificate
-    except _UNREADABLE:
+    except UNREADABLE:
         raise IdentityError(f"{path} is no PEM certificate that can be read.") from None
 
 
@@ -359,36 +212,16 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises:
         IdentityError: it is missing, readable by others, or no key of ours.
     """
-    data = _read(path)
+    data = read_file(path)
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise IdentityError(f"{path} can be read by other users of this machine. Run: chmod 600 {path}")
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise IdentityError(f"{path} is no private key, or is locked by a password.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"{path} is no P-256 key; make one with fs-fedmllm certs.")
     return key
-
-
-def fingerprint(certificate: x509.Certificate) -> str:
-    """sha256 of a certificate, to compare by telephone."""
-    return certificate.fingerprint(hashes.SHA256()).hex(":", 2)
-
-
-def key_fingerprint(request_path: Path) -> str:
-    """sha256 of the public key in a request, to compare by telephone.
-
-    Raises:
-        IdentityError: it is missing, or no request.
-    """
-    try:
-        public = _public(x509.load_pem_x509_csr(_read(request_path)).public_key())
-    except _UNREADABLE:
-        raise IdentityError(f"{request_path} is no certificate signing request.") from None
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(public)
-    return digest.finalize().hex(":", 2)
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -396,52 +229,24 @@ def pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A small file, whoever it comes from.
+
+    Raises:
+        IdentityError: it cannot be read.
+    """
     try:
         return read_regular(path, _LARGEST)
     except OSError as error:
         raise IdentityError(f"{path} cannot be read ({error.strerror}). fs-fedmllm certs makes it.") from None
 
 
-def _refuse_existing(folder: Path, name: str, *suffixes: str) -> None:
-    for suffix in suffixes:
-        if (folder / f"{name}{suffix}").exists():
-            raise IdentityError(f"{folder / f'{name}{suffix}'} is there already; move it away to make another.")
+def require_current(certificate: x509.Certificate, path: Path | str) -> None:
+    """Refuse a certificate that has expired or is not valid yet.
 
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that must not be there yet; its mode is set before its content, and its folder holds keys."""
-    private_folder(path.parent)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise IdentityError(f"{path} is there already; move it away to make another.") from None
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-
-
-def _copy_authority(folder: Path, out: Path) -> None:
-    target = out / f"{AUTHORITY}.crt"
-    data = _read(folder / f"{AUTHORITY}.crt")
-    if not target.exists():
-        _write_new(target, data, 0o644)
-    elif _read(target) != data:
-        raise IdentityError(f"{target} is another federation's; name an empty folder with --out.")
-
-
-# --- certificates --------------------------------------------------------------------------------------------------
-
-
-def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    path = folder / f"{AUTHORITY}.crt"
-    if not path.exists():
-        raise IdentityError(f"There is no authority in {folder}; make one: fs-fedmllm certs init --folder {folder}")
-    certificate = load_certificate(path)
-    _check_dates(certificate, path)
-    return certificate, load_key(folder / f"{AUTHORITY}.key")
-
-
-def _check_dates(certificate: x509.Certificate, path: Path | str) -> None:
+    Raises:
+        IdentityError: it is one of the two.
+    """
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         raise IdentityError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; have a new one issued.")
@@ -452,120 +257,36 @@ def _check_dates(certificate: x509.Certificate, path: Path | str) -> None:
         )
 
 
-def _federation(authority: x509.Certificate) -> str:
-    found = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    return str(found[0].value) if found else ""
-
-
-def _subject(federation: str, name: str) -> x509.Name:
-    return x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation), x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _request(key: ec.EllipticCurvePrivateKey, role: Role, hosts: Sequence[str]) -> x509.CertificateSigningRequest:
-    return (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(_subject(role.federation, role.name))
-        .add_extension(x509.SubjectAlternativeName(_alternatives(role, hosts)), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _sign(folder: Path, request: x509.CertificateSigningRequest, days: int) -> x509.Certificate:
-    """Sign what was checked: only the key and the alternative names are taken from the request."""
-    authority, key = _load_authority(folder)
-    public = request.public_key()
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
-        raise IdentityError("A request is for a key that is not P-256; make it with fs-fedmllm certs request.")
-    role = _role(request.extensions, "request")
-    purpose = ExtendedKeyUsageOID.CLIENT_AUTH if role.client else ExtendedKeyUsageOID.SERVER_AUTH
-    return (
-        _builder(_subject(role.federation, role.name), authority.subject, public, days)
-        .add_extension(x509.SubjectAlternativeName(_names(request.extensions)), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _alternatives(role: Role, hosts: Sequence[str]) -> list[x509.GeneralName]:
-    if role.client and hosts:
-        raise IdentityError("Only the server's certificate names hosts; leave --host out.")
-    if not role.client and not hosts:
-        raise IdentityError("The server's certificate must name its hosts as clients write them: --host NAME.")
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(role.uri)]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", host):
-                raise IdentityError(f"{host!r} is no host name; write it without a port or wildcard.") from None
-            names.append(x509.DNSName(host))
-    return names
-
-
-def _names(extensions: x509.Extensions) -> list[x509.GeneralName]:
+def alternative_names(extensions: x509.Extensions) -> list[x509.GeneralName]:
+    """Alternative names of a certificate or request: the owner's URI, and a server's hosts."""
     try:
         return list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return []
 
 
-def _hosts(extensions: x509.Extensions) -> list[str]:
-    return [str(name.value) for name in _names(extensions) if not isinstance(name, x509.UniformResourceIdentifier)]
+def role_in(extensions: x509.Extensions, what: str) -> Role:
+    """What a certificate or request says about its owner.
 
-
-def _role(extensions: x509.Extensions, what: str) -> Role:
-    uris = [name.value for name in _names(extensions) if isinstance(name, x509.UniformResourceIdentifier)]
+    Raises:
+        IdentityError: it has no URI of ours, or several.
+    """
+    uris = [name.value for name in alternative_names(extensions) if isinstance(name, x509.UniformResourceIdentifier)]
     found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:
         raise IdentityError(f"The {what} does not say which client of a federation it belongs to.")
     return Role(found["federation"], int(found["client"] or 0))
 
 
-def _public(key: object) -> bytes:
+def public_bytes_of(key: object) -> bytes:
+    """A public key, to compare it with another."""
     assert isinstance(key, ec.EllipticCurvePublicKey) or hasattr(key, "public_bytes")
     data: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return data
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as PEM text, without a password."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("grpc")
 pytest.importorskip("cryptography")
 
-from fs_fedmllm.distributed.identity import create_authority, create_identity
+from fs_fedmllm.distributed.authority import create_authority, create_identity
 
 
 @pytest.fixture(scope="session")

@@ -13,17 +13,15 @@ from cryptography import x509
 
 from fs_fedmllm.cli import main
 from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.distributed.authority import create_authority, create_identity, revoke
 from fs_fedmllm.distributed.errors import CertificateError, IdentityError, RefusedError, UnreachableError
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.identity import (
     Identity,
     Role,
-    create_authority,
-    create_identity,
     load_certificate,
     load_key,
     pem,
-    revoke,
     role_of,
 )
 from fs_fedmllm.distributed.journal import Journal, StatusFile

@@ -337,14 +337,15 @@ def ledger(folder: Path) -> Reader:
 
 def certificates(folder: Path) -> Reader:
     """Certificates, keys, requests and the list of the revoked."""
+    from fs_fedmllm.distributed import authority as a
     from fs_fedmllm.distributed import identity as i
     from fs_fedmllm.errors import FedMLLMError
 
-    i.create_authority(folder, "ward-study")
-    i.create_identity(folder, 0, ["localhost"])
-    i.create_identity(folder, 3)
-    i.create_request(folder, "ward-study", 4)
-    i.revoke(folder, folder / "client-3.crt")
+    a.create_authority(folder, "ward-study")
+    a.create_identity(folder, 0, ["localhost"])
+    a.create_identity(folder, 3)
+    a.create_request(folder, "ward-study", 4)
+    a.revoke(folder, folder / "client-3.crt")
     names = ("client-3.crt", "ca.crt", "client-3.key", "client-4.csr", "revoked.txt")
     good = {name: (folder / name).read_bytes() for name in names}
 
@@ -358,9 +359,9 @@ def certificates(folder: Path) -> Reader:
             if name == "client-3.crt":
                 steps.append(lambda: i.role_of_pem(content))
             if name.endswith(".crt"):
-                steps.append(lambda: i.fingerprint(i.load_certificate(folder / name)))
+                steps.append(lambda: a.fingerprint(i.load_certificate(folder / name)))
             if name.endswith(".csr"):
-                steps = [lambda: i.key_fingerprint(folder / name), lambda: i.sign_request(folder, folder / name, 4)]
+                steps = [lambda: a.key_fingerprint(folder / name), lambda: a.sign_request(folder, folder / name, 4)]
             for step in steps:
                 try:
                     step()
