@@ -11,6 +11,7 @@ from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
+from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import METRICS, SPLITTERS
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
@@ -43,9 +44,7 @@ from fs_fedmllm.config.schema import (
     FederateConfig,
     FedMLLMConfig,
     LocalConfig,
-    LoraConfig,
     ModelConfig,
-    ModelOptions,
     OptimizerConfig,
     RegularizerConfig,
     ServerConfig,

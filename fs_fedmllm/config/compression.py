@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fs_fedmllm.keys import NOT_NEGATIVE, key
 
@@ -28,3 +30,13 @@ class CompressionConfig:
     error_feedback: bool = key(
         True, "A client adds what rounding lost to its next update (no effect on float32 uploads)."
     )
+
+
+def compression_faults(config: Any) -> Iterator[str]:
+    """A message, naming the keys, where nothing is sent that could be compressed."""
+    compression = config.fedmllm.compression
+    if not config.method.has_global and (compression.upload, compression.download) != ("float32", "float32"):
+        yield (
+            "federate.method is local, and nothing is sent in it; leave fedmllm.compression.upload and "
+            "fedmllm.compression.download at float32."
+        )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fs_fedmllm.keys import ONE_OR_MORE, key
+
+#: ``owner/name`` on a hub.
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -30,3 +36,22 @@ class HubConfig:
     attempts: int = key(4, "Times a push is tried before a warning; training goes on.", valid=ONE_OR_MORE)
     base_model: str = key("", "Public id of the base, owner/name, where model.fedmllm.path is a folder.")
     licence: str = key("", "Licence of the adapter, for the model card, as the hub writes it (apache-2.0).")
+
+
+def hub_faults(config: Any) -> Iterator[str]:
+    """A message, naming the keys, for every setting of ``fedmllm.hub`` that cannot mean anything in this run."""
+    hub = config.fedmllm.hub
+    if hub.repo and _REPO.fullmatch(hub.repo) is None:
+        yield f"fedmllm.hub.repo is {hub.repo!r}; write owner/name."
+    if hub.repo and not config.method.has_global:
+        yield "fedmllm.hub.repo is set, but federate.method local has no global adapter to push. Leave it empty."
+    if hub.resume_from and config.federate.restore_from:
+        yield (
+            "fedmllm.hub.resume_from and federate.restore_from are both set: the first goes on with a run, the second "
+            "starts one. Leave one of them empty."
+        )
+    if hub.checkpoint and config.fedmllm.privacy.dp.enabled:
+        yield (
+            "fedmllm.hub.checkpoint would publish what clients keep between rounds, which differential privacy does "
+            "not cover. Set it to False, or fedmllm.privacy.dp.enabled to False."
+        )

@@ -15,9 +15,9 @@ from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
+from fs_fedmllm.config.model import ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import PREFIX, SPLITTERS
-from fs_fedmllm.config.precision import PEFT_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
@@ -79,59 +79,6 @@ class DataConfig:
     splitter_args: list = key(
         [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, seed..."
     )
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """``model.fedmllm.lora``: low-rank adaptation (Hu et al. 2022), and what the other methods share with it."""
-
-    r: int = key(8, "Rank.", valid=ONE_OR_MORE)
-    alpha: float = key(8.0, "Scale is alpha / r.", valid=POSITIVE)
-    dropout: float = key(0.05, "Dropout in front of the A factor, training only.", valid=DECAY)
-    target: str = key(
-        "",
-        "Regular expression over module names; its group of digits is the layer index. Empty takes the family's own: "
-        "the attention of the language layers.",
-    )
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """``model.fedmllm``: what a model builder may know (FederatedScope shows it ``cfg.model`` only)."""
-
-    path: str = key("tiny", "'tiny' (the embedded model), a folder, or a hub id.", owner="site")
-    revision: str = key("", "Hub revision; empty is the default branch.", owner="site")
-    dtype: str = key(
-        "float32",
-        "Precision of the frozen base; what is trained stays in float32.",
-        choices=("float32", "bfloat16", "float16"),
-    )
-    attention: str = key(
-        "",
-        "Implementation of attention; empty leaves it to transformers.",
-        choices=("", "eager", "sdpa", "flash_attention_2"),
-    )
-    device_map: str = key(
-        "",
-        "How one model is laid over several accelerators; empty keeps it on one.",
-        choices=("", "auto", "balanced", "sequential"),
-    )
-    trust_remote_code: bool = key(
-        False, "Run code that comes with the checkpoint. Off unless you set it.", owner="site"
-    )
-    init_seed: int = key(
-        -1, "Seed of the LoRA initialisation; -1 takes the run's seed.", valid=Range(0, MAX_SEED, default=-1)
-    )
-    image: dict = key({}, "Arguments of the processor for every image, such as {crop_to_patches: false} for InternVL.")
-    peft: str = key("lora", f"What is trained on the language layers: {', '.join(PEFT_METHODS)}.")
-    federated: list = key(
-        ["lora"],
-        "What is trained and sent: lora (the adapter of whatever method), and by name groups of modules in full: "
-        "projector, resampler, embeddings, as far as the family has them.",
-    )
-    modules_to_save: list = key([], "Further modules trained and sent in full, by their own names.")
-    lora: LoraConfig = section(LoraConfig)
-    quantization: QuantizationConfig = section(QuantizationConfig)
 
 
 @dataclass(frozen=True)
