@@ -9,7 +9,7 @@ image       path of the image, relative to the data root (or ``image_root``); nu
             ``images``, a list of one, is the same
 text        the text modality; null for no text
 question    the row's question; needed if the template's task is ``vqa``
-label       ``choice``: index of the option, or its name
+label       ``choice``: index or letter of the option, or its name
 answer      ``vqa``: the answer as text; ``choice``: may stand in for label
 kind        ``vqa``: ``open`` or ``closed``; where there is none, yes and no are closed
 split       ``train``, ``val`` or ``test``, in a file that holds all three
@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fs_fedmllm.data.columns import UnreadColumns, check_mapping, missing, one_image, renamed
-from fs_fedmllm.data.files import Row, fingerprint, text_of, unique
+from fs_fedmllm.data.files import Row, fingerprint, shown, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, as_finding, convert
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.own_files import Source, find_sources, read_source, write_image
@@ -116,6 +116,9 @@ def load(
             raise
         _say_unread(source, unread, asked, found)
         read |= unread.names
+    if not read and not any(item.severity == "error" for item in found.items):
+        named = ", ".join(source.path.name for source in sources)
+        found.error(RowError(str(root), f"there is no row in {named}.", "Fill the file in, or name another one."))
     for name, column in mapping.items():
         if column and column not in read:
             here = ", ".join(read) or "none"
@@ -173,11 +176,13 @@ def _split(row: Row, column: str, of_file: str, where: str) -> str:
     if of_file:
         if said not in (None, of_file):
             remedy = "Correct the row, or name the file with the option file, so that the column decides."
-            raise RowError(where, f"the column {column!r} says {value!r} in the file of the {of_file} rows.", remedy)
+            raise RowError(
+                where, f"the column {column!r} says {shown(value)} in the file of the {of_file} rows.", remedy
+            )
         return of_file
     if said is None:
         remedy = f"Give one of {', '.join(SPLITS)}, or name one file a split with the options train, val and test."
-        raise RowError(where, f"the column {column!r} says {value!r}, which is no split.", remedy)
+        raise RowError(where, f"the column {column!r} says {shown(value)}, which is no split.", remedy)
     return said
 
 
@@ -255,15 +260,18 @@ def _sample(row: Row, where: str, image: str | None, asked: Asked, groups: Seque
 
 
 def _labels(template: Template) -> dict[object, int]:
-    """Every way to write a label: index, index as text, completion, and, before all others, the option's name.
+    """Every way to write a label: index, index as text, letter, completion, and, before all others, the option's name.
 
-    Where an option is called by the index of another ("1" of the options "1", "2", "3"), indices mean nothing: a
-    text is then a name, and a number is refused.
+    Where an option is called by the index of another ("1" of the options "1", "2", "3"), indices mean nothing: a text
+    is then a name, and a number is refused. So it is with letters.
     """
     names = {name: i for i, name in enumerate(template.options)}
     labels: dict[object, int] = {template.answer(i): i for i in range(len(template.options))}
     if not _clashing(template):
         labels |= {way: i for i in range(len(template.options)) for way in (i, str(i))}
+    letters = {LETTERS[i]: i for i in range(len(template.options))}
+    if all(letters.get(name.strip(), i) == i for i, name in enumerate(template.options)):
+        labels |= letters
     return labels | names
 
 
@@ -280,11 +288,13 @@ def _label(row: Row, labels: Mapping[object, int], template: Template, where: st
         index = labels.get(value.strip())
     else:  # pandas writes whole numbers as floats beside nulls; True is no 1
         index = labels.get(value) if type(value) in (int, float) else None
+    if missing(value):
+        raise RowError(where, "label is empty.", f"Give the name of an option, one of {', '.join(template.options)}.")
     if index is None:
         known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for i, name in enumerate(template.options))
         clash = _clashing(template)
         if clash and type(value) in (int, float):
             problem = f"{key} {value!r} could be an index or an option's name, for an option is called {clash[0]!r}."
             raise RowError(where, problem, f"Give the name as text, in quotes, one of {', '.join(template.options)}.")
-        raise RowError(where, f"{key} {value!r} is none of the options.", f"Give one of {known}.")
+        raise RowError(where, f"{key} {shown(value)} is none of the options.", f"Give one of {known}.")
     return index

@@ -15,6 +15,7 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import open_regular
 
 ENDINGS = (".jsonl", ".json", ".parquet")
+_PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z")
 BATCH = 4096
 #: Rows of a batch where values are nested, such as embedded images.
 BATCH_NESTED = 64
@@ -53,11 +54,28 @@ def find_sources(root: Path, file: str, named: Mapping[str, str]) -> list[Source
         return by_split
     single = _first(root, ("data",))
     if single is None:
-        names = "train, val, test or data with .jsonl, .json or .parquet"
-        raise RowError(
-            str(root), f"there is no {names}.", "Name your file with the option file or train, val and test."
-        )
+        raise RowError(str(root), *_nothing_to_read(root))
     return [Source(single, "")]
+
+
+def _nothing_to_read(root: Path) -> tuple[str, str]:
+    """Problem and remedy where no file has one of the usual names; what comes near is named."""
+    problem = "there is no train, val, test or data with .jsonl, .json or .parquet"
+    stems = {name for names in _FOLDERS.values() for name in names} | {"data"}
+    near = [entry for entry in sorted(root.iterdir()) if entry.name.partition(".")[0] in stems]
+    for entry in near:
+        if entry.suffix in ENDINGS:
+            kind = "a folder" if entry.is_dir() else "a link to no file" if entry.is_symlink() else "no regular file"
+            return f"{problem}: {entry.name} is {kind}.", "Put the file itself there."
+    if near:
+        remedy = "Unpack it." if near[0].suffix in _PACKED else (
+            f"Convert it, such as pandas.read_csv({near[0].name!r}).to_json('{near[0].stem}.jsonl', orient='records', "
+            "lines=True)."
+        )  # fmt: skip
+        return f"{problem}; {near[0].name} is not read.", remedy
+    others = [entry.name for entry in sorted(root.iterdir()) if entry.suffix in ENDINGS]
+    here = f" (here: {', '.join(others[:8])}{' and more' if len(others) > 8 else ''})" if others else ""
+    return f"{problem}{here}.", "Name your file with the option file or train, val and test."
 
 
 def _first(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -78,6 +96,8 @@ def _existing(root: Path, name: str) -> Path:
 def read_source(source: Source, found: Findings) -> Iterator[tuple[str, Row]]:
     """The rows of a source, ``(file:row, row)`` each; a batch at a time is in memory."""
     path = source.path
+    if path.is_dir() and path.suffix in ENDINGS:
+        raise RowError(str(path), "this is a folder, where a file is expected.", "Name the file in it.")
     if path.is_dir():
         yield from _disk_rows(path)
     elif path.suffix == ".parquet":
@@ -85,7 +105,8 @@ def read_source(source: Source, found: Findings) -> Iterator[tuple[str, Row]]:
     elif path.suffix in (".jsonl", ".json"):
         yield from json_rows(path, found)
     else:
-        raise RowError(str(path), f"files ending in {path.suffix!r} are not read.", f"Use {', '.join(ENDINGS)}.")
+        remedy = "Unpack it." if path.suffix in _PACKED else f"Convert it to one of {', '.join(ENDINGS)}."
+        raise RowError(str(path), f"files ending in {path.suffix!r} are not read.", remedy)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -91,7 +91,8 @@ def apply_scenario(
         raise ScenarioError(f"federate.client_num: {client_num!r} must be a whole number of 1 or more")
     if not samples:
         raise ScenarioError(
-            "the data set has no training rows to distribute; use one that has (it may be for testing only)"
+            f"the data set {dataset!r} has no training rows to distribute; look at how its rows say their split (data "
+            "check counts them), or use another data set (this one may be for testing only)"
         )
     _unique(samples)
     params = params or ScenarioParams()

@@ -65,7 +65,7 @@ def test_one_file_with_a_split_column(tmp_path, clinic, jsonl):
         load_dataset("own", clinic, OPTIONS | {"file": "all.jsonl", "split_column": "part"})
 
 
-@pytest.mark.parametrize("value", [1, 1.0, "1", "lung", " lung ", "(B) lung"])
+@pytest.mark.parametrize("value", [1, 1.0, "1", "B", "lung", " lung ", "(B) lung"])
 def test_ways_to_write_a_label(clinic, jsonl, value):
     jsonl(clinic / "train.jsonl", [ward(0, label=value)])
     assert load_dataset("own", clinic, OPTIONS).train[0].label == 1
@@ -79,7 +79,7 @@ def test_ways_to_write_a_label(clinic, jsonl, value):
 def test_a_label_outside_the_options(clinic, jsonl, value):
     jsonl(clinic / "train.jsonl", [ward(0, label=value)])
     with pytest.raises(
-        DataError, match=r"train\.jsonl:1: (label|answer) .* is none of the options\. Give one of 0 = A = h"
+        DataError, match=r"train\.jsonl:1: label (.* is none of the options\. Give one of 0 = A = h|is empty)"
     ):
         load_dataset("own", clinic, OPTIONS)
 
@@ -155,7 +155,7 @@ def test_options_that_cannot_be(clinic):
     with pytest.raises(DataError, match=r"gone\.jsonl: the file does not exist"):
         load_dataset("own", clinic, OPTIONS | {"train": "gone.jsonl"})
     (clinic / "rows.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match=r"'\.csv' are not read\. Use \.jsonl, \.json, \.parquet"):
+    with pytest.raises(DataError, match=r"'\.csv' are not read\. Convert it to one of \.jsonl, \.json, \.parquet"):
         load_dataset("own", clinic, OPTIONS | {"train": "rows.csv"})
 
 
@@ -240,4 +240,53 @@ def test_a_hundred_thousand_rows_take_seconds(clinic):
 def test_a_number_that_is_none_is_no_text(clinic, jsonl, field):
     jsonl(clinic / "train.jsonl", [ward(0), {**ward(1), field: float("inf")}])
     with pytest.raises(DataError, match=rf"train\.jsonl:2: {field} must be text, not inf"):
+        load_dataset("own", clinic, OPTIONS)
+
+
+def test_files_without_a_row_are_an_error_and_not_a_run_on_nothing(clinic, jsonl):
+    (clinic / "test.jsonl").unlink()
+    for content in ("", "\n \n"):
+        (clinic / "train.jsonl").write_text(content)
+        with pytest.raises(DataError, match=r"there is no row in train\.jsonl\. Fill"):
+            load_dataset("own", clinic, OPTIONS)
+    (clinic / "train.jsonl").unlink()
+    (clinic / "data.json").write_text("[]")
+    with pytest.raises(DataError, match=r"there is no row in data\.json\."):
+        load_dataset("own", clinic, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda root: (root / "data.csv").write_text("id"), r"data\.csv is not read\. Convert it, such as pandas"),
+        (lambda root: (root / "train.jsonl.gz").write_bytes(b""), r"train\.jsonl\.gz is not read\. Unpack it"),
+        (lambda root: (root / "data.jsonl").mkdir(), r"data\.jsonl is a folder\. Put the file"),
+        (lambda root: (root / "data.jsonl").symlink_to("absent"), r"data\.jsonl is a link to no file"),
+        (lambda root: os.mkfifo(root / "data.jsonl"), r"data\.jsonl is no regular file"),
+        (lambda root: (root / "rows.jsonl").write_text(""), r"\(here: rows\.jsonl\)\. Name your file"),
+    ],
+)
+def test_what_comes_near_a_usual_name_is_named(clinic, make, said):
+    for name in ("train.jsonl", "test.jsonl"):
+        (clinic / name).unlink()
+    make(clinic)
+    with pytest.raises(DataError, match=f"there is no train, val, test or data with .*{said}"):
+        load_dataset("own", clinic, OPTIONS)
+
+
+def test_a_row_without_a_label_is_told_so(clinic, jsonl):
+    jsonl(clinic / "train.jsonl", [ward(0), {**ward(1), "label": None}])
+    with pytest.raises(DataError, match=r"train\.jsonl:2: label is empty\. Give the name of an option"):
+        load_dataset("own", clinic, OPTIONS)
+    (clinic / "x.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"x\.jsonl: this is a folder"):
+        load_dataset("own", clinic, {**OPTIONS, "file": "x.jsonl"})
+
+
+def test_a_letter_means_nothing_where_an_option_is_called_by_anothers(clinic, jsonl):
+    (clinic / "wards.yaml").write_text(WARDS.replace("[heart, lung, bone]", "[B, C, D]"))
+    jsonl(clinic / "train.jsonl", [ward(0, label="C")])
+    assert load_dataset("own", clinic, OPTIONS).train[0].label == 1  # its name
+    jsonl(clinic / "train.jsonl", [ward(0, label="A")])
+    with pytest.raises(DataError, match="'A' is none of the options"):
         load_dataset("own", clinic, OPTIONS)
