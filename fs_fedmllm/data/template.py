@@ -9,9 +9,11 @@ The augmented ("modality-agnostic") variant is the prompt augmentation of FedMLL
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ VARIANTS = ("original", "augmented")
 CASES = ("both", "text", "image", "neither")
 TASKS = ("choice", "vqa")
 METRICS = ("auc", "macro_f1", "accuracy")
+#: A field's name in braces; not what LaTeX puts behind a command, nor doubled braces.
+_FIELD = re.compile(r"(?<![\w{}\\])\{([A-Za-z_]\w*)\}(?!\})")
 _KEYS = {"name", "task", "metric", "options", "positive", "instruction", "closing", *VARIANTS}
 
 #: Options are lettered, so a template can have at most this many.
@@ -106,10 +110,12 @@ def _case(value: Any, task: str, where: str) -> Case:
     if task == "vqa":
         if not isinstance(value, str) or "{question}" not in value:
             raise TemplateError(f"{where} must be a text that contains {{question}}.")
-        return Case("", _text(value, where))
+        return Case("", _shown(value, where, "question"))
     if not isinstance(value, Mapping) or set(value) != {"basis", "question"}:
         raise TemplateError(f"{where} must have exactly the keys basis and question.")
-    return Case(_text(value["basis"], f"{where}.basis"), _text(value["question"], f"{where}.question"))
+    if isinstance(value["question"], str) and not value["question"].strip():
+        raise TemplateError(f"{where}.question is blank. Write what is asked, without the question mark.")
+    return Case(_shown(value["basis"], f"{where}.basis"), _shown(value["question"], f"{where}.question"))
 
 
 def _text(value: Any, where: str) -> str:
@@ -127,6 +133,23 @@ def _text(value: Any, where: str) -> str:
     if half := lone_surrogate(value):
         raise TemplateError(f"{where} holds half a character ({half}, a lone surrogate). Write the whole character.")
     return value
+
+
+def _shown(value: Any, where: str, filled: str = "") -> str:
+    """As :func:`_text`, for a text that is shown as it stands, but for the one field that is filled in.
+
+    Raises:
+        TemplateError: it names another field in braces, which would be shown with its braces.
+    """
+    text = _text(value, where)
+    odd = next((name for name in _FIELD.findall(text) if name != filled), None)
+    if odd is not None:
+        fields = f"only {{{filled}}} is filled in here" if filled else "nothing is filled in here"
+        by_itself = " The row's text is put before the question by itself." if odd == "text" else ""
+        raise TemplateError(
+            f"{where} has {{{odd}}}, and {fields}.{by_itself} Take it out, or write it without the braces."
+        )
+    return text
 
 
 def _options(value: Any, task: str, where: str) -> tuple[str, ...]:
@@ -186,7 +209,9 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     """
     unknown = sorted(map(str, set(raw) - _KEYS))
     if unknown:
-        raise TemplateError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(_KEYS))}.")
+        close = get_close_matches(unknown[0], sorted(_KEYS), n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(sorted(_KEYS))}."
+        raise TemplateError(f"{path}: unknown key {unknown[0]!r}{meant}")
     missing = sorted({"task", "metric", *VARIANTS} - set(raw))
     if missing:
         raise TemplateError(f"{path}: the key {missing[0]!r} is missing.")
@@ -213,7 +238,7 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         metric=metric,
         options=options,
         positive=int(positive),
-        instruction=_text(raw.get("instruction", ""), f"{path}: instruction"),
-        closing=_text(raw.get("closing", ""), f"{path}: closing"),
+        instruction=_shown(raw.get("instruction", ""), f"{path}: instruction"),
+        closing=_shown(raw.get("closing", ""), f"{path}: closing"),
         cases=cases,
     )

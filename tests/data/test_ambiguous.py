@@ -186,3 +186,32 @@ BASE = {
 def test_numbers_that_yaml_reads_as_texts(change, said):
     with pytest.raises(ConfigError, match=said):
         schema.from_mapping(yaml.safe_load(yaml.safe_dump(BASE | change)))
+
+
+@pytest.mark.parametrize("name", ["text", "note", "question", "options", "Label_2"])
+def test_a_field_in_braces_that_nobody_fills_in(tmp_path, name):
+    for more in ({"instruction": f"Read {{{name}}}"}, {"closing": f"{{{name}}}"}):
+        with pytest.raises(ConfigError, match=rf"(instruction|closing) has \{{{name}\}}, and nothing is filled in"):
+            load_template(template(tmp_path / "t.yaml", "[a, b]", **more))
+    for key in ("basis", "question"):
+        cases = {**CASES, "text": {**CASES["text"], key: f"x {{{name}}}"}}
+        with pytest.raises(ConfigError, match=rf"original\.text\.{key} has \{{{name}\}}"):
+            load_template(template(tmp_path / "t.yaml", "[a, b]", original=cases))
+    asks = dict.fromkeys(CASES, "Q: {question}")
+    vqa = {"task": "vqa", "original": asks, "augmented": asks}
+    assert load_template(template(tmp_path / "t.yaml", "", **vqa)).task == "vqa"
+    if name != "question":
+        vqa["augmented"] = {**asks, "both": f"{{question}} {{{name}}}"}
+        with pytest.raises(ConfigError, match=r"augmented\.both has .*only \{question\} is filled in here"):
+            load_template(template(tmp_path / "t.yaml", "", **vqa))
+
+
+@pytest.mark.parametrize("braces", [r"\frac{a}{b}", "{}", "{ x }", '{"a": 1}', "{{x}}", "{1}", "x_{max}"])
+def test_braces_that_are_no_field_stand_as_they_are(tmp_path, braces):
+    assert load_template(template(tmp_path / "t.yaml", "[a, b]", instruction=braces)).instruction == braces
+    assert load_template(template(tmp_path / "t.yaml", '["{text}", b]')).options[0] == "{text}"
+
+
+def test_a_misspelt_key_gets_a_suggestion(tmp_path):
+    with pytest.raises(ConfigError, match="unknown key 'instrucion'; did you mean 'instruction'"):
+        load_template(template(tmp_path / "t.yaml", "[a, b]", instrucion="x"))
