@@ -269,7 +269,7 @@ def _labels(template: Template) -> dict[object, int]:
     labels: dict[object, int] = {template.answer(i): i for i in range(len(template.options))}
     if not _clashing(template):
         labels |= {way: i for i in range(len(template.options)) for way in (i, str(i))}
-    letters = {LETTERS[i]: i for i in range(len(template.options))}
+    letters: dict[object, int] = {LETTERS[i]: i for i in range(len(template.options))}
     if all(letters.get(name.strip(), i) == i for i, name in enumerate(template.options)):
         labels |= letters
     return labels | names
