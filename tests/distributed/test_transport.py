@@ -6,8 +6,8 @@ import contextlib
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import pytest
 import torch
 from recording_proxy import RecordingProxy
 from test_frames import MALFORMED
+from waiting import LONG, free_port, wait_until
 from wire_frames import LIMITS, cut, frame, joined, sample_message
 
-from fs_fedmllm.distributed import transport
+from fs_fedmllm.distributed import transport, watch
 from fs_fedmllm.distributed.errors import (
     BusyError,
     ContractError,
@@ -60,13 +61,6 @@ def connect(server: TransportServer, who: Identity = THREE, port: int = 0) -> Tr
     return TransportClient(f"127.0.0.1:{port or server.port}", who)
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
-
-
 class Raw:
     """A peer that sends whatever it likes through gRPC."""
 
@@ -81,7 +75,7 @@ class Raw:
     def __exit__(self, *exception: object) -> None:
         self._channel.close()
 
-    def send(self, chunks: Iterator[bytes], timeout: float = 20.0) -> grpc.StatusCode:
+    def send(self, chunks: Iterator[bytes], timeout: float = LONG) -> grpc.StatusCode:
         """The status of an exchange of these chunks."""
         call = self.call(chunks, metadata=self.metadata, timeout=timeout)
         with contextlib.suppress(grpc.RpcError):
@@ -101,7 +95,7 @@ def test_a_message_there_and_back(encrypted: bool, certificates: Path) -> None:
     message = Message("update", {"round": 0}, {**message.tensors, "large": torch.randn(700, 900)})
     with serve(who=who) as server, connect(server, client) as connection:
         for _ in range(3):
-            answer = connection.exchange(message, timeout=30)
+            answer = connection.exchange(message, timeout=LONG)
             assert answer.kind == "echo" and answer.header == {"from": 3, "kind": "update", "round": 0}
             assert list(answer.tensors) == list(message.tensors)
             for name, tensor in message.tensors.items():
@@ -124,16 +118,16 @@ def test_a_large_message_within_a_raised_limit() -> None:
         connect(server) as connection,
         pytest.raises(FrameError, match="max_message"),
     ):
-        connection.exchange(Message("update", {}, tensors), timeout=60)
+        connection.exchange(Message("update", {}, tensors), timeout=LONG)
     with serve(digest) as server, connect(server) as connection:
-        connection.exchange(Message("update", {}, tensors), timeout=60, contract=NO_TENSORS)
+        connection.exchange(Message("update", {}, tensors), timeout=LONG, contract=NO_TENSORS)
     assert seen == [True]
 
 
 def test_counters_are_what_goes_over_the_wire() -> None:
     message = Message("update", {}, {"w": torch.randn(1 << 20)})
     with serve() as server, RecordingProxy(server.port) as proxy, connect(server, port=proxy.port) as connection:
-        connection.exchange(message, timeout=30)
+        connection.exchange(message, timeout=LONG)
         counted = connection.traffic.sent + connection.traffic.received
     file = 2 * message.tensors["w"].nbytes
     assert file < counted < 1.001 * file
@@ -145,7 +139,7 @@ def test_several_exchanges_share_a_connection() -> None:
         answers: dict[int, Message] = {}
 
         def go(i: int) -> None:
-            answers[i] = connection.exchange(Message("m", {"i": i}, {"w": torch.full((1 << 18,), float(i))}), 60)
+            answers[i] = connection.exchange(Message("m", {"i": i}, {"w": torch.full((1 << 18,), float(i))}), LONG)
 
         threads = [threading.Thread(target=go, args=(i,)) for i in range(4)]  # as many as a client may have open
         for thread in threads:
@@ -172,7 +166,7 @@ def test_a_handler_that_waits_is_told_when_its_client_goes_away() -> None:
         outcome.append("waits")
         with changed:
             while exchange.active:
-                assert changed.wait(20)
+                assert changed.wait(LONG)
         outcome.append("gone")
         return Message("late")
 
@@ -182,57 +176,65 @@ def test_a_handler_that_waits_is_told_when_its_client_goes_away() -> None:
 
         def ask() -> None:
             try:
-                connection.exchange(HELLO, 30)
+                connection.exchange(HELLO, LONG)
             except Exception as error:
                 errors.append(error)
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_for(lambda: outcome == ["waits"])
+        wait_until(lambda: outcome == ["waits"])
         connection.close()
-        thread.join(20)
-        wait_for(lambda: outcome == ["waits", "gone"])
+        thread.join(LONG)
+        wait_until(lambda: outcome == ["waits", "gone"])
     assert len(errors) == 1 and isinstance(errors[0], UnreachableError)
 
 
-def test_waiting_costs_no_cpu() -> None:
-    """A server with a client in a long poll: under a fiftieth of a core, where a busy wait takes a whole one."""
-    release = threading.Event()
+def test_waiting_costs_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a client in a long poll, the server's own thread sleeps until somebody wakes it: it does not look up."""
+    sleeps: list[float | None] = []
+
+    class Recorded(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            sleeps.append(timeout)
+            return super().wait(timeout)
+
+    own = types.SimpleNamespace(Condition=Recorded, Thread=threading.Thread)
+    monkeypatch.setattr(watch, "threading", own)
+    entered, release = threading.Event(), threading.Event()
 
     def wait(peer: Peer, message: Message, exchange: Exchange) -> Message:
-        assert release.wait(30)
+        entered.set()
+        assert release.wait(LONG)
         return Message("go")
 
-    with serve(wait) as server, connect(server) as connection:
-        thread = threading.Thread(target=connection.exchange, args=(HELLO, 30))
+    limits = Limits(stall_seconds=0.5)  # until the message is there, and the thread looks for it that much later
+    with serve(wait, limits=limits) as server, connect(server) as connection:
+        thread = threading.Thread(target=until_reached, args=(connection,))
         thread.start()
-        time.sleep(0.5)
-        before = time.process_time()
-        time.sleep(2.0)
-        used = time.process_time() - before
+        assert entered.wait(LONG)
+        wait_until(lambda: len(sleeps) > 1 and sleeps[-1] is None)
         release.set()
-        thread.join(20)
-    assert used < 0.04
+        thread.join(LONG)
 
 
-def until_reached(connection: TransportClient, seconds: float = 60) -> Message:
+def until_reached(connection: TransportClient) -> Message:
     """Call until there is an answer, as a site does: the connection is the same one, made anew by gRPC."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return connection.exchange(HELLO, 20)
-        except UnreachableError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
+    answers: list[Message] = []
+
+    def reached() -> bool:
+        with contextlib.suppress(UnreachableError):
+            answers.append(connection.exchange(HELLO, LONG))
+        return bool(answers)
+
+    wait_until(reached)
+    return answers[0]
 
 
 def test_a_server_that_is_late_and_one_that_comes_back() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
+    port = free_port()
     with TransportClient(f"127.0.0.1:{port}", THREE) as connection:
         with pytest.raises(UnreachableError, match=str(port)):
-            connection.exchange(HELLO, 0.5)
+            connection.exchange(HELLO, LONG)
         for _ in range(2):
             with TransportServer(f"127.0.0.1:{port}", echo, SERVER):
                 assert until_reached(connection).header["from"] == 3
@@ -244,7 +246,6 @@ def test_a_broken_connection_is_told_at_once() -> None:
     def broken(peer: Peer, message: Message, exchange: Exchange) -> Message:
         calls.append(1)
         proxy.cut()
-        time.sleep(0.2)
         return Message("ok")
 
     with (
@@ -253,7 +254,7 @@ def test_a_broken_connection_is_told_at_once() -> None:
         TransportClient(f"127.0.0.1:{proxy.port}", THREE) as connection,
         pytest.raises(UnreachableError),
     ):
-        connection.exchange(HELLO, 20)
+        connection.exchange(HELLO, LONG)
     assert len(calls) == 1
 
 
@@ -264,7 +265,6 @@ def test_a_cut_connection_is_made_again() -> None:
         calls.append(1)
         if len(calls) == 1:
             proxy.cut()
-            time.sleep(0.2)
         return Message("ok", {"call": len(calls)})
 
     with serve(slow) as server, RecordingProxy(server.port) as proxy, connect(server, port=proxy.port) as connection:
@@ -275,7 +275,7 @@ def test_an_answer_that_does_not_come() -> None:
     def never(peer: Peer, message: Message, exchange: Exchange) -> Message:
         done = threading.Event()
         exchange.on_gone(done.set)
-        done.wait(20)
+        done.wait(LONG)
         return Message("late")
 
     with serve(never) as server, connect(server) as connection:
@@ -299,16 +299,16 @@ def test_what_a_handler_raises() -> None:
 
     with serve(refuse) as server, connect(server) as connection:
         with pytest.raises(RefusedError, match="Round 3 is over"):
-            connection.exchange(Message("late"), 10)
+            connection.exchange(Message("late"), LONG)
         with pytest.raises(RefusedError, match="put right"):
-            connection.exchange(Message("odd"), 10)
+            connection.exchange(Message("odd"), LONG)
         with pytest.raises(RefusedError) as caught:
-            connection.exchange(Message("secret"), 10)
+            connection.exchange(Message("secret"), LONG)
         assert "12345" not in str(caught.value)
         with pytest.raises(ContractError):  # the client checks answers as strictly
-            connection.exchange(HELLO, 10, Contract({"v": torch.ones(2)}))
+            connection.exchange(HELLO, LONG, Contract({"v": torch.ones(2)}))
         with pytest.raises(ContractError):
-            connection.exchange(HELLO, 10, NO_TENSORS)
+            connection.exchange(HELLO, LONG, NO_TENSORS)
 
 
 # --- hostile peers --------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_broken_messages_end_their_exchange_only() -> None:
         assert hostile.send(iter([bytes(CHUNK + 1)])) == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert hostile.send(iter([joined(sample_message())[i : i + 1] for i in range(50)]))
         for _ in range(3):
-            assert honest.exchange(HELLO, 20).header["from"] == 4
+            assert honest.exchange(HELLO, LONG).header["from"] == 4
     assert handled == [4, 4, 4]
 
 
@@ -337,19 +337,19 @@ def test_compressed_chunks_are_refused(size: int) -> None:
     """64 MiB of zeros are 64 KiB on the wire; gRPC must not unpack them here."""
     with serve() as server, connect(server, FOUR) as honest, Raw(server) as hostile:
         call = hostile.call(
-            iter([bytes(size)]), metadata=hostile.metadata, timeout=20, compression=grpc.Compression.Gzip
+            iter([bytes(size)]), metadata=hostile.metadata, timeout=LONG, compression=grpc.Compression.Gzip
         )
         with pytest.raises(grpc.RpcError):
             next(call)
         assert call.code() == grpc.StatusCode.UNIMPLEMENTED and server.traffic.received == 0
-        assert honest.exchange(HELLO, 20).header["from"] == 4
+        assert honest.exchange(HELLO, LONG).header["from"] == 4
 
 
 def test_a_client_is_told_which_versions_do_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve() as server, connect(server) as connection:
         monkeypatch.setattr("fs_fedmllm.distributed.transport.encode", lambda *args: cut(frame(version=2)))
         with pytest.raises(VersionError, match=r"version 2 .* version 1"):
-            connection.exchange(HELLO, 20)
+            connection.exchange(HELLO, LONG)
 
 
 def test_contracts_are_asked_before_tensors_come() -> None:
@@ -367,10 +367,10 @@ def test_contracts_are_asked_before_tensors_come() -> None:
 
     with serve(contract_for=contract) as server, connect(server) as connection, Raw(server) as hostile:
         with pytest.raises(RefusedError, match="No hello is expected of client 3"):
-            connection.exchange(HELLO, 10)
+            connection.exchange(HELLO, LONG)
         with pytest.raises(ContractError):
-            connection.exchange(Message("update", {}, {"w": torch.tensor([1.0, 2.0, float("nan")])}), 10)
-        assert connection.exchange(Message("update", {}, {"w": torch.ones(3)}), 10).kind == "echo"
+            connection.exchange(Message("update", {}, {"w": torch.tensor([1.0, 2.0, float("nan")])}), LONG)
+        assert connection.exchange(Message("update", {}, {"w": torch.ones(3)}), LONG).kind == "echo"
         assert hostile.send(chunks()) == grpc.StatusCode.INVALID_ARGUMENT
         assert sum(sent) < 20 << 20  # of 200 MiB: flow control and the refusal stopped the rest
 
@@ -380,15 +380,14 @@ def test_a_sender_who_stops_is_cut_off_and_others_are_served() -> None:
 
     def stalls(chunks: list[bytes]) -> Iterator[bytes]:
         yield from chunks
-        holds.wait(20)
+        holds.wait(LONG)
 
     large = list(encode(Message("update", {}, {"w": torch.ones(1 << 20)})))
     with serve(limits=Limits(stall_seconds=0.5)) as server, connect(server, FOUR) as honest, Raw(server) as hostile:
         for chunks in ([], large[:1], large[:3], large):  # the last is complete, but the sender does not end it
-            begun = time.monotonic()
             assert hostile.send(stalls(chunks)) == grpc.StatusCode.CANCELLED
-            assert time.monotonic() - begun < 15
-        assert honest.exchange(HELLO, 20).header["from"] == 4
+        server._watchdog.seconds = LONG
+        assert honest.exchange(HELLO, LONG).header["from"] == 4
         holds.set()
 
 
@@ -397,8 +396,8 @@ def test_a_receiver_who_does_not_read_is_cut_off() -> None:
     answer = Message("answer", {}, {"w": torch.ones(32 << 20)})
     with serve(lambda peer, message, exchange: (exchange.on_gone(done.set), answer)[1],
                limits=Limits(stall_seconds=0.5)) as server, Raw(server) as hostile:  # fmt: skip
-        call = hostile.call(encode(HELLO), metadata=hostile.metadata, timeout=30)
-        assert done.wait(15)  # its own deadline is twice that
+        call = hostile.call(encode(HELLO), metadata=hostile.metadata, timeout=LONG)
+        assert done.wait(LONG / 2)  # its own deadline is twice that
         call.cancel()
 
 
@@ -408,7 +407,7 @@ def test_a_client_may_not_take_all_the_places() -> None:
     def wait(peer: Peer, message: Message, exchange: Exchange) -> Message:
         if peer.client == 3:
             exchange.on_gone(release.set)
-            release.wait(20)
+            release.wait(LONG)
         return echo(peer, message, exchange)
 
     with (
@@ -417,43 +416,57 @@ def test_a_client_may_not_take_all_the_places() -> None:
         connect(server, THREE) as same,
         connect(server, FOUR) as honest,
     ):
-        calls = [hostile.call(encode(HELLO), metadata=hostile.metadata, timeout=30) for _ in range(4)]
-        wait_for(lambda: sum(call.done() for call in calls) == 2)
+        calls = [hostile.call(encode(HELLO), metadata=hostile.metadata, timeout=LONG) for _ in range(4)]
+        wait_until(lambda: sum(call.done() for call in calls) == 2)
         assert [call.code() for call in calls if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
         with pytest.raises(BusyError, match="2 exchanges"):
-            same.exchange(HELLO, 0.5)
-        assert honest.exchange(HELLO, 20).header["from"] == 4
+            same.exchange(HELLO, LONG)
+        assert honest.exchange(HELLO, LONG).header["from"] == 4
         release.set()
         for call in calls:
             call.cancel()
 
         def answered() -> bool:
             try:
-                return same.exchange(HELLO, 20).header["from"] == 3
+                return same.exchange(HELLO, LONG).header["from"] == 3
             except BusyError:  # the server has not noticed yet that they left
                 return False
 
-        wait_for(answered)  # places of those who left are free again
+        wait_until(answered)  # places of those who left are free again
 
 
-def test_bytes_in_flight_are_bounded_and_given_back() -> None:
+def test_bytes_in_flight_are_bounded_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     large = Message("update", {}, {"w": torch.ones(2 << 20)})  # 8 MiB
     holds = threading.Event()
+    events: list[tuple[str, Any]] = []
 
     def half() -> Iterator[bytes]:
         yield from list(encode(large))[:4]
-        holds.wait(20)
+        holds.wait(LONG)
 
-    limits = Limits(bytes_in_flight=12 << 20, stall_seconds=1.5)
+    limits = Limits(bytes_in_flight=12 << 20, stall_seconds=LONG)
     with serve(limits=limits) as server, connect(server, FOUR) as honest, Raw(server) as hostile:
-        call = hostile.call(half(), metadata=hostile.metadata, timeout=30)
-        wait_for(lambda: server.traffic.received > 3 * CHUNK)
-        begun = time.monotonic()
-        assert honest.exchange(HELLO, 20).kind == "echo"  # small ones never wait
+        reserve = server._admission.reserve
+
+        def watched(token: object, peer: Any, size: int, seconds: float) -> None:
+            events.append(("asks", peer))
+            reserve(token, peer, size, seconds)
+            events.append(("has room", peer))
+
+        monkeypatch.setattr(server._admission, "reserve", watched)
+        call = hostile.call(half(), metadata=hostile.metadata, timeout=LONG)
+        wait_until(lambda: ("has room", 3) in events)
+        assert honest.exchange(HELLO, LONG).kind == "echo"  # small ones never wait
+        del events[2:]
+        waits = threading.Thread(target=lambda: events.append((honest.exchange(large, LONG).kind, 4)))
+        waits.start()
+        wait_until(lambda: ("asks", 4) in events)
         assert not call.done()
-        assert honest.exchange(large, 20).kind == "echo"  # waits until the stalled one is cut off
-        assert call.done() and time.monotonic() - begun > 0.5
+        events.append(("goes", 3))
+        call.cancel()
+        waits.join(LONG)
         holds.set()
+    assert events == [("asks", 3), ("has room", 3), ("asks", 4), ("goes", 3), ("has room", 4), ("echo", 4)]
 
 
 def test_claims_without_certificates_must_be_client_ids() -> None:
@@ -476,11 +489,11 @@ def test_other_protocols_on_the_port(words: bytes) -> None:
     with serve() as server, connect(server) as honest:
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(words)
-            raw.settimeout(20)
+            raw.settimeout(LONG)
             with contextlib.suppress(ConnectionResetError):
                 while raw.recv(4096):  # until the server closes it
                     pass
-        assert honest.exchange(HELLO, 20).kind == "echo"
+        assert honest.exchange(HELLO, LONG).kind == "echo"
 
 
 # --- identities -----------------------------------------------------------------------------------------------------
@@ -488,10 +501,10 @@ def test_other_protocols_on_the_port(words: bytes) -> None:
 
 def test_a_message_may_not_name_another_client() -> None:
     with serve() as server, connect(server) as connection:
-        assert connection.exchange(Message("m", {"client": 3}), 10).header["client"] == 3
+        assert connection.exchange(Message("m", {"client": 3}), LONG).header["client"] == 3
         for claim in (4, "3", None, [3]):
             with pytest.raises(IdentityError, match="its sender is client 3"):
-                connection.exchange(Message("m", {"client": claim}), 10)
+                connection.exchange(Message("m", {"client": claim}), LONG)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
@@ -531,7 +544,7 @@ def test_nothing_on_the_wire_is_readable(encrypted: bool, certificates: Path) ->
     weights = message.tensors["layers.0.q.lora_A"].numpy().tobytes()
     with serve(who=who) as server, RecordingProxy(server.port) as proxy:
         with connect(server, client, proxy.port) as connection:
-            assert connection.exchange(message, 20).header["from"] == 3
+            assert connection.exchange(message, LONG).header["from"] == 3
         found = [word for word in SECRET if word.encode() in proxy.seen]
     assert len(proxy.seen) > 2 * len(joined(message))
     assert found == ([] if encrypted else SECRET)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from hub_server import TOKEN, Hub
+from waiting import LONG
 
 from fs_fedmllm.config import HubConfig
 from fs_fedmllm.errors import HubError
@@ -168,14 +169,14 @@ def test_after_a_failure_only_the_newest_is_tried_and_after_a_refusal_none() -> 
     def pushing(config: HubConfig, given: Release) -> str:
         tried.append(given.round)
         started.set()
-        go_on.wait(10)
+        go_on.wait(LONG)
         if given.round == 1:
             raise HubError("down")
         raise PushRefused("no rights")
 
     publisher = Publisher(CONFIG, pushing)
     publisher.offer(release(1))
-    assert started.wait(10)
+    assert started.wait(LONG)
     for number in (2, 3, 4):
         publisher.offer(release(number))
     go_on.set()
