@@ -36,7 +36,7 @@ class Forked:
         return int(self._status.read_text()) if self._status.exists() else None
 
     def wait(self, timeout: float = 600.0) -> int:
-        """The exit code, once there is one."""
+        """The exit code, once there is one; so long, only a program that hangs takes."""
         until = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > until:

@@ -19,9 +19,14 @@ from fs_fedmllm.hosts.federatedscope.checkout import find_federatedscope
 SCRIPT = runpy.run_path(str(REPOSITORY / "scripts" / "check_extras.py"))
 PROOFS = runpy.run_path(str(REPOSITORY / "scripts" / "extra_works.py"))["PROOFS"]
 STATED = SCRIPT["packaging"]()
+#: Whose work is a run or several processes, each of which imports torch in an environment of its own. The same work is
+#: tested with all extras in the tests of its room; that an extra's list is whole, below.
+LONG_PROOFS = ("fs", "distributed", "quant", "hub", "plot", "privacy")
 
 
-@pytest.mark.parametrize("extra", PROOFS)
+@pytest.mark.parametrize(
+    "extra", [pytest.param(extra, marks=pytest.mark.slow) if extra in LONG_PROOFS else extra for extra in PROOFS]
+)
 def test_an_extra_does_its_work_alone(extra: str, tmp_path: Path) -> None:
     if extra in ("fs", "distributed") and find_federatedscope() is None:
         pytest.skip("NOT RUN: no FederatedScope checkout (set FEDERATEDSCOPE_HOME or clone it to ~/FederatedScope)")

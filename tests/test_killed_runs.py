@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from short_runs import CONFIGS, SHORT
+from waiting import wait_until
 
 from fs_fedmllm.files.atomic import remove_torn
 
@@ -30,8 +31,7 @@ def lines(folder: Path) -> list[dict]:
 
 def test_two_runs_of_one_name_are_one_run_and_one_refusal(tmp_path, forks) -> None:
     first = forks.start(command(tmp_path, "one"), tmp_path, os.environ)
-    while first.poll() is None and not (tmp_path / "one" / "run.lock").is_file():
-        time.sleep(0.002)
+    wait_until(lambda: first.poll() is not None or (tmp_path / "one" / "run.lock").is_file())
     second = forks.run(command(tmp_path, "one"), tmp_path, os.environ)
     assert second.returncode == 2 and f"another process ({first.pid} on" in second.stderr
     assert "Traceback" not in second.stderr

@@ -7,13 +7,15 @@ import gc
 import json
 import os
 import signal
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from short_runs import CONFIGS, SHORT
+from waiting import wait_until
 
+from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.rounds.federation import Federation
@@ -38,7 +40,7 @@ def test_rounds_in_which_clients_change_nothing_leave_the_adapter_bit_identical(
     assert results["rounds"] == 2
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["fedavg", "fedyogi"])  # that a step is a function: test_server_optimizers
 def test_the_same_configuration_gives_the_same_adapter(short_config, method) -> None:
     config = short_config("hybrid_p60", "federate.method", method, "seed", 3)
     first, _ = run(config)
@@ -151,19 +153,25 @@ def test_the_run_folder_holds_what_it_promises(short_config) -> None:
     assert results["zero_shot"]["round"] == 0 and results["evaluations"][-1]["round"] == 2
     size = (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert results["adapter_bytes"] == size and results["bytes_sent"] == 2 * 2 * 2 * size
-    from fs_fedmllm import config as schema
-
     assert schema.load(folder.path / "resolved_config.yaml") == config
     assert list((folder.path / "events").iterdir())
     _, second = run(config, label="promise")
     assert second.path != folder.path
 
 
+THREE_ROUNDS = ("federate.total_round_num", 3, "eval.freq", 1, "federate.method", "fedyogi")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Any]:
+    """The results of a run that nothing ends early."""
+    words = [*SHORT, *map(str, THREE_ROUNDS), "outdir", str(tmp_path_factory.mktemp("exp"))]
+    return run(schema.load(CONFIGS / "missing_b50.yaml", words))[0]
+
+
 @pytest.mark.parametrize("rounds_before", [1, 2])
-def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
-    long = ("federate.total_round_num", 3, "eval.freq", 1, "federate.method", "fedyogi")
-    whole, _ = run(short_config("missing_b50", *long, "expname", "whole"))
-    config = short_config("missing_b50", *long, "expname", "killed")
+def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, whole, rounds_before) -> None:
+    config = short_config("missing_b50", *THREE_ROUNDS, "expname", "killed")
     turn = Federation.client_turn
 
     def dies(self, client, round_index, *rest):
@@ -184,12 +192,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
 
 
 def test_kill_nine_and_the_same_command_again(tmp_path, forks) -> None:
-    words = [*SHORT, "federate.total_round_num", "8", "eval.freq", "8", "outdir", str(tmp_path), "expname"]
+    words = [*SHORT, "train.local_update_steps", "1", "federate.total_round_num", "8", "eval.freq", "8"]
+    words += ["outdir", str(tmp_path), "expname"]
     command = ["-m", "fs_fedmllm", "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words]
     process = forks.start([*command, "killed"], tmp_path, os.environ)
     state = tmp_path / "killed" / "checkpoint" / "state.json"
-    while process.poll() is None and not state.is_file():
-        time.sleep(0.002)
+    wait_until(lambda: process.poll() is not None or state.is_file())
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.is_file() and not (tmp_path / "killed" / "results.json").is_file()
@@ -223,9 +231,10 @@ def _base_storages() -> list[int]:
 
 
 def test_one_live_copy_of_the_base_whatever_the_clients(short_config) -> None:
-    run(short_config("aligned_a05", "federate.client_num", 2))
+    one = ("federate.total_round_num", 1, "eval.freq", 1)
+    run(short_config("aligned_a05", *one, "federate.client_num", 2))
     few = _base_storages()
-    run(short_config("aligned_a05", "federate.client_num", 40, "federate.sample_client_num", 4))
+    run(short_config("aligned_a05", *one, "federate.client_num", 40, "federate.sample_client_num", 4))
     assert few and _base_storages() == few
 
 
@@ -242,8 +251,7 @@ def test_a_run_folder_cannot_be_outside_of_outdir(short_config, tmp_path) -> Non
 def test_gradient_checkpointing_changes_memory_and_not_the_adapter(short_config) -> None:
     plain, _ = run(short_config("aligned_a05"))
     saving, _ = run(short_config("aligned_a05", "fedmllm.train.gradient_checkpointing", True))
-    again, _ = run(short_config("aligned_a05", "expname", "again"))
-    assert plain["adapter_sha256"] == saving["adapter_sha256"] == again["adapter_sha256"]
+    assert plain["adapter_sha256"] == saving["adapter_sha256"]
 
 
 def test_the_measured_rate_is_that_of_the_rows_a_client_trains_on(short_config) -> None:

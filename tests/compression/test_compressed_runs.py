@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -50,9 +51,20 @@ def test_bytes_sent_are_the_sizes_of_the_files(short_config, monkeypatch, words)
         assert results["bytes_sent"] == 8 * results["adapter_bytes"]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Any]:
+    """The results of a run that nothing ends early."""
+    words = [*SHORT, *map(str, LONG), *INT4, "outdir", str(tmp_path_factory.mktemp("exp"))]
+    return run(schema.load(CONFIGS / "aligned_a05.yaml", words))[0]
+
+
+def test_the_remainders_reach_the_next_turns(short_config, whole) -> None:
+    off, _ = run(short_config("aligned_a05", *LONG, *INT4, "fedmllm.compression.error_feedback", "False"))
+    assert off["adapter_sha256"] != whole["adapter_sha256"]
+
+
 @pytest.mark.parametrize("rounds_before", [1, 3])
-def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
-    whole, _ = run(short_config("aligned_a05", *LONG, *INT4, "expname", "whole"))
+def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, whole, rounds_before) -> None:
     config = short_config("aligned_a05", *LONG, *INT4, "expname", "killed")
     turn = Federation.client_turn
 
@@ -68,24 +80,18 @@ def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, round
     resumed, _ = run(config)
     assert resumed["adapter_sha256"] == whole["adapter_sha256"]
     assert resumed["bytes_sent"] == whole["bytes_sent"]
-    off, _ = run(short_config("aligned_a05", *LONG, *INT4, "fedmllm.compression.error_feedback", "False"))
-    assert off["adapter_sha256"] != whole["adapter_sha256"]  # the remainders do reach the next turns
 
 
-def test_workers_change_nothing(tmp_path, forks) -> None:
-    """In processes of their own: a process that has trained cannot fork trainers."""
-    results = {}
-    for workers in (1, 2):
-        words = [*SHORT, *map(str, LONG), *INT4, "outdir", str(tmp_path), "expname", f"w{workers}"]
-        done = forks.run(
-            ["-m", "fs_fedmllm", "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words,
-             "fedmllm.workers", workers],
-            tmp_path, os.environ,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        results[workers] = json.loads((tmp_path / f"w{workers}" / "results.json").read_text())
+def test_workers_change_nothing(tmp_path, forks, whole) -> None:
+    """In a process of its own: a process that has trained cannot fork trainers."""
+    words = [*SHORT, *map(str, LONG), *INT4, "outdir", str(tmp_path), "expname", "two", "fedmllm.workers", "2"]
+    done = forks.run(
+        ["-m", "fs_fedmllm", "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words], tmp_path, os.environ
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
     for name in ("adapter_sha256", "bytes_sent", "evaluations"):
-        assert results[1][name] == results[2][name]
+        assert results[name] == whole[name]
 
 
 def test_the_server_keeps_its_precision_and_steps_from_what_the_clients_received(short_config, tmp_path) -> None:

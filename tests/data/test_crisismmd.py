@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -163,9 +162,7 @@ def test_the_real_annotations(real_data):
         "allow_missing_text": True,
         "require_images": False,
     }
-    begin = time.perf_counter()
     data = load_dataset("crisismmd", real_data / "crisismmd", options)
-    assert time.perf_counter() - begin < 20  # 0.7 s on an idle machine
     assert [len(part) for part in (data.train, data.val, data.test)] == [13608, 2237, 2237]
     assert data.warnings == ()
     names = load_template("crisismmd").options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -133,15 +132,13 @@ def test_two_editions_in_one_folder_are_not_guessed_between(memes, jsonl):
         load_dataset("hateful_memes", memes)
 
 
-def test_the_published_size_reads_fast_and_without_warnings(tmp_path, jsonl):
+def test_the_published_size_reads_without_warnings(tmp_path, jsonl):
     parts = {"train": rows(0, 8500), "dev_seen": rows(10000, 500), "test_seen": rows(20000, 1000)}
     (tmp_path / "img").mkdir()
     for name, made in parts.items():
         jsonl(tmp_path / f"{name}.jsonl", made)
         for row in made:
             (tmp_path / row["img"]).touch()
-    begin = time.perf_counter()
     data = load_dataset("hateful_memes", tmp_path)
-    assert time.perf_counter() - begin < 10  # 0.2 s on an idle machine
     assert data.warnings == () and len(data.train) == 8500
     assert json.dumps(data.train[-1].label) == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for client in (3, 4):
         create_identity(folder, client)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nobody_calls_on() -> Iterator[None]:
+    """End what a test of the round loop leaves behind."""
+    yield
+    import sites
+
+    while sites.Wire.made:
+        sites.Wire.made.pop().end()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from waiting import LONG
 
 from fs_fedmllm.distributed.coordinator import Coordinator
 from fs_fedmllm.distributed.errors import UnreachableError
@@ -24,14 +27,27 @@ from fs_fedmllm.scenarios.federated_data import FederatedData
 
 
 class Wire:
-    """Clients' calls as function calls, through the real frames; ``down`` is a server that is not there."""
+    """Clients' calls as function calls, through the real frames; without a coordinator there is no server."""
+
+    #: Those of the test that runs; what is left of them at its end is ended (conftest).
+    made: ClassVar[list[Wire]] = []
 
     def __init__(self) -> None:
+        Wire.made.append(self)
         self.coordinator: Coordinator | None = None
+        self.sites: list[Site] = []
         #: Looked at with every request: (client, message) -> None, or raises UnreachableError.
         self.before: Callable[[int, Message], None] = lambda client, message: None
         #: Looked at with every answer, after the server has acted.
         self.after: Callable[[int, Message, Message], None] = lambda client, message, answer: None
+
+    def end(self) -> None:
+        """Nobody goes on calling: a site that a test leaves behind would do so until the process ends."""
+        for site in self.sites:
+            site._stopping = True
+        if self.coordinator is not None:
+            self.coordinator.stop()
+        self.coordinator = None
 
     def channel(self, client: int) -> Any:
         wire = self
@@ -52,14 +68,16 @@ class Wire:
         return Channel()
 
 
-def server_of(federation: Federation, folder: Path, wire: Wire, **network: Any) -> Coordinator:
+def server_of(
+    federation: Federation, folder: Path, wire: Wire, clock: Callable[[], float] = time.monotonic, **network: Any
+) -> Coordinator:
     """A coordinator over a fresh session in a folder; it resumes what lies there."""
     config = federation.config
-    settings = replace(config.fedmllm.network, join_timeout=20.0, turn_timeout=20.0, give_up=20.0)
+    settings = replace(config.fedmllm.network, join_timeout=LONG, turn_timeout=LONG, give_up=LONG)
     settings = replace(settings, **network)
     session = Session(federation, RunFolder(folder, config), Silent())
     agreed = agreement(config, federation.data.template)
-    made = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), linger=5.0)
+    made = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=5.0)
     wire.coordinator = made
     return made
 
@@ -70,10 +88,10 @@ def site_of(
     """A client over its rows; ``turn`` replaces the training."""
     config, rows = federation.config, federation.data.clients[client]
     own = FederatedData(federation.data.dataset, federation.data.template, {client: rows}, federation.data.manifest)
-    settings = replace(config.fedmllm.network, give_up=20.0)
+    settings = replace(config.fedmllm.network, give_up=LONG)
     folder = folder / f"client_{client}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Site(
+    made = Site(
         wire.channel(client),
         client,
         introduction(config, client, own) | introduced,
@@ -84,6 +102,8 @@ def site_of(
         StatusFile(folder),
         sleep=lambda seconds: threading.Event().wait(min(seconds, 0.05)),
     )
+    wire.sites.append(made)
+    return made
 
 
 class Started:
@@ -102,7 +122,7 @@ class Started:
         self._thread = threading.Thread(target=body, daemon=True)
         self._thread.start()
 
-    def join(self, timeout: float = 60.0) -> Any:
+    def join(self, timeout: float = LONG) -> Any:
         """What the loop returned; raises what it raised."""
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the loop hangs"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from waiting import LONG
 
 from fs_fedmllm.cli import main
 from fs_fedmllm.config.network import NetworkConfig
@@ -222,7 +223,7 @@ def ask(server: Identity, client: Identity) -> Message:
         TransportServer("127.0.0.1:0", echo, server) as running,
         TransportClient(f"127.0.0.1:{running.port}", client) as connection,
     ):
-        return connection.exchange(Message("hello"), 1.5)
+        return connection.exchange(Message("hello"), LONG)
 
 
 def test_clients_that_the_server_does_not_know(certificates: Path, foreign: Path, tmp_path: Path) -> None:
@@ -304,11 +305,11 @@ def test_an_outsider_is_refused_before_a_byte_is_read(certificates: Path) -> Non
         for client in (3, 4):
             with TransportClient(f"127.0.0.1:{running.port}", Identity.load(certificates, client)) as connection:
                 if client == 3:
-                    assert connection.exchange(Message("status"), 10).header["from"] == 3
+                    assert connection.exchange(Message("status"), LONG).header["from"] == 3
                     continue
                 for _ in range(3):
                     with pytest.raises(RefusedError, match="not in this run"):
-                        connection.exchange(Message("status"), 10)
+                        connection.exchange(Message("status"), LONG)
         assert asked == [3]
 
 

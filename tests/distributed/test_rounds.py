@@ -12,6 +12,7 @@ import pytest
 import torch
 from short_runs import CONFIGS, SHORT
 from sites import Started, Wire, locked, server_of, site_of
+from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregators import RunningMean
@@ -74,6 +75,19 @@ def events(folder: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
+def deadline_after(clients: set[int], clock: Clock) -> Any:
+    """For ``Wire.after``: the deadline of round 1 passes as soon as these have answered, and no earlier."""
+    answered: set[int] = set()
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if message.kind == "answer" and answer.kind == "accepted" and message.header["round"] == 1:
+            answered.add(client)
+            if answered == clients:
+                clock.advance(2 * LONG)
+
+    return after
+
+
 def test_a_distributed_run_has_the_adapter_of_the_embedded_engine(shared, tmp_path: Path) -> None:
     federation, embedded, _ = shared
     wire = Wire()
@@ -96,14 +110,13 @@ def test_a_client_that_is_away_is_left_out_and_a_replay_gives_the_same_adapter(
 ) -> None:
     """Its calls do not get through from round 1 to round 3."""
     federation, embedded, config = shared
-    wire = Wire()
-    server = server_of(federation, tmp_path / "server", wire, turn_timeout=2.0)
+    wire, clock = Wire(), Clock()
+    server = server_of(federation, tmp_path / "server", wire, clock)
     rounds = server._round
 
     def watched() -> None:
         if server.session.state.round == 3:  # it is back before the last round starts
-            while server.roster.missing([2]):
-                threading.Event().wait(0.02)
+            wait_until(lambda: not server.roster.missing([2]))
         rounds()
 
     def away(client: int, message: Message) -> None:
@@ -111,6 +124,7 @@ def test_a_client_that_is_away_is_left_out_and_a_replay_gives_the_same_adapter(
             raise UnreachableError("cut")
 
     wire.before = away
+    wire.after = deadline_after({1, 3}, clock)
     server._round = watched
     loop = Started(server.run)
     sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2, 3)]
@@ -165,7 +179,7 @@ def test_a_server_that_dies_goes_on_with_the_same_bytes(shared, tmp_path: Path, 
     sites = [
         Started(site_of(federation, client, tmp_path, wire, steps(federation, calls)).run) for client in (1, 2, 3)
     ]
-    assert gone.wait(30)
+    assert gone.wait(LONG)
     with pytest.raises(Stopped):
         loop.join()
     wire.after = lambda client, message, answer: None
@@ -210,7 +224,7 @@ def test_a_client_that_dies_and_comes_back_in_time_changes_nothing(shared, tmp_p
 def test_what_a_client_carries_follows_what_the_server_used(shared, tmp_path: Path) -> None:
     """A client counts its accepted turns in what it carries; an answer that came too late does not count."""
     federation, _, _ = shared
-    wire = Wire()
+    wire, clock = Wire(), Clock()
     seen: dict[int, list[float]] = {1: [], 2: [], 3: []}
     late = threading.Event()
 
@@ -218,21 +232,20 @@ def test_what_a_client_carries_follows_what_the_server_used(shared, tmp_path: Pa
         count = carried["count/turns"] if carried else torch.zeros(1)
         seen[client].append(float(count))
         if client == 3 and round_index == 1:
-            late.wait(20)  # longer than the deadline
+            assert late.wait(LONG)  # until after the deadline
         update = steps(federation)(client, round_index, state, carried)
         return replace(update, client_state={"count/turns": count + 1})
 
-    server = server_of(federation, tmp_path / "server", wire, turn_timeout=2.0)
+    server = server_of(federation, tmp_path / "server", wire, clock)
+    wire.after = deadline_after({1, 2}, clock)
     rounds = server._round
 
     def watched() -> None:
         rounds()
         if server.session.state.round == 2:
             late.set()
-            for _ in range(200):  # until the late answer was refused, so that client 3 is there for round 2
-                if any(line["reason"] == "late" for line in events(tmp_path / "server", "refused")):
-                    break
-                threading.Event().wait(0.05)
+            # Until the late answer was refused, so that client 3 is there for round 2.
+            wait_until(lambda: any(line["reason"] == "late" for line in events(tmp_path / "server", "refused")))
 
     (tmp_path / "server" / "events.jsonl").touch()
     server._round = watched
@@ -270,7 +283,7 @@ def test_a_failed_turn_and_a_bad_update_are_named_and_left_out(shared, tmp_path:
 def test_late_duplicate_stale_and_foreign_answers_are_refused_by_name(shared, tmp_path: Path) -> None:
     federation, _, _ = shared
     wire = Wire()
-    server = server_of(federation, tmp_path / "server", wire)
+    server = server_of(federation, tmp_path / "server", wire, Clock())  # a request waits until there is news
     loop = Started(server.run)
     sites = [site_of(federation, client, tmp_path, wire, steps(federation)) for client in (1, 2, 3)]
     calls = [site._channel for site in sites]
@@ -381,8 +394,7 @@ def test_a_client_with_other_base_weights_is_refused(shared, tmp_path: Path) -> 
     server._base = ""
     loop = Started(server.run)
     sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2)]
-    while len(server.roster.present([1, 2])) < 2:
-        threading.Event().wait(0.02)
+    wait_until(lambda: len(server.roster.present([1, 2])) == 2)
     with pytest.raises(JoinRefusedError, match=r"not those of client [12] .*Compare model\.fedmllm\.path"):
         site_of(federation, 3, tmp_path, wire, base="b" * 64).run()
     sites.append(Started(site_of(federation, 3, tmp_path, wire, steps(federation), base="").run))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from scipy import stats
 from short_runs import CONFIGS, SHORT
 from sites import Started, Wire, locked, server_of
+from waiting import LONG, Clock
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
@@ -53,17 +56,17 @@ def pieces() -> Federation:
 
 
 def start(
-    pieces: Federation, folder: Path, wire: Wire, **network: float
+    pieces: Federation, folder: Path, wire: Wire, clock: Callable[[], float] = time.monotonic, **network: float
 ) -> tuple[Session, Started, dict[int, Started]]:
     """The server, which has nobody's training rows, and its clients."""
     config = pieces.config
-    settings = replace(config.fedmllm.network, join_timeout=20.0, turn_timeout=20.0, give_up=20.0)
+    settings = replace(config.fedmllm.network, join_timeout=LONG, turn_timeout=LONG, give_up=LONG)
     settings = replace(settings, **network)
     blind = replace(pieces, data=replace(pieces.data, clients={}))
     blind.evaluate = pieces.evaluate  # type: ignore[method-assign]
     session = Session(blind, RunFolder(folder / "server", config), Silent())
     agreed = agreement(config, pieces.data.template)
-    wire.coordinator = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), linger=3.0)
+    wire.coordinator = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=3.0)
     server = Started(wire.coordinator.run)
     sites = {client: Started(site(pieces, client, folder, wire, settings).run) for client in CLIENTS}
     return session, server, sites
@@ -74,11 +77,26 @@ def site(pieces: Federation, client: int, folder: Path, wire: Wire, settings) ->
     own = FederatedData(pieces.data.dataset, pieces.data.template, {client: rows}, pieces.data.manifest)
     home = folder / f"client_{client}"
     home.mkdir(parents=True, exist_ok=True)
-    return Site(
+    made = Site(
         wire.channel(client), client, introduction(config, client, own), handlers_of(config, client, pieces),
         SiteStore(home / "state", site_identity(config, client, rows)), settings, Journal(home, f"client {client}"),
-        StatusFile(home), sleep=lambda seconds: None,
+        StatusFile(home), sleep=lambda seconds: time.sleep(0.01),
     )  # fmt: skip
+    wire.sites.append(made)
+    return made
+
+
+def deadline_after(clients: set[int], phase: str, clock: Clock) -> Callable[[int, Message, Message], None]:
+    """For ``Wire.after``: the deadline of a phase passes as soon as these have answered, and no earlier."""
+    answered: set[int] = set()
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if message.kind == "answer" and answer.kind == "accepted" and message.header["phase"] == phase:
+            answered.add(client)
+            if answered == clients:
+                clock.advance(3 * LONG)
+
+    return after
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +133,15 @@ def test_a_client_that_dies_in_a_phase_is_survived(pieces, tmp_path, phase) -> N
     class Dead(BaseException):
         """Stands for kill -9: the client's thread ends and says nothing."""
 
-    wire = Wire()
+    wire, clock = Wire(), Clock()
 
     def before(client: int, message: Message) -> None:
         if client == 3 and message.kind == "answer" and message.header["phase"] == phase:
             raise Dead
 
     wire.before = before
-    session, server, sites = start(pieces, tmp_path, wire, turn_timeout=6.0)
+    wire.after = deadline_after({1, 2, 4}, phase, clock)
+    session, server, sites = start(pieces, tmp_path, wire, clock)
     results = server.join()
     for client, each in sites.items():
         if client != 3:
@@ -136,14 +155,15 @@ def test_a_client_that_dies_in_a_phase_is_survived(pieces, tmp_path, phase) -> N
 
 def test_a_round_waits_for_as_many_as_open_its_sum(pieces, tmp_path) -> None:
     """Half of the clients, the plain quorum, would end the round with a sum that nobody can open."""
-    wire = Wire()
+    wire, clock = Wire(), Clock()
 
     def before(client: int, message: Message) -> None:
         if client in (2, 3) and message.kind == "answer" and message.header["phase"] == secure.TURN:
             raise UnreachableError("cut off for good")
 
     wire.before = before
-    _, server, _ = start(pieces, tmp_path, wire, turn_timeout=6.0, give_up=1.0)
+    wire.after = deadline_after({1, 4}, secure.TURN, clock)
+    _, server, _ = start(pieces, tmp_path, wire, clock)
     with pytest.raises(NetworkError, match=r"Round 0 needs 3 of 4 clients"):
         server.join()
 
@@ -156,7 +176,7 @@ def test_too_few_usable_answers_stop_the_run_by_name(pieces, tmp_path) -> None:
             message.header["failed"] = "training failed"  # type: ignore[index]
 
     wire.before = before
-    _, server, _ = start(pieces, tmp_path, wire, turn_timeout=10.0, give_up=30.0)
+    _, server, _ = start(pieces, tmp_path, wire)
     with pytest.raises(PrivacyError, match=r"2 of 4 clients sent a masked update, and the threshold is 3"):
         server.join()
 

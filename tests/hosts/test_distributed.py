@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from forks import Forked
 from short_runs import CONFIGS, REPOSITORY, SHORT
+from waiting import free_port
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.runs.simulation import run
@@ -18,14 +19,9 @@ from fs_fedmllm.runs.simulation import run
 EXAMPLE = REPOSITORY / "examples" / "hospitals"
 
 
-def _port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def test_the_hospitals_end_with_the_adapter_of_one_machine(fs_source, tmp_path: Path) -> None:
     """Each site's folder holds its own rows; the adapter is that of the embedded run, and no file has a key in it."""
-    words = ["fedmllm.network.address", f"127.0.0.1:{_port()}"]
+    words = ["fedmllm.network.address", f"127.0.0.1:{free_port()}"]
     environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(
@@ -53,24 +49,23 @@ def test_the_hospitals_end_with_the_adapter_of_one_machine(fs_source, tmp_path: 
             assert b"PRIVATE KEY" not in path.read_bytes()
 
 
-def test_clients_of_the_whole_data_set_take_their_shares(fs_source, tmp_path: Path) -> None:
+def test_clients_of_the_whole_data_set_take_their_shares(fs_source, forks, tmp_path: Path) -> None:
     """``data_idx`` on a data set that nobody dealt: the adapter of one machine, and without an id one paragraph."""
     words = [*SHORT, "federate.client_num", "2", "federate.sample_client_num", "2",
              "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 1}]"]  # fmt: skip
-    network = ["fedmllm.network.address", f"127.0.0.1:{_port()}", "fedmllm.network.insecure", "True"]
+    network = ["fedmllm.network.address", f"127.0.0.1:{free_port()}", "fedmllm.network.insecure", "True"]
     environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
 
-    def site(role: str, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "fs_fedmllm", role, CONFIGS / "cross_i3t7.yaml", *words, *network, *more]
+    def site(role: str, *more: str) -> Forked:
+        command = ["-m", "fs_fedmllm", role, CONFIGS / "cross_i3t7.yaml", *words, *network, *more]
         home = tmp_path / "-".join([role, *more])
         home.mkdir()
-        log = (home / "log.txt").open("w")
-        return subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, text=True)
+        return forks.start(command, home, environment, home / "log.txt")
 
     sites = [site("server"), site("client", "--id", "1"), site("client", "--id", "2")]
     nobody = site("client")
-    codes = [process.wait(timeout=600) for process in (*sites, nobody)]
+    codes = [process.wait() for process in (*sites, nobody)]
     logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in tmp_path.glob("*/log.txt"))
     assert codes == [0, 0, 0, 2], logs
     refused = (tmp_path / "client" / "log.txt").read_text()

@@ -5,21 +5,20 @@ The sites run under an audit hook (``watched_site.py``), so the same run shows w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forked, Forks
 from short_runs import CONFIGS, REPOSITORY, SHORT
+from waiting import LONG, free_port, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
@@ -33,8 +32,6 @@ WORDS = [
     "eval.freq", "6", "fedmllm.eval.limit", "4", "train.local_update_steps", "1", "expname", "ward",
 ]  # fmt: skip
 SITES = (1, 2)
-#: Seconds for anything that has to happen; only a run that hangs takes so long.
-LONG = 500.0
 
 
 @dataclass
@@ -44,6 +41,7 @@ class Ward:
     Attributes:
         root: of everything; the split is in ``dealt``.
         words: overrides, the same on every site.
+        forks: what starts processes.
         running: processes.
         codes: exit codes, by what came before them.
         stopped: the server's status after it was asked to stop.
@@ -53,7 +51,8 @@ class Ward:
 
     root: Path
     words: list[str]
-    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    forks: Forks
+    running: dict[int, Forked] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     stopped: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
@@ -68,12 +67,10 @@ class Ward:
         own = self.root / "dealt" / (f"client_{client}" if client else "server")
         watched = [REPOSITORY / "tests/hosts/watched_site.py", own.parent, own, self.root / f"opened_{client}.txt"]
         role = ["client" if client else "server"]
-        with (self.root / f"log_{client}.txt").open("ab") as log:
-            self.running[client] = subprocess.Popen(
-                [sys.executable, *map(str, watched), *role, str(CONFIG), *self.words, "--data", str(own)],
-                cwd=self.root, stdout=log, stderr=log,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+        self.running[client] = self.forks.start(
+            [*watched, *role, CONFIG, *self.words, "--data", own], self.root,
+            {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, self.root / f"log_{client}.txt",
+        )  # fmt: skip
 
     def events(self, client: int, name: str) -> list[dict[str, Any]]:
         """A site's events of a kind."""
@@ -83,11 +80,13 @@ class Ward:
 
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait until it has."""
-        limit = time.monotonic() + LONG
-        while not happened():
-            ended = {client: process.poll() for client, process in self.running.items()}
-            assert time.monotonic() < limit and set(ended.values()) == {None}, f"exit codes {ended}\n{self.logs()}"
-            time.sleep(0.1)
+
+        def ended() -> dict[int, int]:
+            codes = {client: process.poll() for client, process in self.running.items()}
+            return {client: code for client, code in codes.items() if code is not None}
+
+        wait_until(lambda: happened() or ended(), says=self.logs)
+        assert happened(), f"exit codes {ended()}\n{self.logs()}"
 
     def hold(self) -> None:
         """After a further round, hold site 2; the server then stands in a round with one of its two answers."""
@@ -118,21 +117,20 @@ def stock_call(address: str) -> str:
     """What a call of FederatedScope's own service (plain text, pickled content) is answered: gRPC's status."""
     with grpc.insecure_channel(address) as channel:
         try:
-            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=10.0)
+            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=LONG)
         except grpc.RpcError as error:
             return str(error.code().name)
     return "OK"
 
 
 @pytest.fixture(scope="module")
-def ward(fs_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def ward(fs_source: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     """A federation that has ended, with what happened to its server on the way."""
     root = tmp_path_factory.mktemp("ward")
-    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as theirs:
-        address, stock = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in (ours, theirs))
+    address, stock = (f"127.0.0.1:{free_port()}" for _ in range(2))
     network = ["fedmllm.network.address", address, "fedmllm.network.insecure", "True"]
     network += ["distribute.client_port", stock.rpartition(":")[2]]
-    made = Ward(root, [*WORDS, *network, "outdir", str(root / "runs")])
+    made = Ward(root, [*WORDS, *network, "outdir", str(root / "runs")], forks)
     split = ["--out", str(root / "dealt"), "--per-client-folders"]
     assert main(["data", "split", str(CONFIG), *split, *WORDS]) == 0
     try:
@@ -153,9 +151,8 @@ def ward(fs_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
     finally:
         for process in made.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.wait(30)
+            process.kill()
+            process.wait(LONG)
 
 
 def test_a_server_killed_and_then_stopped_ends_with_the_bytes_of_one_machine(ward: Ward, tmp_path: Path) -> None:

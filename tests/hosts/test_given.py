@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 from short_runs import CONFIGS, REPOSITORY, SHORT
+from waiting import free_port
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.cli import main
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.identity import settings
 from fs_fedmllm.runs.simulation import run
@@ -82,25 +81,20 @@ def test_a_minimal_file_gives_one_adapter_on_every_engine(minimal, plugged, host
     assert _sha(tmp_path / "run" / "2024") == embedded["adapter_sha256"]
 
 
-def test_a_minimal_file_across_sites(minimal, fs_source, tmp_path) -> None:
+def test_a_minimal_file_across_sites(minimal, fs_source, forks, tmp_path) -> None:
     """The same file for a server and two clients, each with its dealt folder."""
     embedded, _ = run(schema.load(minimal, ["outdir", str(tmp_path / "embedded")]))
     environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, "-m", "fs_fedmllm"]
     sites = tmp_path / "sites"
-    dealt = [*command, "data", "split", minimal, "--out", sites, "--per-client-folders"]
-    subprocess.run(dealt, env=environment, check=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert main(["data", "split", str(minimal), "--out", str(sites), "--per-client-folders"]) == 0
+    place = f"127.0.0.1:{free_port()}"
     words = ["--address", place, "fedmllm.network.insecure", "True", "outdir", str(tmp_path / "fs"), "expname", "run"]
     jobs = []
     for site in ("server", "client_1", "client_2"):
-        with (tmp_path / f"{site}.log").open("wb") as log:
-            role = site.partition("_")[0]
-            line = [*command, role, str(minimal), "--data", str(sites / site), *words]
-            jobs.append(subprocess.Popen(line, env=environment, stdout=log, stderr=log))
-    codes = [job.wait(timeout=600) for job in jobs]
+        line = ["-m", "fs_fedmllm", site.partition("_")[0], minimal, "--data", sites / site, *words]
+        jobs.append(forks.start(line, tmp_path, environment, tmp_path / f"{site}.log"))
+    codes = [job.wait() for job in jobs]
     logs = "\n".join((tmp_path / f"{site}.log").read_text()[-1500:] for site in ("server", "client_1", "client_2"))
     assert codes == [0, 0, 0], logs
     assert _sha(tmp_path / "fs" / "run") == embedded["adapter_sha256"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import LONG, free_port, wait_until
 
 pytest.importorskip("grpc")
 
@@ -19,21 +18,11 @@ LAST = "received finish message"
 SITES = (1, 2)  # of the three for which FederatedScope's example has data
 
 
-def ports(count: int) -> list[int]:
-    """Ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once somebody listens there."""
-    until = time.monotonic() + 400
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-            return
-        assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-        time.sleep(0.1)
+def listens(port: int) -> bool:
+    """Whether somebody does there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), LONG):
+        return True
+    return False
 
 
 def job(client: int, free: list[int], folder: Path) -> dict:
@@ -59,7 +48,7 @@ def job(client: int, free: list[int], folder: Path) -> dict:
 def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, host, tmp_path) -> None:
     made = host.run(plugged / "scripts/distributed_scripts/gen_data.py", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    free = ports(1 + len(SITES))
+    free = [free_port() for _ in (0, *SITES)]
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     variables |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     running = []
@@ -67,27 +56,19 @@ def test_a_stock_distributed_job_runs_over_its_own_wire(plugged, host, tmp_path)
         for client in (0, *SITES):
             config = tmp_path / f"{client}.yaml"
             config.write_text(yaml.safe_dump(job(client, free, tmp_path)))
-            with (tmp_path / f"log_{client}.txt").open("wb") as log:
-                running.append(
-                    subprocess.Popen(
-                        [host.python, MAIN, "--cfg", config], cwd=plugged, env=variables, stdout=log, stderr=log
-                    )
-                )
+            log = tmp_path / f"log_{client}.txt"
+            running.append(host.forks.start([MAIN, "--cfg", config], plugged, variables, log))
             if not client:  # its clients call once, and end if nobody listens
-                wait_for(free[0], running[0], tmp_path / "log_0.txt")
+                wait_until(lambda: running[0].poll() is not None or listens(free[0]))
+                assert running[0].poll() is None, log.read_text()[-3000:]
         # Not until they exit: a server that calls a client which has just left waits for ever (its RPCs have no
         # deadline), with the plug or without.
-        until = time.monotonic() + 400
-        while time.monotonic() < until and not all(
-            last in (tmp_path / f"log_{client}.txt").read_text()
-            for client, last in {0: "Final evaluation is finished"}.items() | dict.fromkeys(SITES, LAST).items()
-        ):
-            time.sleep(0.2)
+        said = {0: "Final evaluation is finished"} | dict.fromkeys(SITES, LAST)
+        wait_until(lambda: all(last in (tmp_path / f"log_{c}.txt").read_text() for c, last in said.items()))
     finally:
         for process in running:
-            if process.poll() is None:
-                process.kill()
-            process.wait(30)
+            process.kill()
+            process.wait()
     logs = {client: (tmp_path / f"log_{client}.txt").read_text() for client in (0, *SITES)}
     assert "Final evaluation is finished" in logs[0] and "'Round': 3" in logs[0], logs[0][-3000:]
     for client in SITES:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import short_table
+from waiting import LONG, wait_until
 
 from fs_fedmllm import cli
 
@@ -61,45 +61,40 @@ def test_killed_at_several_moments_and_resumed_gives_the_same_table(undisturbed,
     for how, rounds in ((signal.SIGKILL, 1), (signal.SIGINT, 5)):
         process = sweep(table, out)
         # Not after so many seconds but after so much progress, whatever the machine's pace.
-        deadline = time.monotonic() + 300
-        while _turns(out) < rounds and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _until_it_has(rounds, out, process)
         process.send_signal(how)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=LONG)
         if how == signal.SIGINT and process.returncode == 130:
             assert "the same command goes on from here" in said
-        assert _quiet(out)
+        _until_workers_ended(process.pid)
     process = sweep(table, out)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=LONG)
     assert process.returncode == 0, said
     assert figures(out) == figures(expected)
+
+
+def _until_it_has(turns: int, out: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: _turns(out) >= turns or process.poll() is not None)
+
+
+def _until_workers_ended(session: int) -> None:
+    """They do so with a sweep that was killed."""
+    wait_until(lambda: not _working(session))
 
 
 def _turns(out: Path) -> int:
     return sum(path.read_bytes().count(b'"turn"') for path in out.glob("cells/*/metrics.jsonl"))
 
 
-def _quiet(out: Path) -> bool:
-    """Whether no process works in the folder any more; workers end with a killed sweep."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        working = []
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if "fs_fedmllm.tools.sweeps.cell" in process.read_text() and _parent_is_gone(process.parent):
-                    working.append(process)
-            except OSError:
-                continue
-        if not working:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def _parent_is_gone(process: Path) -> bool:
-    status = (process / "status").read_text()
-    parent = int(status.split("PPid:")[1].split()[0])
-    return parent == 1 or not os.path.exists(f"/proc/{parent}")
+def _working(session: int) -> list[Path]:
+    """The processes that a sweep left, by the session that was made for it."""
+    working = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, _, own = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                working.append(process)
+    return working
 
 
 def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path, capsys) -> None:
