@@ -16,6 +16,25 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 
+#: The files that take longest, longest first. They are begun first, so that the two workers of ``--dist loadfile`` end
+#: together; a file need not be named here.
+LONGEST = (
+    "test_families.py", "test_simulation.py", "test_job.py", "test_distributed.py", "test_methods.py",
+    "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_rounds.py", "test_hub_runs.py",
+    "test_planner.py", "test_hostile_texts.py", "test_compressed_runs.py", "test_given.py", "test_runner.py",
+    "test_algorithms.py", "test_dp_runs.py", "test_client_state.py", "test_aggregation_runs.py",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's own order is by the number of tests
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))  # the rest keeps its order
+
 
 @pytest.fixture
 def short_config(tmp_path: Path) -> Callable[..., schema.Config]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from short_runs import CONFIGS, SHORT
 
+from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.rounds.federation import Federation, Update
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
@@ -38,10 +39,25 @@ def with_momentum(self, client, round_index, state, carried=None) -> Update:
 LONG = ("federate.client_num", 3, "federate.sample_client_num", 2, "federate.total_round_num", 4, "eval.freq", 4)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    """The adapter of a run that nothing ends early."""
+    words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path_factory.mktemp("exp"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Federation, "client_turn", with_momentum)
+        return str(run(schema.load(CONFIGS / "aligned_a05.yaml", words))[0]["adapter_sha256"])
+
+
+def test_without_what_they_keep_clients_train_another_adapter(short_config, monkeypatch, whole) -> None:
+    monkeypatch.setattr(Federation, "client_turn", lambda self, c, r, s, carried=None: with_momentum(self, c, r, s))
+    forgetful, _ = run(short_config("aligned_a05", *LONG))
+    assert forgetful["adapter_sha256"] != whole
+
+
 @pytest.mark.parametrize("rounds_before", [1, 3])
-def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(short_config, monkeypatch, rounds_before) -> None:
-    monkeypatch.setattr(Federation, "client_turn", with_momentum)
-    whole, _ = run(short_config("aligned_a05", *LONG, "expname", "whole"))
+def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(
+    short_config, monkeypatch, whole, rounds_before
+) -> None:
     config = short_config("aligned_a05", *LONG, "expname", "killed")
 
     def dies(self, client, round_index, *rest):
@@ -54,10 +70,7 @@ def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(short_config, 
         run(config)
     monkeypatch.setattr(Federation, "client_turn", with_momentum)
     resumed, _ = run(config)
-    assert resumed["adapter_sha256"] == whole["adapter_sha256"]
-    monkeypatch.setattr(Federation, "client_turn", lambda self, c, r, s, carried=None: with_momentum(self, c, r, s))
-    forgetful, _ = run(short_config("aligned_a05", *LONG, "expname", "forgetful"))
-    assert forgetful["adapter_sha256"] != whole["adapter_sha256"]
+    assert resumed["adapter_sha256"] == whole
 
 
 def test_a_refused_client_keeps_what_it_had(short_config, tmp_path) -> None:
@@ -122,8 +135,8 @@ def test_a_checkpoint_writes_what_changed_and_no_more(tmp_path) -> None:
     assert not folder.exists()
 
 
-def test_client_state_goes_through_the_workers_pipes(tmp_path, forks) -> None:
-    """In processes of their own: a process that has trained cannot fork trainers."""
+def test_client_state_goes_through_the_workers_pipes(tmp_path, forks, whole) -> None:
+    """In a process of its own: a process that has trained cannot fork trainers."""
     driver = tmp_path / "driver.py"
     driver.write_text(
         "import sys\n"
@@ -132,13 +145,10 @@ def test_client_state_goes_through_the_workers_pipes(tmp_path, forks) -> None:
         "Federation.client_turn = with_momentum\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    digests = set()
-    for workers in (1, 2):
-        words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path), "expname", f"w{workers}"]
-        done = forks.run(
-            [driver, "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words, "fedmllm.workers", workers],
-            tmp_path, {**os.environ, "PYTHONPATH": str(CONFIGS.parent / "tests")},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        digests.add(json.loads((tmp_path / f"w{workers}" / "results.json").read_text())["adapter_sha256"])
-    assert len(digests) == 1
+    words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path), "expname", "two", "fedmllm.workers", "2"]
+    done = forks.run(
+        [driver, "run", CONFIGS / "aligned_a05.yaml", "--engine", "embedded", *words],
+        tmp_path, {**os.environ, "PYTHONPATH": str(CONFIGS.parent / "tests")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["adapter_sha256"] == whole

@@ -52,10 +52,10 @@ def test_main_gives_the_adapter_of_the_embedded_engine(plugged, host, tmp_path) 
     assert inside["best"] == embedded["best"]
     assert "test_macro_f1" in log and "val_macro_f1" in log and "test_image_acc" in log
     assert "np.float64" not in log
-    again, _, _ = _both(
-        host, plugged, tmp_path / "again", "cross_i3t7",
-        ["seed", "7", "federate.total_round_num", "3", "eval.freq", "3"],
-    )  # fmt: skip
+    words = [*SHORT, "seed", "7", "federate.total_round_num", "3", "eval.freq", "3"]
+    job = (MAIN, "--cfg", CONFIGS / "cross_i3t7.yaml", *words, "outdir", tmp_path / "again", "expname", "job")
+    assert host.run(*job, cwd=plugged).returncode == 0
+    again = json.loads((tmp_path / "again" / "job" / "results.json").read_text())
     assert again["adapter_sha256"] == inside["adapter_sha256"]
 
 
