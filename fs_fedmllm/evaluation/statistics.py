@@ -3,7 +3,7 @@
 A resample is a vector of row weights, so all resamples of a metric are a few matrix products. Rows that belong
 together (one patient, one post, one question) are resampled together when ``groups`` says so.
 
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile: chapter 13, BCa: 14.3).
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile intervals: chapter 13).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError
 
-METHODS = ("percentile", "bca")
+#: Share of intervals made this way that hold the true value.
+LEVEL = 0.95
 
 #: Weights held at once (8 MiB of them as float64), whatever the numbers of rows and resamples.
 _BLOCK = 1 << 20
@@ -28,19 +29,15 @@ class Interval:
     Attributes:
         value: on the rows as they are.
         low, high: ends of the interval.
-        level: share of intervals made this way that hold the true value.
         resamples: resamples that the interval rests on.
         undefined: resamples left out because the metric does not exist there (an AUC of one class).
-        method: ``percentile`` or ``bca``.
     """
 
     value: float
     low: float
     high: float
-    level: float
     resamples: int
     undefined: int
-    method: str
 
 
 @dataclass(frozen=True)
@@ -65,30 +62,26 @@ def bootstrap(
     rng: np.random.Generator,
     *,
     resamples: int = 2000,
-    level: float = 0.95,
     groups: Sequence[object] | Array | None = None,
-    method: str = "percentile",
 ) -> Interval:
-    """Confidence interval of a metric.
+    """The 95 % percentile interval of a metric.
 
     Args:
         metric: from :mod:`fs_fedmllm.evaluation.row_metrics`.
         rng: draws the resamples; the same generator state gives the same interval.
         resamples: how many.
-        level: confidence level, between 0 and 1.
         groups: a key for each row; rows with the same key are drawn together.
-        method: ``percentile``, or ``bca`` (corrected for bias and skew; costs one more evaluation per group).
 
     Raises:
         StatisticsError: wrong arguments, or the metric is undefined on the rows or on every resample.
     """
-    _check(metric.rows, resamples, level, method)
+    _check(metric.rows, resamples)
     value = metric.value
     if np.isnan(value):
         raise StatisticsError(f"{metric.name} is undefined on these rows, so it has no interval.")
     unit = _units(groups, metric.rows)
     draws = np.concatenate([metric.weighted(w) for w in _resamples(unit, resamples, rng)])
-    return _interval(metric, value, draws, level, method, unit)
+    return _interval(metric, value, draws)
 
 
 def paired_bootstrap(
@@ -97,9 +90,7 @@ def paired_bootstrap(
     rng: np.random.Generator,
     *,
     resamples: int = 2000,
-    level: float = 0.95,
     groups: Sequence[object] | Array | None = None,
-    method: str = "percentile",
 ) -> Difference:
     """Interval of ``first - second`` where both see the same resamples of the same rows.
 
@@ -112,12 +103,12 @@ def paired_bootstrap(
     if first.rows != second.rows:
         raise StatisticsError(f"A paired comparison needs the same rows; got {first.rows} and {second.rows}.")
     both = RowMetric(f"{first.name} difference", first.rows, lambda w: first.weighted(w) - second.weighted(w))
-    _check(both.rows, resamples, level, method)
+    _check(both.rows, resamples)
     if np.isnan(both.value):
         raise StatisticsError(f"{first.name} is undefined on these rows, so runs cannot be compared by it.")
     unit = _units(groups, both.rows)
     draws = np.concatenate([both.weighted(w) for w in _resamples(unit, resamples, rng)])
-    interval = _interval(both, both.value, draws, level, method, unit)
+    interval = _interval(both, both.value, draws)
     kept = draws[~np.isnan(draws)]
     smaller = min(int((kept <= 1e-12).sum()), int((kept >= -1e-12).sum()))
     return Difference(interval, min(1.0, 2 * (smaller + 1) / (len(kept) + 1)))
@@ -135,40 +126,12 @@ def over_seeds(values: Sequence[float] | Array) -> Spread:
     return Spread(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, len(numbers))
 
 
-def _interval(metric: RowMetric, value: float, draws: Array, level: float, method: str, unit: Array) -> Interval:
+def _interval(metric: RowMetric, value: float, draws: Array) -> Interval:
     kept = draws[~np.isnan(draws)]
     if not len(kept):
         raise StatisticsError(f"{metric.name} is undefined on every resample of these rows.")
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca":
-        tails = _bca_tails(metric, value, kept, tails, unit)
-    low, high = np.quantile(kept, tails)
-    return Interval(value, float(low), float(high), level, len(kept), len(draws) - len(kept), method)
-
-
-def _bca_tails(metric: RowMetric, value: float, draws: Array, tails: Array, unit: Array) -> Array:
-    """Shifted quantiles: bias from the share of draws below the value, acceleration from the jackknife."""
-    from scipy.stats import norm
-
-    below = ((draws < value).mean() + (draws <= value).mean()) / 2
-    if not 0 < below < 1:
-        return tails
-    count = int(unit.max()) + 1
-    if count < 2:
-        return tails
-    step = max(1, _BLOCK // len(unit))
-    left_out = np.concatenate(
-        [
-            metric.weighted((np.arange(start, min(start + step, count))[:, None] != unit).astype(float))
-            for start in range(0, count, step)
-        ]
-    )
-    pull = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
-    spread = (pull**2).sum() ** 1.5
-    acceleration = (pull**3).sum() / (6 * spread) if spread > 0 else 0.0
-    bias = norm.ppf(below)
-    shifted = bias + norm.ppf(tails)
-    return np.asarray(norm.cdf(bias + shifted / (1 - acceleration * shifted)))
+    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), len(kept), len(draws) - len(kept))
 
 
 def _resamples(unit: Array, resamples: int, rng: np.random.Generator) -> Iterator[Array]:
@@ -192,10 +155,6 @@ def _units(groups: Sequence[object] | Array | None, rows: int) -> Array:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def _check(rows: int, resamples: int, level: float, method: str) -> None:
+def _check(rows: int, resamples: int) -> None:
     if rows < 1 or resamples < 1:
         raise StatisticsError(f"A bootstrap needs rows and resamples; got {rows} rows and {resamples} resamples.")
-    if not 0 < level < 1:
-        raise StatisticsError(f"The confidence level must lie between 0 and 1, not {level}.")
-    if method not in METHODS:
-        raise StatisticsError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")

@@ -33,47 +33,23 @@ def test_weights_mean_the_resampled_rows(ties):
         assert acc[i] == pytest.approx((labels[rows] == guesses[rows]).mean())
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_the_interval_agrees_with_scipy(method):
+def test_the_interval_agrees_with_scipy():
     sample = rng(2).random(80) < 0.8
-    ours = bootstrap(accuracy(sample), rng(3), resamples=20000, method=method)
+    ours = bootstrap(accuracy(sample), rng(3), resamples=20000)
     theirs = stats.bootstrap(
-        (sample.astype(float),), np.mean, n_resamples=20000, method=method, rng=rng(4)
+        (sample.astype(float),), np.mean, n_resamples=20000, method="percentile", rng=rng(4)
     ).confidence_interval
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.013)
-    assert ours.value == sample.mean() and ours.method == method
-
-
-def test_bca_of_a_skewed_metric_agrees_with_scipy():
-    draw = rng(5)
-    labels = np.r_[np.ones(15, bool), np.zeros(45, bool)]
-    scores = draw.normal(size=60) + 1.5 * labels
-
-    def area(wanted, values, axis=-1):
-        return roc_auc_score(wanted, values)
-
-    ours = bootstrap(auc(labels, scores), rng(6), resamples=4000, method="bca")
-    theirs = stats.bootstrap(
-        (labels, scores), area, paired=True, vectorized=False, n_resamples=2000, method="BCa", rng=rng(7)
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
-
-
-def test_bca_of_a_skewed_sample_agrees_with_scipy():
-    """Here the acceleration moves the upper end by more than ten times the tolerance."""
-    sample = np.exp(rng(20).normal(size=15))
-    ours = bootstrap(accuracy(sample), rng(21), resamples=40000, method="bca")
-    theirs = stats.bootstrap((sample,), np.mean, n_resamples=40000, method="BCa", rng=rng(22)).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.015)
+    assert ours.value == sample.mean()
 
 
 def test_intervals_cover_as_often_as_they_say():
     draw = rng(8)
     hits = 0
     for _ in range(200):
-        interval = bootstrap(accuracy(draw.random(100) < 0.7), draw, resamples=400, level=0.9)
+        interval = bootstrap(accuracy(draw.random(100) < 0.7), draw, resamples=400)
         hits += interval.low <= 0.7 <= interval.high
-    assert 0.82 <= hits / 200 <= 0.97
+    assert 0.89 <= hits / 200 <= 0.99
 
 
 def test_the_same_generator_gives_the_same_interval_whatever_the_block(monkeypatch):
@@ -102,11 +78,10 @@ def test_resamples_of_one_class_are_counted_not_hidden():
         bootstrap(auc([True, True], [1.0, 2.0]), rng())
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_degenerate_samples(method):
-    perfect = bootstrap(accuracy([True] * 9), rng(), method=method)
+def test_degenerate_samples():
+    perfect = bootstrap(accuracy([True] * 9), rng())
     assert (perfect.low, perfect.high) == (1.0, 1.0)
-    single = bootstrap(accuracy([True, False]), rng(), groups=["one", "one"], method=method)
+    single = bootstrap(accuracy([True, False]), rng(), groups=["one", "one"])
     assert (single.low, single.high) == (0.5, 0.5)
 
 
@@ -148,7 +123,7 @@ def test_over_seeds():
 
 def test_wrong_arguments_are_refused():
     metric = accuracy([True, False])
-    for wrong in ({"resamples": 0}, {"level": 1.0}, {"method": "basic"}, {"groups": ["a"]}):
+    for wrong in ({"resamples": 0}, {"groups": ["a"]}):
         with pytest.raises(StatisticsError):
             bootstrap(metric, rng(), **wrong)
     with pytest.raises(MetricError, match="Row 1"):
