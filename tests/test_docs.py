@@ -188,7 +188,7 @@ def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from fs_fedmllm.config import ModelOptions
     from fs_fedmllm.models import families
-    from fs_fedmllm.models.loader import attach
+    from fs_fedmllm.models.slots import attach
 
     made = extension(4, "family_of_the_guide", monkeypatch).FAMILY
     monkeypatch.setitem(families.REGISTERED._known, "glance", made)
