@@ -140,7 +140,7 @@ class OurClient:
         self.connect(port, first=True)
 
     def connect(self, port: int, *, first: bool = False) -> None:
-        from fs_fedmllm.distributed.transport import TransportClient
+        from fs_fedmllm.distributed.transport_client import TransportClient
 
         if not first:
             self.close()

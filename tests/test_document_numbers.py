@@ -118,11 +118,11 @@ def test_the_noise_of_the_documents_is_the_accountants() -> None:
 def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
     pytest.importorskip("grpc", reason="the wire needs the extra 'distributed'")
     from fs_fedmllm.commands import certs
-    from fs_fedmllm.distributed import frames, site, transport
+    from fs_fedmllm.distributed import frames, site, transport, wire
 
     text = text_of(REPOSITORY / "docs" / "deployment.md").replace("\n", " ")
     read, served = frames.FrameLimits(), transport.Limits()
-    options = dict(transport._BOTH)
+    options = dict(wire.OPTIONS)
     for said in (
         f"chunks of exactly {frames.CHUNK >> 20} MiB",
         f"`fedmllm.network.max_message`, {schema.Config().fedmllm.network.max_message >> 10} GiB",

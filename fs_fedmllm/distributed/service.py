@@ -30,7 +30,8 @@ from fs_fedmllm.distributed.roles import (
 )
 from fs_fedmllm.distributed.site import Handler, Site
 from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportClient, TransportServer
+from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportServer
+from fs_fedmllm.distributed.transport_client import TransportClient
 from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.rounds.federation import Federation

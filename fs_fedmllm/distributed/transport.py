@@ -5,78 +5,43 @@ never calls a client, so sites need no open port; a client that waits for work s
 holds back (long polling). Everything that waits, waits on a condition; gRPC's flow control is the back-pressure.
 
 Clients are who their certificates say (:mod:`fs_fedmllm.distributed.identity`). Delivery is at least once: where a
-connection breaks, whoever called :meth:`TransportClient.exchange` sends the message again
-(:mod:`fs_fedmllm.distributed.site`), so a handler may see one twice and must tell so from the header (round and
-client, for example).
+connection breaks, whoever called ``exchange`` (:mod:`fs_fedmllm.distributed.transport_client`) sends the message
+again, so a handler may see one twice and must tell so from the header (round and client, for example). This is the
+server's end.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import os
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-# gRPC's core writes a line for every handshake that fails: whoever reaches the port could fill the log.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
 import grpc
 
 from fs_fedmllm.distributed.admission import Admission
-from fs_fedmllm.distributed.errors import (
-    BusyError,
-    CertificateError,
-    ContractError,
-    DeadlineError,
-    FrameError,
-    IdentityError,
-    RefusedError,
-    TransportError,
-    UnreachableError,
-    VersionError,
-)
-from fs_fedmllm.distributed.frames import ANY_TENSORS, CHUNK, Contract, FrameLimits, decode, encode
-from fs_fedmllm.distributed.handshake import lasting_fault
+from fs_fedmllm.distributed.errors import IdentityError
+from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, FrameLimits, decode, encode
 from fs_fedmllm.distributed.identity import Identity, Role, role_of_pem
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.distributed.watch import Watch, Watchdog
+from fs_fedmllm.distributed.wire import (
+    CLAIM,
+    ERRORS,
+    METHOD,
+    OPTIONS,
+    REASON,
+    SERVICE,
+    Traffic,
+    require_loopback,
+    split_address,
+)
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 
 logger = logging.getLogger(__name__)
-
-SERVICE = "fedmllm.Wire"
-METHOD = "Exchange"
-#: gRPC puts a flag and a length before every message.
-GRPC_PREFIX = 5
-#: Trailing metadata that says which error a refusal is.
-_REASON = "fedmllm-reason"
-#: Claimed client id of a connection without certificates.
-_CLAIM = "fedmllm-client"
-_ERRORS: dict[str, tuple[type[TransportError], grpc.StatusCode]] = {
-    "version": (VersionError, grpc.StatusCode.FAILED_PRECONDITION),
-    "contract": (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
-    "frame": (FrameError, grpc.StatusCode.INVALID_ARGUMENT),
-    "identity": (IdentityError, grpc.StatusCode.UNAUTHENTICATED),
-    "busy": (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    "refused": (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
-}
-_BOTH = (
-    ("grpc.max_receive_message_length", CHUNK),
-    ("grpc.max_send_message_length", CHUNK),
-    ("grpc.max_metadata_size", 16 << 10),
-    # Bit 0 alone: no compression. Weights do not shrink, and a small chunk must not become a large one.
-    ("grpc.compression_enabled_algorithms_bitset", 1),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 @dataclass(frozen=True)
@@ -96,34 +61,6 @@ class Limits:
     exchanges_per_client: int = 4
     bytes_in_flight: int = 8 << 30
     stall_seconds: float = 60.0
-
-
-@dataclass
-class Traffic:
-    """Bytes that went through, counted chunk by chunk.
-
-    Attributes:
-        sent: bytes handed to gRPC, with its own prefix of each chunk; HTTP/2 and TLS add about 0.3 %.
-        received: bytes taken from gRPC, counted likewise.
-    """
-
-    sent: int = 0
-    received: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def sending(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Count chunks on their way out."""
-        for chunk in chunks:
-            with self._lock:
-                self.sent += len(chunk) + GRPC_PREFIX
-            yield chunk
-
-    def receiving(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Count chunks on their way in."""
-        for chunk in chunks:
-            with self._lock:
-                self.received += len(chunk) + GRPC_PREFIX
-            yield chunk
 
 
 @dataclass(frozen=True)
@@ -227,7 +164,7 @@ class TransportServer:
                 )
             ],
             options=(
-                *_BOTH,
+                *OPTIONS,
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", 4 * self.limits.exchanges_per_client),
                 ("grpc.server_handshake_timeout_ms", 15_000),
@@ -324,14 +261,14 @@ class TransportServer:
             if serial in self._identity.revoked:
                 raise IdentityError(f"This certificate of {role.name} was revoked.")
             return Peer(role.client, role.federation, context.peer())
-        claims = [value for name, value in context.invocation_metadata() if name == _CLAIM]
+        claims = [value for name, value in context.invocation_metadata() if name == CLAIM]
         if len(claims) != 1 or not str(claims[0]).isdecimal() or not 0 < int(claims[0][:10]) < 10**9:
             raise IdentityError("A connection without certificates must claim one client id.")
         return Peer(int(claims[0]), "plaintext", context.peer())
 
     def _refuse(self, error: FedMLLMError, peer: Peer | None, admitted: bool, context: grpc.ServicerContext) -> None:
         name, code = next(
-            ((name, code) for name, (kind, code) in _ERRORS.items() if isinstance(error, kind)),
+            ((name, code) for name, (kind, code) in ERRORS.items() if isinstance(error, kind)),
             ("refused", grpc.StatusCode.FAILED_PRECONDITION),
         )
         # Its text only: whoever keeps the record must not keep the frames behind it, and with them the call's stream.
@@ -339,158 +276,10 @@ class TransportServer:
         if left_out is not None:
             more = f" ({left_out} more like it were left out)" if left_out else ""
             logger.warning("%s was refused (%s): %s%s", _who(peer), name, str(error), more)
-        context.set_trailing_metadata(((_REASON, name),))
+        context.set_trailing_metadata(((REASON, name),))
         context.set_code(code)
         # Status texts travel in HTTP headers, whose size is bounded.
         context.set_details(str(error)[:1000])
-
-
-class TransportClient:
-    """A kept connection to the server. Threads may share it; close it at the end.
-
-    Args:
-        address: ``host:port`` of the server, as its certificate names it.
-        identity: of this client.
-        frames: the largest answer that is read.
-
-    Raises:
-        ConfigError: the address is no address, or is not loopback and the identity plaintext.
-    """
-
-    def __init__(self, address: str, identity: Identity, frames: FrameLimits | None = None) -> None:
-        host, port = split_address(address)
-        if not identity.role.client:
-            raise ConfigError("A client cannot use the server's certificate.")
-        loopback = require_loopback(host, identity)
-        self.traffic = Traffic()
-        self._address = address
-        self._frames = frames or FrameLimits()
-        self._closed = threading.Event()
-        self._identity, self._host, self._port = identity, host, port
-        self._metadata = () if identity.encrypted else ((_CLAIM, str(identity.role.client)),)
-        options = (
-            *_BOTH,
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 10_000),
-            # A proxy of the environment may stand between sites, never between a machine and itself.
-            ("grpc.enable_http_proxy", int(not loopback)),
-            ("grpc.enable_retries", 0),
-        )
-        if identity.encrypted:
-            credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
-            self._channel = grpc.secure_channel(address, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(address, options)
-        self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
-
-    def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
-        """Send a message once and wait for its answer; whether to send it again is the caller's business.
-
-        Args:
-            message: what to send.
-            timeout: seconds for everything: connecting, sending, the server's work, the answer.
-            contract: what the answer's tensors must be.
-
-        Raises:
-            RefusedError: the server does not accept the message (BusyError: not now).
-            VersionError: the two sides speak different versions.
-            IdentityError: a certificate was not accepted, by this side or the other (CertificateError: and never will
-                be).
-            FrameError: the message or the answer is malformed or too large; ContractError: not what was asked for.
-            UnreachableError: there is no connection, it broke, or the client was closed.
-            DeadlineError: the server did not answer in time.
-        """
-        if self._closed.is_set():
-            raise UnreachableError("The connection was closed on this side.")
-        chunks = self.traffic.sending(encode(message, self._frames))
-        try:
-            call = self._call(chunks, timeout=max(timeout, 0.001), metadata=self._metadata)
-        except ValueError:  # gRPC's word for a closed channel
-            raise UnreachableError("The connection was closed on this side.") from None
-        try:
-            return decode(self.traffic.receiving(call), lambda kind, header: contract, self._frames)
-        except grpc.RpcError as error:
-            raise self._lasting(self._named(error)) from None
-        finally:
-            call.cancel()  # after a complete answer it does nothing
-
-    def close(self) -> None:
-        """Close the connection; exchanges that are under way end with an error."""
-        self._closed.set()
-        self._channel.close()
-
-    def __enter__(self) -> TransportClient:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _lasting(self, error: TransportError) -> TransportError:
-        """The same error, or why it will not pass; without TLS, damaged bytes and a forger look alike."""
-        if not self._identity.encrypted or not isinstance(error, IdentityError | UnreachableError):
-            return error
-        if isinstance(error, CertificateError):
-            return error
-        return lasting_fault(self._host, self._port, self._identity) or error
-
-    def _named(self, error: Any) -> TransportError:
-        """gRPC's status as one of our errors."""
-        code, details = error.code(), shown(str(error.details()), 300)[1:-1]
-        reasons = [value for name, value in error.trailing_metadata() or () if name == _REASON]
-        if reasons and reasons[0] in _ERRORS:
-            kind = _ERRORS[reasons[0]][0]
-            if kind is IdentityError and self._identity.encrypted:  # the server's word, that nobody can have damaged
-                kind = CertificateError
-            return kind(str(error.details()))
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineError(f"{self._address} did not answer in time.")
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return BusyError(f"{self._address} has too many exchanges open.")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            said = str(error.details())
-            if "CERTIFICATE_VERIFY_FAILED" in said or "Peer name" in said or "Hostname Verification" in said:
-                return IdentityError(f"The certificate of {self._address} was not accepted: {details}")
-            if self._identity.encrypted and "Socket closed" in said:
-                details += " (a server that does not accept this client's certificate closes the connection like this)"
-            return UnreachableError(f"No connection to {self._address}: {details}")
-        if code == grpc.StatusCode.UNIMPLEMENTED:
-            return RefusedError(f"{self._address} is no server of fs-fedmllm.")
-        if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL) and not details.startswith("Exception"):
-            # Not an exception of the handler's, which gRPC reports as such: bytes were damaged on the way.
-            return UnreachableError(f"The connection to {self._address} broke: {details}")
-        return RefusedError(f"{self._address} failed ({code.name}); its log says why.")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; an IPv6 address stands in brackets.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535 or "/" in host:
-        raise ConfigError(f"fedmllm.network.address is {address!r}; it must be host:port, as in 127.0.0.1:50051.")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def require_loopback(host: str, identity: Identity) -> bool:
-    """Whether the host is this machine itself.
-
-    Raises:
-        ConfigError: it is not, and the identity is plaintext.
-    """
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        found = set()  # an unknown name: gRPC will say so, if it is ever known
-    loopback = bool(found) and all(ipaddress.ip_address(text.partition("%")[0]).is_loopback for text in found)
-    if not loopback and not identity.encrypted:
-        raise ConfigError(
-            f"fedmllm.network.insecure works on loopback addresses only, and {host!r} is none. Make certificates with "
-            "fs-fedmllm certs and leave fedmllm.network.insecure out."
-        )
-    return loopback
 
 
 @lru_cache(maxsize=1024)

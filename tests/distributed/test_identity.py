@@ -29,7 +29,8 @@ from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
-from fs_fedmllm.distributed.transport import Exchange, Peer, TransportClient, TransportServer
+from fs_fedmllm.distributed.transport import Exchange, Peer, TransportServer
+from fs_fedmllm.distributed.transport_client import TransportClient
 
 
 def echo(peer: Peer, message: Message, exchange: Exchange) -> Message:

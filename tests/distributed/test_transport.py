@@ -34,15 +34,9 @@ from fs_fedmllm.distributed.errors import (
 from fs_fedmllm.distributed.frames import CHUNK, NO_TENSORS, Contract, FrameLimits, encode
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.transport import (
-    METHOD,
-    SERVICE,
-    Exchange,
-    Limits,
-    Peer,
-    TransportClient,
-    TransportServer,
-)
+from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportServer
+from fs_fedmllm.distributed.transport_client import TransportClient
+from fs_fedmllm.distributed.wire import METHOD, SERVICE
 from fs_fedmllm.errors import ConfigError
 
 SERVER, THREE, FOUR = Identity.plaintext(), Identity.plaintext(3), Identity.plaintext(4)
