@@ -112,6 +112,18 @@ class Penalty:
             torch._foreach_add_(gradients, differences, alpha=2 * self.gamma)  # type: ignore[arg-type]
         return value
 
+    def value(self, parameters: Sequence[torch.Tensor], anchors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The penalty as a term of a loss: a scalar tensor through which gradients flow.
+
+        Args:
+            parameters: the adapter's parameters.
+            anchors: the global values, same order.
+        """
+        terms = [(parameters[i].float() - anchors[i]).square().sum().to(anchors[0].device) for i in self.positions]
+        if self.gamma == 0.0 or not terms:
+            return torch.zeros((), device=anchors[0].device)
+        return self.gamma * torch.stack(terms).sum()
+
 
 class ProximalClient(ClientHalf):
     """The pull of one update.

@@ -1,4 +1,4 @@
-"""The commands ``fs-fedmllm data check | split | show | plot``. Heavy imports happen inside them."""
+"""The commands ``fs-fedmllm data check | split | export | show | plot``. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def add(commands: Any) -> None:
                        help="a folder per client with its rows and images, so that it reads nothing else")  # fmt: skip
     split.add_argument("--images", choices=("link", "copy"), default="link", help="hard links (default) or copies")
     split.set_defaults(function=_split)
+
+    export = _configured(verbs, "export", "write the clients' rows in another program's form")
+    export.add_argument("--format", choices=("trl",), required=True, help="trl: a folder per client for trl sft")
+    export.add_argument("--out", default="export", help="folder to write to (default export)")
+    export.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
+    export.set_defaults(function=_export)
 
     show = _configured(verbs, "show", "browse rows and their final prompt")
     show.add_argument("--client", type=int, help="rows of this client, as it may see them")
@@ -250,6 +256,27 @@ def _split(args: argparse.Namespace) -> int:
     print(client_table(data.clients))
     print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
     print(f"written to {out}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
+    from fs_fedmllm.sft.export import write_split
+
+    config = _load(args.config, args.overrides)
+    data = federated(config, args.from_manifest)
+    out, variant = Path(args.out), config.fedmllm.prompt
+    kept = out / "manifest.json"
+    if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
+        raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")
+    for client, rows in data.clients.items():
+        write_split(out / f"client_{client}", "train", rows, data.template, variant)
+    for split, rows in (("val", data.dataset.val), ("test", data.dataset.test)):
+        if rows:
+            write_split(out / "server", split, rows, data.template, variant)
+    write_manifest(data.manifest, kept)
+    print(client_table(data.clients))
+    print(f"written to {out}; for example: trl sft --dataset_name {out / 'client_1'} --model_name_or_path ...")
     return 0
 
 

@@ -176,6 +176,14 @@ class LocalConfig:
     )
     warmup_ratio: float = key(0.01, "Share of the horizon with linear warm-up.", valid=SHARE)
     gradient_checkpointing: bool = key(False, "Trade compute for activation memory.", numbers=False)
+    backend: str = key(
+        "lean",
+        "Who trains: our own loop, the reference, or TRL's trainer, the same up to rounding.",
+        choices=("lean", "trl"),
+    )
+    sft: dict[str, Any] = key(
+        {}, "With the backend trl: further fields of its SFTConfig, such as neftune_noise_alpha."
+    )
 
 
 @dataclass(frozen=True)

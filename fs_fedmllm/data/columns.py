@@ -185,13 +185,15 @@ class UnreadColumns:
         #: Every column that some row has, in their order.
         self.names: dict[str, None] = {}
 
-    def note(self, original: Row, row: Row) -> None:
+    def note(self, original: Row, row: Row, read: Collection[str] = ()) -> None:
         """Take a row into account.
 
         Args:
             original: as the file has it.
             row: the same with our names.
+            read: columns that this row was read from beside those.
         """
+        self._used.update(read)
         present = [name for name in FIELDS if not missing(row.get(name))]
         self.fields.update(present)
         for name, value in original.items():

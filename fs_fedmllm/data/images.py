@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import logging
 import os
 import re
@@ -290,6 +291,36 @@ def _say_frames(path: str) -> None:
         logger.warning(
             "%s holds several frames; the first is used, and so for every such file (data check counts them).", path
         )
+
+
+def image_bytes(path: str, where: str = "") -> bytes:
+    """The file of an image for a reader that knows no more than Pillow: what it decodes there is what we see here.
+
+    A plain RGB picture is its own file; any other (turned by EXIF, transparent, deep, grey, of several frames) is
+    written as PNG.
+
+    Args:
+        path: as ``resolve_image`` gave it.
+        where: ``file:line`` of the row, for the message.
+
+    Raises:
+        DataError: as ``open_image``.
+    """
+    where = where or path
+    with _opened(path, where) as image:
+        plain = (
+            image.format in ("JPEG", "PNG", "WEBP")
+            and image.mode == "RGB"
+            and "transparency" not in image.info
+            and not has_more_frames(image)
+        )
+        picture = _decoded(image, path, where)
+        if plain and picture.size == image.size and picture.tobytes() == image.tobytes():
+            with open_regular(path) as stream:
+                return stream.read()
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def look_at_image(path: str, where: str = "", *, decode: bool = True) -> Facts:

@@ -13,6 +13,8 @@ label       ``choice``: index or letter of the option, or its name
 answer      ``vqa``: the answer as text; ``choice``: may stand in for label
 kind        ``vqa``: ``open`` or ``closed``; where there is none, yes and no are closed
 split       ``train``, ``val`` or ``test``, in a file that holds all three
+messages    one user's turn and one answer, in TRL's form; ``prompt`` and ``completion`` are the same
+            (:mod:`fs_fedmllm.data.conversations`)
 ========== ====================================================================================
 
 The options, metric and prompts are stated in a template (see ``data_templates/``).
@@ -29,6 +31,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fs_fedmllm.data.columns import UnreadColumns, check_mapping, missing, one_image, renamed
+from fs_fedmllm.data.conversations import conversation_columns, told
 from fs_fedmllm.data.files import Row, fingerprint, shown, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, as_finding, convert
 from fs_fedmllm.data.images import ImageFolder
@@ -94,8 +97,13 @@ def load(
     read: dict[str, None] = {}
 
     def make(source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
-        row = renamed(original, mapping, where)
-        unread.note(original, row)
+        try:
+            row = told(original, where, asked.template)
+        except DataError:
+            unread.note(original, original)
+            raise
+        row = renamed(row, mapping, where)
+        unread.note(original, row, conversation_columns(original))
         try:
             split = _split(row, split_column, source.split, where)
             image = _image(row.get("image"), images, store, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def check_readable(path: Path) -> None:
         raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
 
 
-def read_adapter(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def read_adapter(path: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Read an adapter's tensor file, or the folder that holds it; only safetensors, never a pickle.
 
     Args:
@@ -105,18 +106,34 @@ def read_adapter(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.T
             state = load(stream.read())
     except (OSError, ValueError, KeyError, SafetensorError) as error:  # KeyError: a dtype that torch does not have
         raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
+    return fitting(state, like, str(file))
+
+
+def fitting(
+    state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor], where: str
+) -> dict[str, torch.Tensor]:
+    """An adapter's tensors in float32, in the model's order, if they are those of this model.
+
+    Args:
+        state: canonical name -> tensor.
+        like: the tensors that the model needs, by canonical name.
+        where: what holds them, for messages.
+
+    Raises:
+        ModelError: a name is unknown or missing, a shape differs, or a value is not finite.
+    """
     unknown = [name for name in state if name not in like]
     missing = [name for name in like if name not in state]
     if unknown or missing:
         raise ModelError(
-            f"{file} does not fit the model: "
+            f"{where} does not fit the model: "
             + (f"{len(unknown)} unknown tensors, the first {unknown[0]!r}. " if unknown else "")
             + (f"{len(missing)} missing tensors, the first {missing[0]!r}. " if missing else "")
             + "Check model.fedmllm.path and model.fedmllm.lora."
         )
     for name, tensor in state.items():
         if tensor.shape != like[name].shape:
-            raise ModelError(f"{file}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}.")
+            raise ModelError(f"{where}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}.")
         if not bool(tensor.isfinite().all()):
-            raise ModelError(f"{file}: {name!r} holds values that are not finite.")
+            raise ModelError(f"{where}: {name!r} holds values that are not finite.")
     return {name: state[name].float() for name in like}

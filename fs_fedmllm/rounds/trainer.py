@@ -71,7 +71,7 @@ class TurnLog:
 
 
 @contextlib.contextmanager
-def _global_generators() -> Iterator[None]:
+def global_generators() -> Iterator[None]:
     """Leave the process-wide generators of Python, numpy and torch as they are found."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
@@ -84,7 +84,7 @@ def _global_generators() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _frozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+def frozen_meanwhile(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Neither gradient nor weight decay reaches them meanwhile."""
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -109,6 +109,35 @@ def grouped(rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[i
     if micro == 1 or micro >= len(indices):
         return list(indices)
     return sorted(indices, key=lambda i: (rows[i].image is not None, len(rows[i].prompt) + len(rows[i].completion)))
+
+
+def weight_decayed(trainer: Trainer, model: torch.nn.Module) -> list[bool]:
+    """For each trainable tensor, whether weight decay is meant for it: not for norms, biases and learned scales."""
+    decayed = set(trainer.get_decay_parameter_names(model))
+    return [
+        name in decayed and not any(scale in name for scale in SCALES)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+
+
+def new_optimizer(
+    parameters: Sequence[torch.nn.Parameter], decays: Sequence[bool], local: LocalConfig, lr: float
+) -> torch.optim.AdamW:
+    """A fresh AdamW, as every client update starts with: no moments leak from one client to the next.
+
+    Args:
+        parameters: the adapter's.
+        decays: for each, whether weight decay is meant for it.
+        local: ``fedmllm.train``.
+        lr: learning rate.
+    """
+    groups = [
+        {"params": [p for p, d in zip(parameters, decays, strict=True) if d], "weight_decay": local.weight_decay},
+        {"params": [p for p, d in zip(parameters, decays, strict=True) if not d], "weight_decay": 0.0},
+    ]
+    betas = (local.beta1, local.beta2)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=local.eps, fused=True)
 
 
 class LocalTrainer(Trainer):
@@ -146,14 +175,9 @@ class LocalTrainer(Trainer):
             use_cpu=mllm.device.type == "cpu",
         )
         # Trainer.__init__ seeds the global generators; whoever runs beside us must not notice.
-        with _global_generators():
+        with global_generators():
             super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
-        decayed = set(self.get_decay_parameter_names(mllm.model))
-        self._decays = [
-            name in decayed and not any(scale in name for scale in SCALES)
-            for name, p in mllm.model.named_parameters()
-            if p.requires_grad
-        ]
+        self._decays = weight_decayed(self, mllm.model)
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Any]:
         batch = self.encoder.collate(rows, completions=True)
@@ -207,24 +231,6 @@ class LocalTrainer(Trainer):
         loss = total / (num_items_in_batch if num_items_in_batch is not None else batch.supervised)
         return (loss, None) if return_outputs else loss
 
-    def _new_optimizer(self, lr: float) -> torch.optim.AdamW:
-        """A fresh AdamW, as every client's turn starts with: no moments leak from one client to the next."""
-        parameters = self.mllm.adapter.parameters
-        groups = [
-            {
-                "params": [p for p, d in zip(parameters, self._decays, strict=True) if d],
-                "weight_decay": self.local.weight_decay,
-            },
-            {"params": [p for p, d in zip(parameters, self._decays, strict=True) if not d], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [g for g in groups if g["params"]],
-            lr=lr,
-            betas=(self.local.beta1, self.local.beta2),
-            eps=self.local.eps,
-            fused=True,
-        )
-
     def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
         """Train the live adapter in place; the caller loads it before and exports it after.
 
@@ -245,13 +251,13 @@ class LocalTrainer(Trainer):
             used = sorted({i for batch in turn.batches for i in batch})
             for half in representing:
                 half.prepare(functools.partial(self._representations, rows, used))
-        optimizer = self._new_optimizer(turn.lr)
+        optimizer = new_optimizer(parameters, self._decays, self.local, turn.lr)
         # A client may have a batch size of its own.
         micro = self.local.micro_batch_size or max(map(len, turn.batches), default=1)
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         self.mllm.set_training(True)
-        with torch.random.fork_rng(devices=devices), _frozen([parameters[i] for i in frozen]):
+        with torch.random.fork_rng(devices=devices), frozen_meanwhile([parameters[i] for i in frozen]):
             torch.manual_seed(turn.dropout_seed)
             for step, drawn in enumerate(turn.batches):
                 indices = grouped(rows, drawn, micro)

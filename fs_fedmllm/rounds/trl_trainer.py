@@ -1,0 +1,368 @@
+"""Client updates by TRL's trainer: ``fedmllm.train.backend: trl``.
+
+Every update has the rows, the steps and the learning rates of the lean loop (:mod:`fs_fedmllm.rounds.trainer`), and
+ends with its adapter up to rounding; what is gained is whatever else ``SFTConfig`` offers (``fedmllm.train.sft``). One
+trainer serves all updates. What it would keep from one to the next, or leave on the model, is put back here: Adam's
+moments, the schedule, the seeds of the process, the model's ``forward``, the adapter's precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback
+from trl import SFTConfig
+
+from fs_fedmllm.algorithms import ClientHalf
+from fs_fedmllm.algorithms.proximal import NO_PENALTY, ProximalClient
+from fs_fedmllm.config import LocalConfig
+from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
+from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.rounds.learning_rate import step_lr
+from fs_fedmllm.rounds.trainer import (
+    Turn,
+    TurnLog,
+    frozen_meanwhile,
+    global_generators,
+    grouped,
+    new_optimizer,
+    weight_decayed,
+)
+from fs_fedmllm.sft.trainer import FedMLLMTrainer
+
+#: Fields of ``SFTConfig`` that the federation sets -> what to set in their place.
+OWNED = {
+    "per_device_train_batch_size": "fedmllm.train.batch_size and micro_batch_size",
+    "gradient_accumulation_steps": "fedmllm.train.batch_size and micro_batch_size",
+    "auto_find_batch_size": "fedmllm.train.micro_batch_size",
+    "learning_rate": "train.optimizer.lr",
+    "lr_scheduler_type": "fedmllm.train.lr_horizon",
+    "lr_scheduler_kwargs": "fedmllm.train.lr_horizon",
+    "warmup_steps": "fedmllm.train.warmup_ratio",
+    "warmup_ratio": "fedmllm.train.warmup_ratio",
+    "num_train_epochs": "train.local_update_steps",
+    "max_steps": "train.local_update_steps",
+    "optim": "nothing: clients train with AdamW",
+    "optim_args": "nothing: clients train with AdamW",
+    "optim_target_modules": "model.fedmllm.lora.target",
+    "weight_decay": "fedmllm.train.weight_decay",
+    "adam_beta1": "fedmllm.train.beta1",
+    "adam_beta2": "fedmllm.train.beta2",
+    "adam_epsilon": "fedmllm.train.eps",
+    "max_grad_norm": "fedmllm.train.max_grad_norm",
+    "max_length": "fedmllm.train.max_length",
+    "truncation_mode": "fedmllm.train.max_length",
+    "gradient_checkpointing": "fedmllm.train.gradient_checkpointing",
+    "gradient_checkpointing_kwargs": "fedmllm.train.gradient_checkpointing",
+    "bf16": "model.fedmllm.dtype",
+    "fp16": "model.fedmllm.dtype",
+    "bf16_full_eval": "model.fedmllm.dtype",
+    "fp16_full_eval": "model.fedmllm.dtype",
+    "seed": "seed",
+    "data_seed": "seed",
+    "full_determinism": "seed",
+    "use_cpu": "use_gpu",
+    "no_cuda": "use_gpu",
+    "model_init_kwargs": "model.fedmllm",
+    "trust_remote_code": "model.fedmllm.trust_remote_code",
+    "chat_template_path": "model.fedmllm.path",
+    "pad_token": "model.fedmllm.path",
+    "eos_token": "model.fedmllm.path",
+    "packing": "nothing: a client's rows stay apart",
+    "packing_strategy": "nothing: a client's rows stay apart",
+    "eval_packing": "nothing: a client's rows stay apart",
+    "padding_free": "nothing: a client's rows stay apart",
+    "pad_to_multiple_of": "nothing: batches are padded to their longest row",
+    "dataset_text_field": "fedmllm.data",
+    "dataset_kwargs": "fedmllm.data",
+    "dataset_num_proc": "fedmllm.data",
+    "shuffle_dataset": "seed",
+    "train_sampling_strategy": "fedmllm.switches.sample_order",
+    "group_by_length": "fedmllm.train.micro_batch_size",
+    "completion_only_loss": "nothing: only answers are learnt",
+    "assistant_only_loss": "nothing: only answers are learnt",
+    "remove_unused_columns": "nothing",
+    "label_names": "nothing",
+    "do_train": "nothing",
+    "do_eval": "eval.freq",
+    "do_predict": "eval.freq",
+    "eval_strategy": "eval.freq",
+    "eval_steps": "eval.freq",
+    "eval_delay": "eval.freq",
+    "eval_on_start": "fedmllm.eval.zero_shot",
+    "per_device_eval_batch_size": "fedmllm.eval.batch_size",
+    "eval_accumulation_steps": "fedmllm.eval.batch_size",
+    "load_best_model_at_end": "eval.best_res_update_round_wise_key",
+    "metric_for_best_model": "eval.best_res_update_round_wise_key",
+    "greater_is_better": "eval.best_res_update_round_wise_key",
+    "save_strategy": "fedmllm.checkpoint_every",
+    "save_steps": "fedmllm.checkpoint_every",
+    "save_total_limit": "fedmllm.checkpoint_every",
+    "save_only_model": "fedmllm.checkpoint_every",
+    "save_on_each_node": "fedmllm.checkpoint_every",
+    "resume_from_checkpoint": "nothing: the same command resumes a run",
+    "push_to_hub": "fedmllm.hub.repo",
+    "hub_model_id": "fedmllm.hub.repo",
+    "hub_strategy": "fedmllm.hub.repo",
+    "hub_token": "fedmllm.hub",
+    "hub_private_repo": "fedmllm.hub",
+    "hub_always_push": "fedmllm.hub",
+    "hub_revision": "fedmllm.hub",
+    "fsdp": "nothing: one process trains a client",
+    "fsdp_config": "nothing: one process trains a client",
+    "deepspeed": "nothing: one process trains a client",
+    "parallelism_config": "nothing: one process trains a client",
+    "accelerator_config": "nothing: one process trains a client",
+}
+
+
+def sft_arguments(local: LocalConfig, *, use_cpu: bool) -> SFTConfig:
+    """TRL's arguments: the federation's, and the user's ``fedmllm.train.sft`` on top.
+
+    Raises:
+        ConfigError: a field is the federation's, is not ``SFTConfig``'s, or has a value that it does not take.
+    """
+    known = {field.name for field in dataclasses.fields(SFTConfig) if field.init}
+    for name in local.sft:
+        if name in OWNED:
+            raise ConfigError(f"fedmllm.train.sft.{name} is the federation's: set {OWNED[name]}.")
+        if name not in known:
+            raise ConfigError(f"fedmllm.train.sft.{name}: trl's SFTConfig has no such field.")
+    own: dict[str, Any] = {
+        "output_dir": tempfile.gettempdir(),
+        "report_to": [],
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+    if "logging_steps" in local.sft or local.sft.get("report_to"):
+        own["logging_strategy"] = "steps"
+    try:
+        return SFTConfig(
+            **own | dict(local.sft),
+            per_device_train_batch_size=1,  # one item of the loader is the whole step
+            gradient_accumulation_steps=1,
+            max_grad_norm=local.max_grad_norm,
+            max_steps=1,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            eval_strategy="no",
+            bf16=False,
+            max_length=None,
+            gradient_checkpointing=False,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            dataloader_pin_memory=False,
+            use_cpu=use_cpu,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"fedmllm.train.sft: {error}") from error
+
+
+class _Updates(FedMLLMTrainer):
+    """The trainer of all client updates of a process; a step's rows are collated when the step comes."""
+
+    turn: Turn
+    rows: Sequence[Encoded] | Mapping[int, Encoded]
+
+    def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
+        self.encoder, self.local, self.mllm = encoder, local, mllm
+        super().__init__(
+            mllm.model,
+            sft_arguments(local, use_cpu=mllm.device.type == "cpu"),
+            data_collator=lambda steps: steps[0],
+            train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
+            processing_class=mllm.tokenizer,
+        )
+        self.remove_callback(PrinterCallback)  # a run has its own progress
+        self._decays = weight_decayed(self, mllm.model)
+        self._micro = 1
+
+    def begin(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> None:
+        """Everything that an update has of its own."""
+        self.rows, self.turn = rows, turn
+        self.optimizer = self.lr_scheduler = None
+        self.args.max_steps = len(turn.batches)
+        pulling = [half for half in turn.halves if isinstance(half, ProximalClient)]
+        self.penalty = pulling[0].penalty if pulling else NO_PENALTY
+        self.correcting: list[ClientHalf] = [half for half in turn.halves if half.corrects and half not in pulling]
+        self.anchors = [p.detach().clone() for p in self.mllm.adapter.parameters]
+        self.losses: list[torch.Tensor] = []
+        self.penalties: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The steps, in their order; the loader's own draw comes from a generator of its own."""
+        steps: Any = [{"step": index} for index in range(len(self.turn.batches))]
+        return DataLoader(steps, batch_size=1, collate_fn=lambda step: step[0], generator=torch.Generator())
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """A fresh AdamW, as in the lean loop."""
+        self.optimizer = new_optimizer(self.mllm.adapter.parameters, self._decays, self.local, self.turn.lr)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The rates of the lean loop."""
+        turn, steps = self.turn, len(self.turn.batches)
+        stepped: Any = optimizer or self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            stepped, lambda step: step_lr(1.0, min(step, steps - 1), steps, inner=turn.lr_inner)
+        )
+        return self.lr_scheduler
+
+    def _handles(self) -> Any:
+        return self.mllm.adapter
+
+    def _anchors(self) -> list[torch.Tensor]:
+        return self.anchors
+
+    def _passes(self, num_items_in_batch: Any) -> int:
+        return self._micro
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The gradient of one step: its rows in passes of like length and kind."""
+        step = int(inputs["step"])
+        if step == 0:
+            torch.manual_seed(self.turn.dropout_seed)
+        micro = self.local.micro_batch_size or max(map(len, self.turn.batches))
+        indices = grouped(self.rows, self.turn.batches[step], micro)
+        supervised = sum(len(self.rows[i].completion) for i in indices)
+        starts = range(0, len(indices), micro)
+        self._micro = len(starts)
+        total = torch.zeros((), device=self.mllm.device)
+        for start in starts:
+            rows = [self.rows[i] for i in indices[start : start + micro]]
+            batch = _labelled(self.encoder.collate(rows, completions=True))
+            total += super().training_step(model, batch, num_items_in_batch=torch.tensor(supervised))
+        value = torch.zeros((), device=self.mllm.device)
+        if self.penalty.gamma:
+            value = self.penalty.value([p.detach() for p in self.mllm.adapter.parameters], self.anchors)
+        self.losses.append(total - value.to(total.device))
+        self.penalties.append(value)
+        return total
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
+        """The algorithms correct what the passes have added up, and then it is clipped."""
+        steps = len(self.turn.batches)
+        for half in self.correcting:
+            value = half.correct(self.mllm.adapter.parameters, self.anchors, len(self.norms), steps)
+            self.penalties[-1] = self.penalties[-1] + value.to(self.penalties[-1].device)
+        self.norms.append(super()._clip_grad_norm(model))
+        return self.norms[-1]
+
+
+def _labelled(batch: Batch) -> dict[str, Any]:
+    """A pass's inputs, with a label for every column: answers stand in the last ones."""
+    ids = batch.inputs["input_ids"]
+    labels = torch.full_like(ids, IGNORED)
+    width = min(batch.labels.shape[1], ids.shape[1])
+    labels[:, -width:] = batch.labels[:, -width:]
+    return {**batch.inputs, "labels": labels}
+
+
+class TrlTrainer:
+    """As :class:`fs_fedmllm.rounds.trainer.LocalTrainer`, by TRL's.
+
+    Args:
+        mllm: the model.
+        encoder: how rows become batches.
+        local: ``fedmllm.train``.
+
+    Raises:
+        ConfigError: ``fedmllm.train.sft`` names a field that cannot be set.
+    """
+
+    def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
+        self.mllm, self.encoder, self.local = mllm, encoder, local
+        self._trainer, self._forward = self._made()
+
+    def _made(self) -> tuple[_Updates, Any]:
+        """The trainer, and the ``forward`` that it puts on the model."""
+        parameters, inner = self.mllm.adapter.parameters, self.mllm.inner
+        if getattr(inner, "base_model", inner) is inner:
+            raise ConfigError(
+                f"fedmllm.train.backend trl: {type(inner).__name__} (family {self.mllm.family.name}) does not tell its "
+                "language model from its head, which TRL's trainer needs. Use the backend lean."
+            )
+        kinds = [p.dtype for p in parameters]
+        with global_generators(), _forward_of(inner):
+            trainer = _Updates(self.mllm, self.encoder, self.local)
+            forward = inner.__dict__.get("forward")
+        # TRL trains the adapter of a quantised model in bfloat16.
+        for parameter, kind in zip(parameters, kinds, strict=True):
+            if parameter.dtype != kind:
+                parameter.data = parameter.data.to(kind)
+        # Garbage is collected at every train() otherwise: half a second, for what is forgotten here by name.
+        trainer.accelerator.free_memory = lambda *objects: _forget(trainer.accelerator, objects)  # type: ignore[method-assign]
+        return trainer, forward
+
+    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
+        """Train the live adapter in place; the caller loads it before and exports it after.
+
+        Args:
+            rows: the client's encoded rows, at least those that the plan names.
+            turn: the plan.
+
+        Raises:
+            UpdateError: the loss is not finite.
+        """
+        started = time.perf_counter()
+        if any(half.represents for half in turn.halves):
+            raise ConfigError("fedmllm.train.backend trl shows no representations: moon needs the backend lean.")
+        if not AcceleratorState._shared_state:  # somebody made TrainingArguments, which forgets it
+            self._trainer, self._forward = self._made()
+        trainer, parameters = self._trainer, self.mllm.adapter.parameters
+        frozen = sorted({position for half in turn.halves for position in half.frozen})
+        trainer.begin(rows, turn)
+        devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
+        held = frozen_meanwhile([parameters[i] for i in frozen])
+        with global_generators(), torch.random.fork_rng(devices=devices), held, _forward_of(self.mllm.inner):
+            if self._forward is not None:
+                self.mllm.inner.forward = self._forward
+            trainer.train()
+        self.mllm.inner.zero_grad(set_to_none=True)
+        trainer.optimizer = trainer.lr_scheduler = None
+        self.mllm.set_training(False)
+        loss = float(torch.stack(trainer.losses).mean())
+        if not torch.isfinite(torch.tensor(loss)):
+            raise UpdateError(f"the training loss is {loss} after {len(trainer.losses)} steps")
+        return TurnLog(
+            loss=loss,
+            penalty=float(torch.stack([p.cpu() for p in trainer.penalties]).mean()),
+            grad_norm=float(torch.stack([n.cpu() for n in trainer.norms]).mean()),
+            steps=len(trainer.losses),
+            rows=sum(map(len, turn.batches)),
+            seconds=time.perf_counter() - started,
+        )
+
+
+@contextlib.contextmanager
+def _forward_of(model: torch.nn.Module) -> Iterator[None]:
+    """Leave the model's ``forward`` as it is found: TRL's stays on it, one around the other."""
+    own = model.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        model.__dict__.pop("forward", None)
+        if own is not None:
+            model.forward = own
+
+
+def _forget(accelerator: Any, objects: tuple[Any, ...]) -> list[None]:
+    """What ``Accelerator.free_memory`` forgets."""
+    accelerator._schedulers, accelerator._optimizers, accelerator._models, accelerator._dataloaders = [], [], [], []
+    accelerator.step = 0
+    return [None] * len(objects)
