@@ -25,6 +25,7 @@ _PUBLIC = {
     "Config": "fs_fedmllm.config",
     "Dataset": "fs_fedmllm.data.sample",
     "FedMLLMError": "fs_fedmllm.errors",
+    "FedMLLMTrainer": "fs_fedmllm.sft.trainer",
     "Method": "fs_fedmllm.algorithms",
     "Regularizer": "fs_fedmllm.algorithms",
     "Result": "fs_fedmllm.api",
@@ -53,6 +54,7 @@ __all__ = [
     "Config",
     "Dataset",
     "FedMLLMError",
+    "FedMLLMTrainer",
     "Method",
     "Regularizer",
     "Result",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Dataset, Sample
     from fs_fedmllm.errors import FedMLLMError
     from fs_fedmllm.scenarios import Scenario, ScenarioParams, apply_scenario
+    from fs_fedmllm.sft.trainer import FedMLLMTrainer
 
 
 def __getattr__(name: str) -> Any:

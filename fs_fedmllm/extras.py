@@ -20,6 +20,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "judge": {"openai": "openai"},
     "hub": {"huggingface_hub": "huggingface_hub"},
     "evaluate": {"evaluate": "evaluate"},
+    "trl": {"trl": "trl"},
     "plot": {"matplotlib": "matplotlib"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
 }
@@ -81,5 +82,7 @@ def _needed(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], type[Fe
         yield "privacy", "fedmllm.privacy.secure_aggregation", ("cryptography",), PrivacyError
     if kind != "none":
         yield "quant", f"model.fedmllm.quantization.type: {kind}", (), ModelError
+    if config.fedmllm.train.backend == "trl":
+        yield "trl", "fedmllm.train.backend: trl", (), ConfigError
     if config.fedmllm.hub.repo or config.fedmllm.hub.resume_from:
         yield "hub", "fedmllm.hub", (), ConfigError

@@ -229,6 +229,17 @@ def test_the_page_about_python_names_every_public_name() -> None:
 # --- examples and references ----------------------------------------------------------------------------------------
 
 
+def test_the_page_on_trl_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trl", reason="NOT RUN: trl is not installed")
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/trl.md")
+    exec(compile(block, "docs/trl.md", "exec"), {})
+    first, second = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert first == 0 < second
+
+
 def test_the_minimal_example_runs_and_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     path = REPOSITORY / "examples" / "minimal.py"
     assert len(path.read_text().splitlines()) <= 120
@@ -285,7 +296,7 @@ def test_the_table_of_fixes_is_that_of_the_code() -> None:
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     readme = (REPOSITORY / "README.md").read_text()
-    extras = "dev,fs,distributed,judge,plot,evaluate,privacy,quant,smolvlm"
+    extras = "dev,fs,distributed,judge,plot,evaluate,privacy,quant,smolvlm,trl"
     for shared in (f"install -c constraints.txt -e '.[{extras}]'", "--dist loadfile"):
         assert shared in ci and shared in readme
 

@@ -49,6 +49,7 @@ class Moon(Regularizer):
     parameters: ClassVar[type | None] = MoonConfig
     private: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
+    represents: ClassVar[bool] = True
 
     @classmethod
     def client(cls, parameters: MoonConfig, context: ClientContext) -> MoonClient:

@@ -25,6 +25,8 @@ class Regularizer(ABC):
     parameters: ClassVar[type | None] = None
     #: Whether a client starts from what the server sent and forgets its past, as differential privacy needs.
     private: ClassVar[bool] = True
+    #: Whether its client half looks at representations of rows, which a trainer may not show.
+    represents: ClassVar[bool] = False
     #: Whether a client must know which of its updates the server has used.
     remembers: ClassVar[bool] = False
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fs_fedmllm.algorithms import REGULARIZERS
 from fs_fedmllm.config.aggregation import aggregation_faults
 from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.compression import compression_faults
@@ -42,6 +43,7 @@ def faults(config: Config) -> Iterator[str]:
     yield from _name_faults(config)
     yield from model_faults(config)
     yield from _cross_faults(config)
+    yield from _trainer_faults(config)
     yield from hub_faults(config)
     yield from privacy_faults(config)
     yield from compression_faults(config)
@@ -145,6 +147,20 @@ def _name_faults(config: Config) -> Iterator[str]:
             )
         if str(value) not in SWITCHES[name]:
             yield f"fedmllm.switches.{name} is {value!r}, which is not one of {', '.join(SWITCHES[name])}."
+
+
+def _trainer_faults(config: Config) -> Iterator[str]:
+    train, kind = config.fedmllm.train, config.fedmllm.regularizer.type
+    if train.sft and train.backend != "trl":
+        yield (
+            f"fedmllm.train.sft is for TRL's trainer, and fedmllm.train.backend is {train.backend}. Set it to trl, or "
+            "take the fields out."
+        )
+    if train.backend == "trl" and REGULARIZERS[kind].represents:
+        yield (
+            f"fedmllm.regularizer.type {kind} compares representations of rows, which fedmllm.train.backend trl does "
+            "not show. Use the backend lean."
+        )
 
 
 def _cross_faults(config: Config) -> Iterator[str]:

@@ -35,6 +35,7 @@ from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.protocols import secure_sum
+from fs_fedmllm.rounds.backends import local_trainer
 from fs_fedmllm.rounds.client_halves import client_halves, frozen_positions
 from fs_fedmllm.rounds.client_update import STREAM_DROPOUT, turn_generator
 from fs_fedmllm.rounds.cores import available_cores
@@ -42,7 +43,7 @@ from fs_fedmllm.rounds.learning_rate import round_lr
 from fs_fedmllm.rounds.payload import server_optimizer, shared_tensors, to_clients, upload_codec
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients, turn_batches
-from fs_fedmllm.rounds.trainer import LocalTrainer, Turn, TurnLog
+from fs_fedmllm.rounds.trainer import ClientTrainer, Turn, TurnLog
 from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows, missing_rate
 
 
@@ -107,7 +108,7 @@ class Federation:
     data: FederatedData
     mllm: MLLM
     encoder: Encoder
-    trainer: LocalTrainer
+    trainer: ClientTrainer
     evaluator: Evaluator
     server: ServerOptimizer | None
     _replayed: Sequence[Sequence[int]] = ()
@@ -149,7 +150,7 @@ class Federation:
             data=data,
             mllm=mllm,
             encoder=encoder,
-            trainer=LocalTrainer(mllm, encoder, config.fedmllm.train),
+            trainer=local_trainer(mllm, encoder, config.fedmllm.train),
             evaluator=Evaluator(encoder, config.fedmllm.eval, config.switches),
             server=server_optimizer(config),
             _replayed=recorded_participants(config) if config.fedmllm.replay else (),

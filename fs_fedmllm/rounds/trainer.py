@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -138,6 +138,21 @@ def new_optimizer(
     ]
     betas = (local.beta1, local.beta2)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=local.eps, fused=True)
+
+
+class ClientTrainer(Protocol):
+    """Whoever trains a client's adapter; one a process, for all its client updates."""
+
+    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
+        """Train the live adapter in place; the caller loads it before and exports it after.
+
+        Args:
+            rows: the client's encoded rows, at least those that the plan names.
+            turn: the plan.
+
+        Raises:
+            UpdateError: the loss is not finite.
+        """
 
 
 class LocalTrainer(Trainer):

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig
 
 from fs_fedmllm.algorithms import ClientHalf
-from fs_fedmllm.algorithms.proximal import NO_PENALTY, ProximalClient
+from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
@@ -147,23 +148,25 @@ def sft_arguments(local: LocalConfig, *, use_cpu: bool) -> SFTConfig:
     if "logging_steps" in local.sft or local.sft.get("report_to"):
         own["logging_strategy"] = "steps"
     try:
-        return SFTConfig(
-            **own | dict(local.sft),
-            per_device_train_batch_size=1,  # one item of the loader is the whole step
-            gradient_accumulation_steps=1,
-            max_grad_norm=local.max_grad_norm,
-            max_steps=1,
-            lr_scheduler_type="constant",
-            save_strategy="no",
-            eval_strategy="no",
-            bf16=False,
-            max_length=None,
-            gradient_checkpointing=False,
-            remove_unused_columns=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            dataloader_pin_memory=False,
-            use_cpu=use_cpu,
-        )
+        with warnings.catch_warnings():  # TRL itself sets what transformers has another name for
+            warnings.simplefilter("ignore", FutureWarning)
+            return SFTConfig(
+                **own | dict(local.sft),
+                per_device_train_batch_size=1,  # one item of the loader is the whole step
+                gradient_accumulation_steps=1,
+                max_grad_norm=local.max_grad_norm,
+                max_steps=1,
+                lr_scheduler_type="constant",
+                save_strategy="no",
+                eval_strategy="no",
+                bf16=False,
+                max_length=None,
+                gradient_checkpointing=False,
+                remove_unused_columns=False,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                dataloader_pin_memory=False,
+                use_cpu=use_cpu,
+            )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"fedmllm.train.sft: {error}") from error
 
@@ -193,7 +196,7 @@ class _Updates(FedMLLMTrainer):
         self.optimizer = self.lr_scheduler = None
         self.args.max_steps = len(turn.batches)
         pulling = [half for half in turn.halves if isinstance(half, ProximalClient)]
-        self.penalty = pulling[0].penalty if pulling else NO_PENALTY
+        self.penalty = pulling[0].penalty if pulling else Penalty(0.0, ())
         self.correcting: list[ClientHalf] = [half for half in turn.halves if half.corrects and half not in pulling]
         self.anchors = [p.detach().clone() for p in self.mllm.adapter.parameters]
         self.losses: list[torch.Tensor] = []
@@ -294,8 +297,8 @@ class TrlTrainer:
         parameters, inner = self.mllm.adapter.parameters, self.mllm.inner
         if getattr(inner, "base_model", inner) is inner:
             raise ConfigError(
-                f"fedmllm.train.backend trl: {type(inner).__name__} (family {self.mllm.family.name}) does not tell its "
-                "language model from its head, which TRL's trainer needs. Use the backend lean."
+                f"fedmllm.train.backend trl: {type(inner).__name__} (family {self.mllm.family.name}) does not tell "
+                "its language model from its head, which TRL's trainer needs. Use the backend lean."
             )
         kinds = [p.dtype for p in parameters]
         with global_generators(), _forward_of(inner):
@@ -321,7 +324,7 @@ class TrlTrainer:
         """
         started = time.perf_counter()
         if any(half.represents for half in turn.halves):
-            raise ConfigError("fedmllm.train.backend trl shows no representations: moon needs the backend lean.")
+            raise ConfigError("fedmllm.train.backend trl shows no representations of rows. Use the backend lean.")
         if not AcceleratorState._shared_state:  # somebody made TrainingArguments, which forgets it
             self._trainer, self._forward = self._made()
         trainer, parameters = self._trainer, self.mllm.adapter.parameters

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl import SFTConfig, SFTTrainer
 
-from fs_fedmllm.algorithms.proximal import NO_PENALTY, Penalty, coefficient, layer_mask
+from fs_fedmllm.algorithms.proximal import Penalty, coefficient, layer_mask
 from fs_fedmllm.config import RegularizerConfig
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.extras import require_extra
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.export import fitting, read_adapter
 from fs_fedmllm.sft.rows import even_rows, missing_rate
+
+require_extra("trl", "FedMLLMTrainer")
+
+from trl import SFTConfig, SFTTrainer  # noqa: E402 - after the sentence that says how to install it
 
 
 class AnswersLeft:
@@ -112,7 +116,7 @@ class FedMLLMTrainer(SFTTrainer):
     def _penalty(self, regularizer: str | RegularizerConfig | Penalty | None, rate: float | None) -> Penalty:
         """The regulariser of this client."""
         if regularizer is None or (isinstance(regularizer, RegularizerConfig) and regularizer.type == "none"):
-            return NO_PENALTY
+            return Penalty(0.0, ())
         if isinstance(regularizer, Penalty):
             return regularizer
         config = RegularizerConfig(type=regularizer) if isinstance(regularizer, str) else regularizer

@@ -1,0 +1,26 @@
+"""Who trains the clients of a run, by name."""
+
+from __future__ import annotations
+
+from fs_fedmllm.config import LocalConfig
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.rounds.trainer import ClientTrainer, LocalTrainer
+
+
+def local_trainer(mllm: MLLM, encoder: Encoder, local: LocalConfig) -> ClientTrainer:
+    """The trainer that ``fedmllm.train.backend`` names.
+
+    Args:
+        mllm: the model.
+        encoder: how rows become batches.
+        local: ``fedmllm.train``.
+
+    Raises:
+        ConfigError: the trainer cannot have these settings, or not this model.
+    """
+    if local.backend == "trl":
+        from fs_fedmllm.rounds.trl_trainer import TrlTrainer
+
+        return TrlTrainer(mllm, encoder, local)
+    return LocalTrainer(mllm, encoder, local)
