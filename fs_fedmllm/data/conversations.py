@@ -1,5 +1,7 @@
 """Rows in TRL's form: ``messages``, or ``prompt`` and ``completion``, with ``images``; read and written.
 
+``conversations`` in ShareGPT's form are read too.
+
 A row is one question and one answer: a user's turn, with a system's before it or without, and an assistant's. What the
 user says is the row's question where the template's task is ``vqa``; where it is ``choice``, it is the row's text, or,
 if it is a finished prompt of the template, the text in it. A system's turn is put in front of the user's, on a line of
@@ -19,16 +21,19 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 
 #: Columns that hold a conversation.
-MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
+MESSAGES, PROMPT, COMPLETION = ("messages", "conversations"), "prompt", "completion"
 #: What a conversation says, and a column beside it would say again.
 _SAID = ("text", "question", "label", "answer")
+#: What ShareGPT's turns, ``{from: human, value: ...}``, call the roles.
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
 _ROLES = ("system", "user", "assistant")
 
 
 def conversation_columns(row: Row) -> tuple[str, ...]:
     """The columns of a row that hold its conversation; none if it has none."""
-    if not missing(row.get(MESSAGES)):
-        return (MESSAGES,)
+    for name in MESSAGES:
+        if not missing(row.get(name)):
+            return (name,)
     if not missing(row.get(PROMPT)) and not missing(row.get(COMPLETION)):
         return (PROMPT, COMPLETION)
     return ()
@@ -81,8 +86,8 @@ def _text(prompt: str, answer: str, pictured: bool, template: Template, where: s
 
 def _turns(row: Row, columns: Sequence[str], where: str) -> list[tuple[str, str, list[Any]]]:
     """The conversation's turns: who, what, and the images that stand in it."""
-    if columns == (MESSAGES,):
-        turns = _messages(row[MESSAGES], MESSAGES, "", where)
+    if columns[0] in MESSAGES:
+        turns = _messages(row[columns[0]], columns[0], "", where)
     else:
         turns = _messages(row[PROMPT], PROMPT, "user", where) + _messages(
             row[COMPLETION], COMPLETION, "assistant", where
@@ -105,10 +110,12 @@ def _messages(value: Any, column: str, alone: str, where: str) -> list[tuple[str
         raise RowError(where, problem, "Write it as [{role: user, content: ...}, ...].")
     turns = []
     for turn in value:
-        role = turn.get("role")
+        role, said = turn.get("role"), turn.get("content")
+        if "from" in turn and "role" not in turn:
+            role, said = _SHAREGPT.get(str(turn["from"]), turn["from"]), turn.get("value")
         if role not in _ROLES:
             raise RowError(where, f"a turn of {column} has the role {role!r}.", f"Roles are {', '.join(_ROLES)}.")
-        turns.append((role, *_content(turn.get("content"), column, where)))
+        turns.append((role, *_content(said, column, where)))
     return turns
 
 

@@ -272,6 +272,9 @@ def test_questions_of_their_own_that_a_choice_does_not_show_are_a_text(desk):
 @pytest.mark.parametrize("turn", [{"role": "user", "content": "help"}, {"from": "human", "value": "help"}])
 def test_conversations_are_called_what_they_are(desk, turn):
     for name in ("messages", "conversations"):
-        root = desk(lambda row, name=name: {**to(text=name)(row), name: [turn]})
-        with pytest.raises(DataError, match=f"'{name}' holds conversations.*in columns of their own"):
+        root = desk(lambda row, name=name: {"id": row["id"], "split": row.get("split"), name: [turn]})
+        with pytest.raises(DataError, match=r"jsonl:1: the conversation's turns are user\. A row is one"):
             load_dataset("own", root, TRIAGE)
+    root = desk(lambda row: {**to(text="dialogue")(row), "dialogue": [turn]})
+    with pytest.raises(DataError, match=r"'dialogue' holds conversations.*in columns of their own"):
+        load_dataset("own", root, TRIAGE)

@@ -85,9 +85,10 @@ def own(folder: Path, *rows: dict[str, Any], template: str = "medical", **option
         {"messages": [{"role": "user", "content": PARTS}, *SAY], "images": ["a.png"]},
         {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, PARTS[1]]}, *SAY]},
         {"prompt": ASK, "completion": SAY, "images": ["a.png"]},
+        {"conversations": [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "This."}], "image": "a.png"},
         {"prompt": "Which?", "completion": "This.", "image": "a.png"},
     ],
-    ids=["messages", "parts", "in place", "turns", "texts"],
+    ids=["messages", "parts", "in place", "turns", "sharegpt", "texts"],
 )
 def test_a_conversation_is_a_question_and_an_answer(tmp_path: Path, row: dict[str, Any]) -> None:
     (sample,) = own(tmp_path, row)
