@@ -24,6 +24,8 @@ OWNED = {
     "fs_fedmllm.distributed.": ("distributed",),
     "fs_fedmllm.privacy.secure_aggregation.": ("privacy", "distributed"),
     "fs_fedmllm.evaluation.evaluate_modules.": ("evaluate",),
+    "fs_fedmllm.sft.trainer": ("trl",),
+    "fs_fedmllm.rounds.trl_trainer": ("trl",),
     "fs_fedmllm.hosts.federatedscope.": ("fs", "distributed"),
 }
 CONFIG = "configs/cross_i3t7.yaml"
@@ -36,6 +38,7 @@ RUN = [
 ]
 SECURE = ["fedmllm.privacy.secure_aggregation.enabled", "True"]
 DP = ["fedmllm.privacy.dp.noise_multiplier", "1.0", "fedmllm.privacy.dp.clip_norm", "0.1"]
+TRL = ["fedmllm.train.backend", "trl"]
 INT8 = ["model.fedmllm.quantization.type", "int8"]
 
 
@@ -65,6 +68,7 @@ def embedded(name: str, *words: str) -> str:
 def imports(extra: str) -> None:
     """Every module imports, but those that only a missing extra is for."""
     import fs_fedmllm
+    from fs_fedmllm.errors import FedMLLMError
 
     failed = []
     count = 0
@@ -75,7 +79,7 @@ def imports(extra: str) -> None:
         owners = [names for start, names in OWNED.items() if module.name.startswith(start)]
         try:
             importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, FedMLLMError) as error:
             if not owners or (extra in owners[0] and not module.name.startswith("fs_fedmllm.hosts.")):
                 failed.append(f"{module.name}: {error}")
     if failed:
@@ -92,6 +96,7 @@ def refusals() -> None:
         ("privacy", ("run", CONFIG, "--engine", "embedded", *RUN, *DP)),
         ("privacy", ("run", CONFIG, "--engine", "embedded", *RUN, *SECURE)),
         ("quant", ("run", CONFIG, "--engine", "embedded", *RUN, *INT8)),
+        ("trl", ("run", CONFIG, "--engine", "embedded", *RUN, *TRL)),
         ("plot", ("data", "plot", CONFIG, "--out", "refused")),
     ]
     if os.environ.get("FEDERATEDSCOPE_HOME"):  # named where it is absent, too
@@ -198,6 +203,11 @@ def evaluate(folder: Path) -> None:
     print(library.load(metric_path("macro_f1")).compute(predictions=[0, 1], references=[0, 1]))
 
 
+def trl(folder: Path) -> None:
+    """A round of client updates by TRL's trainer."""
+    embedded("updates", *TRL)
+
+
 def plot(folder: Path) -> None:
     """Pictures of a split, and a report with curves."""
     works("data", "plot", CONFIG, "--out", folder / "pictures")
@@ -219,7 +229,7 @@ def dev(folder: Path) -> None:
 
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
-    "hub": hub, "evaluate": evaluate, "plot": plot, "privacy": privacy, "dev": dev,
+    "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "dev": dev,
 }  # fmt: skip
 
 

@@ -181,9 +181,7 @@ class LocalConfig:
         "Who trains: our own loop, the reference, or TRL's trainer, the same up to rounding.",
         choices=("lean", "trl"),
     )
-    sft: dict[str, Any] = key(
-        {}, "With the backend trl: further fields of its SFTConfig, such as neftune_noise_alpha."
-    )
+    sft: dict = key({}, "With the backend trl: further fields of its SFTConfig, such as neftune_noise_alpha.")
 
 
 @dataclass(frozen=True)
