@@ -8,17 +8,26 @@ The command line prints it without a traceback and exits with code 2.
 _LONGEST = 4000
 
 
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor, turns its direction or cannot be printed."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def readable(text: str) -> str:
+    """As :func:`printable`, and of a length to read."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
+    return printable(text)
+
+
 class FedMLLMError(Exception):
     """Base of every error that the user, not the programmer, can put right."""
 
     def __str__(self) -> str:
-        """The message, of a length to read, and without what moves a terminal's cursor or cannot be printed."""
-        text = super().__str__()
-        if len(text) > _LONGEST:
-            text = f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
-        if text.isprintable():
-            return text
-        return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        """The message, readable whatever the files at fault hold."""
+        return readable(super().__str__())
 
 
 class ConfigError(FedMLLMError):

@@ -41,6 +41,8 @@ POSITIVE = Range(0, open_low=True)
 NOT_NEGATIVE = Range(0)
 ONE_OR_MORE = Range(1)
 SHARE = Range(0, 1)
+#: Threads and processes: beyond it the system, not the run, decides what happens.
+PARALLEL = Range(0, 1024)
 DECAY = Range(0, 1, open_high=True)
 
 

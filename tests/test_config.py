@@ -92,7 +92,7 @@ def test_a_wrong_type_is_refused(path: str, value: str, said: str) -> None:
         ("fedmllm.server.tau", "0", "above 0"),
         ("fedmllm.server.lr", "-3", "at least 0, or -1"),
         ("fedmllm.eval.batch_size", "0", "at least 1"),
-        ("fedmllm.threads", "-2", "at least 0"),
+        ("fedmllm.threads", "-2", "in [0, 1024]"),
     ],
 )
 def test_a_number_outside_its_range_is_refused(path: str, value: str, said: str) -> None:
@@ -213,3 +213,32 @@ def test_every_default_is_within_its_range_and_every_key_is_explained() -> None:
 def test_ranges(valid: schema.Range, text: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
     assert str(valid) == text
     assert all(valid.holds(x) for x in inside) and not any(valid.holds(x) for x in outside)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("federate.rounds", "'federate.total_round_num'"),
+        ("rounds", "'federate.total_round_num'"),
+        ("epochs", "'train.batch_or_epoch'"),
+        ("federate.nums", "'federate.client_num' or 'federate.sample_client_num'"),
+        ("federate.methd", "'federate.method'"),
+        ("gpu", "'use_gpu'"),
+    ],
+)
+def test_an_unknown_key_is_told_what_has_its_word(given: str, meant: str) -> None:
+    from fs_fedmllm.config.reading import unknown_key
+
+    assert meant in unknown_key(given)
+
+
+def test_a_key_with_dots_in_a_file_is_told_to_be_nested(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("federate.total_round_num: 3\n")
+    with pytest.raises(ConfigError, match=r"nest it: federate: \{total_round_num: \.\.\.\}"):
+        schema.load(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("key", ["threads", "workers"])
+def test_more_threads_or_processes_than_a_system_bears_are_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"fedmllm\.{key} is 100000; it must be in \[0, 1024\]"):
+        schema.load(CONFIGS / "cross_i3t7.yaml", [f"fedmllm.{key}", "100000"])

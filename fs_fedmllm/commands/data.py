@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError
+from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, printable
 
 if TYPE_CHECKING:
     from fs_fedmllm.config import Config
@@ -203,7 +203,7 @@ def _labels(dataset: Dataset) -> str:
     counts = label_counts(dataset, template)
     return table(
         ["label", *counts],
-        [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in template.options],
+        [[printable(name), *(f"{counts[split][name]:,}" for split in counts)] for name in template.options],
     )
 
 
@@ -309,11 +309,12 @@ def _show(args: argparse.Namespace) -> int:
         raise DataError(f"No row of {of} shows {args.case}.")
     shown = chosen[max(0, args.skip) : max(0, args.skip) + max(0, args.n)]
     for number, row in enumerate(shown, max(0, args.skip) + 1):
-        print(f"--- {of}, row {number} of {len(chosen):,}: id {row.id}, shows {row.presence}, {row.source}")
+        lines = [f"--- {of}, row {number} of {len(chosen):,}: id {row.id}, shows {row.presence}, {row.source}"]
         if row.image is not None:
-            print(f"image: {row.image}")
-        print(template.prompt(row, config.fedmllm.prompt))
-        print(f"=> {row.answer}" + (f"  ({row.kind})" if row.kind else ""))
+            lines.append(f"image: {row.image}")
+        lines += [template.prompt(row, config.fedmllm.prompt), f"=> {row.answer}"]
+        lines[-1] += f"  ({row.kind})" if row.kind else ""
+        print(printable("\n".join(lines)))
     return 0
 
 

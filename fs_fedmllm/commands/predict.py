@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.merge import add_base_options
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, printable
 
 
 def add(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _predict(args: argparse.Namespace) -> int:
         if args.json or args.file:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
             continue
-        print(answer.answer)
+        print(printable(answer.answer))
         for name, share in sorted((answer.probabilities or {}).items(), key=lambda item: -item[1]):
-            print(f"  {share:7.2%}  {name}")
+            print(f"  {share:7.2%}  {printable(name)}")
     return 0

@@ -7,5 +7,17 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    """What to add to "unknown ...": the known name that is spelt most alike; else one that has the word in it."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.85) or _with_word(name, names)
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+
+
+def _with_word(name: str, names: list[str]) -> list[str]:
+    """Dotted names whose last part has this one's last part as a word: ``total_round_num`` of ``rounds``."""
+    section, _, last = name.rpartition(".")
+    words = {last, last.removesuffix("s")}
+    found = [other for other in names if words & set(other.rpartition(".")[2].split("_"))]
+    near = [other for other in found if other.rpartition(".")[0] == section]
+    return (near or found)[:2]

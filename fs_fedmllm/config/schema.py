@@ -20,7 +20,7 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import PREFIX, SPLITTERS
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
-from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Range, key, section
+from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, PARALLEL, POSITIVE, SHARE, Range, key, section
 
 METHODS = algorithms.METHODS
 #: Splits that are evaluated.
@@ -247,14 +247,14 @@ class _FedMLLMConfig:
     )
     data: dict = key({}, "Options of the data set's adapter.", owner="site", aside=("title", "extract_images"))
     threads: int = key(
-        0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=NOT_NEGATIVE, owner="site"
+        0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=PARALLEL, owner="site"
     )
     workers: int = key(
         0,
         "Processes that take client turns side by side on the embedded engine, where a turn runs on one CPU thread; "
         "0 takes what the machine offers, 1 none. The adapter is the same.",
         unit="processes",
-        valid=NOT_NEGATIVE,
+        valid=PARALLEL,
         owner="site",
         numbers=False,
     )

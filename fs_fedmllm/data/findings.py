@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fs_fedmllm.errors import DataError, FedMLLMError
+from fs_fedmllm.errors import DataError, FedMLLMError, readable
 
 Row = TypeVar("Row")
 Made = TypeVar("Made")
@@ -51,10 +51,11 @@ def as_finding(error: FedMLLMError) -> Finding:
     """An error as a line of the table."""
     if not isinstance(error, RowError):
         return Finding("error", "", "", str(error), "")
+    problem, remedy = readable(error.problem), readable(error.remedy)
     file, colon, row = error.where.rpartition(":")
     if not (colon and row[:1].isdigit()):
         file, row = error.where, ""
-    return Finding("error", file, row, error.problem, error.remedy)
+    return Finding("error", readable(file), row, problem, remedy)
 
 
 class Findings:
@@ -76,11 +77,11 @@ class Findings:
 
     def warn(self, file: str, problem: str, remedy: str = "") -> None:
         """Note something that the user should read but that stops nothing."""
-        self.items.append(Finding("warning", file, "", problem, remedy))
+        self.items.append(Finding("warning", readable(file), "", readable(problem), readable(remedy)))
 
     def note(self, file: str, problem: str) -> None:
         """Note something that is in order, for the reader of ``data check``; a run does not say it."""
-        self.items.append(Finding("note", file, "", problem, ""))
+        self.items.append(Finding("note", readable(file), "", readable(problem), ""))
 
     def expect_count(self, file: str, what: str, found: int, published: int) -> None:
         """Warn if a count differs from the published one."""

@@ -130,3 +130,30 @@ def test_the_command_line_stays_light():
         "import sys, fs_fedmllm.cli as c; c.build_parser(); print([m for m in sys.modules if m in ('torch', 'numpy')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_rows_cannot_write_to_the_terminal(tmp_path, capsys) -> None:
+    """Escape codes and turned text of a row, its id, its file's name and a column are printed as what they are."""
+    import json
+
+    from PIL import Image
+
+    from fs_fedmllm.cli import main
+
+    bad = "\x1b[2J\u202e"
+    Image.new("L", (8, 8)).save(tmp_path / f"a{bad}.png")
+    rows = [
+        {"id": f"{i}{bad}", "image": f"a{bad}.png", "text": bad, "label": 0, "split": split, bad: 1}
+        for i, split in enumerate(("train", "val", "test"))
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "c.yaml").write_text(
+        f"federate: {{client_num: 1, total_round_num: 1}}\ndata: {{type: own, root: {tmp_path}, "
+        "splitter: fedmllm_aligned, splitter_args: [{alpha: 5.0}]}\nfedmllm: {data: {template: digits_triage}}\n"
+    )
+    assert main(["data", "check", str(tmp_path / "c.yaml")]) == 0
+    assert main(["data", "show", str(tmp_path / "c.yaml")]) == 0
+    (tmp_path / f"a{bad}.png").unlink()
+    assert main(["data", "check", str(tmp_path / "c.yaml")]) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "\u202e" not in said.out + said.err and r"\x1b[2J" in said.out

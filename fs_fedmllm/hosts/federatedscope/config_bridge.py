@@ -155,4 +155,8 @@ def write_back(config: schema.Config, cfg: Any) -> None:
             node = node[parent]
         if path not in ("outdir", "expname"):
             node[name] = value
+    # FederatedScope's monitor must know the metric that picks the best round, whether or not it is to report it.
+    best = config.eval.best_res_update_round_wise_key.partition("_")[2]
+    if best not in ("loss", "avg_loss", "total", *cfg.eval.metrics):
+        cfg.eval.metrics = [*cfg.eval.metrics, best]
     cfg.federate.method = METHOD_PREFIX + config.federate.method

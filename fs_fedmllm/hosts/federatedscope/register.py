@@ -11,13 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from fs_fedmllm.algorithms import OPTIMIZERS
+from fs_fedmllm.config.open_names import METRICS, OUTSIDE_METRICS
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hosts.federatedscope import compat
 from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, extend_config, is_ours
 
 #: Methods that are nothing but a server step, which FederatedScope does not have: its own jobs may use them.
 _OPTIMIZERS = tuple(name for name, cls in OPTIMIZERS.items() if name != "fedavg" and not cls.keeps)
-_METRICS = ("macro_f1", "auc", "open_acc", "closed_acc")
+#: Metrics that FederatedScope has itself.
+_ITS_OWN = ("acc", "loss", "total")
 _registered = False
 
 
@@ -36,7 +38,9 @@ def register_all() -> None:
     register.register_model("fedmllm", _model)
     register.register_trainer("fedmllm", _trainer)
     register.register_worker("fedmllm", _worker)
-    for name in _METRICS:
+    for name in (*METRICS, *OUTSIDE_METRICS):
+        if name in _ITS_OWN:
+            continue
         register.register_metric(f"fedmllm_{name}", _metric(name))
     _explain_errors()
 
