@@ -96,8 +96,8 @@ def unknown_key(path: str) -> str:
     """What to say of a key that nobody has."""
     # Somebody who forgets a section, or puts a key in the wrong one, gets the key's name right.
     if path in known_keys() or host_key(path) is not None:
-        *sections, name = path.split(".")
-        nested = "".join(f"{section}: {{" for section in sections) + f"{name}: ...{'}' * len(sections)}"
+        above = path.split(".")[:-1]
+        nested = "".join(f"{name}: {{" for name in above) + f"{path.rpartition('.')[2]}: ...{'}' * len(above)}"
         return f"unknown key {path!r}: a name with dots is for the command line. In a file, nest it: {nested}."
     name = path.rpartition(".")[2]
     elsewhere = [known for known in known_keys() if known.rpartition(".")[2] == name]
