@@ -149,8 +149,12 @@ def _federatedscope() -> Path:
 
 
 def distributed(folder: Path) -> None:
-    """Certificates, a server and three clients, each a process."""
-    _federatedscope()
+    """Certificates, a server and three clients, each a process; FederatedScope and what it needs are not there."""
+    from fs_fedmllm.extras import is_installed
+
+    assert not any(is_installed(name) for name in ("federatedscope", "pympler"))
+    os.environ.pop("FEDERATEDSCOPE_HOME", None)
+    os.environ["HOME"] = str(folder)  # nor in ~/FederatedScope
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     words = ["fedmllm.network.address", f"127.0.0.1:{port}", "federate.total_round_num", "1", "eval.freq", "1"]

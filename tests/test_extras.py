@@ -28,7 +28,7 @@ LONG_PROOFS = ("fs", "distributed", "quant", "hub", "plot", "privacy")
     "extra", [pytest.param(extra, marks=pytest.mark.slow) if extra in LONG_PROOFS else extra for extra in PROOFS]
 )
 def test_an_extra_does_its_work_alone(extra: str, tmp_path: Path) -> None:
-    if extra in ("fs", "distributed") and find_federatedscope() is None:
+    if extra == "fs" and find_federatedscope() is None:
         pytest.skip("NOT RUN: no FederatedScope checkout (set FEDERATEDSCOPE_HOME or clone it to ~/FederatedScope)")
     extras = [] if extra == "base" else [extra]
     try:

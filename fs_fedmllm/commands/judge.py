@@ -152,5 +152,5 @@ def _summary(folder: Path, report: Any, agreed: Any) -> str:
     cost = "" if report.cost is None else f", cost {report.cost:.4f}"
     lines.append(f"  {report.requests} requests now, {report.usage.total:,} tokens in all{cost}")
     if report.stopped:
-        lines.append(f"  stopped: {report.stopped}; the same command goes on from here")
+        lines.append(f"  stopped: {report.stopped}; the same command resumes from here")
     return "\n".join(lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def add(commands: Any) -> None:
 
 
 def _site(args: argparse.Namespace) -> int:
+    started = time.perf_counter()
     from fs_fedmllm import config as schema
 
     path = find_config(args.config)
@@ -52,16 +55,38 @@ def _site(args: argparse.Namespace) -> int:
     if getattr(args, "own_rows", False):
         words += ["fedmllm.network.own_rows", "True"]
     raw = schema.given_mapping(path, words, args.client_cfg)
-    raw["distribute"] = {**(raw.get("distribute") or {}), "use": True, "role": args.role}
-    if getattr(args, "id", None) is not None:
+    config = schema.from_mapping(raw, str(path))
+    client = _client(args, raw, path) if args.role == "client" else 0
+    require_extra("distributed", f"fs-fedmllm {args.role}")
+    from fs_fedmllm.distributed.run_site import run_client, run_server
+
+    if args.role == "client":
+        print(run_client(config, client, label=path.stem), flush=True)
+        return 0
+    from fs_fedmllm.runs.console import ConsoleProgress
+
+    progress = ConsoleProgress(config)
+    try:
+        said = run_server(config, listener=progress, started=started, label=path.stem)
+    finally:
+        progress.close()
+    print(said, flush=True)
+    return 0
+
+
+def _client(args: argparse.Namespace, raw: Mapping[str, Any], path: Path) -> int:
+    """The client that a site is by ``--id`` or ``distribute.data_idx``; 0 where its folder says so."""
+    if args.id is not None:
         if args.id < 1:
             raise ConfigError(f"--id is {args.id}; client ids begin with 1.")
-        raw["distribute"]["data_idx"] = args.id
-    config = schema.from_mapping(raw, str(path), host=True)
-    require_extra("distributed", f"fs-fedmllm {args.role}")
-    from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
-
-    return run_in_federatedscope(schema.host_mapping(config, raw), path)
+        return int(args.id)
+    given = (raw.get("distribute") or {}).get("data_idx", -1)
+    if type(given) is not int or given < -1:
+        raise ConfigError(
+            f"{path}: distribute.data_idx is {given!r}; it is the client's id, or -1 where data.root is a folder that "
+            "names it."
+        )
+    return max(given, 0)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -96,6 +96,6 @@ def _sweep(args: argparse.Namespace) -> int:
     for title, reason in outcome.failed.items():
         print(f"failed: {title}: {reason}")
     if outcome.interrupted:
-        print("Interrupted; the same command goes on from here.")
+        print("Interrupted; the same command resumes.")
         return EXIT_INTERRUPTED
     return 0 if outcome.finished == wanted else EXIT_FAILED_CELLS

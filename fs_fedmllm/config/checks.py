@@ -117,6 +117,11 @@ def _federation_faults(config: Config) -> Iterator[str]:
         )
     if distributed and config.fedmllm.replay:
         yield "fedmllm.replay repeats a run on one machine; leave it out with federate.mode distributed."
+    if distributed and config.fedmllm.privacy.dp.sampling == "poisson":
+        yield (
+            "fedmllm.privacy.dp.sampling is poisson, but the rounds of a run with federate.mode distributed have a "
+            "fixed number of clients. Use fixed, or run it standalone."
+        )
     if config.fedmllm.replay and not config.method.federated:
         yield (
             f"fedmllm.replay names each round's clients, and federate.method {federate.method} has no rounds of "

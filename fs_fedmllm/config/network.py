@@ -49,7 +49,7 @@ class NetworkConfig:
     give_up: float = key(
         21600.0,
         "How long a server without a quorum, or a client without a server, keeps trying before it stops; the same "
-        "command goes on where it stood.",
+        "command resumes.",
         unit="seconds",
         valid=POSITIVE,
     )

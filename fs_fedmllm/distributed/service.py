@@ -55,7 +55,7 @@ def on_termination(stop: Callable[[], None]) -> Iterator[None]:
     def hear(number: int, frame: object) -> None:
         for name, handler in before.items():
             signal.signal(name, handler)
-        logger.warning("Asked to stop (%s); the same command goes on.", signal.Signals(number).name)
+        logger.warning("Asked to stop (%s); the same command resumes.", signal.Signals(number).name)
         stop()
 
     for name in before:
@@ -171,7 +171,7 @@ def take_part(
         handlers: what it does, by phase; by default, what :func:`handlers_of` says.
 
     Returns:
-        The server's closing figures, or None if the client was asked to stop; the same command goes on.
+        The server's closing figures, or None if the client was asked to stop; the same command resumes.
 
     Raises:
         FedMLLMError: see :meth:`Site.run`; ConfigError and IdentityError for address and certificates.

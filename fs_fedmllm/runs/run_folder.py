@@ -8,6 +8,7 @@ predictions.jsonl     what the last evaluation predicted, a line per test row an
 adapter/              the final adapter in PEFT's format; adapter_best/ the best round's
 events/               TensorBoard
 checkpoint/           the state to resume from (removed when the run ends)
+run.log               what a site of a distributed run said; the folder of client 3 there is client_3/
 run.lock              who is writing (removed when the run ends; one that a killed run left does not matter)
 """
 
@@ -45,10 +46,16 @@ def run_path(config: Config, label: str = "") -> Path:
     return next(folder for folder in _candidates(config, label) if not is_finished(folder))
 
 
-def _candidates(config: Config, label: str) -> Iterator[Path]:
-    name = config.expname or f"{label or config.scenario}-{config.federate.method}-{config_digest(config)[:8]}"
+def _name(config: Config, label: str, digest: str) -> str:
+    told = digest or config_digest(config)
+    name = config.expname or f"{label or config.scenario}-{config.federate.method}-{told[:8]}"
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ConfigError(f"expname {name!r} may hold letters, digits and . _ + - only, no dot first.")
+    return name
+
+
+def _candidates(config: Config, label: str, digest: str = "") -> Iterator[Path]:
+    name = _name(config, label, digest)
     yield Path(config.outdir) / name
     for attempt in itertools.count(2):
         yield Path(config.outdir) / f"{name}-{attempt}"
@@ -76,19 +83,44 @@ def passed_over(folder: Path, config: Config) -> str:
 
 
 @contextlib.contextmanager
-def claimed(config: Config, label: str = "") -> Iterator[RunFolder]:
+def claimed_by_client(config: Config, client: int, label: str = "", digest: str = "") -> Iterator[RunFolder]:
+    """The folder of one client of a distributed run, held for this process alone for the length of a block.
+
+    It is the same one at every start: ``client_3`` in the folder that the run has on this machine.
+
+    Args:
+        config: of the site.
+        client: id.
+        label: as for :func:`claimed`.
+        digest: as for :func:`claimed`.
+
+    Raises:
+        LockedError: another process is at it.
+        ConfigError: as :func:`run_path`.
+    """
+    folder = RunFolder(Path(config.outdir) / _name(config, label, digest) / f"client_{client}", config)
+    folder.lock()
+    try:
+        yield folder
+    finally:
+        folder.unlock()
+
+
+@contextlib.contextmanager
+def claimed(config: Config, label: str = "", digest: str = "") -> Iterator[RunFolder]:
     """The run's folder, held for this process alone for the length of a block.
 
     Args:
         config: of the run.
         label: as for :func:`run_path`.
+        digest: what stands for the configuration in the name; empty takes that of the whole configuration.
 
     Raises:
         LockedError: another process is at it.
         ConfigError: as :func:`run_path`.
     """
     passed: list[str] = []
-    for path in _candidates(config, label):
+    for path in _candidates(config, label, digest):
         if not is_finished(path):
             new = not path.exists()
             folder = RunFolder(path, config)

@@ -22,7 +22,7 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-q", "--quiet", action="store_true", help="errors and results only, no progress")
     how.add_argument("-v", "--verbose", action="store_true",
-                     help="say what is done, FederatedScope's own log included")  # fmt: skip
+                     help="say what is done, in FederatedScope its own log too")  # fmt: skip
 
 
 def apply_verbosity(args: argparse.Namespace) -> None:

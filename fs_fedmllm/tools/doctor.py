@@ -146,7 +146,7 @@ def _federatedscope(named: str) -> Iterator[Finding]:
         yield Finding("FederatedScope", BAD, str(error), "Name a checkout, or unset FEDERATEDSCOPE_HOME.")
         return
     if checkout is None:
-        yield Finding("FederatedScope", GOOD, "no checkout found; the embedded engine needs none")
+        yield Finding("FederatedScope", GOOD, "no checkout found; only run --engine federatedscope needs one")
         return
     found = examine(checkout)
     if not found.commit:

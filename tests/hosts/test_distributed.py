@@ -1,77 +1,83 @@
-"""FederatedScope's distributed mode with our transport: the example, as processes, over mutual TLS."""
+"""FederatedScope's own command in distributed mode, on a plugged checkout: our round loop over our transport."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
+import pytest
 import yaml
 from forks import Forked
-from short_runs import CONFIGS, REPOSITORY, SHORT
-from waiting import free_port
+from short_runs import CONFIGS, SHORT
+from waiting import free_port, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.runs.simulation import run
 
-EXAMPLE = REPOSITORY / "examples" / "hospitals"
+grpc = pytest.importorskip("grpc")
+
+PRESET = CONFIGS / "cross_i3t7.yaml"
+WORDS = [
+    *SHORT, "federate.total_round_num", "4", "federate.client_num", "2", "federate.sample_client_num", "2",
+    "eval.freq", "4", "fedmllm.eval.limit", "4", "train.local_update_steps", "1",
+    "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 1}]",
+]  # fmt: skip
 
 
-def test_the_hospitals_end_with_the_adapter_of_one_machine(fs_source, tmp_path: Path) -> None:
-    """Each site's folder holds its own rows; the adapter is that of the embedded run, and no file has a key in it."""
-    words = ["fedmllm.network.address", f"127.0.0.1:{free_port()}"]
-    environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-    done = subprocess.run(
-        [sys.executable, EXAMPLE / "rehearsal.py", tmp_path / "sites", *words],
-        env=environment, capture_output=True, text=True, timeout=800, check=False,
-    )  # fmt: skip
-    logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in (tmp_path / "sites").glob("*/log.txt"))
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:] + logs
-    server = tmp_path / "sites" / "server" / "runs" / "hospitals"
-    results = json.loads((server / "results.json").read_text())
-    embedded, _ = run(schema.load(EXAMPLE / "hospitals.yaml", ["outdir", str(tmp_path)]))
+def _listens(port: int) -> bool:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=10.0)
+        except grpc.RpcError as error:
+            return bool(error.code() != grpc.StatusCode.UNAVAILABLE)
+    return True
+
+
+def test_federatedscopes_main_runs_the_sites_and_resumes_a_stopped_server(plugged, host, tmp_path: Path) -> None:
+    """The adapter of one machine, in the folder that the first start made; FederatedScope's own port stays shut."""
+    ours, stock = free_port(), free_port()
+    network = ["fedmllm.network.address", f"127.0.0.1:{ours}", "fedmllm.network.insecure", "True"]
+    network += ["federate.mode", "distributed", "outdir", str(tmp_path / "runs"), "expname", "ward"]
+    raw = schema.given_mapping(PRESET, [*WORDS, *network])
+    folder, running = tmp_path / "runs" / "ward", {}
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+    def logs() -> str:
+        return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(tmp_path.glob("log_*.txt")))
+
+    def start(client: int) -> Forked:
+        config = tmp_path / f"{client}.yaml"
+        role = {"use": True, "role": "client" if client else "server", "data_idx": client or -1, "client_port": stock}
+        config.write_text(yaml.safe_dump({**raw, "distribute": role}))
+        command = ["federatedscope/main.py", "--cfg", config]
+        return host.forks.start(command, plugged, environment, tmp_path / f"log_{client}.txt")
+
+    def rounds() -> int:
+        path = folder / "events.jsonl"
+        return path.read_text().count('"event": "round"') if path.is_file() else 0
+
+    try:
+        running = {client: start(client) for client in (0, 1, 2)}
+        wait_until(lambda: rounds() or running[0].poll() is not None, says=logs)
+        assert rounds(), logs()
+        opened = _listens(stock)
+        running[0].send_signal(signal.SIGTERM)
+        assert running[0].wait() == 0, logs()
+        stopped = rounds()
+        running[0] = start(0)
+        codes = [running[client].wait() for client in (0, 1, 2)]
+    finally:
+        for process in running.values():
+            process.kill()
+    assert codes == [0, 0, 0], logs()
+    assert 0 < stopped < 4 and not opened
+    results = json.loads((folder / "results.json").read_text())
+    embedded, _ = run(schema.load(PRESET, [*WORDS, "outdir", str(tmp_path / "one")]))
     assert results["adapter_sha256"] == embedded["adapter_sha256"]
     assert results["evaluations"] == embedded["evaluations"]
-    assert results["manifest_sha256"] == embedded["manifest_sha256"]
-    assert results["participants"] == [[1, 2, 3]] * 3
-    size = results["adapter_bytes"]
-    assert 3 * 6 * size < results["bytes_sent"] < 3 * 6 * size * 1.2
-    assert not (server / "manifest.json").exists()  # who has which row is not the server's business
-    for client in (1, 2, 3):
-        home = tmp_path / "sites" / f"hospital_{client}" / "runs" / "hospitals" / f"client_{client}"
-        assert (home / "adapter" / "adapter_model.safetensors").is_file()
-        assert yaml.safe_load((home / "status.json").read_text())["doing"] == "finished"
-    for path in (tmp_path / "sites").glob("*/runs/**/*"):
-        if path.is_file():
-            assert b"PRIVATE KEY" not in path.read_bytes()
-
-
-def test_clients_of_the_whole_data_set_take_their_shares(fs_source, forks, tmp_path: Path) -> None:
-    """``data_idx`` on a data set that nobody dealt: the adapter of one machine, and without an id one paragraph."""
-    words = [*SHORT, "federate.client_num", "2", "federate.sample_client_num", "2",
-             "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 1}]"]  # fmt: skip
-    network = ["fedmllm.network.address", f"127.0.0.1:{free_port()}", "fedmllm.network.insecure", "True"]
-    environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-
-    def site(role: str, *more: str) -> Forked:
-        command = ["-m", "fs_fedmllm", role, CONFIGS / "cross_i3t7.yaml", *words, *network, *more]
-        home = tmp_path / "-".join([role, *more])
-        home.mkdir()
-        return forks.start(command, home, environment, home / "log.txt")
-
-    sites = [site("server"), site("client", "--id", "1"), site("client", "--id", "2")]
-    nobody = site("client")
-    codes = [process.wait() for process in (*sites, nobody)]
-    logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in tmp_path.glob("*/log.txt"))
-    assert codes == [0, 0, 0, 2], logs
-    refused = (tmp_path / "client" / "log.txt").read_text()
-    assert "not clear which client this is" in refused and "Traceback" not in refused
-    (results,) = (tmp_path / "server").rglob("results.json")
-    embedded, _ = run(schema.load(CONFIGS / "cross_i3t7.yaml", [*words, "outdir", str(tmp_path / "one")]))
-    found = json.loads(results.read_text())
-    assert found["adapter_sha256"] == embedded["adapter_sha256"]
-    assert found["manifest_sha256"] == embedded["manifest_sha256"]
+    assert (folder / "exp_print.log").is_file()  # FederatedScope's
+    for client in (1, 2):
+        assert (folder / f"client_{client}" / "adapter" / "adapter_model.safetensors").is_file()

@@ -82,10 +82,10 @@ def test_a_minimal_file_gives_one_adapter_on_every_engine(minimal, plugged, host
     assert _sha(tmp_path / "run" / "2024") == embedded["adapter_sha256"]
 
 
-def test_a_minimal_file_across_sites(minimal, fs_source, forks, tmp_path) -> None:
+def test_a_minimal_file_across_sites(minimal, forks, tmp_path) -> None:
     """The same file for a server and two clients, each with its dealt folder."""
     embedded, _ = run(schema.load(minimal, ["outdir", str(tmp_path / "embedded")]))
-    environment = {**os.environ, "FEDERATEDSCOPE_HOME": str(fs_source), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
     sites = tmp_path / "sites"
     assert main(["data", "split", str(minimal), "--out", str(sites), "--per-client-folders"]) == 0

@@ -65,7 +65,7 @@ def test_killed_at_several_moments_and_resumed_gives_the_same_table(undisturbed,
         process.send_signal(how)
         said, _ = process.communicate(timeout=LONG)
         if how == signal.SIGINT and process.returncode == 130:
-            assert "the same command goes on from here" in said
+            assert "the same command resumes" in said
         _until_workers_ended(process.pid)
     process = sweep(table, out)
     said, _ = process.communicate(timeout=LONG)

@@ -15,7 +15,6 @@ from typing import Any
 
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.hosts.federatedscope import runtime
-from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.session import Session
 
 _MODULES = ("federatedscope.core.workers.server", "federatedscope.core.workers.client")
@@ -64,6 +63,7 @@ def no_port() -> Iterator[None]:
 def run_server(session: Session) -> None:
     """The server of a distributed run, until its end or until it is asked to stop."""
     # Here and not above: a run on one machine imports this module too, and has no need of the extra "distributed".
+    from fs_fedmllm.distributed.run_site import end_of_server
     from fs_fedmllm.distributed.service import serve
 
     run = runtime.current()
@@ -73,10 +73,7 @@ def run_server(session: Session) -> None:
         run.leave()
     if run.progress is not None:
         run.progress.close()
-    if results is None:
-        print(f"stopped after round {session.state.round}; the same command goes on", flush=True)
-    else:
-        print(closing_table(results, str(session.folder.path)), flush=True)
+    print(end_of_server(session, results), flush=True)
 
 
 def run_client(folder: Path) -> None:
@@ -85,16 +82,11 @@ def run_client(folder: Path) -> None:
     Args:
         folder: the client's run folder.
     """
-    from fs_fedmllm.distributed.service import take_part
+    from fs_fedmllm.distributed.run_site import work
 
     run = runtime.current()
     try:
-        run.federation.shortened_rows()  # said once, and a row that is too long is refused before the site joins
-        figures = take_part(run.config, run.client, run.data, run.federation, folder)
+        said = work(run.config, run.client, run.data, run.federation, folder)
     finally:
         run.leave()
-    if figures is None:
-        print("stopped; the same command goes on", flush=True)
-    else:
-        print(f"finished after {figures.get('rounds')} rounds; the adapter is in {folder / 'adapter'}", flush=True)
-        print(f"adapter sha256: {figures.get('adapter_sha256')}", flush=True)
+    print(said, flush=True)

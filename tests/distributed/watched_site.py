@@ -1,7 +1,8 @@
 """``fs-fedmllm`` under an audit hook: python watched_site.py ROOT OWN LOG WORDS...
 
 Every path below ROOT that this process opens or lists is written to LOG; one outside OWN raises, so a site that looked
-at another's data could not go on, and what it looked at stands in LOG whatever becomes of the exception.
+at another's data could not go on, and what it looked at stands in LOG whatever becomes of the exception. The exit code
+is 9 where FederatedScope was imported.
 """
 
 from __future__ import annotations
@@ -40,4 +41,5 @@ if __name__ == "__main__":
     watch(*sys.argv[1:4])
     from fs_fedmllm.cli import main
 
-    sys.exit(main(sys.argv[4:]))
+    code = main(sys.argv[4:])
+    sys.exit(9 if "federatedscope" in sys.modules else code)

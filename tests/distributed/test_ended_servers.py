@@ -1,4 +1,4 @@
-"""Two sites and a server inside FederatedScope, as processes: the server is killed, then stopped, and started again.
+"""Two sites and a server as processes: the server is killed, then stopped, and started again.
 
 The sites run under an audit hook (``watched_site.py``), so the same run shows what they read.
 """
@@ -46,7 +46,7 @@ class Ward:
         codes: exit codes, by what came before them.
         stopped: the server's status after it was asked to stop.
         kept: its checkpoint's figures then.
-        answers: gRPC's word for what FederatedScope's own service answered while the server ran, by port.
+        answer: gRPC's word for what a call of FederatedScope's own service was answered while the server ran.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class Ward:
     codes: dict[str, int] = field(default_factory=dict)
     stopped: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
-    answers: dict[str, str] = field(default_factory=dict)
+    answer: str = ""
 
     def folder(self, client: int) -> Path:
         """A site's run folder."""
@@ -65,7 +65,8 @@ class Ward:
     def start(self, client: int) -> None:
         """The same command every time."""
         own = self.root / "dealt" / (f"client_{client}" if client else "server")
-        watched = [REPOSITORY / "tests/hosts/watched_site.py", own.parent, own, self.root / f"opened_{client}.txt"]
+        program = REPOSITORY / "tests/distributed/watched_site.py"
+        watched = [program, own.parent, own, self.root / f"opened_{client}.txt"]
         role = ["client" if client else "server"]
         self.running[client] = self.forks.start(
             [*watched, *role, CONFIG, *self.words, "--data", own], self.root,
@@ -124,12 +125,11 @@ def stock_call(address: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def ward(fs_source: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def ward(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     """A federation that has ended, with what happened to its server on the way."""
     root = tmp_path_factory.mktemp("ward")
-    address, stock = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    address = f"127.0.0.1:{free_port()}"
     network = ["fedmllm.network.address", address, "fedmllm.network.insecure", "True"]
-    network += ["distribute.client_port", stock.rpartition(":")[2]]
     made = Ward(root, [*WORDS, *network, "outdir", str(root / "runs")], forks)
     split = ["--out", str(root / "dealt"), "--per-client-folders"]
     assert main(["data", "split", str(CONFIG), *split, *WORDS]) == 0
@@ -137,7 +137,7 @@ def ward(fs_source: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory
         for client in (0, *SITES):
             made.start(client)
         made.hold()
-        made.answers = {"FederatedScope's port": stock_call(stock), "our port": stock_call(address)}
+        made.answer = stock_call(address)
         made.running[0].kill()
         made.codes = {"killed": made.end(0)}
         made.go_on()
@@ -173,16 +173,26 @@ def test_a_server_that_is_asked_to_stop_keeps_its_state_and_tells_its_sites(ward
     assert ward.codes["asked to stop"] == 0, ward.logs()
     assert ward.stopped["doing"] == "stopped"
     assert ward.kept["round"] == ward.stopped["round"] == ward.events(0, "stopped")[0]["round"]
-    said = f"stopped after round {ward.kept['round']}; the same command goes on"
+    said = f"stopped after round {ward.kept['round']}; the same command resumes the run"
     assert said in (ward.root / "log_0.txt").read_text()
     assert len(ward.events(1, "server stops")) == 1  # site 2 was held, and found out by itself
     assert not list(ward.root.glob("dealt/**/*.tmp"))
 
 
 def test_federatedscopes_own_service_is_nowhere(ward: Ward) -> None:
-    """Its port, as the configuration has it, is not opened, and ours does not know the service."""
-    assert ward.answers == {"FederatedScope's port": "UNAVAILABLE", "our port": "UNIMPLEMENTED"}
-    assert "distribute.client_port" in ward.words
+    assert ward.answer == "UNIMPLEMENTED"
+
+
+def test_every_site_has_its_log(ward: Ward) -> None:
+    """What the terminal does not show, and every start of the server in one file."""
+    server = (ward.folder(0) / "run.log").read_text()
+    assert server.count(" INFO fs_fedmllm.distributed: Listening on ") == 3
+    assert server.count(" WARNING ") >= 2 and "Resuming after round" in server and "SIGTERM" in server
+    told = (ward.root / "log_0.txt").read_text()
+    assert "Resuming after round" in told and "Listening on" not in told
+    for client in SITES:
+        assert f"client {client}: finished" in (ward.folder(client) / "run.log").read_text()
+    assert not {path.name for path in (ward.root / "runs").rglob("*")} & {"exp_print.log", "config.yaml"}
 
 
 def test_a_site_reads_nothing_but_its_own_folder(ward: Ward) -> None:
