@@ -70,5 +70,6 @@ def test_every_cell_runs(cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert [row["round"] for row in result.history] == [0, 2, 4, 6]
     assert [len(line.get_xdata()) for line in axis.get_lines()] == [4, 4]
     # The split of the first part is that of the run.
-    assert names["split"].manifest.sha256 == result.results["manifest_sha256"]
+    ran = {int(client): sorted(record["rows"]) for client, record in result.manifest["clients"].items()}
+    assert {client: sorted(row.id for row in rows) for client, rows in names["split"].clients.items()} == ran
     matplotlib.pyplot.close("all")
