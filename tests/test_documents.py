@@ -139,3 +139,12 @@ def test_every_option_of_own_data_is_on_its_page() -> None:
     first = "".join(re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE))
     named = re.findall(r"`(\w+)`", first)
     assert sorted(named) == sorted(known_options("own"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_documents_speak_plainly(document: Path) -> None:
+    """Turns of phrase that only those know who were there; the field says client update and resume."""
+    ours = ("the same command goes on", "federatedly", "the more the more", "tells the hours", "to the same bytes")
+    if document.name != "CHANGELOG.md" and document.parent.name != "benchmarks":
+        text = " ".join(text_of(document).split())
+        assert not [phrase for phrase in ours if phrase in text]
