@@ -31,7 +31,7 @@ class HubConfig:
         False, "Push the run's state too, so that another machine can go on from it; the last push removes it."
     )
     resume_from: str = key(
-        "", "A pushed revision with a checkpoint, owner/name@revision: the run goes on from there, to the same bytes."
+        "", "A pushed revision with a checkpoint, owner/name@revision: the run resumes there, to the same adapter."
     )
     attempts: int = key(4, "Times a push is tried before a warning; training goes on.", valid=ONE_OR_MORE)
     base_model: str = key("", "Public id of the base, owner/name, where model.fedmllm.path is a folder.")
