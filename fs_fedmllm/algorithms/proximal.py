@@ -8,7 +8,7 @@ added before clipping, which equals having the penalty in the loss and costs a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +48,7 @@ def layer_mask(layers: Sequence[int | None], depth: int, skip: int, *, fixed_27:
     return positions
 
 
-def coefficient(config: Any, *, beta: float, switch: str, scenario: str, scenario_args: Mapping[str, object]) -> float:
+def coefficient(config: Any, *, beta: float, switch: str, scenario: str) -> float:
     """gamma_k, the factor in front of the squared distance.
 
     Args:
@@ -57,7 +57,6 @@ def coefficient(config: Any, *, beta: float, switch: str, scenario: str, scenari
         switch: ``measured`` (gamma_max * beta), ``by_scenario`` (the paper's three rules) or ``constant``
             (the authors' code: prox_mu / 2 * mu_w for every client).
         scenario: name of the scenario, for ``by_scenario``.
-        scenario_args: its parameters.
     """
     if config.type not in ("fedprox", "adaptive"):
         return 0.0
@@ -68,11 +67,9 @@ def coefficient(config: Any, *, beta: float, switch: str, scenario: str, scenari
     if switch == "by_scenario":
         if scenario == "aligned":
             return 0.0
-        if scenario == "missing":
-            return config.gamma_max * float(str(scenario_args.get("beta", 0.0)))
-        if scenario == "cross":
-            return config.gamma_max
-        return config.gamma_max * (1.0 if beta >= 1 else beta)
+        # The supplement's section 4: beta is "calculated from the client's private dataset", also where the scenario
+        # has a level of that name.
+        return config.gamma_max if scenario == "cross" else config.gamma_max * beta
     return config.gamma_max * beta
 
 
@@ -160,7 +157,6 @@ class _Proximal(Regularizer):
             beta=context.missing_rate,
             switch=context.switches.get("regularizer_coefficient", "measured"),
             scenario=context.scenario,
-            scenario_args=context.scenario_params,
         )
         if not gamma:
             return None

@@ -129,7 +129,7 @@ class FedMLLMTrainer(SFTTrainer):
         beta = 0.0
         if adaptive:
             beta = missing_rate(self.train_dataset) if rate is None else rate
-        gamma = coefficient(config, beta=beta, switch="measured", scenario="", scenario_args={})
+        gamma = coefficient(config, beta=beta, switch="measured", scenario="")
         return Penalty(gamma, layer_mask(adapter.layers, adapter.depth, config.skip_layers if adaptive else 0))
 
     def _handles(self) -> Adapter:

@@ -74,7 +74,7 @@ def test_value_and_gradient_by_hand():
 def test_fedprox_is_half_mu_times_the_squared_distance(mu):
     config = RegularizerConfig(type="fedprox", mu=mu)
     for switch in ("measured", "by_scenario", "constant"):
-        gamma = coefficient(config, beta=0.7, switch=switch, scenario="cross", scenario_args={})
+        gamma = coefficient(config, beta=0.7, switch=switch, scenario="cross")
         assert gamma == mu / 2
     parameter, anchor = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5])), torch.tensor([0.5, 1.0, 0.0])
     (mu / 2 * (parameter - anchor).square().sum()).backward()
@@ -108,9 +108,9 @@ def test_the_penalty_in_the_loss_and_in_the_gradient_train_alike():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def gamma(switch, beta, scenario="missing", kind="adaptive", scenario_args=None):
+def gamma(switch, beta, scenario="missing", kind="adaptive"):
     config = RegularizerConfig(type=kind, gamma_max=0.1)
-    return coefficient(config, beta=beta, switch=switch, scenario=scenario, scenario_args=scenario_args or {})
+    return coefficient(config, beta=beta, switch=switch, scenario=scenario)
 
 
 @pytest.mark.parametrize("scenario", ["aligned", "missing", "cross", "hybrid"])
@@ -120,20 +120,20 @@ def test_measured_rate(scenario, beta, expected):
 
 
 @pytest.mark.parametrize(
-    ("scenario", "arguments", "beta", "expected"),
+    ("scenario", "beta", "expected"),
     [
-        ("aligned", {}, 0.0, 0.0),
-        ("missing", {"beta": 0.3}, 0.37, 0.03),  # the level's rate, not the client's
-        ("missing", {"beta": 0.4}, 0.0, 0.04),
-        ("missing", {"beta": 0.5}, 1.0, 0.05),
-        ("cross", {"image_clients": 3}, 1.0, 0.1),
-        ("hybrid", {"p": 0.8}, 0.0, 0.0),  # a client with complete rows
-        ("hybrid", {"p": 0.8}, 0.25, 0.025),
-        ("hybrid", {"p": 0.8}, 1.0, 0.1),  # a client with one modality
+        ("aligned", 0.2, 0.0),
+        ("missing", 0.37, 0.037),  # the client's own rate, not the level's
+        ("missing", 0.0, 0.0),
+        ("missing", 1.0, 0.1),
+        ("cross", 0.9, 0.1),
+        ("hybrid", 0.0, 0.0),  # a client with complete rows
+        ("hybrid", 0.25, 0.025),
+        ("hybrid", 1.0, 0.1),  # a client with one modality
     ],
 )
-def test_the_papers_rules_by_scenario(scenario, arguments, beta, expected):
-    assert gamma("by_scenario", beta, scenario, scenario_args=arguments) == pytest.approx(expected)
+def test_the_papers_rules_by_scenario(scenario, beta, expected):
+    assert gamma("by_scenario", beta, scenario) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
@@ -145,7 +145,7 @@ def test_the_authors_constant(beta):
 def test_upstream_fedprox_coefficient():
     # S = 0, mu_w = 1: prox_mu / 2 = 5e-3 on every layer
     config = RegularizerConfig(type="fedprox")
-    assert coefficient(config, beta=0, switch="constant", scenario="cross", scenario_args={}) == pytest.approx(5e-3)
+    assert coefficient(config, beta=0, switch="constant", scenario="cross") == pytest.approx(5e-3)
 
 
 @pytest.mark.parametrize("switch", ["measured", "by_scenario", "constant"])
