@@ -68,7 +68,6 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 beta=split.manifest.betas[client],
                 switch="measured",
                 scenario="cross",
-                scenario_args={},
             )
             turn = Turn(
                 batches=plan_batches(len(rows), amount=args.steps, unit="batch", batch_size=local.batch_size, rng=rng),
