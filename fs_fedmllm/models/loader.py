@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.config import ModelOptions
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import FAMILIES, GENERIC, Family, family_of
@@ -315,6 +317,7 @@ def assemble(
             ends a text.
     """
     _check_tokenizer(options, processor)
+    _check_image_arguments(options, processor)
     model, depth, groups = attach(options, family, inner)
     return MLLM(
         model=model,
@@ -328,6 +331,25 @@ def assemble(
         image_arguments=dict(options.image),
         groups=groups,
     )
+
+
+def _check_image_arguments(options: ModelOptions, processor: Any) -> None:
+    """transformers ignores an argument that its processor does not have, with a warning; a run refuses it."""
+    home = type(processor).__module__
+    own = getattr(getattr(getattr(processor, "image_processor", None), "valid_kwargs", None), "__annotations__", None)
+    if not options.image or own is None or not home.startswith("transformers."):
+        return  # a checkpoint's own code may take any
+    known = {*own, "images_kwargs", "common_kwargs"}
+    for name, declared in vars(sys.modules[home]).items():
+        if name.endswith("ProcessorKwargs"):
+            part = getattr(declared, "__annotations__", {}).get("images_kwargs")
+            known |= set(getattr(part, "__annotations__", {}))
+    for name in options.image:
+        if name not in known:
+            raise ModelError(
+                f"model.fedmllm.image: the processor of {options.path!r} ({type(processor).__name__}) has no argument "
+                f"{name!r}{nearest(str(name), sorted(known))}"
+            )
 
 
 def _check_tokenizer(options: ModelOptions, processor: Any) -> None:
