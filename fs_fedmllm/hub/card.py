@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.config import PrivacyConfig
-from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hub import phrases
 
 #: Metrics of the test rows that a card shows, in this order; each may have an interval.
@@ -48,59 +46,36 @@ class Facts:
     intervals: Mapping[str, tuple[float, float]]
 
 
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson, JASA 22, 1927), from counts alone.
 
     Args:
         share: in [0, 1].
         count: rows.
-        z: quantile of the normal distribution.
     """
-    middle = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    # The ends are exact where the share is: rounding must not put it outside its own interval.
-    low = 0.0 if share == 0 else (middle - spread) / scale
-    return low, 1.0 if share == 1 else (middle + spread) / scale
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def intervals_from_rows(predictions: Path, seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals_from_rows(predictions: Path) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of accuracy and macro F1, by what the rows were shown with, from ``predictions.jsonl``.
 
     Args:
         predictions: the run folder's file.
-        seed: of the resamples.
 
     Returns:
         Metric name -> (low, high); empty where there is no such file.
     """
-    import json
-
-    import numpy as np
-
-    from fs_fedmllm.evaluation.row_metrics import accuracy, macro_f1
-    from fs_fedmllm.evaluation.statistics import bootstrap
+    from fs_fedmllm.evaluation.predictions import read_predictions
+    from fs_fedmllm.evaluation.slices import intervals
 
     if not predictions.is_file():
         return {}
-    rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").split("\n") if line.strip()]
-    rows = [row for row in rows if row.get("client") is None]  # the baseline Local has no one adapter
-    found: dict[str, tuple[float, float]] = {}
-    for shown, prefix in (("both", ""), ("image", "image_"), ("text", "text_")):
-        part = [row for row in rows if row.get("shown") == shown]
-        if not part:
-            continue
-        groups = [row.get("group") or f"row {i}" for i, row in enumerate(part)]
-        metrics = {"acc": accuracy([bool(row["correct"]) for row in part])}
-        if all("label" in row and "decision" in row for row in part):
-            metrics["macro_f1"] = macro_f1([row["decision"] for row in part], [row["label"] for row in part])
-        for name, metric in metrics.items():
-            try:
-                interval = bootstrap(metric, np.random.default_rng(seed), groups=groups)
-            except FedMLLMError:
-                continue
-            found[prefix + name] = (interval.low, interval.high)
-    return found
+    rows = [row for row in read_predictions(predictions) if row.client is None]  # Local has no one adapter
+    found = intervals(rows, ("acc", "macro_f1"), None, seed=0)
+    return {name.removeprefix("test_"): (ends["low"], ends["high"]) for name, ends in found.items()}
 
 
 def _metrics(facts: Facts) -> list[tuple[str, str, float, tuple[float, float] | None, str]]:

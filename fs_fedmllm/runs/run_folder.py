@@ -38,14 +38,6 @@ LOCK = "run.lock"
 _SAME = re.compile("this very configuration")
 
 
-def run_path(config: Config, label: str = "") -> Path:
-    """The run's folder: ``outdir/expname``, or a name from the label and the configuration's digest.
-
-    A finished run is never written over: the next free ``-2``, ``-3``... is taken.
-    """
-    return next(folder for folder in _candidates(config, label) if not is_finished(folder))
-
-
 def _name(config: Config, label: str, digest: str) -> str:
     told = digest or config_digest(config)
     name = config.expname or f"{label or config.scenario}-{config.federate.method}-{told[:8]}"
@@ -96,7 +88,7 @@ def claimed_by_client(config: Config, client: int, label: str = "", digest: str 
 
     Raises:
         LockedError: another process is at it.
-        ConfigError: as :func:`run_path`.
+        ConfigError: the name is no folder's name.
     """
     folder = RunFolder(Path(config.outdir) / _name(config, label, digest) / f"client_{client}", config)
     folder.lock()
@@ -110,14 +102,17 @@ def claimed_by_client(config: Config, client: int, label: str = "", digest: str 
 def claimed(config: Config, label: str = "", digest: str = "") -> Iterator[RunFolder]:
     """The run's folder, held for this process alone for the length of a block.
 
+    It is ``outdir/expname``, or a name from the label and the configuration's digest; a finished run is never written
+    over: the next free ``-2``, ``-3``... is taken.
+
     Args:
         config: of the run.
-        label: as for :func:`run_path`.
+        label: what the name begins with; empty takes the scenario's.
         digest: what stands for the configuration in the name; empty takes that of the whole configuration.
 
     Raises:
         LockedError: another process is at it.
-        ConfigError: as :func:`run_path`.
+        ConfigError: the name is no folder's name.
     """
     passed: list[str] = []
     for path in _candidates(config, label, digest):
