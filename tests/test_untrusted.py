@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LONG
 
 from fs_fedmllm.config import load, read_yaml
 from fs_fedmllm.config.reading import from_mapping, parse_override
@@ -65,7 +66,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(reader: str, kind: str, t
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(LONG)
     assert came and isinstance(came[0], FedMLLMError), came
     assert str(path) in str(came[0])
 
