@@ -19,7 +19,7 @@ from fs_fedmllm import config as schema
 #: The files that take longest, longest first. They are begun first, so that the two workers of ``--dist loadfile`` end
 #: together; a file need not be named here.
 LONGEST = (
-    "test_families.py", "test_simulation.py", "test_job.py", "test_distributed.py", "test_methods.py",
+    "test_families.py", "test_simulation.py", "test_job.py", "test_site_processes.py", "test_methods.py",
     "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_rounds.py", "test_hub_runs.py",
     "test_site_processes.py",
     "test_planner.py", "test_hostile_texts.py", "test_compressed_runs.py", "test_given.py", "test_runner.py",

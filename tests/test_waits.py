@@ -25,9 +25,9 @@ def early(function: ast.AST) -> list[int]:
     """The lines of a function's waits that end after less than ``SHORTEST`` seconds."""
     found = []
     for call in ast.walk(function):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+        if isinstance(call, ast.Call):
             limits = [word.value for word in call.keywords if word.arg == "timeout"]
-            limits += call.args if call.func.attr in WAITS else []
+            limits += call.args if isinstance(call.func, ast.Attribute) and call.func.attr in WAITS else []
             seconds = [limit.value for limit in limits if isinstance(limit, ast.Constant)]
             found += [call.lineno for value in seconds if isinstance(value, int | float) and value < SHORTEST]
     return found
@@ -45,4 +45,4 @@ def test_a_test_waits_for_what_happens(path: Path) -> None:
 
 
 def test_early_ends_are_found() -> None:
-    assert early(ast.parse("process.wait(30)\ncall(timeout=2.5)\nx.run(a, timeout=5)\nx.wait(LONG)")) == [1, 3]
+    assert early(ast.parse("process.wait(30)\ncall(timeout=2.5)\nx.run(a, timeout=5)\nx.wait(LONG)")) == [1, 2, 3]

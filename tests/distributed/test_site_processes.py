@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import yaml
-from forks import Forked
+from forks import Forked, Forks
 from short_runs import CONFIGS, REPOSITORY, SHORT
 from waiting import free_port
 
@@ -19,17 +23,31 @@ from fs_fedmllm.runs.simulation import run
 EXAMPLE = REPOSITORY / "examples" / "hospitals"
 
 
-def test_the_hospitals_end_with_the_adapter_of_one_machine(tmp_path: Path) -> None:
+def started_by(forks: Forks, environment: dict[str, str]) -> types.SimpleNamespace:
+    """``subprocess`` for the example: its command lines and folders, in forks of an interpreter that is there."""
+
+    def run(words: list[str], cwd: Path, check: bool) -> None:
+        assert words[0] == sys.executable and check
+        done = forks.run(words[1:], cwd, environment)
+        assert done.returncode == 0, done.stderr
+
+    def start(words: list[str], cwd: Path, stdout: BinaryIO, stderr: int, env: Mapping[str, str]) -> Forked:
+        assert words[0] == sys.executable and stderr == subprocess.STDOUT and env is os.environ
+        return forks.start(words[1:], cwd, environment, Path(stdout.name))
+
+    return types.SimpleNamespace(run=run, Popen=start, STDOUT=subprocess.STDOUT)
+
+
+def test_the_hospitals_end_with_the_adapter_of_one_machine(forks, tmp_path: Path) -> None:
     """Each site's folder holds its own rows; the adapter is that of the embedded run, and no file has a key in it."""
     words = ["fedmllm.network.address", f"127.0.0.1:{free_port()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    done = subprocess.run(
-        [sys.executable, EXAMPLE / "rehearsal.py", tmp_path / "sites", *words],
-        env=environment, capture_output=True, text=True, timeout=800, check=False,
-    )  # fmt: skip
+    rehearsal = runpy.run_path(str(EXAMPLE / "rehearsal.py"))["main"]
+    rehearsal.__globals__["subprocess"] = started_by(forks, environment)
+    code = rehearsal(tmp_path / "sites", *words)
     logs = "\n".join(f"{path}: {path.read_text()[-1500:]}" for path in (tmp_path / "sites").glob("*/log.txt"))
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:] + logs
+    assert code == 0, logs
     server = tmp_path / "sites" / "server" / "runs" / "hospitals"
     results = json.loads((server / "results.json").read_text())
     embedded, _ = run(schema.load(EXAMPLE / "hospitals.yaml", ["outdir", str(tmp_path)]))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from forks import Forked
 from short_runs import CONFIGS, SHORT
-from waiting import free_port, wait_until
+from waiting import LONG, free_port, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.runs.simulation import run
@@ -29,7 +29,7 @@ WORDS = [
 def _listens(port: int) -> bool:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
-            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=10.0)
+            channel.unary_unary("/gRPCComServeFunc/sendMessage")(b"", timeout=LONG)
         except grpc.RpcError as error:
             return bool(error.code() != grpc.StatusCode.UNAVAILABLE)
     return True
