@@ -38,17 +38,16 @@ def extend_config(cfg: Any) -> None:
         made = CN()
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
-            made[field.name] = node(value) if dataclasses.is_dataclass(value) else value
+            if isinstance(value, dict):  # takes any key; FederatedScope lets no plain dictionary be merged
+                made[field.name] = CN(new_allowed=True)
+            else:
+                made[field.name] = node(value) if dataclasses.is_dataclass(value) else value
         return made
 
     cfg.fedmllm = node(schema.FedMLLMConfig())
     # FederatedScope's command line cannot add keys, so every switch is there with an empty value: "by profile".
     cfg.fedmllm.switches = CN({name: "" for name in (*SWITCHES, *SCENARIO_SWITCHES)})
-    cfg.fedmllm.data = CN(new_allowed=True)
-    cfg.fedmllm.clients = CN(new_allowed=True)
-    cfg.fedmllm.parameters = CN(new_allowed=True)
     cfg.model.fedmllm = node(schema.ModelOptions())
-    cfg.model.fedmllm.image = CN(new_allowed=True)
     # Ahead of FederatedScope's own check, which silently replaces a sample_client_num above client_num.
     cfg.__cfg_check_funcs__.insert(0, _check_sampling)
 
