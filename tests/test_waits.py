@@ -46,3 +46,9 @@ def test_a_test_waits_for_what_happens(path: Path) -> None:
 
 def test_early_ends_are_found() -> None:
     assert early(ast.parse("process.wait(30)\ncall(timeout=2.5)\nx.run(a, timeout=5)\nx.wait(LONG)")) == [1, 2, 3]
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Pytest imports them by their names alone, and collects none of them where two are alike."""
+    names = [path.name for path in HERE.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
