@@ -91,13 +91,13 @@ def _bare_turn(federation: Any, client: int, round_index: int, state: dict[str, 
     import torch
 
     rows = federation.data.clients[client]
-    turn = federation.plan(client, round_index, len(rows))
+    plan = federation.clients.plan(client, round_index, len(rows))
     model, parameters = federation.mllm.inner, federation.mllm.adapter.parameters
     for parameter, value in zip(parameters, state.values(), strict=True):
         parameter.data.copy_(value)
-    optimizer = torch.optim.AdamW(parameters, lr=turn.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     federation.mllm.set_training(True)
-    for indices in turn.batches:
+    for indices in plan.batches:
         batch = federation.encoder.collate(federation.encoder.encode([rows[i] for i in indices]), completions=True)
         logits = model(**batch.inputs, logits_to_keep=batch.labels.shape[1], use_cache=False).logits
         (batch.loss_sum(logits) / batch.supervised).backward()
@@ -109,13 +109,14 @@ def _bare_turn(federation: Any, client: int, round_index: int, state: dict[str, 
 
 def overhead() -> None:
     """Round time over the time of the same steps in a bare loop."""
+    from fs_fedmllm.runs.listener import Listener
     from fs_fedmllm.runs.run_folder import RunFolder
-    from fs_fedmllm.runs.session import Session, Silent
+    from fs_fedmllm.runs.session import Session
 
     config = _config()
     federation = _federation(config)
     folder = tempfile.mkdtemp()
-    session = Session(federation, RunFolder(Path(folder), config), Silent())
+    session = Session(federation, RunFolder(Path(folder), config), Listener())
     start = federation.initial_state()
     for round_index in range(3):
         for client in federation.sample_clients(round_index):
@@ -125,10 +126,10 @@ def overhead() -> None:
         session.state.round = round_index
         session.state.params = start
         started = _now()
-        clients = session.begin_round()
+        clients = session.begin_round().clients
         for client in clients:
-            update = session.turn(client)
-            session.accept(update)
+            update = federation.clients.update(client, session.state.round, session.message)
+            session.take(update)
         session.end_round(len(clients))
         session.checkpoint()
         return _since(started)
@@ -176,17 +177,17 @@ def host() -> None:
 def vision() -> None:
     """A turn with the cache on and off."""
     from fs_fedmllm.models.encoding import Encoder
-    from fs_fedmllm.rounds.trainer import LocalTrainer
+    from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 
     config = _config("data.splitter", "fedmllm_aligned", "data.splitter_args", "[{alpha: 5.0}]")
     federation = _federation(config)
     pixels = Encoder(federation.mllm, federation.data.template, "original", None)
     rows = federation.data.clients[1]
-    turn = federation.plan(1, 0, len(rows))
-    used = sorted({i for batch in turn.batches for i in batch})
+    plan = federation.clients.plan(1, 0, len(rows))
+    used = plan.rows
     trainers = {
         name: (
-            LocalTrainer(federation.mllm, encoder, config.fedmllm.train),
+            LeanTrainer(federation.mllm, encoder, config.fedmllm.train),
             dict(zip(used, encoder.encode([rows[i] for i in used]), strict=True)),
         )
         for name, encoder in (("off", pixels), ("on", federation.encoder))
@@ -196,9 +197,9 @@ def vision() -> None:
         trainer, encoded = trainers[name]
 
         def run(_: int) -> Seconds:
-            federation.mllm.adapter.load(federation.initial_state())
+            start = federation.initial_state()
             started = _now()
-            trainer.fit(encoded, turn)
+            trainer.fit(start, encoded, plan)
             return _since(started)
 
         return run
@@ -210,19 +211,19 @@ def vision() -> None:
 
 def grouping() -> None:
     """A turn in forward passes of 4 of 16 rows, half of them without their image: grouped and as drawn."""
-    from fs_fedmllm.rounds import trainer as module
+    from fs_fedmllm.rounds import lean_trainer as module
 
     words = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]")
     federation = _federation(_config(*words, "fedmllm.train.micro_batch_size", 4))
     rows = federation.data.clients[1]
-    turn = federation.plan(1, 0, len(rows))
-    used = sorted({i for batch in turn.batches for i in batch})
+    plan = federation.clients.plan(1, 0, len(rows))
+    used = plan.rows
     encoded = dict(zip(used, federation.encoder.encode([rows[i] for i in used]), strict=True))
     orders = {"grouped": module.grouped, "drawn": lambda rows, indices, micro: list(indices)}
 
     def cells(name: str) -> int:
         total = 0
-        for batch in turn.batches:
+        for batch in plan.batches:
             order = orders[name](encoded, batch, 4)
             passes = [[encoded[i] for i in order[k : k + 4]] for k in range(0, len(order), 4)]
             total += sum(len(rows) * max(len(r.prompt) + len(r.completion) for r in rows) for rows in passes)
@@ -231,9 +232,9 @@ def grouping() -> None:
     def timed(name: str) -> Callable[[int], Seconds]:
         def run(_: int) -> Seconds:
             module.grouped = orders[name]
-            federation.mllm.adapter.load(federation.initial_state())
+            start = federation.initial_state()
             started = _now()
-            federation.trainer.fit(encoded, turn)
+            federation.trainer.fit(start, encoded, plan)
             return _since(started)
 
         return run
@@ -291,8 +292,9 @@ def memory() -> None:
                 seen[storage.data_ptr()] = storage.nbytes()
         return sum(seen.values())
 
+    from fs_fedmllm.runs.listener import Listener
     from fs_fedmllm.runs.run_folder import RunFolder
-    from fs_fedmllm.runs.session import Session, Silent
+    from fs_fedmllm.runs.session import Session
 
     sizes = {}
     for clients in (2, 10, 100):
@@ -301,13 +303,13 @@ def memory() -> None:
         config = _config(*words)
         federation = _federation(config)
         before = tensor_bytes()
-        session = Session(federation, RunFolder(Path(tempfile.mkdtemp()), config), Silent())
+        session = Session(federation, RunFolder(Path(tempfile.mkdtemp()), config), Listener())
         within = []
         for _ in range(2):
-            drawn = session.begin_round()
+            drawn = session.begin_round().clients
             for client in drawn:
-                update = session.turn(client)
-                session.accept(update)
+                update = federation.clients.update(client, session.state.round, session.message)
+                session.take(update)
                 within.append(tensor_bytes() - before)
                 del update
             session.end_round(len(drawn))

@@ -83,8 +83,9 @@ def point(axis: str, value: int) -> dict[str, float]:
     """One point, in this process."""
     from fs_fedmllm import config as schema
     from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.runs.listener import Listener
     from fs_fedmllm.runs.run_folder import RunFolder
-    from fs_fedmllm.runs.session import Session, Silent
+    from fs_fedmllm.runs.session import Session
 
     at = BASE | {axis.partition(" ")[0]: value}
     if axis.startswith("clients"):
@@ -104,21 +105,21 @@ def point(axis: str, value: int) -> dict[str, float]:
     tensors, resident = _tensors(), _resident()
     times, rest = [], []
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(federation, RunFolder(Path(folder) / "run", config), Silent())
+        session = Session(federation, RunFolder(Path(folder) / "run", config), Listener())
         if axis.endswith("int4"):  # as if every client had been drawn before
-            residual = {f"compression/{name}": tensor for name, tensor in session.params.items()}
+            residual = {f"compression/{name}": tensor for name, tensor in session.state.params.items()}
             session.state.clients = {
                 client: {name: tensor.clone() for name, tensor in residual.items()} for client in data.clients
             }
         for _ in range(ROUNDS):
             begun = time.process_time()
-            clients = session.begin_round()
+            clients = session.begin_round().clients
             training = 0.0
             for client in clients:
                 before = time.process_time()
-                update = session.turn(client)
+                update = federation.clients.update(client, session.state.round, session.message)
                 training += time.process_time() - before
-                session.accept(update)
+                session.take(update)
             session.end_round(len(clients))
             session.checkpoint()
             times.append(time.process_time() - begun)

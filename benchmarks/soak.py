@@ -33,43 +33,45 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.distributed.authority import create_authority, create_identity
 from fs_fedmllm.distributed.protocol import state_digest
-from fs_fedmllm.distributed.roles import turn_handler
+from fs_fedmllm.distributed.roles import update_handler
 from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.models.export import adapter_bytes, read_adapter
-from fs_fedmllm.rounds.federation import Federation, Update
-from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.trainer import UpdateLog
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
 
-LOG = TurnLog(0.0, 0.0, 0.0, 0, 0, 0.0)
+LOG = UpdateLog(0.0, 0.0, 0.0, 0, 0, 0.0)
 
 
 def take_turn(rows: int) -> Any:
     """A turn without training: every value grows by (client + round) / 4096."""
 
-    def turn(client: int, round_index: int, state: Any, carried: Any) -> Update:
+    def turn(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
         # What is carried counts the turns that the server used; it ends in the results through the increments.
         count = float(carried["count/turns"]) if carried else 0.0
         step = (client + round_index + count) / 4096
         grown = {name: tensor + step for name, tensor in state.items()}
-        return Update(client, rows, grown, LOG, {"count/turns": torch.tensor(count + 1)})
+        return ClientUpdate(client, rows, grown, LOG, {"count/turns": torch.tensor(count + 1)})
 
     return turn
 
 
 def closed_form(federation: Federation, rounds: int) -> dict[str, Any]:
     """The adapter after rounds in which every client took part once."""
-    assert federation.server is not None
+    assert federation.optimizer is not None
     state = federation.initial_state()
-    server = federation.server.init(state)
+    server = federation.optimizer.init(state)
     for index in range(rounds):
         mean = RunningMean(state)
         for client, rows in sorted(federation.data.clients.items()):
             step = (client + index + float(index)) / 4096
             grown = {name: tensor + step for name, tensor in state.items()}
-            mean.add(client, federation.weight(len(rows)), grown)
-        state, server = federation.server.step(state, server, mean.mean())
+            mean.add(client, federation.server.weight(len(rows)), grown)
+        state, server = federation.optimizer.step(state, server, mean.mean())
     return state
 
 
@@ -104,7 +106,7 @@ def at(config: schema.Config, port: int) -> schema.Config:
 def run_server(federation: Federation, config: schema.Config, folder: Path) -> None:
     """A server's process."""
     federation = replace(federation, config=config)
-    session = Session(federation, RunFolder(folder / "server", config), Silent())
+    session = Session(federation, RunFolder(folder / "server", config), Listener())
     serve(session, federation.data, linger=20.0)
 
 
@@ -113,7 +115,7 @@ def run_client(federation: Federation, config: schema.Config, folder: Path, clie
     rows = federation.data.clients[client]
     own = FederatedData(federation.data.dataset, federation.data.template, {client: rows}, federation.data.manifest)
     home = folder / f"client_{client}"
-    handlers = {"turn": turn_handler(client, take_turn(len(rows)))}
+    handlers = {"turn": update_handler(client, take_turn(len(rows)))}
     if take_part(config, client, own, federation, home, handlers) is not None:
         last = read_adapter(home / "adapter", federation.initial_state())
         (home / "final.json").write_text(json.dumps({"digest": state_digest(last)}))

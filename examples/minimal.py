@@ -3,7 +3,7 @@
     python examples/minimal.py                 # about a minute on two cores
     python examples/minimal.py --rounds 2 --steps 2 --rows 32
 
-``fs_fedmllm/simulation.py`` is the complete version of the same loop, with a run folder, resume and refusals.
+``fs_fedmllm/runs/simulation.py`` is the complete version of the same loop, with a run folder, resume and refusals.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from tqdm import tqdm
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import FedAvg
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient, coefficient, layer_mask
-from fs_fedmllm.config import EvaluationConfig, LocalConfig, ModelOptions, RegularizerConfig
+from fs_fedmllm.config import EvaluatorConfig, LocalConfig, ModelOptions, RegularizerConfig
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.rounds.client_update import plan_batches
+from fs_fedmllm.rounds.batches import plan_batches
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 from fs_fedmllm.rounds.learning_rate import round_lr
-from fs_fedmllm.rounds.trainer import LocalTrainer, Turn
+from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
 
 
@@ -51,8 +52,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     mllm = load_mllm(ModelOptions(path="tiny"))
     local, regularizer = LocalConfig(batch_size=16), RegularizerConfig(type="adaptive")
     encoder = Encoder(mllm, template, "augmented", None)  # prompt augmentation, one of the paper's two strategies
-    trainer = LocalTrainer(mllm, encoder, local)
-    evaluator = Evaluator(encoder, EvaluationConfig())
+    trainer = LeanTrainer(mllm, encoder, local)
+    evaluator = Evaluator(encoder, EvaluatorConfig())
     mask = layer_mask(mllm.adapter.layers, mllm.adapter.depth, regularizer.skip_layers)  # the other: equation 3
 
     server = FedAvg()
@@ -69,16 +70,15 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 switch="measured",
                 scenario="cross",
             )
-            turn = Turn(
+            plan = UpdatePlan(
                 batches=plan_batches(len(rows), amount=args.steps, unit="batch", batch_size=local.batch_size, rng=rng),
                 lr=round_lr(3e-3, round_index, local.lr_horizon, local.warmup_ratio),
                 halves=[ProximalClient(Penalty(gamma, mask))],
                 dropout_seed=int(rng.integers(2**31)),
             )
-            mllm.adapter.load(params)  # what the server sent
-            used = sorted({i for batch in turn.batches for i in batch})
-            log = trainer.fit(dict(zip(used, encoder.encode([rows[i] for i in used]), strict=True)), turn)
-            mean.add(client, float(len(rows)), mllm.adapter.export())
+            encoded = dict(zip(plan.rows, encoder.encode([rows[i] for i in plan.rows]), strict=True))
+            trained, log = trainer.fit(params, encoded, plan)  # from what the server sent
+            mean.add(client, float(len(rows)), trained)
         params, state = server.step(params, state, mean.mean())
         if round_index % 10 == 9:
             tqdm.write(f"round {round_index + 1}: client {client}, loss {log.loss:.3f}, penalty {log.penalty:.4f}")

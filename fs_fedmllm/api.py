@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.evaluation.predictions import Prediction
     from fs_fedmllm.evaluation.row_metrics import RowMetric
     from fs_fedmllm.models.families.base import Family
-    from fs_fedmllm.rounds.federation import Update
+    from fs_fedmllm.rounds.client_update import ClientUpdate
     from fs_fedmllm.runs.checkpoint import RunState
     from fs_fedmllm.scenarios import Scenario
     from fs_fedmllm.tools.adapters.opening import Opened
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Callback:
     """What happens beside a run; override what you need. Changing the state changes the run."""
 
-    def on_client_end(self, round_index: int, update: Update) -> None:
+    def on_client_end(self, round_index: int, update: ClientUpdate) -> None:
         """After a client's update.
 
         Args:
@@ -142,11 +142,11 @@ def run(
             register_algorithm(algorithm)
             overrides = {"federate__method": algorithm.name, **overrides}
     checked = load_config(config, **overrides)
-    from fs_fedmllm.runs.session import Silent
+    from fs_fedmllm.runs.listener import Listener
     from fs_fedmllm.runs.simulation import run as run_embedded
 
-    class Calls(Silent):
-        def trained(self, round_index: int, update: Update) -> None:
+    class Calls(Listener):
+        def trained(self, round_index: int, update: ClientUpdate) -> None:
             for callback in callbacks:
                 callback.on_client_end(round_index, update)
 

@@ -11,8 +11,9 @@ import torch
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -32,7 +33,7 @@ def honest(tmp_path_factory):
     config = schema.load(CONFIGS / "aligned_a05.yaml", words)
     federation = Federation.build(config, prepare_data(config))
     start = federation.initial_state()
-    return federation, start, [federation.client_turn(client, 0, start) for client in range(1, 7)]
+    return federation, start, [federation.clients.update(client, 0, start) for client in range(1, 7)]
 
 
 def attacked(update, start, kind):
@@ -56,13 +57,13 @@ def one_round(honest, tmp_path, updates, *words):
     raw = schema.apply_overrides(to_mapping(federation.config), [str(w) for w in words])
     config = schema.from_mapping(raw)
     mine = dataclasses.replace(federation, config=config)
-    session = Session(mine, RunFolder(tmp_path / f"run{len(list(tmp_path.iterdir()))}", config), Silent())
+    session = Session(mine, RunFolder(tmp_path / f"run{len(list(tmp_path.iterdir()))}", config), Listener())
     session.begin_round()
-    before = session.params
+    before = session.state.params
     for update in updates:
-        session.accept(update)
+        session.take(update)
     session.end_round(len(updates))
-    return {n: t - before[n] for n, t in session.params.items()}, session
+    return {n: t - before[n] for n, t in session.state.params.items()}, session
 
 
 def far(one, other) -> float:
@@ -109,7 +110,7 @@ def test_a_bound_on_scaffolds_variates(honest, tmp_path) -> None:
     sent = [dataclasses.replace(u, state=u.state | v) for u, v in zip(updates, variates, strict=True)]
     loud = dataclasses.replace(updates[2], state=updates[2].state | {n: 1000 * t for n, t in variates[2].items()})
     bounds = (A + "max_update_norm", 1.0, A + "max_variate_norm", 1.01 * longest)
-    pieces = (dataclasses.replace(federation, server=Scaffold(1.0)), start, updates)
+    pieces = (dataclasses.replace(federation, optimizer=Scaffold(1.0)), start, updates)
 
     def variate(others: list, *words: object) -> tuple[float, list]:
         _, session = one_round(pieces, tmp_path, others, "federate.method", "scaffold", *words)
@@ -174,28 +175,28 @@ def test_ranks_per_client(short_config) -> None:
     config = short_config("aligned_a05", *words, A + "ranks", "[2, 8, 4]")
     federation = Federation.build(config, prepare_data(config))
     start = federation.initial_state()
-    updates = {client: federation.client_turn(client, 0, start) for client in (1, 2, 3)}
+    updates = {client: federation.clients.update(client, 0, start) for client in (1, 2, 3)}
     for client, rank in ((1, 2), (2, 8), (3, 4)):
         assert {t.shape[0] for n, t in updates[client].state.items() if "lora_A" in n} == {rank}
         assert {t.shape[1] for n, t in updates[client].state.items() if "lora_B" in n} == {rank}
         assert all(bool(t.any()) for n, t in updates[client].state.items() if "lora_B" in n)  # it trained
     full = short_config("aligned_a05", *words)
-    plain = Federation.build(full, federation.data).client_turn(2, 0, start)
+    plain = Federation.build(full, federation.data).clients.update(2, 0, start)
     assert adapter_bytes(plain.state) == adapter_bytes(updates[2].state)  # the full rank is a plain turn
     results, folder = run(config)
     assert results["rounds"] == 2 and not results["refused"]
     assert results["bytes_sent"] < 2 * 2 * 3 * results["adapter_bytes"]
     wrong = dataclasses.replace(updates[1], client=3)
-    session = Session(federation, RunFolder(folder.path.parent / "other", config), Silent())
+    session = Session(federation, RunFolder(folder.path.parent / "other", config), Listener())
     session.begin_round()
-    assert session.accept(updates[1]) and session.accept(wrong)  # a lower rank than agreed is fine
+    assert session.take(updates[1]) and session.take(wrong)  # a lower rank than agreed is fine
 
 
 def test_frozen_a_stays_and_halves_what_is_sent(short_config) -> None:
     config = short_config("aligned_a05", A + "lora", "frozen_a", "train.optimizer.lr", 1.0e-3)
     federation = Federation.build(config, prepare_data(config))
     start = federation.initial_state()
-    update = federation.client_turn(1, 0, start)
+    update = federation.clients.update(1, 0, start)
     assert update.state and not any("lora_A" in name for name in update.state)
     live = federation.mllm.adapter.export()
     assert all(torch.equal(live[n], start[n]) for n in start if "lora_A" in n)
@@ -206,9 +207,10 @@ def test_frozen_a_stays_and_halves_what_is_sent(short_config) -> None:
 
     end = load((folder.path / "adapter" / "adapter_model.safetensors").read_bytes())
     assert all(torch.equal(end[n], start[n]) == ("lora_A" in n) for n in start)
-    rule = federation.open_mean(start, [1])
+    server = federation.server
+    opened = server.begin(0, [1], start, federation.optimizer.init(start))
     with pytest.raises(UpdateError, match="frozen in this run"):
-        federation.accept(rule, start, dataclasses.replace(update, state=live))
+        server.take(opened, dataclasses.replace(update, state=live))
 
 
 def test_client_weights_change_the_mean(honest, tmp_path) -> None:

@@ -124,12 +124,13 @@ class Counting(fs_fedmllm.ClientHalf):
 
 
 def test_an_algorithm_from_outside_the_package(overrides, clean_registries, monkeypatch) -> None:
-    from fs_fedmllm.runs.session import Session
+    from fs_fedmllm.runs import session
 
     counts = []
-    monkeypatch.setattr(Session, "save_adapters", lambda self, save=Session.save_adapters: counts.append(
-        {client: float(kept["sign/count"]) for client, kept in self.state.clients.items()}
-    ) or save(self))  # fmt: skip
+    monkeypatch.setattr(session, "write_adapters", lambda folder, pieces, state, write=session.write_adapters: (
+        counts.append({client: float(kept["sign/count"]) for client, kept in state.clients.items()})
+        or write(folder, pieces, state)
+    ))  # fmt: skip
     settings = overrides | {"federate.sample_client_num": 3, "fedmllm.parameters": {"sign": {"step": "2e-3"}}}
     result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", algorithm=SignServer, **settings)
     assert counts == [{1: 2.0, 2: 2.0, 3: 2.0}] and result.results["method"] == "sign"

@@ -11,18 +11,21 @@ import torch
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.errors import ConfigError, UpdateError
-from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.rounds.client import ClientSide
+from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
+from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
-TURN = Federation.client_turn
+TURN = ClientSide.update
 
 
-def with_momentum(self, client, round_index, state, carried=None) -> Update:
+def with_momentum(self, client, round_index, state, carried=None) -> ClientUpdate:
     """A turn whose result depends on the client's own past: it adds half of its last difference."""
     update = TURN(self, client, round_index, state)
     moved = {name: tensor - state[name] for name, tensor in update.state.items()}
@@ -44,12 +47,12 @@ def whole(tmp_path_factory) -> str:
     """The adapter of a run that nothing ends early."""
     words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path_factory.mktemp("exp"))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Federation, "client_turn", with_momentum)
+        patch.setattr(ClientSide, "update", with_momentum)
         return str(run(schema.load(CONFIGS / "aligned_a05.yaml", words))[0]["adapter_sha256"])
 
 
 def test_without_what_they_keep_clients_train_another_adapter(short_config, monkeypatch, whole) -> None:
-    monkeypatch.setattr(Federation, "client_turn", lambda self, c, r, s, carried=None: with_momentum(self, c, r, s))
+    monkeypatch.setattr(ClientSide, "update", lambda self, c, r, s, carried=None: with_momentum(self, c, r, s))
     forgetful, _ = run(short_config("aligned_a05", *LONG))
     assert forgetful["adapter_sha256"] != whole
 
@@ -65,10 +68,10 @@ def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(
             raise KeyboardInterrupt
         return with_momentum(self, client, round_index, *rest)
 
-    monkeypatch.setattr(Federation, "client_turn", dies)
+    monkeypatch.setattr(ClientSide, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    monkeypatch.setattr(Federation, "client_turn", with_momentum)
+    monkeypatch.setattr(ClientSide, "update", with_momentum)
     resumed, _ = run(config)
     assert resumed["adapter_sha256"] == whole
 
@@ -76,34 +79,34 @@ def test_a_killed_run_with_client_state_resumes_to_the_same_bytes(
 def test_a_refused_client_keeps_what_it_had(short_config, tmp_path) -> None:
     config = short_config("aligned_a05", *LONG)
     federation = Federation.build(config, prepare_data(config))
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
 
     def update(client, value, mark):
-        state = {name: tensor + value for name, tensor in session.params.items()}
-        log = TURN(federation, client, 0, session.params).log
-        return Update(client, 5, state, log, {"test/mark": torch.tensor([mark])})
+        state = {name: tensor + value for name, tensor in session.state.params.items()}
+        log = TURN(federation.clients, client, 0, session.state.params).log
+        return ClientUpdate(client, 5, state, log, {"test/mark": torch.tensor([mark])})
 
     session.begin_round()
-    assert session.accept(update(1, 0.1, 1.0)) and session.accept(update(2, 0.1, 2.0))
-    assert session.carried(1) == {}  # not before the round ends
+    assert session.take(update(1, 0.1, 1.0)) and session.take(update(2, 0.1, 2.0))
+    assert 1 not in session.state.clients  # not before the round ends
     session.end_round(2)
     session.begin_round()
-    session.accept(update(1, 0.1, 3.0))
-    assert not session.accept(update(2, float("nan"), 4.0))
+    session.take(update(1, 0.1, 3.0))
+    assert not session.take(update(2, float("nan"), 4.0))
     session.end_round(2)
-    kept = {client: float(session.carried(client)["test/mark"]) for client in (1, 2)}
-    assert kept == {1: 3.0, 2: 2.0} and session.carried(3) == {}
+    kept = {client: float(session.state.clients[client]["test/mark"]) for client in (1, 2)}
+    assert kept == {1: 3.0, 2: 2.0} and 3 not in session.state.clients
     session.begin_round()
     session.take(update(1, 0.1, 5.0))
-    session.take((2, UpdateError("the training loss is nan")))
+    session.take(FailedUpdate(2, "the training loss is nan"))
     session.checkpoint()
-    again = Session(federation, RunFolder(tmp_path / "run", config), Silent())
+    again = Session(federation, RunFolder(tmp_path / "run", config), Listener())
     assert {c: float(t["test/mark"]) for c, t in again.state.clients.items()} == {1: 3.0, 2: 2.0}
     with pytest.raises(ConfigError, match="another configuration"):
         Session(
             Federation.build(dataclasses.replace(config, seed=8), federation.data),
             RunFolder(tmp_path / "run", config),
-            Silent(),
+            Listener(),
         )
 
 
@@ -140,9 +143,9 @@ def test_client_state_goes_through_the_workers_pipes(tmp_path, forks, whole) -> 
     driver = tmp_path / "driver.py"
     driver.write_text(
         "import sys\n"
-        "from test_client_state import Federation, with_momentum\n"
+        "from test_client_state import ClientSide, with_momentum\n"
         "from fs_fedmllm.cli import main\n"
-        "Federation.client_turn = with_momentum\n"
+        "ClientSide.update = with_momentum\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     words = [*SHORT, *map(str, LONG), "outdir", str(tmp_path), "expname", "two", "fedmllm.workers", "2"]

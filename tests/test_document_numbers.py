@@ -118,7 +118,7 @@ def test_the_noise_of_the_documents_is_the_accountants() -> None:
 def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
     pytest.importorskip("grpc", reason="the wire needs the extra 'distributed'")
     from fs_fedmllm.commands import certs
-    from fs_fedmllm.distributed import frames, site, transport, wire
+    from fs_fedmllm.distributed import client, frames, transport, wire
 
     text = text_of(REPOSITORY / "docs" / "deployment.md").replace("\n", " ")
     read, served = frames.FrameLimits(), transport.Limits()
@@ -131,7 +131,7 @@ def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
         f"{served.exchanges} in all",
         f"{served.bytes_in_flight >> 30} GiB being received in all",
         f"Keepalive pings every {options['grpc.keepalive_time_ms'] // 1000} s",
-        f"pauses of {site.FIRST_PAUSE / 2:g} s to {site.LONGEST_PAUSE:.0f} s",
+        f"pauses of {client.FIRST_PAUSE / 2:g} s to {client.LONGEST_PAUSE:.0f} s",
     ):
         assert said in text, said
     assert served.exchanges_per_client == 4 and "at most four of a client" in text

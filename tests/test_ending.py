@@ -69,7 +69,7 @@ def test_an_interrupt_in_a_hook_of_the_fork_ends_the_pool(monkeypatch: pytest.Mo
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         pipe.poll(None)
 
-    close = parallel.TurnPool.close
+    close = parallel.WorkerPool.close
 
     def watched(pool, **how) -> None:
         ended.extend(pool._processes)
@@ -77,9 +77,9 @@ def test_an_interrupt_in_a_hook_of_the_fork_ends_the_pool(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(parallel.multiprocessing.process.BaseProcess, "start", interrupted)
     monkeypatch.setattr(parallel, "_serve", idle)
-    monkeypatch.setattr(parallel.TurnPool, "close", watched)
+    monkeypatch.setattr(parallel.WorkerPool, "close", watched)
     with pytest.raises(KeyboardInterrupt):
-        parallel.TurnPool(None, 2)  # type: ignore[arg-type]
+        parallel.WorkerPool(None, 2)  # type: ignore[arg-type]
     assert len(ended) == 1 and not ended[0].is_alive()
 
 

@@ -12,8 +12,9 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
@@ -38,18 +39,18 @@ def test_a_run_holds_one_adapter_between_rounds_and_three_within(tmp_path: Path,
     config = schema.load(CONFIGS / "cross_i3t7.yaml", [*words, "train.local_update_steps", "1"])
     federation = Federation.build(config, prepare_data(config))
     before = live_bytes()
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    one = sum(tensor.nbytes for tensor in session.params.values())
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    one = sum(tensor.nbytes for tensor in session.state.params.values())
     within = []
     for _ in range(2):
-        drawn = session.begin_round()
+        drawn = session.begin_round().clients
         for client in drawn:
-            update = session.turn(client)
-            assert update is not None and session.accept(update)
+            update = federation.clients.update(client, session.state.round, session.message)
+            assert session.take(update)
             within.append((live_bytes() - before) / one)
             del update
         session.end_round(len(drawn))
     between = (live_bytes() - before) / one
     session.folder.close()
-    # Hundredths: the trainer keeps the random state of the last turn and the like.
+    # Hundredths: the trainer keeps the random state of the last update and the like.
     assert between == pytest.approx(1, abs=0.05) and within == [pytest.approx(3, abs=0.05)] * len(within)

@@ -8,7 +8,7 @@ import os
 
 from short_runs import CONFIGS, SHORT
 
-from fs_fedmllm.rounds.workers import TurnPool, further_accelerators, spread, useful_workers
+from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, spread, useful_workers
 
 
 def test_workers_change_time_and_nothing_else(tmp_path, forks) -> None:
@@ -29,9 +29,9 @@ def test_workers_change_time_and_nothing_else(tmp_path, forks) -> None:
 
 def test_a_process_that_has_trained_runs_turns_itself(federation) -> None:
     state = federation.initial_state()
-    expected = federation.client_turn(1, 0, state)
-    with TurnPool(federation, 2) as pool:
-        (update,) = pool.turns([1], 0, state)
+    expected = federation.clients.update(1, 0, state)
+    with WorkerPool(federation, 2) as pool:
+        (update,) = pool.updates([1], 0, state)
     assert all((update.state[n] == expected.state[n]).all() for n in state)
 
 
@@ -62,9 +62,9 @@ def test_a_process_with_a_model_of_its_own_gives_the_same_bytes(federation) -> N
     torch.set_num_threads(1)
     assert further_accelerators(federation) == []
     state = federation.initial_state()
-    expected = [federation.client_turn(client, 0, state) for client in (1, 2, 3)]
-    with TurnPool(federation, 0, accelerators=[-1]) as pool:
-        updates = list(pool.turns([1, 2, 3], 0, state))
+    expected = [federation.clients.update(client, 0, state) for client in (1, 2, 3)]
+    with WorkerPool(federation, 0, accelerators=[-1]) as pool:
+        updates = list(pool.updates([1, 2, 3], 0, state))
     assert [update.client for update in updates] == [1, 2, 3]
     for ours, theirs in zip(expected, updates, strict=True):
         assert all(torch.equal(ours.state[name], theirs.state[name]) for name in state)

@@ -18,9 +18,11 @@ from waiting import wait_until
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.export import adapter_bytes
+from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -58,7 +60,7 @@ def test_one_client_equals_centralised(short_config) -> None:
     federation = _federation(one)
     state = federation.initial_state()
     for round_index in range(2):
-        state = federation.client_turn(1, round_index, state).state
+        state = federation.clients.update(1, round_index, state).state
     _, folder = run(one)
     from safetensors.torch import load_file
 
@@ -79,49 +81,49 @@ def test_the_order_in_which_updates_arrive_does_not_matter(short_config, tmp_pat
     """Engines add in sorted order; whatever comes early waits. Adding out of order is refused, not averaged."""
     config = short_config()
     federation = _federation(config)
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    clients = session.begin_round()
-    updates = {c: federation.client_turn(c, 0, session.params) for c in reversed(clients)}
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    clients = session.begin_round().clients
+    updates = {c: federation.clients.update(c, 0, session.state.params) for c in reversed(clients)}
     for client in sorted(updates):
-        assert session.accept(updates[client])
+        assert session.take(updates[client])
     session.end_round(len(clients))
     expected, _ = run(dataclasses.replace(config, federate=dataclasses.replace(config.federate, total_round_num=1)))
     import hashlib
 
-    assert hashlib.sha256(adapter_bytes(session.params)).hexdigest() == expected["adapter_sha256"]
+    assert hashlib.sha256(adapter_bytes(session.state.params)).hexdigest() == expected["adapter_sha256"]
 
 
 @pytest.mark.parametrize("fault", ["nan", "shape", "unknown", "nothing"])
 def test_a_bad_update_is_refused_and_named_and_the_round_goes_on(short_config, tmp_path, fault) -> None:
     config = short_config("cross_i3t7", "federate.sample_client_num", 3)
     federation = _federation(config)
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    clients = session.begin_round()
-    updates = [federation.client_turn(c, 0, session.params) for c in clients]
-    name = next(iter(session.params))
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    clients = session.begin_round().clients
+    updates = [federation.clients.update(c, 0, session.state.params) for c in clients]
+    name = next(iter(session.state.params))
     spoilt = {
-        "nan": updates[1].state | {name: torch.full_like(session.params[name], float("nan"))},
+        "nan": updates[1].state | {name: torch.full_like(session.state.params[name], float("nan"))},
         "shape": updates[1].state | {name: torch.zeros(3, 3)},
         "unknown": updates[1].state | {"something.else": torch.zeros(3)},
         "nothing": {},
     }[fault]
-    assert session.accept(updates[0])
-    assert not session.accept(dataclasses.replace(updates[1], state=spoilt))
-    assert session.accept(updates[2])
+    assert session.take(updates[0])
+    assert not session.take(dataclasses.replace(updates[1], state=spoilt))
+    assert session.take(updates[2])
     session.end_round(3)
     (refused,) = session.state.figures["refused"]
     assert refused["client"] == clients[1] and f"Client {clients[1]}" in refused["reason"]
-    reference = Session(federation, RunFolder(tmp_path / "reference", config), Silent())
+    reference = Session(federation, RunFolder(tmp_path / "reference", config), Listener())
     reference.begin_round()
     for update in (updates[0], updates[2]):
-        reference.accept(update)
+        reference.take(update)
     reference.end_round(3)
-    assert adapter_bytes(session.params) == adapter_bytes(reference.params)
+    assert adapter_bytes(session.state.params) == adapter_bytes(reference.params)
 
 
 def test_without_a_valid_client_the_run_stops_and_keeps_the_last_good_adapter(short_config, monkeypatch) -> None:
     config = short_config("cross_i3t7", "expname", "stops")
-    turn = Federation.client_turn
+    turn = ClientSide.update
 
     def broken(self, client, round_index, *rest):
         update = turn(self, client, round_index, *rest)
@@ -129,11 +131,11 @@ def test_without_a_valid_client_the_run_stops_and_keeps_the_last_good_adapter(sh
             return update
         return dataclasses.replace(update, state={n: t * float("inf") for n, t in update.state.items()})
 
-    monkeypatch.setattr(Federation, "client_turn", broken)
+    monkeypatch.setattr(ClientSide, "update", broken)
     with pytest.raises(UpdateError, match=r"Round 1.*not finite.*last good adapter"):
         run(config)
     kept = (Path(config.outdir) / "stops" / "adapter" / "adapter_model.safetensors").read_bytes()
-    monkeypatch.setattr(Federation, "client_turn", turn)
+    monkeypatch.setattr(ClientSide, "update", turn)
     shorter = dataclasses.replace(config.federate, total_round_num=1)
     _, folder = run(dataclasses.replace(config, federate=shorter, expname="one"))
     assert kept == (folder.path / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -172,17 +174,17 @@ def whole(tmp_path_factory) -> dict[str, Any]:
 @pytest.mark.parametrize("rounds_before", [1, 2])
 def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, whole, rounds_before) -> None:
     config = short_config("missing_b50", *THREE_ROUNDS, "expname", "killed")
-    turn = Federation.client_turn
+    turn = ClientSide.update
 
     def dies(self, client, round_index, *rest):
         if round_index == rounds_before:
             raise KeyboardInterrupt
         return turn(self, client, round_index, *rest)
 
-    monkeypatch.setattr(Federation, "client_turn", dies)
+    monkeypatch.setattr(ClientSide, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    monkeypatch.setattr(Federation, "client_turn", turn)
+    monkeypatch.setattr(ClientSide, "update", turn)
     resumed, folder = run(config)
     assert folder.path.name == "killed"
     assert resumed["adapter_sha256"] == whole["adapter_sha256"]
@@ -259,10 +261,10 @@ def test_the_measured_rate_is_that_of_the_rows_a_client_trains_on(short_config) 
     split, pooled = (
         _federation(short_config("cross_i3t7", *on, *more)) for more in ((), ("federate.method", "global"))
     )
-    assert {split.halves(c)[0].penalty.gamma for c in split.data.clients} == {0.1}
+    assert {split.clients.halves(c)[0].penalty.gamma for c in split.data.clients} == {0.1}
     rows = pooled.data.clients[1]
     share = max(sum(r.image is None for r in rows), sum(r.text is None for r in rows)) / len(rows)
-    assert pooled.halves(1)[0].penalty.gamma == pytest.approx(0.1 * share) and 0 < share < 1
+    assert pooled.clients.halves(1)[0].penalty.gamma == pytest.approx(0.1 * share) and 0 < share < 1
 
 
 def test_local_reports_the_uniform_mean_of_the_clients(short_config) -> None:

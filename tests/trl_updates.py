@@ -12,7 +12,8 @@ from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.rounds.trainer import LocalTrainer, Turn
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.rounds.trl_trainer import TrlTrainer
 
 State = dict[str, torch.Tensor]
@@ -37,11 +38,12 @@ def two_rounds(mllm: MLLM, trainer: Any, rows: Any, lr: float, **plan: Any) -> S
         updates = []
         for kind in (1, 2, 0):
             own = [i for i in range(len(rows)) if i % 3 == kind or kind == 0]
-            mllm.adapter.load(state)
-            steps = Turn(batches=[own[:4], own[1:4]], lr=lr, dropout_seed=round_index + kind, halves=[penalty], **plan)
-            log = trainer.fit(rows, steps)
+            steps = UpdatePlan(
+                batches=[own[:4], own[1:4]], lr=lr, dropout_seed=round_index + kind, halves=[penalty], **plan
+            )
+            trained, log = trainer.fit(state, rows, steps)
             assert log.steps == 2 and log.rows == 7 and log.penalty >= 0 and log.grad_norm > 0
-            updates.append(mllm.adapter.export())
+            updates.append(trained)
         state = {name: torch.stack([update[name] for update in updates]).mean(0) for name in state}
     return state
 
@@ -49,7 +51,7 @@ def two_rounds(mllm: MLLM, trainer: Any, rows: Any, lr: float, **plan: Any) -> S
 def apart(mllm: MLLM, encoder: Encoder, rows: Sequence[Sample], local: LocalConfig, lr: float, **plan: Any) -> float:
     """The distance between the lean loop's adapter and TRL's."""
     encoded = encoder.encode(mixed(rows))
-    lean = two_rounds(mllm, LocalTrainer(mllm, encoder, local), encoded, lr, **plan)
+    lean = two_rounds(mllm, LeanTrainer(mllm, encoder, local), encoded, lr, **plan)
     trl = two_rounds(mllm, TrlTrainer(mllm, encoder, local), encoded, lr, **plan)
     assert distance(lean, mllm.adapter.initial_state(5)) > lr / 10
     return distance(lean, trl)

@@ -16,13 +16,14 @@ from plan import PRESET, overrides
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.rounds.federation import Federation
-from fs_fedmllm.rounds.workers import TurnPool, useful_workers
+from fs_fedmllm.rounds.workers import WorkerPool, useful_workers
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
-class Printed(Silent):
+class Printed(Listener):
     """Prints the losses, which must be the rivals' up to the dropout masks."""
 
     def trained(self, round_index: int, update: Any) -> None:
@@ -37,16 +38,16 @@ def main(plan_file: str, workers: str) -> None:
     federation = Federation.build(config, prepare_data(config))
     with tempfile.TemporaryDirectory() as folder:
         session = Session(federation, RunFolder(Path(folder) / "run", config), Printed())
-        with TurnPool(federation, useful_workers(federation)) as pool:
+        with WorkerPool(federation, useful_workers(federation)) as pool:
             for index in range(len(plan["rounds"])):
                 with turnstile.turn(str(index)):
-                    clients = session.begin_round()
-                    for outcome in pool.turns(clients, index, session.broadcast, session.state.clients):
+                    clients = session.begin_round().clients
+                    for outcome in pool.updates(clients, index, session.message, session.state.clients):
                         session.take(outcome)
-                    session.end_round(len(clients))
+                    session.end_round()
                     session.checkpoint()
                 with turnstile.turn(f"{index}-evaluation"):
-                    session.evaluate(index + 1)
+                    session.evaluate()
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def make(rounds: int, steps: int) -> dict[str, Any]:
     for index in range(rounds):
         turns = {}
         for client in federation.sample_clients(index):
-            turn = federation.plan(client, index, len(data.clients[client]))
-            turns[str(client)] = {"batches": turn.batches, "lr": turn.lr}
+            plan = federation.clients.plan(client, index, len(data.clients[client]))
+            turns[str(client)] = {"batches": plan.batches, "lr": plan.lr}
         planned.append(turns)
     lora = config.model.fedmllm.lora
     target = federation.mllm.model.peft_config["default"].target_modules

@@ -3,7 +3,7 @@
 A quantised update is the difference between the client's adapter and the one that it received, so the server's
 copy never loses precision. What rounding took is kept by the client and added to its next update (error feedback:
 Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014; Karimireddy et al., "Error Feedback Fixes
-SignSGD", ICML 2019): summed over a client's turns, what arrived is what was meant, up to the last remainder.
+SignSGD", ICML 2019): summed over a client's updates, what arrived is what was meant, up to the last remainder.
 
 The convergence theory of error feedback asks of the rounding that it shortens a vector, ``|x - Q(x)|^2 < |x|^2``.
 Rounding to the nearest level does so in a group of n values if ``n < 4 levels^2``: 196 for 4 bits, 64,516 for 8.
@@ -66,7 +66,7 @@ class Codec:
         Args:
             start: the adapter that the client received, float32, by canonical name.
             state: the client's adapter, or a part of it; what has other names goes along as it is.
-            residual: what the client's last call returned; empty before its first turn.
+            residual: what the client's last call returned; empty before its first update.
 
         Returns:
             What to send, and the client's next residual. A tensor that is not finite is sent so that it decodes as

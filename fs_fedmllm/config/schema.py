@@ -199,7 +199,7 @@ class ServerConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluatorConfig:
     """``fedmllm.eval``."""
 
     batch_size: int = key(64, "Rows in one forward pass.", unit="rows", valid=ONE_OR_MORE, numbers=False)
@@ -275,7 +275,7 @@ class _FedMLLMConfig:
     train: LocalConfig = section(LocalConfig)
     server: ServerConfig = section(ServerConfig, owner="server")
     aggregation: AggregationConfig = section(AggregationConfig)
-    eval: EvaluationConfig = section(EvaluationConfig, owner="server")
+    eval: EvaluatorConfig = section(EvaluatorConfig, owner="server")
     vision_cache: CacheConfig = section(CacheConfig, owner="site")
     network: NetworkConfig = section(NetworkConfig, owner="site", numbers=False)
     privacy: PrivacyConfig = section(PrivacyConfig)
@@ -353,8 +353,8 @@ class Config:
         return _with(self, own) if own else self
 
     @property
-    def turns_per_round(self) -> int:
-        """Client turns in a round: the centralised baseline's rows are all with one client."""
+    def updates_per_round(self) -> int:
+        """Client updates in a round: the centralised baseline's rows are all with one client."""
         return 1 if self.method.pooled else self.sampled_clients
 
     @property

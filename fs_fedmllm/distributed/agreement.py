@@ -1,4 +1,4 @@
-"""What the server and a client must agree on before a client's turn can mean anything.
+"""What the server and a client must agree on before a client's update can mean anything.
 
 Every key counts unless it is declared a site's own affair (where its files are, its threads, its device), the server's
 (evaluation, server optimizer, rounds), or one that changes no number. A key that is added later counts by itself.

@@ -6,12 +6,12 @@ more (secure aggregation: keys, shares, masked updates, unmasking) is a generato
     def masked_round(session, rows):    # rows: client -> its number of rows, ascending
         keys = Keys(...)
         alive = yield keys              # the clients that answered in time, ascending
-        yield MaskedTurns(session, keys.public, alive)
+        yield MaskedUpdates(session, keys.public, alive)
         ...
 
-The coordinator runs one phase after the other with the same rules: deadline, quorum, late and duplicate answers. A
+The server runs one phase after the other with the same rules: deadline, quorum, late and duplicate answers. A
 phase sees its answers in ascending client order, on the round loop's own thread. On the client, a handler is found
-under the phase's name (``Site(handlers={"turn": ..., "keys": ...})``).
+under the phase's name (``RoundClient(handlers={"turn": ..., "keys": ...})``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, number, state_digest, text, whole
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.rounds.federation import Update
-from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
+from fs_fedmllm.rounds.trainer import UpdateLog
+from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.session import Session
 
 
@@ -44,7 +45,7 @@ class Phase(ABC):
     def task(self, client: int) -> Message:
         """What a client is sent. Called on a transport thread; may be called again when a client comes back.
 
-        The coordinator adds client, phase, round and start to the header.
+        The server adds client, phase, round and start to the header.
         """
 
     @property
@@ -69,7 +70,7 @@ class Phase(ABC):
 Rounds = Callable[[Session, Mapping[int, int]], Generator[Phase, list[int], None]]
 
 
-class Turns(Phase):
+class Updates(Phase):
     """The clients train on the global adapter."""
 
     name = "turn"
@@ -77,8 +78,14 @@ class Turns(Phase):
     def __init__(self, session: Session, rows: Mapping[int, int]):
         self._session = session
         self._rows = rows
-        self._sent = dict(session.broadcast)
-        self._expected = session.upload_like
+        current = session.round
+        assert current is not None
+        side = session.federation.server
+        self._sent = current.message
+        if side.aggregation.ranks:  # then shapes depend on the client
+            self._contract = Contract(finite=False, max_bytes=2 * wire_bytes(current.received))
+        else:
+            self._contract = Contract.like(side.upload_like(current.received), partial=True, finite=False)
         self.start = state_digest(self._sent)
 
     def task(self, client: int) -> Message:
@@ -91,18 +98,16 @@ class Turns(Phase):
 
         Values that are not finite get through to the check of the update, which names the client in the results.
         """
-        if self._session.config.fedmllm.aggregation.ranks:  # then shapes depend on the client
-            return Contract(finite=False, max_bytes=2 * self._session.adapter_size)
-        return Contract.like(self._expected, partial=True, finite=False)
+        return self._contract
 
-    def read(self, client: int, answer: Message) -> Update | tuple[int, UpdateError]:
+    def read(self, client: int, answer: Message) -> ClientUpdate | FailedUpdate:
         """The update, or why there is none."""
         try:
             return self._update(client, answer)
         except (ProtocolError, UpdateError) as error:
-            return client, UpdateError(str(error))
+            return FailedUpdate(client, str(error))
 
-    def _update(self, client: int, answer: Message) -> Update:
+    def _update(self, client: int, answer: Message) -> ClientUpdate:
         header = answer.header
         if "failed" in header:
             raise UpdateError(text(header, "failed"))
@@ -111,7 +116,7 @@ class Turns(Phase):
             raise UpdateError(f"it joined with {self._rows[client]} rows and now reports {rows}")
         raw = header.get("log")
         figures: Mapping[str, Any] = raw if isinstance(raw, dict) else {}
-        log = TurnLog(
+        log = UpdateLog(
             loss=number(figures, "loss"),
             penalty=number(figures, "penalty"),
             grad_norm=number(figures, "grad_norm"),
@@ -119,13 +124,13 @@ class Turns(Phase):
             rows=whole(figures, "rows"),
             seconds=number(figures, "seconds", low=0),
         )
-        return Update(client, rows, dict(answer.tensors), log)
+        return ClientUpdate(client, rows, dict(answer.tensors), log)
 
-    def take(self, client: int, answer: Update | tuple[int, UpdateError]) -> None:
+    def take(self, client: int, answer: ClientUpdate | FailedUpdate) -> None:
         """Check it and add it to the round's sum."""
         self._session.take(answer)
 
 
 def plain_round(session: Session, rows: Mapping[int, int]) -> Generator[Phase, list[int], None]:
-    """Every client takes its turn; the updates are summed as they are."""
-    yield Turns(session, rows)
+    """Every client trains; the updates are summed as they are."""
+    yield Updates(session, rows)

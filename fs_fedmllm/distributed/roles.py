@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
@@ -19,12 +20,13 @@ from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.client import Handler
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
-from fs_fedmllm.distributed.site import Handler
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.fingerprint import base_fingerprint
-from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.rounds.client import ClientSide
+from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.belongings import base_of
 from fs_fedmllm.scenarios.federated_data import (
     FederatedData,
@@ -178,42 +180,42 @@ def site_identity(config: Config, client: int, rows: Sequence[Sample], template:
     return f"{client}-{digest(agreed)}-{rows_sha256(rows)}-{base_of(config)[:16]}"
 
 
-#: Client, round, what the server sent, what the client carries -> its update.
-TakesTurns = Callable[[int, int, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Update]
+#: Client, round, what the server sent, what the client has kept -> its update.
+Train = Callable[[int, int, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], ClientUpdate]
 
 
-def turn_handler(client: int, take_turn: TakesTurns) -> Handler:
+def update_handler(client: int, train: Train) -> Handler:
     """The handler of the phase ``turn``: train, and answer with the client's adapter.
 
     Args:
         client: id.
-        take_turn: trains; :meth:`fs_fedmllm.rounds.federation.Federation.client_turn` does.
+        train: gives the update; :meth:`fs_fedmllm.rounds.client.ClientSide.update` does.
     """
 
-    def handle(task: Message, carried: dict[str, torch.Tensor]) -> tuple[Message, dict[str, torch.Tensor]]:
+    def handle(task: Message, client_state: State) -> tuple[Message, State]:
         try:
-            update = take_turn(client, whole(task.header, "round"), dict(task.tensors), carried)
+            update = train(client, whole(task.header, "round"), dict(task.tensors), client_state)
         except UpdateError as error:
-            return Message("answer", {"failed": f"client {client}: {error}"}), carried
+            return Message("answer", {"failed": f"client {client}: {error}"}), client_state
         log = dataclasses.asdict(update.log)
         return Message("answer", {"rows": update.rows, "log": log}, update.state), update.client_state
 
     return handle
 
 
-def check_task(federation: Federation) -> TakesTurns:
-    """``client_turn`` behind a check that the server's adapter is one of this model's."""
-    names = federation.mllm.adapter.names
+def checked(clients: ClientSide) -> Train:
+    """Training behind a check that the server's adapter is one of this model's."""
+    names = clients.adapter.names
 
-    def take_turn(
-        client: int, round_index: int, state: Mapping[str, torch.Tensor], carried: Mapping[str, torch.Tensor]
-    ) -> Update:
-        missing = [name for name in names if name not in state]
+    def train(
+        client: int, round_index: int, message: Mapping[str, torch.Tensor], client_state: Mapping[str, torch.Tensor]
+    ) -> ClientUpdate:
+        missing = [name for name in names if name not in message]
         if missing:
             raise ConfigError(
                 f"The server's adapter lacks {len(missing)} tensors of this model, the first {missing[0]!r}. Use the "
                 "same model.fedmllm on every site."
             )
-        return federation.client_turn(client, round_index, state, carried)
+        return clients.update(client, round_index, message, client_state)
 
-    return take_turn
+    return train

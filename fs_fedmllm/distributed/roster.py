@@ -31,7 +31,7 @@ class Member:
 
 
 class Roster:
-    """The clients of one server process. Not thread-safe; the coordinator holds its lock.
+    """The clients of one server process. Not thread-safe; the desk holds its lock.
 
     Args:
         expected: ids of the federation.

@@ -13,10 +13,11 @@ from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.console import closing_table
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.resumption import announce
 from fs_fedmllm.runs.run_folder import check_output, claimed, claimed_by_client
-from fs_fedmllm.runs.session import Listener, Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
 
@@ -43,7 +44,7 @@ def run_server(
         data = server_data(config)
         with log_in(folder.path):
             announce(folder.path, config, data)
-            session = Session(Federation.build(config, data), folder, listener or Silent(), started)
+            session = Session(Federation.build(config, data), folder, listener, started)
             return end_of_server(session, serve(session, data))
 
 

@@ -22,18 +22,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.distributed.client import Handler
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, TensorSpec
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase
 from fs_fedmllm.distributed.protocol import ProtocolError, number, text, whole
+from fs_fedmllm.distributed.roles import Train
 from fs_fedmllm.errors import PrivacyError, UpdateError
+from fs_fedmllm.privacy.masked_sum import MASKED, MaskedSum
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
-from fs_fedmllm.rounds.federation import Federation, Update
-from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
+from fs_fedmllm.rounds.server import ServerSide
+from fs_fedmllm.rounds.trainer import UpdateLog
 from fs_fedmllm.runs.session import Session
 
 logger = logging.getLogger("fs_fedmllm.distributed")
@@ -99,7 +104,7 @@ class _Step(Phase):
                 raise answer
             self.use(client, answer)
         except (PrivacyError, UpdateError) as error:
-            self._session.take((client, UpdateError(f"{self.name}: {error}")))
+            self._session.take(FailedUpdate(client, f"{self.name}: {error}"))
 
     def use(self, client: int, answer: Any) -> None:
         """Give an answer to the protocol."""
@@ -133,12 +138,12 @@ class _Shares(_Step):
         self._server.add_shares(client, *answer)
 
 
-class _Turns(_Step):
+class _Updates(_Step):
     name = TURN
 
     def __init__(self, session: Session, server: SecureServer, policy: Policy, rows: Mapping[int, int]):
         super().__init__(session, server)
-        self._sent = dict(session.broadcast)
+        self._sent = session.round.message if session.round is not None else {}
         self._policy = policy
         self._rows = rows
 
@@ -150,21 +155,19 @@ class _Turns(_Step):
 
     @property
     def contract(self) -> Contract:
-        return Contract({"masked": TensorSpec(torch.int32, (self._server.words,))}, partial=True)
+        return Contract({MASKED: TensorSpec(torch.int32, (self._server.words,))}, partial=True)
 
-    def parse(self, client: int, answer: Message) -> tuple[np.ndarray, TurnLog]:
-        if "masked" not in answer.tensors:
+    def parse(self, client: int, answer: Message) -> ClientUpdate:
+        if MASKED not in answer.tensors:
             raise ProtocolError("the answer has no masked update")
         header = answer.header
         unknown = float("nan")  # the client's own affair, see above
         steps, seconds = whole(header, "steps"), number(header, "seconds", low=0)
-        log = TurnLog(unknown, unknown, unknown, steps, self._rows[client], seconds)
-        return answer.tensors["masked"].numpy().view(np.uint32), log
+        log = UpdateLog(unknown, unknown, unknown, steps, self._rows[client], seconds)
+        return ClientUpdate(client, self._rows[client], {MASKED: answer.tensors[MASKED]}, log)
 
-    def use(self, client: int, answer: tuple[np.ndarray, TurnLog]) -> None:
-        vector, log = answer
-        self._server.add_masked(client, vector)
-        self._session.count_turn(Update(client, self._rows[client], {}, log))
+    def use(self, client: int, answer: ClientUpdate) -> None:
+        self._session.take(answer)
 
 
 class _Unmask(_Step):
@@ -190,56 +193,55 @@ def secure_round(session: Session, rows: Mapping[int, int]) -> Generator[Phase, 
     Raises:
         PrivacyError: fewer clients than the threshold were left; nothing was opened.
     """
-    heaviest = max(int(session.federation.weight(count)) for count in rows.values())
-    policy = Policy.of(session.config, session.federation.shared(session.params), len(rows), heaviest)
+    current, side = session.round, session.federation.server
+    assert current is not None
+    heaviest = max(int(side.weight(count)) for count in rows.values())
+    policy = Policy.of(side.privacy, side.sampled, side.shared(current.received), len(rows), heaviest)
     server = SecureServer(policy.threshold, policy.codec.words)
     yield _Keys(session, server)
     server.close_keys()
     yield _Shares(session, server)
     server.close_shares()
-    yield _Turns(session, server, policy, rows)
-    survivors = server.close_masked()
+    current.aggregator = MaskedSum(server, policy)
+    yield _Updates(session, server, policy, rows)
+    server.close_masked()
     yield _Unmask(session, server)
-    session.take_sum(policy.mean(server.total()), survivors)
 
 
 # Client ------------------------------------------------------------------------------------------------------------
 
-#: Client, round, what the server sent, what the client carries -> its update.
-TakesTurns = Callable[[int, int, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Update]
-Carried = dict[str, torch.Tensor]
 
-
-class SecureSite:
+class SecureRoundClient:
     """A client's handlers of the four phases.
 
     Args:
         config: of the site; the threshold that it asks for is the client's own least.
         client: id.
-        federation: knows how clients are weighted.
-        take_turn: trains.
+        server: how clients are weighted.
+        train: gives the update that is masked.
     """
 
-    def __init__(self, config: Config, client: int, federation: Federation, take_turn: TakesTurns):
-        self._config = config
+    def __init__(self, config: Config, client: int, server: ServerSide, train: Train):
+        self._privacy = config.fedmllm.privacy
         self._client = client
-        self._federation = federation
-        self._take_turn = take_turn
+        self._sampled = config.sampled_clients
+        self._server = server
+        self._train = train
         self._side: SecureClient | None = None
         self._session = ""
 
-    def handlers(self) -> dict[str, Callable[[Message, Carried], tuple[Message, Carried]]]:
+    def handlers(self) -> dict[str, Handler]:
         """By the name of the phase."""
-        steps = {KEYS: self._keys, SHARES: self._shares, TURN: self._turn, UNMASK: self._unmask}
+        steps = {KEYS: self._keys, SHARES: self._shares, TURN: self._update, UNMASK: self._unmask}
         return {name: self._answering(step) for name, step in steps.items()}
 
-    def _answering(self, step: Callable[[Message], Message]) -> Callable[[Message, Carried], tuple[Message, Carried]]:
-        def handle(task: Message, carried: Carried) -> tuple[Message, Carried]:
+    def _answering(self, step: Callable[[Message], Message]) -> Handler:
+        def handle(task: Message, client_state: State) -> tuple[Message, State]:
             try:
-                return step(task), carried
+                return step(task), client_state
             except (PrivacyError, ProtocolError, UpdateError) as error:
                 logger.warning("Secure aggregation, client %d: %s", self._client, error)
-                return Message("answer", {"failed": f"client {self._client}: {error}"}), carried
+                return Message("answer", {"failed": f"client {self._client}: {error}"}), client_state
 
         return handle
 
@@ -262,25 +264,24 @@ class SecureSite:
         mask = _by_client({"roster": {client: keys.get("mask") for client, keys in raw.items()}}, "roster")
         roster = {client: {"seal": seal[client], "mask": mask[client]} for client in seal}
         threshold = whole(task.header, "threshold")
-        least = threshold_of(self._config.fedmllm.privacy.secure_aggregation.threshold, len(roster))
+        least = threshold_of(self._privacy.secure_aggregation.threshold, len(roster))
         if threshold < least:
             raise PrivacyError(f"the server asks for a threshold of {threshold}, this site for at least {least}.")
         sealed, commitment = side.shares(_from_hex(self._session, "session"), roster, threshold)
         return Message("answer", {"sealed": _to_hex(sealed), "commitment": commitment.hex()})
 
-    def _turn(self, task: Message) -> Message:
+    def _update(self, task: Message) -> Message:
         side = self._current(task)
         header = task.header
         sealed = _by_client(header, "sealed")
-        update = self._take_turn(self._client, whole(header, "round"), dict(task.tensors), {})
-        policy = Policy.of(
-            self._config, update.state, whole(header, "clients", low=1), whole(header, "weight_bound", low=1)
-        )
+        update = self._train(self._client, whole(header, "round"), dict(task.tensors), {})
+        clients, weight_bound = whole(header, "clients", low=1), whole(header, "weight_bound", low=1)
+        policy = Policy.of(self._privacy, self._sampled, update.state, clients, weight_bound)
         start = {name: tensor.float() for name, tensor in task.tensors.items()}
-        weight = int(self._federation.weight(update.rows))
+        weight = int(self._server.weight(update.rows))
         vector = policy.vector(self._client, start, update.state, weight)
         masked = torch.from_numpy(side.masked(sealed, vector).view(np.int32))
-        return Message("answer", {"steps": update.log.steps, "seconds": update.log.seconds}, {"masked": masked})
+        return Message("answer", {"steps": update.log.steps, "seconds": update.log.seconds}, {MASKED: masked})
 
     def _unmask(self, task: Message) -> Message:
         side = self._current(task)

@@ -12,9 +12,9 @@ from typing import Any
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.distributed import coordinator as server_side
-from fs_fedmllm.distributed import site as client_side
-from fs_fedmllm.distributed.coordinator import Coordinator
+from fs_fedmllm.distributed import client as client_side
+from fs_fedmllm.distributed import server as server_side
+from fs_fedmllm.distributed.client import Handler, RoundClient
 from fs_fedmllm.distributed.frames import Contract, FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
@@ -22,13 +22,13 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Rounds, plain_round
 from fs_fedmllm.distributed.roles import (
     agreement,
-    check_task,
+    checked,
     introduction,
     site_identity,
     split_of_clients,
-    turn_handler,
+    update_handler,
 )
-from fs_fedmllm.distributed.site import Handler, Site
+from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportServer
 from fs_fedmllm.distributed.transport_client import TransportClient
@@ -93,10 +93,10 @@ def rounds_of(config: Config) -> Rounds:
 def handlers_of(config: Config, client: int, federation: Federation) -> Mapping[str, Handler]:
     """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear."""
     if config.fedmllm.privacy.secure_aggregation.enabled:
-        from fs_fedmllm.distributed.secure_round import SecureSite
+        from fs_fedmllm.distributed.secure_round import SecureRoundClient
 
-        return SecureSite(config, client, federation, check_task(federation)).handlers()
-    return {"turn": turn_handler(client, check_task(federation))}
+        return SecureRoundClient(config, client, federation.server, checked(federation.clients)).handlers()
+    return {"turn": update_handler(client, checked(federation.clients))}
 
 
 def serve(session: Session, data: FederatedData, *, linger: float = server_side.LINGER) -> dict[str, Any] | None:
@@ -111,20 +111,20 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         The results, or None if the server was asked to stop; the same command resumes.
 
     Raises:
-        FedMLLMError: see :meth:`Coordinator.run`; ConfigError and IdentityError for address and certificates.
+        FedMLLMError: see :meth:`RoundServer.run`; ConfigError and IdentityError for address and certificates.
     """
     config = session.config
     settings = config.fedmllm.network
-    made: list[Coordinator] = []
+    made: list[RoundServer] = []
 
     def handler(peer: Peer, message: Message, exchange: Exchange) -> Message:
-        return made[0].handle(peer.client, message, exchange)
+        return made[0].desk.handle(peer.client, message, exchange)
 
     def contract(peer: Peer, kind: str, header: Mapping[str, Any]) -> Contract:
-        return made[0].contract(kind, header)
+        return made[0].desk.contract(kind, header)
 
     def admits(peer: Peer) -> None:
-        made[0].admit(peer.client)
+        made[0].desk.admit(peer.client)
 
     limits = Limits(frames=frame_limits(settings), exchanges=max(64, 4 * config.federate.client_num))
     transport = TransportServer(settings.address, handler, identity(settings), limits, contract, admits)
@@ -132,7 +132,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
     def traffic() -> tuple[int, int]:
         return transport.traffic.received, transport.traffic.sent
 
-    coordinator = Coordinator(
+    server = RoundServer(
         session,
         settings,
         agreed=agreement(config, data.template),
@@ -142,11 +142,11 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         rounds=rounds_of(config),
         linger=linger,
     )
-    made.append(coordinator)
-    with on_termination(coordinator.stop), transport:
+    made.append(server)
+    with on_termination(server.stop), transport:
         logger.info("Listening on %s (port %d).", settings.address, transport.port)
         try:
-            return coordinator.run()
+            return server.run()
         except server_side.Stopped:
             transport.stop()  # with a moment for the answers that tell the clients
             return None
@@ -174,7 +174,7 @@ def take_part(
         The server's closing figures, or None if the client was asked to stop; the same command resumes.
 
     Raises:
-        FedMLLMError: see :meth:`Site.run`; ConfigError and IdentityError for address and certificates.
+        FedMLLMError: see :meth:`RoundClient.run`; ConfigError and IdentityError for address and certificates.
     """
     settings = config.fedmllm.network
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def take_part(
     # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.
     limits = frame_limits(settings)
     with TransportClient(settings.address, identity(settings, client), limits) as channel:
-        site = Site(
+        site = RoundClient(
             channel,
             client,
             introduction(config, client, data),

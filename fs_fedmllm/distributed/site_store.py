@@ -1,4 +1,4 @@
-"""What a client keeps on its own disk: its last answer until the server has used it, and what it carries along.
+"""What a client keeps on its own disk: its last answer until the server has used it, and its state.
 
 A client that is killed and started again sends the very answer that it had computed, or computes it anew from the same
 state; a client whose answer came too late goes on from the state before it, as if it had not taken part.
@@ -34,12 +34,12 @@ class Pending:
     Attributes:
         place: phase, round and start that it belongs to.
         answer: the message.
-        carried: what the client carries along once the server has used the answer.
+        client_state: what the client keeps once the server has used the answer.
     """
 
     place: dict[str, Any]
     answer: Message
-    carried: State = field(default_factory=dict)
+    client_state: State = field(default_factory=dict)
 
 
 class SiteStore:
@@ -48,7 +48,7 @@ class SiteStore:
     Args:
         folder: made if it is not there.
         identity: of client, data and configuration, so that another run's state is never continued.
-        needed: whether the server's own state is a sum over what clients carry, so that a client cannot go on without.
+        needed: whether the server's own state is a sum over what clients keep, so that a client cannot go on without.
 
     Raises:
         ConfigError: the folder holds another run's state, or a damaged one.
@@ -59,7 +59,7 @@ class SiteStore:
         self._identity = identity
         self._needed = needed
         self.pending: Pending | None = None
-        self.carried: State = {}
+        self.client_state: State = {}
         self._carried_from = -1  # the round whose answer gave what is carried
         remove_torn(folder)
         self._read()
@@ -81,15 +81,15 @@ class SiteStore:
         """
         pending, self.pending = self.pending, None
         if pending is not None and pending.place["round"] == taken:
-            self.carried, self._carried_from = pending.carried, taken
+            self.client_state, self._carried_from = pending.client_state, taken
         elif self._carried_from != taken:
-            if (self.carried or self._needed) and taken >= 0:
+            if (self.client_state or self._needed) and taken >= 0:
                 raise ConfigError(
                     f"The server has used this client's answer of round {taken}, but {self._folder} holds what it "
                     f"carried along after round {self._carried_from}. Restore that folder, or start the run anew."
                 )
-            self.carried, self._carried_from = {}, taken
-        if self.carried:  # without anything to carry, what is on disk can stay until the next answer replaces it
+            self.client_state, self._carried_from = {}, taken
+        if self.client_state:  # without any state, what is on disk can stay until the next answer replaces it
             self._write()
 
     def clear(self) -> None:
@@ -98,14 +98,14 @@ class SiteStore:
             file.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        tensors = {f"carried/{name}": tensor.clone() for name, tensor in self.carried.items()}
+        tensors = {f"carried/{name}": tensor.clone() for name, tensor in self.client_state.items()}
         head: dict[str, Any] = {"version": VERSION, "identity": self._identity, "pending": None}
         head["carried_from"] = self._carried_from
         if self.pending is not None:
             answer = self.pending.answer
             # Two may share memory (a client that returned what it got), which safetensors refuses.
             tensors |= {f"answer/{name}": tensor.clone() for name, tensor in answer.tensors.items()}
-            tensors |= {f"next/{name}": tensor.clone() for name, tensor in self.pending.carried.items()}
+            tensors |= {f"next/{name}": tensor.clone() for name, tensor in self.pending.client_state.items()}
             head["pending"] = {"place": self.pending.place, "kind": answer.kind, "header": dict(answer.header)}
             head["order"] = list(answer.tensors)
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -146,7 +146,7 @@ class SiteStore:
             for name, tensor in load(data).items():
                 part, _, rest = name.partition("/")
                 parts[part][rest] = tensor
-            self.carried, self._carried_from = parts["carried"], whole(head, "carried_from", low=-1)
+            self.client_state, self._carried_from = parts["carried"], whole(head, "carried_from", low=-1)
             if head["pending"] is not None:
                 self.pending = _pending(head["pending"], head["order"], parts["answer"], parts["next"])
         except (LookupError, TypeError, ValueError, OSError, AttributeError, ProtocolError, SafetensorError) as error:
@@ -156,7 +156,7 @@ class SiteStore:
             ) from error
 
 
-def _pending(found: Any, order: Any, answer: State, carried: State) -> Pending:
+def _pending(found: Any, order: Any, answer: State, client_state: State) -> Pending:
     """The kept answer, of what the head says of it.
 
     Raises:
@@ -168,4 +168,4 @@ def _pending(found: Any, order: Any, answer: State, carried: State) -> Pending:
     whole(place, "round")
     if not isinstance(order, list) or sorted(order) != sorted(answer):
         raise ValueError("the answer's tensors are not those of its list")
-    return Pending(place, Message(kind, header, {name: answer[name] for name in order}), carried)
+    return Pending(place, Message(kind, header, {name: answer[name] for name in order}), client_state)

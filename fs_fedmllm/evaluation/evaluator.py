@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics, label_metrics, upstream_auc
@@ -34,7 +34,7 @@ class Evaluator:
         switches: the profile's; ``decision``, ``auc`` and ``unparsable`` are read.
     """
 
-    def __init__(self, encoder: Encoder, config: EvaluationConfig, switches: Mapping[str, str] | None = None):
+    def __init__(self, encoder: Encoder, config: EvaluatorConfig, switches: Mapping[str, str] | None = None):
         self.encoder = encoder
         self.config = config
         self.switches = switches or {}

@@ -35,7 +35,7 @@ class HubHook:
 
     def __init__(self, federation: Federation, folder: Path, publisher: Publisher | None = None):
         self.config: Config = federation.config
-        hub = self.config.fedmllm.hub
+        self._hub = hub = self.config.fedmllm.hub
         parse_reference(hub.repo, "fedmllm.hub.repo")
         require_public_base(base_name(federation.mllm.source, hub.base_model))
         self.federation = federation
@@ -60,7 +60,7 @@ class HubHook:
             results: gives the figures so far, as in results.json.
             save: saves the run's state in its checkpoint folder.
         """
-        hub = self.config.fedmllm.hub
+        hub = self._hub
         if hub.push == "end" or done >= self.config.federate.total_round_num:
             return
         figures = results()
@@ -81,7 +81,7 @@ class HubHook:
         Returns:
             What results.json says of the hub.
         """
-        hub, entry = self.config.fedmllm.hub, results["best"]
+        hub, entry = self._hub, results["best"]
         if hub.push == "every" or entry is None or not best:
             self._offer(results["rounds"], params, results, None)
         else:
@@ -96,7 +96,7 @@ class HubHook:
         results: dict[str, Any],
         save: Callable[[], None] | None,
     ) -> None:
-        hub = self.config.fedmllm.hub
+        hub = self._hub
         try:
             extra: dict[str, bytes] = {}
             if hub.checkpoint and save is not None:

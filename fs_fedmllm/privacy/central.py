@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.config import Config
+from fs_fedmllm.config.privacy import DPConfig
 from fs_fedmllm.privacy.accountant import Release, epsilon, hollow, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger
 from fs_fedmllm.privacy.noise import add_noise
@@ -30,23 +30,24 @@ class CentralPrivacy:
     """A run's differential privacy.
 
     Args:
-        config: with ``fedmllm.privacy.dp.clip_norm`` above 0.
+        dp: ``fedmllm.privacy.dp``, with a ``clip_norm`` above 0.
+        clients: clients in the federation.
+        sampled: clients in a round by configuration.
         ledger: file of the releases.
+        left: rounds that are still to be run.
         done: rounds that the run's checkpoint holds.
 
     Raises:
         PrivacyError: the accountant's library is missing, the ledger is damaged, or the budget is spent.
     """
 
-    def __init__(self, config: Config, ledger: Path, done: int):
-        dp = config.fedmllm.privacy.dp
-        clients = config.federate.client_num
-        self._config = config
-        self._expected = config.sampled_clients
+    def __init__(self, dp: DPConfig, clients: int, sampled: int, ledger: Path, *, left: int, done: int):
+        self._dp = dp
+        self._clients = clients
+        self._expected = sampled
         self.delta = dp.delta or clients**-1.1
         self._ledger = Ledger(ledger, self.delta)
         like = Release(dp.noise_multiplier, self._expected, clients, dp.sampling)
-        left = config.federate.total_round_num - done
         if dp.target_epsilon and left > 0:
             # Rounds that are taken again after a crash cost, and the remaining ones get the more noise.
             solved = solve_noise(dp.target_epsilon, self.delta, left, like, self._ledger.releases)
@@ -69,7 +70,7 @@ class CentralPrivacy:
 
     def draw_clients(self) -> list[int]:
         """The next round's clients, in secret; a round that is taken again draws anew."""
-        return draw(self._config.federate.client_num, self._expected, self._config.fedmllm.privacy.dp.sampling)
+        return draw(self._clients, self._expected, self._dp.sampling)
 
     def release(self, round_index: int, mean: State) -> State:
         """The noisy mean of a round, entered in the ledger first.
@@ -82,8 +83,7 @@ class CentralPrivacy:
             name -> float32 tensor.
         """
         self._ledger.append(round_index, self._next)
-        bound = self._config.fedmllm.privacy.dp.clip_norm
-        return add_noise(mean, self._next.noise_multiplier * bound / self._expected)
+        return add_noise(mean, self._next.noise_multiplier * self._dp.clip_norm / self._expected)
 
     def epsilon(self) -> float:
         """Epsilon of everything released so far."""
@@ -95,15 +95,14 @@ class CentralPrivacy:
 
     def report(self) -> dict[str, Any]:
         """What results.json says: epsilon and every assumption that it rests on."""
-        dp = self._config.fedmllm.privacy.dp
         releases = self._ledger.releases
         return {
             "epsilon": self.epsilon(),
             "delta": self.delta,
             "neighbouring": self._next.neighbouring,
             "sampling": _SAMPLING[self._next.mechanism],
-            "sampling_rate": self._expected / self._config.federate.client_num,
-            "clip_norm": dp.clip_norm,
+            "sampling_rate": self._expected / self._clients,
+            "clip_norm": self._dp.clip_norm,
             "noise_multipliers": sorted({release.noise_multiplier for release in releases}),
             "releases": len(releases),
             "weighting": "uniform, divided by the expected number of clients",

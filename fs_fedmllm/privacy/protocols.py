@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.config import Config
+from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.errors import PrivacyError
 from fs_fedmllm.extras import require_extra
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
 
 
-def secure_sum(config: Config, params: State, clients: Sequence[int], weight_bound: int) -> SecureSum:
+def secure_sum(
+    privacy: PrivacyConfig, expected: int, params: State, clients: Sequence[int], weight_bound: int
+) -> SecureSum:
     """A round under secure aggregation, with all clients in this process.
 
     Args:
-        config: the run's.
+        privacy: ``fedmllm.privacy``.
+        expected: clients in a round by configuration.
         params: the global adapter.
         clients: the round's, ascending.
         weight_bound: the largest weight of one of them.
@@ -30,4 +33,4 @@ def secure_sum(config: Config, params: State, clients: Sequence[int], weight_bou
     from fs_fedmllm.privacy.secure_aggregation.in_process import SecureSum
     from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 
-    return SecureSum(params, clients, Policy.of(config, params, len(clients), weight_bound))
+    return SecureSum(params, clients, Policy.of(privacy, expected, params, len(clients), weight_bound))

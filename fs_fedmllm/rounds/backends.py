@@ -5,10 +5,11 @@ from __future__ import annotations
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.rounds.trainer import ClientTrainer, LocalTrainer
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+from fs_fedmllm.rounds.trainer import LocalTrainer
 
 
-def local_trainer(mllm: MLLM, encoder: Encoder, local: LocalConfig) -> ClientTrainer:
+def local_trainer(mllm: MLLM, encoder: Encoder, local: LocalConfig) -> LocalTrainer:
     """The trainer that ``fedmllm.train.backend`` names.
 
     Args:
@@ -23,4 +24,4 @@ def local_trainer(mllm: MLLM, encoder: Encoder, local: LocalConfig) -> ClientTra
         from fs_fedmllm.rounds.trl_trainer import TrlTrainer
 
         return TrlTrainer(mllm, encoder, local)
-    return LocalTrainer(mllm, encoder, local)
+    return LeanTrainer(mllm, encoder, local)

@@ -1,46 +1,49 @@
-"""Which rows a client trains on, in which order: drawn once per turn, from a generator of its own."""
+"""What a client gives back in a round."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
-#: Streams of the run's seed; each consumer derives its own generator, so that none depends on another's draws.
-STREAM_SAMPLING, STREAM_ORDER, STREAM_DROPOUT = 101, 102, 103
+import torch
+
+from fs_fedmllm.algorithms import State
+from fs_fedmllm.rounds.trainer import UpdateLog
+
+#: What a client without a past keeps.
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
-def turn_generator(seed: int, stream: int, round_index: int, client: int) -> np.random.Generator:
-    """The generator of one purpose, round and client; the same on every engine and after a resume."""
-    return np.random.default_rng([seed, stream, round_index, client])
+@dataclass(frozen=True)
+class ClientUpdate:
+    """A client's update.
 
-
-def plan_batches(
-    rows: int, *, amount: int, unit: str, batch_size: int, rng: np.random.Generator, drop_tail: bool = False
-) -> list[list[int]]:
-    """Row indices of each optimizer step.
-
-    Args:
-        rows: rows of the client, at least 1.
-        amount: number of steps (``unit`` batch) or of passes over the rows (``unit`` epoch).
-        unit: ``batch`` or ``epoch``.
-        batch_size: rows behind one step; the last step of a pass may have fewer.
-        rng: the turn's generator; each pass is a fresh permutation.
-        drop_tail: drop the incomplete last step of a pass, as the authors' code does, unless it is the only one.
-
-    Returns:
-        One list of row indices per optimizer step.
+    Attributes:
+        client: id, from 1.
+        rows: size of the client's training set, the weight of sample-weighted methods.
+        state: what is sent: the client's adapter, float32, by canonical name, or what ``fedmllm.compression`` makes of
+            it, and whatever else the algorithm sends back, by names that hold a slash.
+        log: the figures of its training.
+        client_state: what the client keeps for its next update, by ``<owner>/<name>`` (for example
+            ``scaffold/<canonical name>``); never sent. Empty where nothing is kept.
     """
-    if rows < 1:
-        raise ValueError("a client without rows cannot train")
-    batches: list[list[int]] = []
-    passes = 0
-    while True:
-        order = rng.permutation(rows).tolist()
-        chunks = [order[i : i + batch_size] for i in range(0, rows, batch_size)]
-        if drop_tail and len(chunks) > 1 and len(chunks[-1]) < batch_size:
-            chunks.pop()
-        batches += chunks
-        passes += 1
-        if unit == "epoch" and passes == amount:
-            return batches
-        if unit == "batch" and len(batches) >= amount:
-            return batches[:amount]
+
+    client: int
+    rows: int
+    state: State
+    log: UpdateLog
+    client_state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FailedUpdate:
+    """That a client has no update in this round.
+
+    Attributes:
+        client: id.
+        reason: what happened, without the client's id.
+    """
+
+    client: int
+    reason: str

@@ -26,12 +26,12 @@ def round_lr(base: float, round_index: int, horizon: int, warmup_ratio: float, *
 
 
 def step_lr(peak: float, step: int, steps: int, *, inner: str = "constant") -> float:
-    """Learning rate of one optimizer step inside a client's turn.
+    """Learning rate of one optimizer step inside a client's update.
 
     Args:
         peak: the round's learning rate.
         step: index of the step, from 0.
-        steps: number of steps in the turn.
+        steps: number of steps in the update.
         inner: ``constant``, or ``cosine`` (the authors' second warm-up from 0 and cosine to 0: the first step is
             a no-op and a client with a single step never moves).
     """

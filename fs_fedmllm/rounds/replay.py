@@ -14,11 +14,13 @@ from fs_fedmllm.files.untrusted import read_json
 
 
 def recorded_participants(config: Config) -> list[list[int]]:
-    """The participants of each round in the results.json that ``fedmllm.replay`` names.
+    """The participants of each round in the results.json that ``fedmllm.replay`` names; empty where it names none.
 
     Raises:
         ConfigError: the file cannot be read, or does not fit the configuration.
     """
+    if not config.fedmllm.replay:
+        return []
     path = Path(config.fedmllm.replay)
     try:
         rounds = read_json(path)["participants"]

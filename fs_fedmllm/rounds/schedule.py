@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.rounds.client_update import STREAM_ORDER, STREAM_SAMPLING, plan_batches, turn_generator
+from fs_fedmllm.rounds.batches import STREAM_ORDER, STREAM_SAMPLING, plan_batches, update_generator
 
 
 def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[int]] = ()) -> list[int]:
@@ -32,12 +32,12 @@ def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[
         return list(range(1, total + 1))
     if config.switches["client_sampling"] == "round_seed":
         return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))
-    rng = turn_generator(config.seed, STREAM_SAMPLING, round_index, 0)
+    rng = update_generator(config.seed, STREAM_SAMPLING, round_index, 0)
     return sorted(int(k) + 1 for k in rng.choice(total, size=config.sampled_clients, replace=False))
 
 
-def turn_batches(config: Config, client: int, round_index: int, rows: int) -> list[list[int]]:
-    """Row indices of each optimizer step of a client's turn.
+def update_batches(config: Config, client: int, round_index: int, rows: int) -> list[list[int]]:
+    """Row indices of each optimizer step of a client's update.
 
     Args:
         config: the run's configuration.
@@ -52,7 +52,7 @@ def turn_batches(config: Config, client: int, round_index: int, rows: int) -> li
         amount=config.train.local_update_steps,
         unit=config.train.batch_or_epoch,
         batch_size=config.fedmllm.train.batch_size,
-        rng=turn_generator(config.seed, STREAM_ORDER, order_round, client),
+        rng=update_generator(config.seed, STREAM_ORDER, order_round, client),
         drop_tail=config.switches["accumulation_tail"] == "dropped",
     )
 

@@ -1,43 +1,23 @@
-"""The local trainer: a Hugging Face ``Trainer`` whose turn is a lean loop over the adapter's tensors.
-
-``Trainer.train()`` works and gives the same numbers (a test shows it), but each call collects garbage, rebuilds
-its loaders and keeps Adam's moments from one client to the next unless told otherwise. :meth:`LocalTrainer.fit`
-runs the same optimizer, clipping and loss without that.
-"""
+"""Local training, whoever does it: what an update is to do, and what came of it."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import random
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-import torch
-from transformers import Trainer, TrainingArguments
+from typing import Protocol
 
 from fs_fedmllm.algorithms import ClientHalf, State
-from fs_fedmllm.config import LocalConfig
-from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
-from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.models.peft_methods import SCALES
-from fs_fedmllm.models.representation import answer_representation
-from fs_fedmllm.rounds.learning_rate import step_lr
+from fs_fedmllm.models.encoding import Encoded
 
 
 @dataclass(frozen=True)
-class Turn:
+class UpdatePlan:
     """What one client does in one round.
 
     Attributes:
         batches: row indices of each optimizer step.
         lr: the round's learning rate.
-        lr_inner: schedule inside the turn, ``constant`` or ``cosine``.
+        lr_inner: schedule inside the update, ``constant`` or ``cosine``.
         dropout_seed: seed of the dropout masks.
         halves: the algorithms' parts, in this order.
     """
@@ -48,13 +28,18 @@ class Turn:
     dropout_seed: int = 0
     halves: Sequence[ClientHalf] = ()
 
+    @property
+    def rows(self) -> list[int]:
+        """Indices of the rows that are trained on, ascending."""
+        return sorted({index for batch in self.batches for index in batch})
+
 
 @dataclass(frozen=True)
-class TurnLog:
-    """What a turn reports (Figures 13 and 14 of the paper plot the means over rounds).
+class UpdateLog:
+    """What an update reports (Figures 13 and 14 of the paper plot the means over rounds).
 
     Attributes:
-        loss: mean task loss per supervised token, over the turn's steps.
+        loss: mean task loss per supervised token, over the update's steps.
         penalty: mean value of the regulariser and of the algorithm's own terms.
         grad_norm: mean gradient norm before clipping.
         steps: optimizer steps taken.
@@ -70,248 +55,20 @@ class TurnLog:
     seconds: float
 
 
-@contextlib.contextmanager
-def global_generators() -> Iterator[None]:
-    """Leave the process-wide generators of Python, numpy and torch as they are found."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+class LocalTrainer(Protocol):
+    """Trains an adapter on a client's rows. It keeps nothing from one call to the next."""
 
-
-@contextlib.contextmanager
-def frozen_meanwhile(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Neither gradient nor weight decay reaches them meanwhile."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def grouped(rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int], micro: int) -> list[int]:
-    """A step's rows in an order in which each forward pass holds rows of one kind and of like length.
-
-    Less is padded, and a pass of rows without images leaves the vision tower out. The step's loss is the sum over its
-    rows whatever their order.
-
-    Args:
-        rows: the client's encoded rows.
-        indices: the rows of one step.
-        micro: rows of a forward pass.
-    """
-    if micro == 1 or micro >= len(indices):
-        return list(indices)
-    return sorted(indices, key=lambda i: (rows[i].image is not None, len(rows[i].prompt) + len(rows[i].completion)))
-
-
-def weight_decayed(trainer: Trainer, model: torch.nn.Module) -> list[bool]:
-    """For each trainable tensor, whether weight decay is meant for it: not for norms, biases and learned scales."""
-    decayed = set(trainer.get_decay_parameter_names(model))
-    return [
-        name in decayed and not any(scale in name for scale in SCALES)
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    ]
-
-
-def new_optimizer(
-    parameters: Sequence[torch.nn.Parameter], decays: Sequence[bool], local: LocalConfig, lr: float
-) -> torch.optim.AdamW:
-    """A fresh AdamW, as every client update starts with: no moments leak from one client to the next.
-
-    Args:
-        parameters: the adapter's.
-        decays: for each, whether weight decay is meant for it.
-        local: ``fedmllm.train``.
-        lr: learning rate.
-    """
-    groups = [
-        {"params": [p for p, d in zip(parameters, decays, strict=True) if d], "weight_decay": local.weight_decay},
-        {"params": [p for p, d in zip(parameters, decays, strict=True) if not d], "weight_decay": 0.0},
-    ]
-    betas = (local.beta1, local.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=local.eps, fused=True)
-
-
-class ClientTrainer(Protocol):
-    """Whoever trains a client's adapter; one a process, for all its client updates."""
-
-    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
-        """Train the live adapter in place; the caller loads it before and exports it after.
+    def fit(self, start: State, rows: Mapping[int, Encoded], plan: UpdatePlan) -> tuple[State, UpdateLog]:
+        """Train.
 
         Args:
-            rows: the client's encoded rows, at least those that the plan names.
-            turn: the plan.
+            start: the adapter to start from, float32, by canonical name.
+            rows: the client's encoded rows by index, at least those that the plan names.
+            plan: what to do.
+
+        Returns:
+            The trained adapter, by the same names, and figures.
 
         Raises:
             UpdateError: the loss is not finite.
         """
-
-
-class LocalTrainer(Trainer):
-    """One per process; clients take turns on it.
-
-    Args:
-        mllm: the model.
-        encoder: how rows become batches.
-        local: ``fedmllm.train``.
-    """
-
-    def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
-        self.mllm = mllm
-        self.encoder = encoder
-        self.local = local
-        arguments = TrainingArguments(
-            output_dir=tempfile.gettempdir(),
-            per_device_train_batch_size=local.micro_batch_size or local.batch_size,
-            gradient_accumulation_steps=1,
-            optim="adamw_torch_fused",
-            adam_beta1=local.beta1,
-            adam_beta2=local.beta2,
-            adam_epsilon=local.eps,
-            weight_decay=local.weight_decay,
-            max_grad_norm=local.max_grad_norm,
-            lr_scheduler_type="constant",
-            num_train_epochs=1,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            label_names=["labels"],
-            use_cpu=mllm.device.type == "cpu",
-        )
-        # Trainer.__init__ seeds the global generators; whoever runs beside us must not notice.
-        with global_generators():
-            super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
-        self._decays = weight_decayed(self, mllm.model)
-
-    def _collate(self, rows: list[Encoded]) -> dict[str, Any]:
-        batch = self.encoder.collate(rows, completions=True)
-        return {"labels": batch.labels, **batch.inputs}
-
-    def _loss_sum(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
-        return batch.loss_sum(self._logits(batch))
-
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        return self.mllm.last_logits(batch.inputs, batch.labels.shape[1])
-
-    def _loss_and_representation(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The summed loss, and (rows, width): what enters the head in the column before each answer."""
-        seen: list[torch.Tensor] = []
-        head = self.mllm.inner.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        try:
-            loss = batch.loss_sum(self._logits(batch))
-        finally:
-            handle.remove()
-        return loss, answer_representation(seen[-1][:, -batch.labels.shape[1] :], batch.labels, IGNORED)
-
-    @torch.no_grad()
-    def _representations(
-        self, rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int], state: State | None = None
-    ) -> dict[int, torch.Tensor]:
-        """Each row's representation, without dropout, by the live adapter or by another one."""
-        if state is not None:
-            live = self.mllm.adapter.export()
-            self.mllm.adapter.load(state)
-            try:
-                return self._representations(rows, indices)
-            finally:
-                self.mllm.adapter.load(live)
-        micro = self.local.micro_batch_size or self.local.batch_size
-        found: dict[int, torch.Tensor] = {}
-        for start in range(0, len(indices), micro):
-            chosen = indices[start : start + micro]
-            batch = self.encoder.collate([rows[i] for i in chosen], completions=True)
-            found |= dict(zip(chosen, self._loss_and_representation(batch)[1], strict=True))
-        return found
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss that ``Trainer.train()`` uses: completion tokens only, mean over the step's tokens."""
-        inputs = dict(inputs)
-        batch = Batch(labels=inputs.pop("labels"), inputs=inputs)
-        total = self._loss_sum(batch)
-        loss = total / (num_items_in_batch if num_items_in_batch is not None else batch.supervised)
-        return (loss, None) if return_outputs else loss
-
-    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
-        """Train the live adapter in place; the caller loads it before and exports it after.
-
-        Args:
-            rows: the client's encoded rows, at least those that the turn names.
-            turn: the plan.
-
-        Raises:
-            UpdateError: the loss is not finite.
-        """
-        started = time.perf_counter()
-        parameters = self.mllm.adapter.parameters
-        correcting = [half for half in turn.halves if half.corrects]
-        representing = [half for half in turn.halves if half.represents]
-        frozen = sorted({position for half in turn.halves for position in half.frozen})
-        anchors = [p.detach().clone() for p in parameters] if correcting else []
-        if representing:
-            used = sorted({i for batch in turn.batches for i in batch})
-            for half in representing:
-                half.prepare(functools.partial(self._representations, rows, used))
-        optimizer = new_optimizer(parameters, self._decays, self.local, turn.lr)
-        # A client may have a batch size of its own.
-        micro = self.local.micro_batch_size or max(map(len, turn.batches), default=1)
-        losses, penalties, norms, processed = [], [], [], 0
-        devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
-        self.mllm.set_training(True)
-        with torch.random.fork_rng(devices=devices), frozen_meanwhile([parameters[i] for i in frozen]):
-            torch.manual_seed(turn.dropout_seed)
-            for step, drawn in enumerate(turn.batches):
-                indices = grouped(rows, drawn, micro)
-                step_rows = [rows[i] for i in indices]
-                supervised = sum(len(row.completion) for row in step_rows)
-                total, added = (torch.zeros((), device=self.mllm.device) for _ in range(2))
-                for start in range(0, len(step_rows), micro):
-                    batch = self.encoder.collate(step_rows[start : start + micro], completions=True)
-                    if not representing:
-                        loss = self._loss_sum(batch) / supervised
-                        loss.backward()
-                    else:
-                        summed, shown = self._loss_and_representation(batch)
-                        loss, chosen = summed / supervised, indices[start : start + micro]
-                        terms = [half.row_loss(chosen, shown, len(step_rows)) for half in representing]
-                        sum(terms, loss).backward()
-                        for term in terms:
-                            added += term.detach()
-                    total += loss.detach()
-                for half in correcting:
-                    added += half.correct(parameters, anchors, step, len(turn.batches)).to(added.device)
-                penalties.append(added)
-                norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
-                rate = step_lr(turn.lr, step, len(turn.batches), inner=turn.lr_inner)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                losses.append(total)
-                processed += len(step_rows)
-        self.mllm.set_training(False)
-        mean_loss = float(torch.stack(losses).mean())
-        if not torch.isfinite(torch.tensor(mean_loss)):
-            raise UpdateError(f"the training loss is {mean_loss} after {len(losses)} steps")
-        return TurnLog(
-            loss=mean_loss,
-            penalty=float(torch.stack([p.cpu() for p in penalties]).mean()),
-            grad_norm=float(torch.stack(norms).mean()),
-            steps=len(losses),
-            rows=processed,
-            seconds=time.perf_counter() - started,
-        )

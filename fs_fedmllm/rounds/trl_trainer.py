@@ -1,6 +1,6 @@
 """Client updates by TRL's trainer: ``fedmllm.train.backend: trl``.
 
-Every update has the rows, the steps and the learning rates of the lean loop (:mod:`fs_fedmllm.rounds.trainer`), and
+Every update has the rows, the steps and the learning rates of :mod:`fs_fedmllm.rounds.lean_trainer`, and
 ends with its adapter up to rounding; what is gained is whatever else ``SFTConfig`` offers (``fedmllm.train.sft``). One
 trainer serves all updates. What it would keep from one to the next, or leave on the model, is put back here: Adam's
 moments, the schedule, the seeds of the process, the model's ``forward``, the adapter's precision.
@@ -23,22 +23,21 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from fs_fedmllm.algorithms import ClientHalf
+from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
-from fs_fedmllm.rounds.learning_rate import step_lr
-from fs_fedmllm.rounds.trainer import (
-    Turn,
-    TurnLog,
+from fs_fedmllm.rounds.lean_trainer import (
     frozen_meanwhile,
     global_generators,
     grouped,
     new_optimizer,
     weight_decayed,
 )
+from fs_fedmllm.rounds.learning_rate import step_lr
+from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan
 from fs_fedmllm.sft.trainer import FedMLLMTrainer
 
 #: Fields of ``SFTConfig`` that the federation sets -> what to set in their place.
@@ -174,7 +173,7 @@ def sft_arguments(local: LocalConfig, *, use_cpu: bool) -> SFTConfig:
 class _Updates(FedMLLMTrainer):
     """The trainer of all client updates of a process; a step's rows are collated when the step comes."""
 
-    turn: Turn
+    plan: UpdatePlan
     rows: Sequence[Encoded] | Mapping[int, Encoded]
 
     def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
@@ -190,14 +189,14 @@ class _Updates(FedMLLMTrainer):
         self._decays = weight_decayed(self, mllm.model)
         self._micro = 1
 
-    def begin(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> None:
+    def begin(self, rows: Sequence[Encoded] | Mapping[int, Encoded], plan: UpdatePlan) -> None:
         """Everything that an update has of its own."""
-        self.rows, self.turn = rows, turn
+        self.rows, self.plan = rows, plan
         self.optimizer = self.lr_scheduler = None
-        self.args.max_steps = len(turn.batches)
-        pulling = [half for half in turn.halves if isinstance(half, ProximalClient)]
+        self.args.max_steps = len(plan.batches)
+        pulling = [half for half in plan.halves if isinstance(half, ProximalClient)]
         self.penalty = pulling[0].penalty if pulling else Penalty(0.0, ())
-        self.correcting: list[ClientHalf] = [half for half in turn.halves if half.corrects and half not in pulling]
+        self.correcting: list[ClientHalf] = [half for half in plan.halves if half.corrects and half not in pulling]
         self.anchors = [p.detach().clone() for p in self.mllm.adapter.parameters]
         self.losses: list[torch.Tensor] = []
         self.penalties: list[torch.Tensor] = []
@@ -205,20 +204,20 @@ class _Updates(FedMLLMTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps, in their order; the loader's own draw comes from a generator of its own."""
-        steps: Any = [{"step": index} for index in range(len(self.turn.batches))]
+        steps: Any = [{"step": index} for index in range(len(self.plan.batches))]
         return DataLoader(steps, batch_size=1, collate_fn=lambda step: step[0], generator=torch.Generator())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """A fresh AdamW, as in the lean loop."""
-        self.optimizer = new_optimizer(self.mllm.adapter.parameters, self._decays, self.local, self.turn.lr)
+        self.optimizer = new_optimizer(self.mllm.adapter.parameters, self._decays, self.local, self.plan.lr)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rates of the lean loop."""
-        turn, steps = self.turn, len(self.turn.batches)
+        plan, steps = self.plan, len(self.plan.batches)
         stepped: Any = optimizer or self.optimizer
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            stepped, lambda step: step_lr(1.0, min(step, steps - 1), steps, inner=turn.lr_inner)
+            stepped, lambda step: step_lr(1.0, min(step, steps - 1), steps, inner=plan.lr_inner)
         )
         return self.lr_scheduler
 
@@ -239,9 +238,9 @@ class _Updates(FedMLLMTrainer):
         """The gradient of one step: its rows in passes of like length and kind."""
         step = int(inputs["step"])
         if step == 0:
-            torch.manual_seed(self.turn.dropout_seed)
-        micro = self.local.micro_batch_size or max(map(len, self.turn.batches))
-        indices = grouped(self.rows, self.turn.batches[step], micro)
+            torch.manual_seed(self.plan.dropout_seed)
+        micro = self.local.micro_batch_size or max(map(len, self.plan.batches))
+        indices = grouped(self.rows, self.plan.batches[step], micro)
         supervised = sum(len(self.rows[i].completion) for i in indices)
         starts = range(0, len(indices), micro)
         self._micro = len(starts)
@@ -259,7 +258,7 @@ class _Updates(FedMLLMTrainer):
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
         """The algorithms correct what the passes have added up, and then it is clipped."""
-        steps = len(self.turn.batches)
+        steps = len(self.plan.batches)
         for half in self.correcting:
             value = half.correct(self.mllm.adapter.parameters, self.anchors, len(self.norms), steps)
             self.penalties[-1] = self.penalties[-1] + value.to(self.penalties[-1].device)
@@ -277,7 +276,7 @@ def _labelled(batch: Batch) -> dict[str, Any]:
 
 
 class TrlTrainer:
-    """As :class:`fs_fedmllm.rounds.trainer.LocalTrainer`, by TRL's.
+    """As :class:`fs_fedmllm.rounds.lean_trainer.LeanTrainer`, by TRL's.
 
     Args:
         mllm: the model.
@@ -312,24 +311,24 @@ class TrlTrainer:
         trainer.accelerator.free_memory = lambda *objects: _forget(trainer.accelerator, objects)  # type: ignore[method-assign]
         return trainer, forward
 
-    def fit(self, rows: Sequence[Encoded] | Mapping[int, Encoded], turn: Turn) -> TurnLog:
-        """Train the live adapter in place; the caller loads it before and exports it after.
+    def fit(
+        self, start: State, rows: Sequence[Encoded] | Mapping[int, Encoded], plan: UpdatePlan
+    ) -> tuple[State, UpdateLog]:
+        """As :meth:`fs_fedmllm.rounds.trainer.LocalTrainer.fit`; the live adapter is the trained one afterwards."""
+        self.mllm.adapter.load(start)
+        log = self._train(rows, plan)
+        return self.mllm.adapter.export(), log
 
-        Args:
-            rows: the client's encoded rows, at least those that the plan names.
-            turn: the plan.
-
-        Raises:
-            UpdateError: the loss is not finite.
-        """
+    def _train(self, rows: Sequence[Encoded] | Mapping[int, Encoded], plan: UpdatePlan) -> UpdateLog:
+        """Train the live adapter in place."""
         started = time.perf_counter()
-        if any(half.represents for half in turn.halves):
+        if any(half.represents for half in plan.halves):
             raise ConfigError("fedmllm.train.backend trl shows no representations of rows. Use the backend lean.")
         if not AcceleratorState._shared_state:  # somebody made TrainingArguments, which forgets it
             self._trainer, self._forward = self._made()
         trainer, parameters = self._trainer, self.mllm.adapter.parameters
-        frozen = sorted({position for half in turn.halves for position in half.frozen})
-        trainer.begin(rows, turn)
+        frozen = sorted({position for half in plan.halves for position in half.frozen})
+        trainer.begin(rows, plan)
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         held = frozen_meanwhile([parameters[i] for i in frozen])
         with global_generators(), torch.random.fork_rng(devices=devices), held, _forward_of(self.mllm.inner):
@@ -342,12 +341,12 @@ class TrlTrainer:
         loss = float(torch.stack(trainer.losses).mean())
         if not torch.isfinite(torch.tensor(loss)):
             raise UpdateError(f"the training loss is {loss} after {len(trainer.losses)} steps")
-        return TurnLog(
+        return UpdateLog(
             loss=loss,
             penalty=float(torch.stack([p.cpu() for p in trainer.penalties]).mean()),
             grad_norm=float(torch.stack([n.cpu() for n in trainer.norms]).mean()),
             steps=len(trainer.losses),
-            rows=sum(map(len, turn.batches)),
+            rows=sum(map(len, plan.batches)),
             seconds=time.perf_counter() - started,
         )
 

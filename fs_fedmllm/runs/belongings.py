@@ -26,12 +26,12 @@ def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
         Digests of the prompt template, the rows and images, the base's weights (empty where there are no files on this
         machine yet) and the participants that are replayed; and the settings, so that what differs can be named.
     """
-    replayed = json.dumps(recorded_participants(config)) if config.fedmllm.replay else ""
+    replayed = recorded_participants(config)
     return {
         "template": template_sha256(data.template),
         "data": data.content_sha256,
         "base": base_of(config),
-        "replay": hashlib.sha256(replayed.encode()).hexdigest() if replayed else "",
+        "replay": hashlib.sha256(json.dumps(replayed).encode()).hexdigest() if replayed else "",
         # A checkpoint may be published; this machine's folders are nobody's business.
         "settings": {name: _without_paths(value) for name, value in settings(config).items()},
     }

@@ -40,7 +40,7 @@ class RunState:
         best: the adapter of the best evaluated round; empty before the first evaluation.
         figures: evaluations, bytes, seconds and refusals so far; plain JSON values.
         lines: lines of metrics.jsonl that belong to this state.
-        clients: what each client keeps between its turns (``Update.client_state``); absent ids keep nothing.
+        clients: what each client keeps between its updates (``ClientUpdate.client_state``); absent ids keep nothing.
         stored: what of ``clients`` is in the checkpoint's folder: client id -> the state and its file.
     """
 
@@ -57,7 +57,7 @@ class RunState:
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     """Write tensors; what a header says of the file."""
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_atomically(path, data, private=True)  # what clients keep between their turns is in it
+    write_atomically(path, data, private=True)  # what clients keep between their updates is in it
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -83,7 +83,7 @@ def save_checkpoint(folder: Path, state: RunState, digest: str, belongs: Mapping
     # The best adapter may be the current one; safetensors refuses tensors that share memory.
     tensors |= {f"best/{k}": v.clone() for k, v in state.best.items()}
     entry = _write(folder / f"round-{state.round}.safetensors", tensors)
-    # One file for each client, and only for those that took a turn: a round's cost depends on its clients alone.
+    # One file for each client, and only for those that took part: a round's cost depends on its clients alone.
     for client, kept in sorted(state.clients.items()):
         if client not in state.stored or state.stored[client][0] is not kept:
             file = folder / f"client-{client}-round-{state.round}.safetensors"

@@ -10,21 +10,22 @@ from tqdm import tqdm
 from fs_fedmllm.config import Config
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.privacy.accountant import hollow
-from fs_fedmllm.rounds.federation import Update
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.verbosity import shows_progress
 
 
-class ConsoleProgress:
-    """One bar over all client turns, with round, client, loss and the time left.
+class ConsoleProgress(Listener):
+    """One bar over all client updates, with round, client, loss and the time left.
 
     Args:
-        config: for the number of turns.
+        config: for the number of updates.
     """
 
     def __init__(self, config: Config):
         self._rounds = config.federate.total_round_num
         self._metric = config.eval.best_res_update_round_wise_key
-        self._total = config.turns_per_round * self._rounds
+        self._total = config.updates_per_round * self._rounds
         self._made: tqdm | None = None
         self._before = 0
 
@@ -55,7 +56,7 @@ class ConsoleProgress:
         if shows_progress():
             self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}")
 
-    def trained(self, round_index: int, update: Update) -> None:
+    def trained(self, round_index: int, update: ClientUpdate) -> None:
         """Advance the bar."""
         self._bar.set_description(f"round {round_index + 1}/{self._rounds} client {update.client}", refresh=False)
         self._bar.set_postfix_str(f"loss {update.log.loss:.3f}", refresh=False)
@@ -64,12 +65,9 @@ class ConsoleProgress:
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """The session's warning has said who was left out and why."""
 
-    def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
-        """The bar has moved already."""
-
-    def resumed(self, turns: int) -> None:
-        """Start the bar where the checkpoint stands; the time left follows from the turns of this process alone."""
-        self._before = turns
+    def resumed(self, updates: int) -> None:
+        """Start the bar where the checkpoint stands; the time left follows from this process alone."""
+        self._before = updates
 
     def close(self) -> None:
         """Finish the bar."""

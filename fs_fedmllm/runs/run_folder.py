@@ -2,7 +2,7 @@
 
 resolved_config.yaml  the resolved configuration
 manifest.json         which client got which rows and what they show
-metrics.jsonl         one line per client turn, round and evaluation
+metrics.jsonl         one line per client update, round and evaluation
 results.json          the closing figures, with slices and intervals
 predictions.jsonl     what the last evaluation predicted, a line per test row and view
 adapter/              the final adapter in PEFT's format; adapter_best/ the best round's

@@ -13,11 +13,14 @@ from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.hub.ahead import check_hub
+from fs_fedmllm.rounds.client_update import FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
-from fs_fedmllm.rounds.workers import TurnPool, further_accelerators, useful_workers
+from fs_fedmllm.rounds.schedule import evaluation_due
+from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, useful_workers
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.resumption import announce
 from fs_fedmllm.runs.run_folder import RunFolder, check_copy, check_output, claimed
-from fs_fedmllm.runs.session import Listener, Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
 
@@ -46,7 +49,7 @@ def run(
         announce(folder.path, config, data)
         check_hub(config, folder.path)
         federation = Federation.build(config, data)
-        session = Session(federation, folder, listener or Silent(), started)
+        session = Session(federation, folder, listener, started)
         if not config.method.has_global:
             _run_local(session)
         else:
@@ -56,31 +59,35 @@ def run(
 
 def _run_rounds(session: Session) -> None:
     session.zero_shot()
-    total = session.config.federate.total_round_num
-    federation = session.federation
-    with TurnPool(federation, useful_workers(federation), further_accelerators(federation)) as pool:
+    federation, total = session.federation, session.config.federate.total_round_num
+    with WorkerPool(federation, useful_workers(federation), further_accelerators(federation)) as pool:
         while session.state.round < total:
-            clients = session.begin_round()
-            for outcome in pool.turns(clients, session.state.round, session.broadcast, session.state.clients):
-                session.take(outcome)
-            session.end_round(len(clients))
-            if session.evaluation_due():
-                session.evaluate(session.state.round)
+            _run_round(session, pool)
+            if evaluation_due(session.config, session.state.round):
+                session.evaluate()
             session.checkpoint()
+
+
+def _run_round(session: Session, pool: WorkerPool) -> None:
+    current = session.begin_round()
+    for update in pool.updates(current.clients, current.index, current.message, session.state.clients):
+        session.take(update)
+    session.end_round()
 
 
 def _run_local(session: Session) -> None:
     """The baseline Local: each client trains alone; reported is the uniform mean of the clients' metrics."""
-    federation = session.federation
+    clients = session.federation.clients
     session.zero_shot()
     total = session.config.federate.total_round_num
     trained: dict[int, State] = {}
-    for client in sorted(federation.data.clients):
+    for client in sorted(clients.rows):
         session.state.round = 0
-        trained[client] = session.params
+        trained[client] = session.state.params
         while session.state.round < total:
-            update = session.turn(client, trained[client])
-            if update is None:
+            update = clients.attempt(client, session.state.round, trained[client])
+            session.take(update)
+            if isinstance(update, FailedUpdate):
                 break  # named and recorded; the client's last good adapter stands
             trained[client] = update.state
             session.state.round += 1

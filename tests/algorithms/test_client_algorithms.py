@@ -133,32 +133,32 @@ def with_config(federation):
 
 def test_scaffold_on_the_model(federation, with_config) -> None:
     start = federation.initial_state()
-    plain = federation.client_turn(1, 0, start)
+    plain = federation.clients.update(1, 0, start)
     mine = with_config(method="scaffold")
     zeros = {f"{VARIATE}{n}": torch.zeros_like(t) for n, t in start.items()}
-    first = mine.client_turn(1, 0, start | zeros)
+    first = mine.clients.update(1, 0, start | zeros)
     adapter = {n: first.state[n] for n in start}
     assert adapter_bytes(adapter) == adapter_bytes(plain.state)  # zero variates: FedAvg's first round, to the bit
     assert set(first.state) == set(start) | set(zeros) and set(first.client_state) == set(zeros)
     assert all(torch.equal(first.state[n], first.client_state[n]) for n in zeros)
     # Variates that cancel (c = c_i) change nothing; others do.
-    again = mine.client_turn(1, 0, start | first.client_state, first.client_state)
+    again = mine.clients.update(1, 0, start | first.client_state, first.client_state)
     assert adapter_bytes({n: again.state[n] for n in start}) == adapter_bytes(plain.state)
-    pushed = mine.client_turn(1, 0, start | zeros, first.client_state)
+    pushed = mine.clients.update(1, 0, start | zeros, first.client_state)
     assert adapter_bytes({n: pushed.state[n] for n in start}) != adapter_bytes(plain.state)
 
 
 def test_moon_on_the_model(federation, with_config) -> None:
     start = federation.initial_state()
-    plain = federation.client_turn(1, 0, start)
+    plain = federation.clients.update(1, 0, start)
     mine = with_config(regularizer="moon")
-    first = mine.client_turn(1, 0, start)
+    first = mine.clients.update(1, 0, start)
     assert adapter_bytes(first.state) == adapter_bytes(plain.state)  # no past, no term
     assert {n.removeprefix(PREVIOUS) for n in first.client_state} == set(start)
-    same = mine.client_turn(1, 0, start, {f"{PREVIOUS}{n}": t for n, t in start.items()})
+    same = mine.clients.update(1, 0, start, {f"{PREVIOUS}{n}": t for n, t in start.items()})
     assert same.log.penalty == pytest.approx(math.log(2), abs=1e-3)  # the two models are one: log 2
     away = {n: t + 0.05 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for n, t in start.items()}
-    second = mine.client_turn(1, 0, start, {f"{PREVIOUS}{n}": t for n, t in away.items()})
+    second = mine.clients.update(1, 0, start, {f"{PREVIOUS}{n}": t for n, t in away.items()})
     assert adapter_bytes(second.state) != adapter_bytes(plain.state) and 0 < second.log.penalty < math.log(2)
 
 
@@ -166,7 +166,7 @@ def test_yoco_on_the_model(federation, with_config) -> None:
     mine = with_config(regularizer="yoco")
     start, fresh = mine.initial_state(), federation.initial_state()
     assert all(torch.equal(start[n], fresh[n]) == ("lora_A" in n) for n in start)
-    update = mine.client_turn(1, 0, start)
+    update = mine.clients.update(1, 0, start)
     assert update.log.penalty > 0 and not update.client_state
 
 
@@ -176,8 +176,8 @@ def test_a_bfloat16_base_gives_nearly_the_float32_client(federation) -> None:
     model = dataclasses.replace(federation.config.model, fedmllm=options)
     config = dataclasses.replace(federation.config, model=model)
     start = federation.initial_state()
-    one = federation.client_turn(1, 0, start)
-    other = Federation.build(config, federation.data).client_turn(1, 0, start)
+    one = federation.clients.update(1, 0, start)
+    other = Federation.build(config, federation.data).clients.update(1, 0, start)
     assert other.log.loss == pytest.approx(one.log.loss, rel=0.01)
     moved = [torch.cat([(u.state[n] - start[n]).flatten() for n in start if "lora_B" in n]) for u in (one, other)]
     assert all(t.dtype == torch.float32 for t in other.state.values())

@@ -14,9 +14,12 @@ from short_runs import CONFIGS, SHORT
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.rounds.federation import Federation, Update
+from fs_fedmllm.rounds.client import ClientSide
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -31,14 +34,14 @@ def _file_bytes(tensors) -> int:
 @pytest.mark.parametrize("words", [(), ("fedmllm.compression.upload", "int8"), INT4])
 def test_bytes_sent_are_the_sizes_of_the_files(short_config, monkeypatch, words) -> None:
     sizes: list[int] = []
-    turn = Federation.client_turn
+    turn = ClientSide.update
 
-    def counted(self, client, round_index, state, *rest) -> Update:
+    def counted(self, client, round_index, state, *rest) -> ClientUpdate:
         update = turn(self, client, round_index, state, *rest)
         sizes.extend([_file_bytes(state), _file_bytes(update.state)])
         return update
 
-    monkeypatch.setattr(Federation, "client_turn", counted)
+    monkeypatch.setattr(ClientSide, "update", counted)
     results, folder = run(short_config("cross_i3t7", *words))
     assert results["bytes_sent"] == sum(sizes) and len(sizes) == 8
     lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
@@ -66,17 +69,17 @@ def test_the_remainders_reach_the_next_turns(short_config, whole) -> None:
 @pytest.mark.parametrize("rounds_before", [1, 3])
 def test_a_killed_run_resumes_to_the_same_bytes(short_config, monkeypatch, whole, rounds_before) -> None:
     config = short_config("aligned_a05", *LONG, *INT4, "expname", "killed")
-    turn = Federation.client_turn
+    turn = ClientSide.update
 
     def dies(self, client, round_index, *rest):
         if round_index == rounds_before:
             raise KeyboardInterrupt
         return turn(self, client, round_index, *rest)
 
-    monkeypatch.setattr(Federation, "client_turn", dies)
+    monkeypatch.setattr(ClientSide, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    monkeypatch.setattr(Federation, "client_turn", turn)
+    monkeypatch.setattr(ClientSide, "update", turn)
     resumed, _ = run(config)
     assert resumed["adapter_sha256"] == whole["adapter_sha256"]
     assert resumed["bytes_sent"] == whole["bytes_sent"]
@@ -97,18 +100,18 @@ def test_workers_change_nothing(tmp_path, forks, whole) -> None:
 def test_the_server_keeps_its_precision_and_steps_from_what_the_clients_received(short_config, tmp_path) -> None:
     config = short_config("cross_i3t7", "fedmllm.compression.download", "bfloat16")
     federation = Federation.build(config, prepare_data(config))
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    (client, *others) = session.begin_round()
-    before, sent = session.params, session.broadcast
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    (client, *others) = session.begin_round().clients
+    before, sent = session.state.params, session.message
     assert all(t.dtype == torch.bfloat16 for t in sent.values())
     lost = next(name for name in before if not torch.equal(before[name], sent[name].float()))
-    update = federation.client_turn(client, 0, sent)
-    session.accept(update)
+    update = federation.clients.update(client, 0, sent)
+    session.take(update)
     session.end_round(1 + len(others))
     for name, tensor in before.items():
         moved = update.state[name] - sent[name].float()
-        assert torch.allclose(session.params[name], tensor + moved, rtol=0, atol=1e-8)
-    assert not torch.equal(session.params[lost], session.params[lost].bfloat16().float())
+        assert torch.allclose(session.state.params[name], tensor + moved, rtol=0, atol=1e-8)
+    assert not torch.equal(session.state.params[lost], session.state.params[lost].bfloat16().float())
 
 
 SCAFFOLD = ("federate.method", "scaffold")
@@ -119,29 +122,29 @@ FROZEN_A = ("fedmllm.aggregation.lora", "frozen_a")
 def test_the_server_knows_what_an_update_looks_like(short_config, tmp_path, words) -> None:
     config = short_config("cross_i3t7", *words)
     federation = Federation.build(config, prepare_data(config))
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    client, _ = session.begin_round()
-    update = federation.client_turn(client, 0, session.broadcast)
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    client, _ = session.begin_round().clients
+    update = federation.clients.update(client, 0, session.message)
 
     def layout(tensors):
         return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
     assert layout(update.state) == layout(session.upload_like)
-    assert session.accept(update)
+    assert session.take(update)
 
 
 def test_a_client_that_sends_another_precision_is_refused_and_named(short_config, tmp_path) -> None:
     config = short_config("cross_i3t7", *INT4)
     federation = Federation.build(config, prepare_data(config))
-    session = Session(federation, RunFolder(tmp_path / "run", config), Silent())
-    first, second = session.begin_round()
-    update = federation.client_turn(first, 0, session.broadcast)
-    assert session.accept(update)
-    raw = Update(second, 5, federation.initial_state(), update.log)
-    assert not session.accept(raw)
+    session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
+    first, second = session.begin_round().clients
+    update = federation.clients.update(first, 0, session.message)
+    assert session.take(update)
+    raw = ClientUpdate(second, 5, federation.initial_state(), update.log)
+    assert not session.take(raw)
     (refused,) = session.state.figures["refused"]
     assert refused["client"] == second and "fedmllm.compression.upload" in refused["reason"]
-    size = len(adapter_bytes(update.state)) + len(adapter_bytes(raw.state)) + 2 * _file_bytes(session.broadcast)
+    size = len(adapter_bytes(update.state)) + len(adapter_bytes(raw.state)) + 2 * _file_bytes(session.message)
     session.end_round(2)
     assert session.state.figures["bytes_sent"] == size
 

@@ -70,11 +70,11 @@ def test_a_turn_on_the_folder_gives_the_bytes_of_a_turn_on_the_whole(federation,
     write_client(tmp_path, rows, federation.data.template, {"client": client})
     own, _ = read_client(tmp_path)
     state = federation.initial_state()
-    there = federation.client_turn(client, 0, state).state
+    there = federation.clients.update(client, 0, state).state
     whole = federation.data
     federation.data = dataclasses.replace(whole, clients={client: own})
     try:
-        here = federation.client_turn(client, 0, state).state
+        here = federation.clients.update(client, 0, state).state
     finally:
         federation.data = whole
     assert all((there[name] == here[name]).all() for name in there)

@@ -12,8 +12,9 @@ from pathlib import Path
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
 PRESET = Path(__file__).resolve().parents[2] / "configs" / "cross_i3t7.yaml"
@@ -27,7 +28,7 @@ def main(client: int, folder: Path, words: list[str]) -> None:
         take_part(config, client, data, Federation.build(config, data), folder / f"client_{client}")
     else:
         data = replace(everything, clients={}, split=everything.manifest.sha256)
-        session = Session(Federation.build(config, data), RunFolder(folder / "server", config), Silent())
+        session = Session(Federation.build(config, data), RunFolder(folder / "server", config), Listener())
         serve(session, data, linger=10.0)
 
 

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from waiting import LONG
 
-from fs_fedmllm.distributed.coordinator import Coordinator
+from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, decode, encode
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, turn_handler
+from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, update_handler
+from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
-from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
+from fs_fedmllm.rounds.client import ClientSide
+from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
 
 class Wire:
-    """Clients' calls as function calls, through the real frames; without a coordinator there is no server."""
+    """Clients' calls as function calls, through the real frames; without one there is no server."""
 
     #: Those of the test that runs; what is left of them at its end is ended (conftest).
     made: ClassVar[list[Wire]] = []
 
     def __init__(self) -> None:
         Wire.made.append(self)
-        self.coordinator: Coordinator | None = None
-        self.sites: list[Site] = []
+        self.server: RoundServer | None = None
+        self.sites: list[RoundClient] = []
         #: Looked at with every request: (client, message) -> None, or raises UnreachableError.
         self.before: Callable[[int, Message], None] = lambda client, message: None
         #: Looked at with every answer, after the server has acted.
@@ -45,9 +48,9 @@ class Wire:
         """Nobody goes on calling: a site that a test leaves behind would do so until the process ends."""
         for site in self.sites:
             site._stopping = True
-        if self.coordinator is not None:
-            self.coordinator.stop()
-        self.coordinator = None
+        if self.server is not None:
+            self.server.stop()
+        self.server = None
 
     def channel(self, client: int) -> Any:
         wire = self
@@ -55,12 +58,12 @@ class Wire:
         class Channel:
             def exchange(self, message: Message, timeout: float, contract: Contract = ANY_TENSORS) -> Message:
                 wire.before(client, message)
-                server = wire.coordinator
+                server = wire.server
                 if server is None:
                     raise UnreachableError("no server")
-                there = decode(encode(message), server.contract)
-                answer = server.handle(client, there)
-                if wire.coordinator is not server:
+                there = decode(encode(message), server.desk.contract)
+                answer = server.desk.handle(client, there)
+                if wire.server is not server:
                     raise UnreachableError("the server went away")
                 wire.after(client, message, answer)
                 return decode(encode(answer), lambda kind, header: contract)
@@ -70,32 +73,32 @@ class Wire:
 
 def server_of(
     federation: Federation, folder: Path, wire: Wire, clock: Callable[[], float] = time.monotonic, **network: Any
-) -> Coordinator:
-    """A coordinator over a fresh session in a folder; it resumes what lies there."""
+) -> RoundServer:
+    """A server over a fresh session in a folder; it resumes what lies there."""
     config = federation.config
     settings = replace(config.fedmllm.network, join_timeout=LONG, turn_timeout=LONG, give_up=LONG)
     settings = replace(settings, **network)
-    session = Session(federation, RunFolder(folder, config), Silent())
+    session = Session(federation, RunFolder(folder, config), Listener())
     agreed = agreement(config, federation.data.template)
-    made = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=5.0)
-    wire.coordinator = made
+    made = RoundServer(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=5.0)
+    wire.server = made
     return made
 
 
 def site_of(
-    federation: Federation, client: int, folder: Path, wire: Wire, turn: Any = None, **introduced: Any
-) -> Site:
-    """A client over its rows; ``turn`` replaces the training."""
+    federation: Federation, client: int, folder: Path, wire: Wire, train: Any = None, **introduced: Any
+) -> RoundClient:
+    """A client over its rows; ``train`` replaces the training."""
     config, rows = federation.config, federation.data.clients[client]
     own = FederatedData(federation.data.dataset, federation.data.template, {client: rows}, federation.data.manifest)
     settings = replace(config.fedmllm.network, give_up=LONG)
     folder = folder / f"client_{client}"
     folder.mkdir(parents=True, exist_ok=True)
-    made = Site(
+    made = RoundClient(
         wire.channel(client),
         client,
         introduction(config, client, own) | introduced,
-        {"turn": turn_handler(client, turn)} if turn else handlers_of(config, client, federation),
+        {"turn": update_handler(client, train)} if train else handlers_of(config, client, federation),
         SiteStore(folder / "state", site_identity(config, client, rows)),
         settings,
         Journal(folder, f"client {client}"),
@@ -131,20 +134,26 @@ class Started:
         return self.result
 
 
+#: One update or evaluation at a time: every site of a test shares its model.
+_LOCK = threading.Lock()
+
+
+class _LockedClients(ClientSide):
+    def update(self, *args: Any, **kwargs: Any) -> ClientUpdate:
+        with _LOCK:
+            return super().update(*args, **kwargs)
+
+
+class _LockedFederation(Federation):
+    @property
+    def clients(self) -> ClientSide:
+        return _LockedClients(**vars(super().clients))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with _LOCK:
+            return super().evaluate(*args, **kwargs)
+
+
 def locked(federation: Federation) -> Federation:
-    """The federation with one turn or evaluation at a time: every site of the test shares its model."""
-    lock = threading.Lock()
-    turn, evaluate = federation.client_turn, federation.evaluate
-
-    def client_turn(*args: Any, **kwargs: Any) -> Any:
-        with lock:
-            return turn(*args, **kwargs)
-
-    def evaluation(*args: Any, **kwargs: Any) -> Mapping[str, float]:
-        with lock:
-            return evaluate(*args, **kwargs)
-
-    shared = replace(federation)
-    shared.client_turn = client_turn  # type: ignore[method-assign]
-    shared.evaluate = evaluation  # type: ignore[method-assign]
-    return shared
+    """The federation with one update or evaluation at a time."""
+    return _LockedFederation(**vars(federation))

@@ -15,6 +15,7 @@ from waiting import LONG
 from fs_fedmllm.cli import main
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed.authority import create_authority, create_identity, revoke
+from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import CertificateError, IdentityError, RefusedError, UnreachableError
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.identity import (
@@ -27,7 +28,6 @@ from fs_fedmllm.distributed.identity import (
 )
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Peer, TransportServer
 from fs_fedmllm.distributed.transport_client import TransportClient
@@ -272,7 +272,7 @@ def test_a_site_does_not_call_on_and_on_where_certificates_do_not_fit(certificat
             TransportClient(f"{host}:{running.port}", who) as channel,
         ):
             store = SiteStore(tmp_path / "state", "nobody")
-            site = Site(
+            site = RoundClient(
                 channel, 3, {}, {}, store, NetworkConfig(), journal, StatusFile(tmp_path), sleep=pauses.append
             )  # fmt: skip
             site.run()

@@ -16,8 +16,9 @@ from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.cli import main
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.rounds.federation import Federation, Update
-from fs_fedmllm.runs.session import Session
+from fs_fedmllm.privacy.masked_sum import MaskedSum
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -58,8 +59,8 @@ def test_differential_privacy_between_sites(tmp_path: Path, capsys) -> None:
     wire, norms = Wire(), []
     sent: dict[int, State] = {}
 
-    def careless(client: int, round_index: int, state: Any, carried: Any) -> Update:
-        update = federation.client_turn(client, round_index, state, carried)
+    def careless(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
+        update = federation.clients.update(client, round_index, state, carried)
         if round_index == 1:
             update = replace(update, state={n: state[n] + 2 * (t - state[n]) for n, t in update.state.items()})
         return update
@@ -95,13 +96,14 @@ def test_differential_privacy_of_sums_that_only_open_together(tmp_path: Path, mo
     embedded, federation = both(tmp_path, SECURE)
     wire, tensors, means = Wire(), set(), []
     wire.before = lambda client, message: tensors.update(message.tensors)
-    take = Session.take_sum
+    unmasked = MaskedSum.mean
 
-    def take_sum(self: Session, mean: State, clients: list[int]) -> None:
-        means.append(l2_norm({name: tensor.double() for name, tensor in mean.items()}))
-        take(self, mean, clients)
+    def mean(self: MaskedSum) -> State:
+        found = unmasked(self)
+        means.append(l2_norm({name: tensor.double() for name, tensor in found.items()}))
+        return found
 
-    monkeypatch.setattr(Session, "take_sum", take_sum)
+    monkeypatch.setattr(MaskedSum, "mean", mean)
     loop = Started(server_of(federation, tmp_path / "server", wire).run)
     sites = [Started(site_of(federation, client, tmp_path, wire).run) for client in (1, 2, 3)]
     results = loop.join()

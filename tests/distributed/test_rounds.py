@@ -16,22 +16,24 @@ from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregators import RunningMean
-from fs_fedmllm.distributed.coordinator import Stopped
+from fs_fedmllm.distributed.client import Stopped as ClientStopped
 from fs_fedmllm.distributed.errors import RefusedError, UnreachableError
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import JoinRefusedError, NetworkError, state_digest
 from fs_fedmllm.distributed.roles import introduction
-from fs_fedmllm.distributed.site import Stopped as SiteStopped
+from fs_fedmllm.distributed.server import Stopped
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.rounds.federation import Federation, Update
-from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.rounds.client import ClientSide
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.trainer import UpdateLog
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
 WORDS = [*SHORT, "federate.total_round_num", "4", "federate.client_num", "3", "federate.sample_client_num", "3",
          "eval.freq", "4", "fedmllm.eval.limit", "4", "data.splitter_args", "[{alpha: 5.0}]"]  # fmt: skip
-LOG = TurnLog(0.0, 0.0, 0.0, 0, 0, 0.0)
+LOG = UpdateLog(0.0, 0.0, 0.0, 0, 0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict[s
 def steps(federation: Federation, calls: list[tuple[int, int]] | None = None) -> Any:
     """A turn without training: every value grows by (client + round) / 1024."""
 
-    def turn(client: int, round_index: int, state: Any, carried: Any) -> Update:
+    def turn(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
         if calls is not None:
             calls.append((client, round_index))
         grown = {name: tensor + (client + round_index) / 1024 for name, tensor in state.items()}
-        return Update(client, len(federation.data.clients[client]), grown, LOG)
+        return ClientUpdate(client, len(federation.data.clients[client]), grown, LOG)
 
     return turn
 
@@ -60,13 +62,13 @@ def steps(federation: Federation, calls: list[tuple[int, int]] | None = None) ->
 def stepped(federation: Federation, participants: list[list[int]]) -> str:
     """Digest of what :func:`steps` must end with when these clients took part."""
     state = federation.initial_state()
-    server = federation.server.init(state)
+    server = federation.optimizer.init(state)
     for index, clients in enumerate(participants):
         mean = RunningMean(state)
         for client in clients:
             update = steps(federation)(client, index, state, {})
-            mean.add(client, federation.weight(update.rows), update.state)
-        state, server = federation.server.step(state, server, mean.mean())
+            mean.add(client, federation.server.weight(update.rows), update.state)
+        state, server = federation.optimizer.step(state, server, mean.mean())
     return state_digest(state)
 
 
@@ -138,7 +140,7 @@ def test_a_client_that_is_away_is_left_out_and_a_replay_gives_the_same_adapter(
     for site in sites:
         assert state_digest(site.join().tensors) == stepped(federation, results["participants"])
     record = tmp_path / "server" / "results.json"
-    monkeypatch.setattr(Federation, "client_turn", lambda self, *turn: steps(self)(*turn))
+    monkeypatch.setattr(ClientSide, "update", lambda self, *given: steps(federation)(*given))
     replay = replace(config, outdir=str(tmp_path), fedmllm=replace(config.fedmllm, replay=str(record)))
     again, _ = run(replay)
     assert again["adapter_sha256"] == results["adapter_sha256"] != embedded["adapter_sha256"]
@@ -153,7 +155,7 @@ def test_a_server_that_dies_goes_on_with_the_same_bytes(shared, tmp_path: Path, 
     answered, gone = [], threading.Event()
 
     def die() -> None:
-        wire.coordinator = None
+        wire.server = None
         first.stop()  # as far as anybody else can tell, it is dead: nobody hears from it again
         gone.set()
 
@@ -228,7 +230,7 @@ def test_what_a_client_carries_follows_what_the_server_used(shared, tmp_path: Pa
     seen: dict[int, list[float]] = {1: [], 2: [], 3: []}
     late = threading.Event()
 
-    def turn(client: int, round_index: int, state: Any, carried: Any) -> Update:
+    def turn(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
         count = carried["count/turns"] if carried else torch.zeros(1)
         seen[client].append(float(count))
         if client == 3 and round_index == 1:
@@ -262,7 +264,7 @@ def test_a_failed_turn_and_a_bad_update_are_named_and_left_out(shared, tmp_path:
     federation, _, _ = shared
     wire = Wire()
 
-    def turn(client: int, round_index: int, state: Any, carried: Any) -> Update:
+    def turn(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
         if (client, round_index) == (2, 0):
             raise UpdateError("the training loss is nan")
         update = steps(federation)(client, round_index, state, carried)
@@ -313,16 +315,16 @@ def test_late_duplicate_stale_and_foreign_answers_are_refused_by_name(shared, tm
         (2, {"client": 3}, "called with the certificate of client 2"),
         (2, {"wait": "long"}, "wait must be a number"),
     ):
-        told = server.handle(client, Message("next", {"client": client, "wait": 0.0, **header}))
+        told = server.desk.handle(client, Message("next", {"client": client, "wait": 0.0, **header}))
         assert told.header["reason"] == "malformed" and reason in told.header["says"]
-    assert server.handle(1, Message("paint", {"client": 1})).header["reason"] == "malformed"
+    assert server.desk.handle(1, Message("paint", {"client": 1})).header["reason"] == "malformed"
     written = (tmp_path / "server" / "events.jsonl").read_bytes()
     for kind in ("status", "next", "join", "answer", "leave", "paint"):  # certified, but not of this run
         with pytest.raises(RefusedError, match="Client 4 is not in this run's roster"):
-            server.handle(4, Message(kind, {"client": 4}))
+            server.desk.handle(4, Message(kind, {"client": 4}))
     assert (tmp_path / "server" / "events.jsonl").read_bytes() == written
     assert "client 4" not in json.dumps(server.status()).lower()
-    status = server.handle(1, Message("status")).header
+    status = server.desk.handle(1, Message("status")).header
     assert status["doing"] == "turn" and status["waiting_for"] == [2, 3]
     assert [entry["state"] for entry in status["clients"]] == ["there"] * 3
     server.stop()
@@ -336,13 +338,13 @@ def test_a_client_that_calls_on_and_on_does_not_fill_the_journal(shared, tmp_pat
     federation, _, _ = shared
     server = server_of(federation, tmp_path / "server", Wire())
     now = [0.0]
-    server._noted = Throttle(burst=5, every=10.0, clock=lambda: now[0])
+    server.desk._noted = Throttle(burst=5, every=10.0, clock=lambda: now[0])
     for _ in range(1000):
         for kind in ("paint", "leave", "join"):
-            server.handle(1, Message(kind, {"client": 1, "why": "\x1b[2J" + "x" * 10**5}))
-    server.handle(2, Message("leave", {"client": 2}))
+            server.desk.handle(1, Message(kind, {"client": 1, "why": "\x1b[2J" + "x" * 10**5}))
+    server.desk.handle(2, Message("leave", {"client": 2}))
     now[0] = 10.0
-    server.handle(1, Message("leave", {"client": 1}))
+    server.desk.handle(1, Message("leave", {"client": 1}))
     lines = [json.loads(line) for line in (tmp_path / "server" / "events.jsonl").read_text().splitlines()]
     assert [line["client"] for line in lines] == [1] * 5 + [2, 1]
     assert lines[-1]["left_out"] == 2995 and "left_out" not in lines[-2]
@@ -360,7 +362,7 @@ def test_a_client_with_another_configuration_is_refused_with_the_key(shared, tmp
     with pytest.raises(JoinRefusedError, match=r"fedmllm\.train\.batch_size is 8 on the client and 4 on the server"):
         site_of(federation, 1, tmp_path, wire, agreed=other).run()
     assert "data.root" not in other and "fedmllm.network.certificates" not in other
-    server._manifest = "a" * 64
+    server.desk._manifest = "a" * 64
     with pytest.raises(JoinRefusedError, match="comes from another split"):
         site_of(federation, 1, tmp_path, wire, manifest="b" * 64).run()
     with pytest.raises(JoinRefusedError, match=r"rows must be a whole number from 1"):
@@ -387,11 +389,11 @@ def test_a_client_with_other_base_weights_is_refused(shared, tmp_path: Path) -> 
     ours = introduction(federation.config, 1, federation.data)["base"]
     assert len(ours) == 64
     server = server_of(federation, tmp_path / "server", wire)
-    server._base = ours
+    server.desk._base = ours
     with pytest.raises(JoinRefusedError, match=rf"client 2 .*'bbbbbbbbbbbb'.* those of the server \({ours[:12]}\)"):
         site_of(federation, 2, tmp_path, wire, base="b" * 64).run()
     assert events(tmp_path / "server", "refused")[0]["reason"] == "base"
-    server._base = ""
+    server.desk._base = ""
     loop = Started(server.run)
     sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2)]
     wait_until(lambda: len(server.roster.present([1, 2])) == 2)
@@ -412,10 +414,10 @@ def test_too_few_clients_for_too_long_end_the_server_and_it_says_who(shared, tmp
     with pytest.raises(NetworkError, match=r"needs 3 of 3 clients.*client 2 has not joined.*client 3 has not"):
         server.run()
     assert json.loads((tmp_path / "server" / "status.json").read_text())["last_error"].startswith("NetworkError")
-    wire.coordinator = None
-    wire.coordinator = server_of(federation, tmp_path / "server", wire)
+    wire.server = None
+    wire.server = server_of(federation, tmp_path / "server", wire)
     rest = [Started(site_of(federation, c, tmp_path, wire, steps(federation)).run) for c in (2, 3)]
-    results = Started(wire.coordinator.run).join()
+    results = Started(wire.server.run).join()
     for each in (site, *rest):
         assert state_digest(each.join().tensors) == stepped(federation, results["participants"])
 
@@ -425,7 +427,7 @@ def test_a_client_stops_where_asked_and_without_a_server_gives_up(shared, tmp_pa
     wire, calls = Wire(), []
     loop = Started(server_of(federation, tmp_path / "server", wire).run)
 
-    def turn(client: int, round_index: int, state: Any, carried: Any) -> Update:
+    def turn(client: int, round_index: int, state: Any, carried: Any) -> ClientUpdate:
         if client == 1 and round_index == 1 and (1, 1) not in calls:
             stopping.stop()  # in the middle of a turn: it is finished, kept and delivered
         return steps(federation, calls)(client, round_index, state, carried)
@@ -433,7 +435,7 @@ def test_a_client_stops_where_asked_and_without_a_server_gives_up(shared, tmp_pa
     stopping = site_of(federation, 1, tmp_path, wire, turn)
     sites = [Started(stopping.run)]
     sites += [Started(site_of(federation, c, tmp_path, wire, turn).run) for c in (2, 3)]
-    with pytest.raises(SiteStopped):
+    with pytest.raises(ClientStopped):
         sites[0].join()
     assert events(tmp_path / "server", "left")[0]["why"] == "asked to stop"
     assert json.loads((tmp_path / "client_1" / "status.json").read_text())["doing"] == "stopped"
@@ -442,7 +444,7 @@ def test_a_client_stops_where_asked_and_without_a_server_gives_up(shared, tmp_pa
     for site in sites:
         assert state_digest(site.join().tensors) == stepped(federation, results["participants"])
     assert results["participants"][1] == [1, 2, 3]
-    wire.coordinator = None
+    wire.server = None
     alone = site_of(federation, 1, tmp_path / "alone", wire)
     alone._settings = replace(alone._settings, give_up=0.3)
     with pytest.raises(NetworkError, match="out of reach for"):

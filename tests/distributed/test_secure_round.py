@@ -18,19 +18,20 @@ from waiting import LONG, Clock
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
-from fs_fedmllm.distributed.coordinator import Coordinator
+from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import NetworkError
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity
+from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
-from fs_fedmllm.distributed.site import Site
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.errors import ConfigError, PrivacyError
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.session import Session, Silent
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -64,20 +65,20 @@ def start(
     settings = replace(settings, **network)
     blind = replace(pieces, data=replace(pieces.data, clients={}))
     blind.evaluate = pieces.evaluate  # type: ignore[method-assign]
-    session = Session(blind, RunFolder(folder / "server", config), Silent())
+    session = Session(blind, RunFolder(folder / "server", config), Listener())
     agreed = agreement(config, pieces.data.template)
-    wire.coordinator = Coordinator(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=3.0)
-    server = Started(wire.coordinator.run)
+    wire.server = RoundServer(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=3.0)
+    server = Started(wire.server.run)
     sites = {client: Started(site(pieces, client, folder, wire, settings).run) for client in CLIENTS}
     return session, server, sites
 
 
-def site(pieces: Federation, client: int, folder: Path, wire: Wire, settings) -> Site:
+def site(pieces: Federation, client: int, folder: Path, wire: Wire, settings) -> RoundClient:
     config, rows = pieces.config, pieces.data.clients[client]
     own = FederatedData(pieces.data.dataset, pieces.data.template, {client: rows}, pieces.data.manifest)
     home = folder / f"client_{client}"
     home.mkdir(parents=True, exist_ok=True)
-    made = Site(
+    made = RoundClient(
         wire.channel(client), client, introduction(config, client, own), handlers_of(config, client, pieces),
         SiteStore(home / "state", site_identity(config, client, rows)), settings, Journal(home, f"client {client}"),
         StatusFile(home), sleep=lambda seconds: time.sleep(0.01),
@@ -150,7 +151,7 @@ def test_a_client_that_dies_in_a_phase_is_survived(pieces, tmp_path, phase) -> N
         sites[3].join()
     # Its masked update counts once it is there, whatever becomes of it afterwards.
     assert results["participants"] == [[1, 2, 3, 4] if phase == secure.UNMASK else [1, 2, 4]]
-    assert all(torch.isfinite(tensor).all() for tensor in session.params.values())
+    assert all(torch.isfinite(tensor).all() for tensor in session.state.params.values())
 
 
 def test_a_round_waits_for_as_many_as_open_its_sum(pieces, tmp_path) -> None:
@@ -197,7 +198,7 @@ def test_a_quorum_below_the_threshold_is_refused_with_both_keys() -> None:
 
 
 def test_a_client_without_the_rounds_secrets_sits_it_out(pieces) -> None:
-    handlers = secure.SecureSite(pieces.config, 1, pieces, pieces.client_turn).handlers()
+    handlers = secure.SecureRoundClient(pieces.config, 1, pieces.server, pieces.clients.update).handlers()
     for phase in (secure.SHARES, secure.TURN, secure.UNMASK):
         said, _ = handlers[phase](Message("task", {"start": "ab", "round": 0}), {})
         assert "holds no secrets of this round" in said.header["failed"] and not said.tensors
@@ -207,7 +208,7 @@ def test_a_server_cannot_ask_for_less_than_the_sites_threshold(pieces) -> None:
     from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 
     name = "0" * 64
-    handlers = secure.SecureSite(pieces.config, 1, pieces, pieces.client_turn).handlers()
+    handlers = secure.SecureRoundClient(pieces.config, 1, pieces.server, pieces.clients.update).handlers()
     mine, _ = handlers[secure.KEYS](Message("task", {"session": name, "start": name}), {})
     roster = {"1": dict(mine.header)}
     for other in range(2, 11):

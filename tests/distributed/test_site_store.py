@@ -31,13 +31,13 @@ def test_an_answer_is_read_back_to_the_bit_and_what_is_carried_follows_the_serve
     assert found.pending.answer.header == pending(0).answer.header
     assert list(found.pending.answer.tensors) == ["w", "b"]
     assert torch.equal(found.pending.answer.tensors["w"], pending(0).answer.tensors["w"])
-    assert found.carried == {}
+    assert found.client_state == {}
     found.settle(0)  # the server used it
     found.keep(pending(1, 2.0))
     again = SiteStore(tmp_path, "me")
-    assert again.carried["count/turns"].tolist() == [1.0]
+    assert again.client_state["count/turns"].tolist() == [1.0]
     again.settle(0)  # the answer of round 1 came too late
-    assert SiteStore(tmp_path, "me").carried["count/turns"].tolist() == [1.0]
+    assert SiteStore(tmp_path, "me").client_state["count/turns"].tolist() == [1.0]
     with pytest.raises(ConfigError, match="used this client's answer of round 3"):
         again.settle(3)
     lost = SiteStore(tmp_path / "elsewhere", "me", needed=True)  # its folder is gone, and the server counts on it
@@ -45,7 +45,7 @@ def test_an_answer_is_read_back_to_the_bit_and_what_is_carried_follows_the_serve
     with pytest.raises(ConfigError, match="used this client's answer of round 0"):
         lost.settle(0)
     again.settle(-1)  # the server starts anew
-    assert again.carried == {}
+    assert again.client_state == {}
     again.clear()
     assert not list(tmp_path.iterdir())
 

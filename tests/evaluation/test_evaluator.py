@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.options import option_tokens
@@ -56,7 +56,7 @@ def test_batched_generation_is_that_of_single_rows(federation, rows) -> None:
 
 
 def test_the_authors_way_is_a_switch(federation, rows) -> None:
-    upstream = Evaluator(federation.encoder, EvaluationConfig(), {"decision": "sampled_text", "unparsable": "class_2"})
+    upstream = Evaluator(federation.encoder, EvaluatorConfig(), {"decision": "sampled_text", "unparsable": "class_2"})
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)

@@ -135,7 +135,7 @@ def site_store(folder: Path) -> Reader:
 
     written = folder / "written"
     store = SiteStore(written, "me")
-    store.carried = {"dual/w": torch.ones(2)}
+    store.client_state = {"dual/w": torch.ones(2)}
     place = {"phase": "turn", "round": 1, "start": "s"}
     store.keep(Pending(place, Message("answer", {"rows": 3, **place}, _tensors()), {"dual/w": torch.ones(2)}))
     head = json.loads((written / "state.json").read_text())

@@ -144,14 +144,15 @@ def test_a_bad_client_is_left_out_and_named(plugged, host, tmp_path) -> None:
     driver.write_text(
         "import runpy, sys\n"
         "import federatedscope.core.configs.config\n"  # plugged: registers us
-        "from fs_fedmllm.rounds.federation import Federation\n"
         "from fs_fedmllm.errors import UpdateError\n"
-        "turn = Federation.client_turn\n"
+        "from fs_fedmllm.rounds.client import ClientSide\n"
+        "from fs_fedmllm.rounds.schedule import round_clients\n"
+        "turn = ClientSide.update\n"
         "def broken(self, client, round_index, *rest):\n"
-        "    if client == self.sample_clients(round_index)[0]:\n"
+        "    if client == round_clients(self.config, round_index)[0]:\n"
         "        raise UpdateError('the training loss is nan')\n"
         "    return turn(self, client, round_index, *rest)\n"
-        "Federation.client_turn = broken\n"
+        "ClientSide.update = broken\n"
         "sys.argv = ['main.py', *sys.argv[1:]]\n"
         "runpy.run_module('federatedscope.main', run_name='__main__')\n"
     )

@@ -44,11 +44,11 @@ def test_clip_is_in_the_clients_turn(federation, short_config) -> None:
     from dataclasses import replace
 
     start = federation.initial_state()
-    free = federation.client_turn(1, 0, start)
+    free = federation.clients.update(1, 0, start)
     norm = l2_norm({n: t.double() - start[n].double() for n, t in free.state.items()})
     words = ("fedmllm.privacy.dp.clip_norm", norm / 3, "fedmllm.privacy.dp.noise_multiplier", "1")
     config = short_config("cross_i3t7", *words)
-    clipped = replace(federation, config=config).client_turn(1, 0, start)
+    clipped = replace(federation, config=config).clients.update(1, 0, start)
     got = {n: t.double() - start[n].double() for n, t in clipped.state.items()}
     assert l2_norm(got) == pytest.approx(norm / 3, rel=1e-3)
     for name, tensor in got.items():  # the same direction
@@ -161,14 +161,14 @@ def test_a_full_disk_draws_no_noise(short_config, monkeypatch) -> None:
     monkeypatch.setattr("fs_fedmllm.privacy.ledger.os.fsync", full)
     monkeypatch.setattr(central, "add_noise", lambda *_: pytest.fail("noise was drawn"))
     monkeypatch.setattr("fs_fedmllm.runs.run_folder.write_atomically", lambda *_: None)
-    monkeypatch.setattr("fs_fedmllm.runs.session.write_manifest", lambda *_: None)
+    monkeypatch.setattr("fs_fedmllm.runs.opening.write_manifest", lambda *_: None)
     with pytest.raises(OSError, match="No space"):
         simulation.run(short_config("cross_i3t7", *DP, "federate.sample_client_num", "2"))
 
 
 def test_without_the_clients_half_the_run_stops(short_config, monkeypatch) -> None:
     """The mutant of a rival: noise is calibrated to a clip that no client does."""
-    monkeypatch.setattr("fs_fedmllm.rounds.federation.clip_update", lambda start, state, bound: state)
+    monkeypatch.setattr("fs_fedmllm.rounds.client.clip_update", lambda start, state, bound: state)
     config = short_config(
         *("cross_i3t7", "fedmllm.privacy.dp.clip_norm", "1e-4", "fedmllm.privacy.dp.noise_multiplier", "1"),
         *("federate.sample_client_num", "2", "train.optimizer.lr", "1e-3"),

@@ -13,8 +13,7 @@ from scipy import stats
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.algorithms import OPTIMIZERS, build_server_optimizer
-from fs_fedmllm.config import Config
-from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, threshold_of
 from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.errors import PrivacyError, UpdateError
 from fs_fedmllm.privacy.secure_aggregation import client as client_side
@@ -320,10 +319,7 @@ def test_thresholds(share: float, clients: int, expected: int) -> None:
 
 
 def test_too_many_parameters_for_the_clip() -> None:
-    from dataclasses import replace
 
-    config = Config()
-    dp = replace(config.fedmllm.privacy.dp, clip_norm=1e-3)
-    config = replace(config, fedmllm=replace(config.fedmllm, privacy=replace(config.fedmllm.privacy, dp=dp)))
+    privacy = PrivacyConfig(dp=DPConfig(clip_norm=1e-3))
     with pytest.raises(PrivacyError, match=r"a tenth of fedmllm\.privacy\.dp\.clip_norm"):
-        Policy.of(config, {"w": torch.zeros(30_000_000, dtype=torch.int8)}, 1_000_00, 1)
+        Policy.of(privacy, 1, {"w": torch.zeros(30_000_000, dtype=torch.int8)}, 100_000, 1)

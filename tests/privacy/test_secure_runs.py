@@ -6,12 +6,14 @@ import json
 from typing import ClassVar
 
 import pytest
+import torch
 from modular import modular_sum
 from safetensors.torch import load_file
 
-from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.errors import ConfigError, PrivacyError, UpdateError
+from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.secure_aggregation import in_process
-from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.runs import simulation
 
 SECURE = ("fedmllm.privacy.secure_aggregation.enabled", "True")
@@ -79,7 +81,7 @@ def test_the_adapter_is_that_of_the_plain_quantised_sum_and_near_the_plain_one(s
 
 
 def test_a_failed_turn_is_a_dropout_that_the_round_survives(short_config, monkeypatch) -> None:
-    turn = Federation.client_turn
+    turn = ClientSide.update
     failed = []
 
     def sometimes(self, client, round_index, *rest):
@@ -88,7 +90,7 @@ def test_a_failed_turn_is_a_dropout_that_the_round_survives(short_config, monkey
             raise UpdateError("the loss is not finite")
         return turn(self, client, round_index, *rest)
 
-    monkeypatch.setattr(Federation, "client_turn", sometimes)
+    monkeypatch.setattr(ClientSide, "update", sometimes)
     words = (*SECURE, *THREE, "fedmllm.privacy.secure_aggregation.threshold", "0.6", "federate.total_round_num", "1")
     results, _ = simulation.run(short_config("cross_i3t7", *words))
     assert [r["client"] for r in results["refused"]] == failed and results["rounds"] == 1
@@ -100,3 +102,10 @@ def test_with_differential_privacy_and_an_adaptive_server(short_config) -> None:
     assert set(results["privacy"]) == {"differential_privacy", "secure_aggregation"}
     rounds = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epsilon"] > 0 for line in rounds if line["kind"] == "round"] == [True, True]
+
+
+def test_an_update_in_the_clear_is_not_added_to_a_masked_sum() -> None:
+    masked = MaskedSum()
+    with pytest.raises(PrivacyError, match="Client 3 sent its update in the clear"):
+        masked.add(3, 1.0, {"a": torch.ones(2)})
+    assert masked.mean() == {}

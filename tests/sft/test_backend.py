@@ -18,7 +18,8 @@ from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.rounds.trainer import LocalTrainer, Turn
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.rounds.trl_trainer import OWNED, TrlTrainer, sft_arguments
 
 #: Adam divides by the gradients' size and makes rounding of the smallest as large as a step; with this it does not.
@@ -73,15 +74,15 @@ class Correcting(ClientHalf):
 def test_an_algorithm_corrects_gradients_before_they_are_clipped(tiny, rows) -> None:
     mllm, encoder = tiny
     encoded = encoder.encode(rows)
-    turn = Turn(batches=[[0, 1], [2, 3]], lr=1e-3, halves=[Correcting()])
+    plan = UpdatePlan(batches=[[0, 1], [2, 3]], lr=1e-3, halves=[Correcting()])
     ends, logs = [], []
     for trainer in (
-        LocalTrainer(mllm, encoder, LocalConfig(**PLAIN)),
+        LeanTrainer(mllm, encoder, LocalConfig(**PLAIN)),
         TrlTrainer(mllm, encoder, LocalConfig(**PLAIN)),
     ):
-        mllm.adapter.load(mllm.adapter.initial_state(5))
-        logs.append(trainer.fit(encoded, turn))
-        ends.append(mllm.adapter.export())
+        trained, log = trainer.fit(mllm.adapter.initial_state(5), encoded, plan)
+        logs.append(log)
+        ends.append(trained)
     assert trl_updates.distance(*ends) < 1e-7
     assert logs[0].penalty == logs[1].penalty == 3.0
     assert logs[0].loss == pytest.approx(logs[1].loss, abs=1e-5)
@@ -99,7 +100,7 @@ def test_nothing_is_left_behind(tiny, rows) -> None:
     assert before[:2] == after[:2] and torch.equal(before[2], after[2])
     assert mllm.inner.forward == forward and not mllm.inner.training
     assert all(parameter.grad is None for parameter in mllm.adapter.parameters)
-    LocalTrainer(mllm, encoder, LocalConfig())  # makes TrainingArguments, which resets what accelerate knows
+    LeanTrainer(mllm, encoder, LocalConfig())  # makes TrainingArguments, which resets what accelerate knows
     second = two_rounds(mllm, trainer, encoded, 1e-3)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -122,7 +123,6 @@ def test_a_field_of_sft_config_is_in_force(tiny, rows) -> None:
     encoded = encoder.encode(rows)
     ends = []
     for sft in ({}, {"neftune_noise_alpha": 20.0}):
-        mllm.adapter.load(mllm.adapter.initial_state(5))
-        TrlTrainer(mllm, encoder, LocalConfig(sft=sft)).fit(encoded, Turn(batches=[[0, 1]], lr=1e-3))
-        ends.append(mllm.adapter.export())
+        trainer, plan = TrlTrainer(mllm, encoder, LocalConfig(sft=sft)), UpdatePlan(batches=[[0, 1]], lr=1e-3)
+        ends.append(trainer.fit(mllm.adapter.initial_state(5), encoded, plan)[0])
     assert trl_updates.distance(*ends) > 1e-6

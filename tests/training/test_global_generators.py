@@ -7,7 +7,7 @@ import torch
 
 from fs_fedmllm.config import LocalConfig, ModelOptions
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.rounds.trainer import LocalTrainer
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 
 
 def _draw() -> tuple[float, float, float]:
@@ -23,6 +23,6 @@ def test_the_global_generators_go_on_where_they_were() -> None:
         torch.manual_seed(5)
         _draw()
         if makes:
-            LocalTrainer(mllm, None, LocalConfig())  # type: ignore[arg-type]
+            LeanTrainer(mllm, None, LocalConfig())  # type: ignore[arg-type]
         drawn.append(_draw())
     assert drawn[0] == drawn[1]

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from fs_fedmllm.rounds.client_update import (
+from fs_fedmllm.rounds.batches import (
     STREAM_DROPOUT,
     STREAM_ORDER,
     STREAM_SAMPLING,
     plan_batches,
-    turn_generator,
+    update_generator,
 )
 
 
@@ -87,13 +87,13 @@ def test_no_rows():
 
 def test_generators_are_separate_for_every_purpose_round_and_client():
     keys = itertools.product((0, 1), (STREAM_SAMPLING, STREAM_ORDER, STREAM_DROPOUT), range(3), range(3))
-    draws = [tuple(turn_generator(*key).integers(2**31, size=2).tolist()) for key in keys]
+    draws = [tuple(update_generator(*key).integers(2**31, size=2).tolist()) for key in keys]
     assert len(set(draws)) == len(draws)
-    assert turn_generator(7, STREAM_ORDER, 2, 5).random() == turn_generator(7, STREAM_ORDER, 2, 5).random()
+    assert update_generator(7, STREAM_ORDER, 2, 5).random() == update_generator(7, STREAM_ORDER, 2, 5).random()
 
 
 def test_the_order_of_a_turn_is_pinned():
     """Another draw than this one would silently change every published run."""
-    rng = turn_generator(0, STREAM_ORDER, 0, 1)
+    rng = update_generator(0, STREAM_ORDER, 0, 1)
     batches = plan_batches(6, amount=1, unit="epoch", batch_size=4, rng=rng)
     assert batches == [[1, 0, 5, 3], [4, 2]]

@@ -11,8 +11,9 @@ from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
-from fs_fedmllm.rounds import trainer as trainer_module
-from fs_fedmllm.rounds.trainer import LocalTrainer, Turn, grouped
+from fs_fedmllm.rounds import lean_trainer as trainer_module
+from fs_fedmllm.rounds.lean_trainer import LeanTrainer, grouped
+from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_the_answer_columns_give_the_loss_of_the_whole_sequence(trained) -> None
     mllm, encoder, rows = trained
     mllm.adapter.load(_state(mllm))
     mllm.set_training(False)
-    trainer = LocalTrainer(mllm, encoder, LocalConfig())
+    trainer = LeanTrainer(mllm, encoder, LocalConfig())
     batch = encoder.collate(rows, completions=True)
     with torch.no_grad():
         lean = trainer._loss_sum(batch) / batch.supervised
@@ -53,9 +54,8 @@ def test_micro_batches_give_the_step_of_the_whole_batch(trained) -> None:
     start = _state(mllm)
     moves, losses = [], []
     for micro in (0, 5):
-        mllm.adapter.load(start)
-        trainer = LocalTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=micro))
-        losses.append(trainer.fit(rows, Turn(batches=[list(range(12))], lr=1e-3)).loss)
+        trainer = LeanTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=micro))
+        losses.append(trainer.fit(start, rows, UpdatePlan(batches=[list(range(12))], lr=1e-3))[1].loss)
         moves.append(_moved(mllm, start))
     assert abs(losses[0] - losses[1]) < 1e-6
     for name in start:
@@ -77,13 +77,12 @@ def test_a_forward_pass_holds_rows_of_like_length_and_kind(trained, monkeypatch:
         return collate(chosen, completions=completions)
 
     monkeypatch.setattr(encoder, "collate", watched)
-    trainer = LocalTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=4))
+    trainer = LeanTrainer(mllm, encoder, LocalConfig(batch_size=12, micro_batch_size=4))
     for order in (grouped, lambda rows, indices, micro: list(indices)):
         monkeypatch.setattr(trainer_module, "grouped", order)
         passes.append([])
         pictured: list[set[bool]] = []
-        mllm.adapter.load(_state(mllm))
-        trainer.fit(rows, Turn(batches=[step], lr=1e-3))
+        trainer.fit(_state(mllm), rows, UpdatePlan(batches=[step], lr=1e-3))
         if order is grouped:
             assert pictured == [{False}, {True}, {True}]
     assert len(passes[0]) == len(passes[1]) == 3 and sum(passes[0]) < sum(passes[1])
@@ -94,13 +93,11 @@ def test_fit_equals_the_stock_trainer(trained) -> None:
     start = _state(mllm)
     local = LocalConfig(batch_size=4)
     batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    mllm.adapter.load(start)
-    trainer = LocalTrainer(mllm, encoder, local)
-    log = trainer.fit(rows, Turn(batches=batches, lr=1e-3))
-    lean = mllm.adapter.export()
+    trainer = LeanTrainer(mllm, encoder, local)
+    lean, log = trainer.fit(start, rows, UpdatePlan(batches=batches, lr=1e-3))
 
     mllm.adapter.load(start)
-    stock = LocalTrainer(mllm, encoder, local)
+    stock = LeanTrainer(mllm, encoder, local)
     stock.args.learning_rate = 1e-3
     ordered = [rows[i] for batch in batches for i in batch]
     stock.get_train_dataloader = lambda: [stock._collate(ordered[i : i + 4]) for i in range(0, 12, 4)]
@@ -113,11 +110,11 @@ def test_fit_equals_the_stock_trainer(trained) -> None:
     assert any(not torch.equal(lean[n], start[n]) for n in start)
 
 
-def test_nothing_leaks_from_one_turn_to_the_next(federation) -> None:
+def test_nothing_leaks_from_one_update_to_the_next(federation) -> None:
     state = federation.initial_state()
-    first = federation.client_turn(1, 0, state)
-    federation.client_turn(2, 0, state)
-    again = federation.client_turn(1, 0, state)
+    first = federation.clients.update(1, 0, state)
+    federation.clients.update(2, 0, state)
+    again = federation.clients.update(1, 0, state)
     assert all(torch.equal(first.state[n], again.state[n]) for n in state)
     assert first.log.loss == again.log.loss
 
@@ -126,7 +123,7 @@ def test_the_global_generators_are_left_alone(federation) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    federation.client_turn(1, 0, federation.initial_state())
+    federation.clients.update(1, 0, federation.initial_state())
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -137,10 +134,10 @@ def test_a_strong_penalty_holds_the_masked_layers(federation) -> None:
     start = federation.initial_state()
     turns = {}
     for gamma in (0.0, 1e5):
-        adapter.load(start)
         pulled = [ProximalClient(Penalty(gamma, masked))]
-        log = federation.trainer.fit(rows, Turn([[0, 1], [0, 1], [0, 1]], 1e-2, halves=pulled))
-        moved = {n: float((t - start[n]).norm()) for n, t in adapter.export().items()}
+        plan = UpdatePlan([[0, 1], [0, 1], [0, 1]], 1e-2, halves=pulled)
+        trained, log = federation.trainer.fit(start, rows, plan)
+        moved = {n: float((t - start[n]).norm()) for n, t in trained.items()}
         turns[gamma] = (log, moved)
     free, held = turns[0.0][1], turns[1e5][1]
     inside = [adapter.names[i] for i in masked]
@@ -152,14 +149,29 @@ def test_a_loss_that_is_not_finite_is_refused(federation) -> None:
     state = federation.initial_state()
     name = next(iter(state))
     with pytest.raises(UpdateError, match="loss"):
-        federation.client_turn(1, 0, state | {name.replace("lora_A", "lora_B"): torch.full_like(
+        federation.clients.update(1, 0, state | {name.replace("lora_A", "lora_B"): torch.full_like(
             state[name.replace("lora_A", "lora_B")], float("nan"))})  # fmt: skip
 
 
 def test_fewer_rows_than_a_batch_still_train(federation) -> None:
     update = federation.trainer
     rows = federation.encoder.encode(federation.data.clients[1][:1])
-    start = federation.initial_state()
-    federation.mllm.adapter.load(start)
-    log = update.fit(rows, dataclasses.replace(federation.plan(1, 0, 1), lr=1e-3))
+    plan = dataclasses.replace(federation.clients.plan(1, 0, 1), lr=1e-3)
+    _, log = update.fit(federation.initial_state(), rows, plan)
     assert log.rows == log.steps == 2
+
+
+def test_another_trainer_can_stand_in_its_place(federation) -> None:
+    """Everything around the training is the client's side; what trains is a protocol."""
+    plans = []
+
+    class Doubling:
+        def fit(self, start, rows, plan):
+            plans.append(plan)
+            assert sorted(rows) == plan.rows
+            return {name: 2 * tensor for name, tensor in start.items()}, UpdateLog(0.0, 0.0, 0.0, 1, len(rows), 0.0)
+
+    state = federation.initial_state()
+    update = dataclasses.replace(federation, trainer=Doubling()).clients.update(1, 0, state)
+    assert all(torch.equal(update.state[name], 2 * tensor) for name, tensor in state.items())
+    assert plans[0].batches == federation.clients.plan(1, 0, update.rows).batches and update.log.steps == 1

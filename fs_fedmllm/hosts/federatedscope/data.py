@@ -54,7 +54,7 @@ def build_data(config: Any, client_cfgs: Any) -> tuple[dict[int, Any], Any] | No
     modified = _modified(config, run.config)
     if run.config.method.pooled:
         modified.federate.client_num = 1
-    modified.federate.sample_client_num = run.config.turns_per_round
+    modified.federate.sample_client_num = run.config.updates_per_round
     modified.federate.sample_client_rate = -1.0
     return data, modified
 

@@ -10,6 +10,7 @@ from federatedscope.core.trainers.base_trainer import BaseTrainer
 
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.hosts.federatedscope.view import AdapterView
+from fs_fedmllm.rounds.client_update import NOTHING, FailedUpdate
 
 
 class FedMLLMTrainer(BaseTrainer):
@@ -58,20 +59,22 @@ class FedMLLMTrainer(BaseTrainer):
         return self.model.state_dict()
 
     def train(self) -> tuple[int, dict[str, torch.Tensor], dict[str, float]]:
-        """Take the client's turn.
+        """Train, and hand the update to the run's session; FederatedScope trains a round's clients in ascending order.
 
         Returns:
             Rows of the client, its adapter, and figures for FederatedScope's log. No tensors if the training
             failed; the server leaves such a client out and goes on.
         """
-        worker = self.monitor.monitored_object
-        session = runtime.current().session
+        run, client = runtime.current(), int(self.monitor.monitored_object.ID)
+        session = run.session
         if self._alone:
             start = self._own if self._own is not None else self.model.state_dict()
         else:  # FederatedScope's message holds the adapter; what else the algorithm sends comes from the session
-            start = session.broadcast | self.model.state_dict()
-        update = session.turn(int(worker.ID), start)
-        if update is None:
+            start = session.message | self.model.state_dict()
+        client_state = session.state.clients.get(client, NOTHING)
+        update = run.federation.clients.attempt(client, session.state.round, start, client_state)
+        session.take(update)
+        if isinstance(update, FailedUpdate):
             return 0, {}, {"train_total": 0}
         if self._alone:
             self._own = update.state

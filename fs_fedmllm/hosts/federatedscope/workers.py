@@ -11,14 +11,11 @@ from federatedscope.core.workers import Client, Server
 
 from fs_fedmllm.hosts.federatedscope import distributed, runtime
 from fs_fedmllm.hosts.federatedscope.distributed import no_port
-from fs_fedmllm.rounds.federation import Update
-from fs_fedmllm.rounds.trainer import TurnLog
+from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.session import Session
 
 logger = logging.getLogger(__name__)
-
-_NO_LOG = TurnLog(0.0, 0.0, 0.0, 0, 0, 0.0)
 
 
 class RoundSampler:
@@ -29,7 +26,7 @@ class RoundSampler:
 
     def sample(self, size: int) -> list[int]:
         """The round's clients, ascending."""
-        return self._server.session.begin_round()
+        return self._server.session.begin_round().clients
 
     def change_state(self, indices: Iterable[int] | int, state: str) -> None:
         """FederatedScope tracks idle clients here; a synchronous round needs no such state."""
@@ -66,7 +63,7 @@ def _count_once(manager: Any, session: Session) -> None:
         each = 0
         if isinstance(tensors, dict) and tensors and all(isinstance(t, torch.Tensor) for t in tensors.values()):
             # The server's messages hold the adapter in float32, whatever it is sent in.
-            each = session.wire_bytes(session.broadcast if message.sender == 0 else tensors)
+            each = wire_bytes(session.message if message.sender == 0 else tensors)
         receivers = len(message.receiver) if isinstance(message.receiver, list) else 1
         message.count_bytes = lambda: (each, each * receivers)
         send(message)
@@ -102,8 +99,8 @@ class FedMLLMServer(Server):
 
     def _adapter_sent(self) -> dict[str, torch.Tensor]:
         """The adapter as the clients receive it; what else the algorithm sends, the trainer takes from the session."""
-        sent = self.session.broadcast
-        return {name: sent[name] for name in self.session.params}
+        sent = self.session.message
+        return {name: sent[name] for name in self.session.state.params}
 
     def run(self) -> None:
         """FederatedScope's distributed mode: our round loop over our transport."""
@@ -116,18 +113,13 @@ class FedMLLMServer(Server):
         super().trigger_for_start()
 
     def _perform_federated_aggregation(self) -> int:
-        """Average the round's updates, in sorted client order."""
+        """Step along the mean of the round's updates, which the session has taken as each came."""
         received = self.msg_buffer["train"][self.state]
         if not runtime.current().config.method.has_global:
-            # A client whose turn failed keeps what it had.
+            # A client whose training failed keeps what it had.
             self._local |= {client: dict(state) for client, (_, state) in sorted(received.items()) if state}
             self.session.state.round += 1
             return len(received)
-        for client in sorted(received):
-            rows, state = received[client]
-            if state:  # an empty one was refused where it failed
-                kept = self.session.kept_by_turn.pop(client, {})
-                self.session.accept(Update(client, int(rows), state, _NO_LOG, kept))
         self.session.end_round(len(received))
         self.model.load_state_dict(self._adapter_sent())
         return len(received)
@@ -141,7 +133,7 @@ class FedMLLMServer(Server):
         if self._local:
             self.session.evaluate_local(self._local)
         else:
-            self.session.evaluate(self.session.state.round)
+            self.session.evaluate()
         super().eval()
 
     def terminate(self, msg_type: str = "finish") -> None:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.config import Config
-from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.config.privacy import PrivacyConfig, threshold_of
 from fs_fedmllm.errors import PrivacyError
 from fs_fedmllm.privacy.clipping import clip
 from fs_fedmllm.privacy.secure_aggregation.fixed_point import FixedPoint
@@ -42,11 +41,19 @@ class Policy:
     expected: int = 0
 
     @classmethod
-    def of(cls, config: Config, params: Mapping[str, torch.Tensor], clients: int, weight_bound: int) -> Policy:
+    def of(
+        cls,
+        privacy: PrivacyConfig,
+        expected: int,
+        params: Mapping[str, torch.Tensor],
+        clients: int,
+        weight_bound: int,
+    ) -> Policy:
         """For a round.
 
         Args:
-            config: the run's.
+            privacy: ``fedmllm.privacy``.
+            expected: clients in a round by configuration.
             params: the federated tensors.
             clients: how many begin the round.
             weight_bound: the largest weight of a client; 1 where all weigh the same.
@@ -54,7 +61,6 @@ class Policy:
         Raises:
             PrivacyError: rounding would eat up the clipping bound, or rows cannot be added up.
         """
-        privacy = config.fedmllm.privacy
         clip_norm = privacy.dp.clip_norm
         codec = FixedPoint.of(
             params,
@@ -68,7 +74,7 @@ class Policy:
                 "privacy: rounding alone may change an update by a tenth of fedmllm.privacy.dp.clip_norm."
             )
         threshold = threshold_of(privacy.secure_aggregation.threshold, clients)
-        return cls(codec, threshold, clip_norm, config.sampled_clients)
+        return cls(codec, threshold, clip_norm, expected)
 
     def vector(
         self, client: int, params: Mapping[str, torch.Tensor], update: Mapping[str, torch.Tensor], weight: int

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.data.columns import UnreadColumns, missing, one_image, renamed
 from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings
@@ -118,8 +118,8 @@ def predict(
     known = opened.description
     chosen = load_template(template) if template else known.template if known is not None else None
     variant = prompt or (known.prompt if known is not None else "original")
-    tokens = known.max_new_tokens if known is not None else EvaluationConfig().max_new_tokens
-    config = EvaluationConfig(batch_size=batch_size, max_new_tokens=tokens)
+    tokens = known.max_new_tokens if known is not None else EvaluatorConfig().max_new_tokens
+    config = EvaluatorConfig(batch_size=batch_size, max_new_tokens=tokens)
     lengths = row_lengths(opened.mllm, known.max_length if known is not None else -1, tokens)
     asked = [i for i, row in enumerate(rows) if row.question is not None]
     others = [i for i in range(len(rows)) if i not in set(asked)]

@@ -32,7 +32,7 @@ def import_everything(config: Config) -> int:
 
     for module in ("fs_fedmllm.runs.simulation", "torch.utils.tensorboard", "peft", "sklearn.metrics", "PIL.Image"):
         importlib.import_module(module)
-    set_threads(config)
+    set_threads(config.fedmllm.threads)
     options = config.model.fedmllm
     path = resolve_path(options.path)
     if not options.trust_remote_code:

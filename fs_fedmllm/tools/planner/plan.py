@@ -158,9 +158,9 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
     import torch
 
     from fs_fedmllm.models.export import adapter_bytes
-    from fs_fedmllm.rounds.payload import messages
+    from fs_fedmllm.rounds.server import messages
 
-    rounds, clients = config.federate.total_round_num, config.turns_per_round
+    rounds, clients = config.federate.total_round_num, config.updates_per_round
     plan.traffic = {"adapter_bytes": counted.adapter_bytes}
     if not config.method.has_global:
         plan.traffic |= dict.fromkeys(("to_a_client_bytes", "from_a_client_bytes", "round_bytes", "run_bytes"), 0)
@@ -186,7 +186,7 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
         "run_bytes": clients * (down + up) * rounds,
     }
     if ranks:
-        recorded = recorded_participants(config) if config.fedmllm.replay else ()
+        recorded = recorded_participants(config)
         drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded)]
         plan.traffic["run_bytes"] = sum(sum(of_client[client]) for client in drawn)
 
@@ -195,7 +195,7 @@ def _optimizer_copies(config: Config) -> int:
     """Adapter-sized tensors that the server's optimizer keeps."""
     import torch
 
-    from fs_fedmllm.rounds.payload import server_optimizer
+    from fs_fedmllm.rounds.server import server_optimizer
 
     server, size = server_optimizer(config), 1000
     kept = server.init({"adapter": torch.zeros(size)}) if server is not None else {}

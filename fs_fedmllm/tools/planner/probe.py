@@ -69,8 +69,10 @@ def measure(config: Config) -> dict[str, Any]:
 
     from fs_fedmllm.aggregators import RunningMean
     from fs_fedmllm.models.export import write_adapter
-    from fs_fedmllm.rounds.federation import Federation, Update
-    from fs_fedmllm.rounds.trainer import Turn
+    from fs_fedmllm.rounds.client_update import ClientUpdate
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.rounds.server import Round
+    from fs_fedmllm.rounds.trainer import UpdatePlan
     from fs_fedmllm.runs.checkpoint import RunState, save_checkpoint
     from fs_fedmllm.runs.run_folder import RunFolder
     from fs_fedmllm.scenarios.federated_data import prepare_data
@@ -85,7 +87,8 @@ def measure(config: Config) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     params = federation.initial_state()
-    server = federation.server.init(params) if federation.server is not None else {}
+    optimizer = federation.optimizer
+    server = optimizer.init(params) if optimizer is not None else {}
     state = RunState(0, params, server, dict(params))
     encoder, some_client = federation.encoder, min(data.clients)
 
@@ -103,34 +106,35 @@ def measure(config: Config) -> dict[str, Any]:
     for part in work.scored_parts:
         federation.evaluator.evaluate(part)
     scoring = [timed(lambda part=part: federation.evaluator.evaluate(part)) / len(part) for part in work.longest]
-    mean = RunningMean(state.params)
+    message = federation.server.message(state.params, state.server)
+    received = {name: message[name].float() for name in state.params}
+    current = Round(0, [some_client], message, received, RunningMean(received))
     steps: list[float] = []
 
-    def turn(batches: Sequence[Sequence[Sample]]) -> None:
-        start, halves = federation.begin(some_client, federation.broadcast(state.params, state.server), {})
-        federation.mllm.adapter.load(start)
+    def update(batches: Sequence[Sequence[Sample]]) -> None:
+        start, halves = federation.clients.begin(some_client, message, {})
         flat = [row for batch in batches for row in batch]
         starts = list(itertools.accumulate((len(batch) for batch in batches), initial=0))
         indices = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
-        log = federation.trainer.fit(encoder.encode(flat), Turn(indices, lr=1e-5, halves=halves))
+        encoded = dict(enumerate(encoder.encode(flat)))
+        trained, log = federation.trainer.fit(start, encoded, UpdatePlan(indices, lr=1e-5, halves=halves))
         steps.append(log.seconds / len(batches))
-        update = Update(len(steps), len(rows), federation.mllm.adapter.export(), log)
-        if federation.server is not None:
-            federation.accept(mean, state.params, update)
+        if optimizer is not None:
+            federation.server.take(current, ClientUpdate(len(steps), len(rows), trained, log))
 
     begun = time.process_time()
-    turn(work.first[0][:2])
+    update(work.first[0][:2])
     whole = heavy = 0.0
     for batch in work.heaviest:
-        turn([batch])
-        taken = timed(lambda batch=batch: turn([batch]))
+        update([batch])
+        taken = timed(lambda batch=batch: update([batch]))
         whole, heavy = max((whole, heavy), (taken, steps[-1]))
     for batches in work.first:
         if time.process_time() - begun > SECONDS:
             break
-        turn(batches)
-    if federation.server is not None:
-        state.params, state.server = federation.server_step(state.params, state.server, mean)
+        update(batches)
+    if optimizer is not None:
+        state.params, state.server = federation.server.step(current, state.params, state.server)
     # What a session does beside: events, a checkpoint, the adapters' files.
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch), config)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.rounds.replay import recorded_participants
-from fs_fedmllm.rounds.schedule import evaluation_due, round_clients, slices_due, turn_batches
+from fs_fedmllm.rounds.schedule import evaluation_due, round_clients, slices_due, update_batches
 from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
 
 #: Turns that a probe may go through.
@@ -74,7 +74,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     Raises:
         ConfigError: ``fedmllm.replay`` names no record of such a run.
     """
-    recorded = recorded_participants(config) if config.fedmllm.replay else ()
+    recorded = recorded_participants(config)
     rounds = config.federate.total_round_num
     turns = steps = rows = 0
     touched: dict[tuple[object, ...], Sample] = {}
@@ -88,7 +88,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
     for round_index in range(rounds):
         for client in round_clients(config, round_index, recorded):
-            batches = turn_batches(config, client, round_index, len(data.clients[client]))
+            batches = update_batches(config, client, round_index, len(data.clients[client]))
             turns += 1
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)

@@ -21,6 +21,7 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.errors import FedMLLMError, UpdateError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.locks import locked
+from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.tools.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY
 from fs_fedmllm.version import VERSION
@@ -29,7 +30,7 @@ from fs_fedmllm.version import VERSION
 _PATIENCE = 60
 
 
-class Told:
+class Told(Listener):
     """A run's listener that tells the sweep how far it is."""
 
     def __init__(self, stream: Any):
@@ -40,21 +41,15 @@ class Told:
         self._stream.flush()
 
     def trained(self, round_index: int, update: Any) -> None:
-        """One more turn."""
+        """One more update."""
         self._tell(turns=1)
 
-    def resumed(self, turns: int) -> None:
-        """Turns that a checkpoint holds."""
-        self._tell(turns=turns)
-
-    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
-        """Nothing: the sweep shows cells."""
-
-    def round_ended(self, state: Any, figures: dict[str, Any]) -> None:
-        """Nothing: turns are counted."""
+    def resumed(self, updates: int) -> None:
+        """Updates that a checkpoint holds."""
+        self._tell(turns=updates)
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
-        """A turn that came to nothing counts as one."""
+        """An update that came to nothing counts as one."""
         self._tell(turns=1)
 
 

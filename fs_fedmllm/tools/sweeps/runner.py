@@ -50,7 +50,7 @@ class Outcome:
 
 def turns_of(config: Config) -> int:
     """Client turns of a run."""
-    return config.turns_per_round * config.federate.total_round_num
+    return config.updates_per_round * config.federate.total_round_num
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:

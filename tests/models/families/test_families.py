@@ -49,7 +49,7 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
     # The adapter is on language layers only, on all of them, and the regulariser reaches those in the middle.
     assert adapter.depth == 4 and set(adapter.layers) == {0, 1, 2, 3}
     assert all(not mllm.family.feeds_vision(tensor) for tensor in adapter.names)
-    assert {adapter.layers[i] for i in federation.halves(1)[0].penalty.positions} == {1, 2}
+    assert {adapter.layers[i] for i in federation.clients.halves(1)[0].penalty.positions} == {1, 2}
     assert mllm.federated_bytes() == {"lora": adapter.bytes}
 
     start, end = federation.initial_state(), read_adapter(written.path / "adapter", federation.initial_state())
@@ -95,7 +95,7 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
         again = dataclasses.replace(saving, fedmllm=dataclasses.replace(saving.fedmllm, train=ours))
         federation = Federation.build(again, federation.data)
         assert mllm.family.checkpointed(mllm.inner).is_gradient_checkpointing == on
-        updates.append(federation.client_turn(1, 0, start).state)
+        updates.append(federation.clients.update(1, 0, start).state)
     assert all(torch.equal(updates[0][tensor], updates[1][tensor]) for tensor in start)
     Federation.build(config, federation.data)  # off again
     federation.mllm.adapter.load(end)

@@ -10,7 +10,7 @@ import pytest
 import twins
 from PIL import Image
 
-from fs_fedmllm.config import EvaluationConfig
+from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
@@ -85,7 +85,7 @@ def test_what_a_model_obeys_is_text_in_a_row(name, twin, short_config, own_rows)
     # It trains and scores, with features and with pixels, and a row is scored for itself.
     start = federation.initial_state()
     for client in sorted(federation.data.clients):
-        assert np.isfinite(federation.client_turn(client, 0, start).log.loss)
+        assert np.isfinite(federation.clients.update(client, 0, start).log.loss)
     federation.mllm.adapter.load(start)
     together = federation.evaluator.option_log_probs(hostile[:4])
     assert np.isfinite(together).all()
@@ -97,7 +97,7 @@ def test_what_a_model_obeys_is_text_in_a_row(name, twin, short_config, own_rows)
     found, plain = asked.encode([row, dataclasses.replace(row, text="t", question="q", answer="a")])
     for ours, theirs in ((found.prompt, plain.prompt), (found.completion, plain.completion)):
         assert [i for i in ours if i in special] == [i for i in theirs if i in special]
-    assert len(Evaluator(asked, EvaluationConfig(max_new_tokens=2)).generate([row])) == 1
+    assert len(Evaluator(asked, EvaluatorConfig(max_new_tokens=2)).generate([row])) == 1
     # Options stand in the prompt and in the answers.
     options = ("lower <image>", "upper <|end|>")
     odd = dataclasses.replace(federation.data.template, options=options)

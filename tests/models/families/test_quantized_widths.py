@@ -51,5 +51,5 @@ def test_a_quantised_run_trains_after_its_first_evaluation(monkeypatch, short_co
     federation = Federation.build(config, prepare_data(config))
     start = federation.initial_state()
     federation.evaluate(start, slices=False)
-    update = federation.client_turn(1, 0, start)
+    update = federation.clients.update(1, 0, start)
     assert update.log.grad_norm > 0 and any(not torch.equal(start[name], update.state[name]) for name in start)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fs_fedmllm.config import EvaluationConfig, ModelOptions
+from fs_fedmllm.config import EvaluatorConfig, ModelOptions
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ModelError
@@ -38,7 +38,7 @@ def test_one_of_the_two_is_enough(missing, twin, tmp_path) -> None:
     mllm = load_mllm(_without(twin("llava"), tmp_path / missing, missing))
     assert mllm.tokenizer.pad_token_id is not None
     template = load_template("digits_triage")
-    evaluator = Evaluator(Encoder(mllm, template, "original", None), EvaluationConfig(max_new_tokens=2))
+    evaluator = Evaluator(Encoder(mllm, template, "original", None), EvaluatorConfig(max_new_tokens=2))
     rows = [Sample(str(i), None, "t" * (i + 1), template.answer(i), label=i) for i in range(2)]
     assert len(evaluator.generate(rows)) == 2
 

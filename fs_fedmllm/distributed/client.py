@@ -1,7 +1,7 @@
 """The client's loop: ask for a task, work on it, keep the answer on disk, deliver it; come back after any break.
 
 A client only calls; nothing listens at its end. What a task means is its handler's business: the plain run has one,
-``turn``, which trains (:func:`fs_fedmllm.distributed.roles.turn_handler`). Others (keys, masks) are added by name.
+``turn``, which trains (:func:`fs_fedmllm.distributed.roles.update_handler`). Others (keys, masks) are added by name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.site_store import Pending, SiteStore
 
-#: A task and what the client carries -> the answer (header and tensors) and what it carries from then on. What it
+#: A task and what the client has kept -> the answer (header and tensors) and what it keeps from then on. What it
 #: raises as an UpdateError is told to the server as the reason why there is no answer.
 Handler = Callable[[Message, State], tuple[Message, State]]
 
@@ -57,7 +57,7 @@ class _JoinAgain(Exception):
     """The server does not know us any more."""
 
 
-class Site:
+class RoundClient:
     """One client of a run.
 
     Args:
@@ -137,7 +137,7 @@ class Site:
             raise
 
     def stop(self) -> None:
-        """End at the next step: at once while waiting, after the turn while training. For signal handlers.
+        """End at the next step: at once while waiting, after the update while training. For signal handlers.
 
         Raises:
             Stopped: through the code that the main thread was in, if that only waits.
@@ -197,8 +197,8 @@ class Site:
         self._store.settle(p.whole(header, "taken", low=-1))
         self._say(doing=str(place["phase"]), round=place["round"])
         self._journal.write("task", round=place["round"], phase=place["phase"])
-        said, carried = handler(task, self._store.carried)
-        pending = Pending(place, Message(p.ANSWER, {**said.header, **place}, said.tensors), carried)
+        said, client_state = handler(task, self._store.client_state)
+        pending = Pending(place, Message(p.ANSWER, {**said.header, **place}, said.tensors), client_state)
         self._store.keep(pending)
         return pending
 
@@ -288,13 +288,13 @@ class Site:
 class _Interruptible:
     """A stretch in which a request to stop need not wait."""
 
-    def __init__(self, site: Site):
-        self._site = site
+    def __init__(self, client: RoundClient):
+        self._of = client
 
     def __enter__(self) -> None:
-        if self._site._stopping:
+        if self._of._stopping:
             raise Stopped
-        self._site._interruptible = True
+        self._of._interruptible = True
 
     def __exit__(self, *exception: object) -> None:
-        self._site._interruptible = False
+        self._of._interruptible = False

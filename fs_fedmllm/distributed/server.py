@@ -1,0 +1,333 @@
+"""The server's round loop: what clients get, and when a round ends.
+
+One thread runs :meth:`RoundServer.run`; the transport's threads are at its :class:`~fs_fedmllm.distributed.desk.Desk`.
+Updates enter the mean in ascending client order, whatever the order they come in, so the adapter has the
+bytes of a run on one machine. Who took part in a round is recorded: with the same participants, any engine gives the
+same adapter (``fedmllm.replay``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fs_fedmllm.config.network import NetworkConfig
+from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.desk import UNUSABLE, Desk, OpenPhase
+from fs_fedmllm.distributed.journal import Journal, StatusFile
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
+from fs_fedmllm.distributed.roster import Roster
+from fs_fedmllm.rounds.schedule import evaluation_due
+from fs_fedmllm.runs.session import Session
+
+#: How often the round loop looks up while it waits, in seconds: for signals, deadlines, and the status file.
+_LOOK_UP = 0.5
+#: How long a finished server stays for clients that have not heard of it, in seconds.
+LINGER = 60.0
+
+
+class Stopped(Exception):
+    """The server was asked to stop; the run resumes with the same command."""
+
+
+class RoundServer:
+    """The server of a run.
+
+    Args:
+        session: the run's book-keeping; it resumes from its checkpoint by itself.
+        settings: ``fedmllm.network``.
+        agreed: what every client must have alike, see :mod:`fs_fedmllm.distributed.agreement`.
+        manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
+        base: fingerprint of the base's weights; empty takes that of the first client that joins.
+        traffic: bytes received and sent so far, counted by the transport.
+        rounds: the phases of a round.
+        clock: monotonic seconds.
+        linger: how long to stay for clients that have not heard of the end, in seconds.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        settings: NetworkConfig,
+        *,
+        agreed: Mapping[str, Any],
+        manifest: str = "",
+        base: str = "",
+        traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        rounds: Rounds = plain_round,
+        clock: Callable[[], float] = time.monotonic,
+        linger: float = LINGER,
+    ):
+        self.session = session
+        self.settings = settings
+        self.roster = Roster(range(1, session.config.federate.client_num + 1))
+        self.journal = Journal(session.folder.path, "server")
+        self._status_file = StatusFile(session.folder.path)
+        self._total = session.config.federate.total_round_num
+        self._base = base
+        self._traffic = traffic
+        self._counted = sum(traffic())
+        self._spent = session.dp.spent() if session.dp else None
+        self._rounds = rounds
+        self._clock = clock
+        self._linger = linger
+        self._doing = "starting"
+        self._ended = threading.Event()
+        self.desk = Desk(
+            session.state,
+            self._total,
+            self.roster,
+            self.journal,
+            agreed=agreed,
+            manifest=manifest,
+            base=base,
+            status=self.status,
+            clock=clock,
+        )
+
+    # The round loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run until the last round is done.
+
+        Returns:
+            The results, as in results.json.
+
+        Raises:
+            Stopped: :meth:`stop` was called; the last checkpoint stands.
+            NetworkError: too few clients for longer than ``fedmllm.network.give_up``.
+            FedMLLMError: as on every engine.
+        """
+        threading.Thread(target=self._keep_status, name="fedmllm-status", daemon=True).start()
+        try:
+            return self._run()
+        finally:
+            self._ended.set()
+            self.desk.stopping.set()
+            self.desk.wake()  # whoever waits for an answer is told that there will be none
+
+    def _run(self) -> dict[str, Any]:
+        session = self.session
+        figures = {"rounds": self._total, "clients": len(self.roster.expected), "base": self._base[:12]}
+        self.journal.write("started", round=session.state.round, **figures)
+        try:
+            self._say("evaluating")
+            session.zero_shot()
+            if session.state.round < self._total:
+                self._say("waiting for clients")
+                self._await_all()
+            while session.state.round < self._total:
+                self._round()
+            results = session.close()
+        except Stopped:
+            self._say("stopped")
+            self.journal.write("stopped", round=session.state.round)
+            raise
+        except Exception as error:
+            self.desk.last_error = f"{type(error).__name__}: {error}"
+            self._say("failed")
+            self.journal.write("error", says=self.desk.last_error)
+            raise
+        self._finish(results)
+        return results
+
+    def _round(self) -> None:
+        """One round, with its evaluation and checkpoint."""
+        session = self.session
+        drawn = session.begin_round().clients
+        present = self._await_quorum(drawn)
+        rows = {client: self._rows(client) for client in present}
+        needed = self.quorum(len(drawn), len(present))
+        phases = self._rounds(session, rows)
+        answered: list[int] = present
+        try:
+            phase = next(phases)
+            while True:
+                answered = self._run_phase(phase, answered, needed)
+                phase = phases.send(answered)
+        except StopIteration:
+            pass
+        received_and_sent = sum(self._traffic())
+        session.end_round(len(present), sent=received_and_sent - self._counted)
+        self._counted = received_and_sent
+        if session.dp:
+            self._spent = session.dp.spent()
+        done = session.state.round
+        self.journal.write("round", round=done - 1, participants=session.state.figures["participants"][-1])
+        if evaluation_due(session.config, done):
+            self._say("evaluating")
+            figures = session.evaluate()
+            self.journal.write("evaluation", round=done, figures=p.finite(figures))
+        session.checkpoint()
+        self._look_up()
+
+    def _rows(self, client: int) -> int:
+        with self.desk.news:
+            member = self.roster.get(client)
+            assert member is not None
+            return member.rows
+
+    def quorum(self, drawn: int, began: int = 0) -> int:
+        """Answers that a round needs; with fewer than its threshold, a masked sum stays shut.
+
+        Args:
+            drawn: the round's clients.
+            began: how many of them were there to begin it, of which the threshold is a share; 0 before it begins.
+        """
+        secure = self.session.federation.server.privacy.secure_aggregation
+        default = threshold_of(secure.threshold, began or drawn) if secure.enabled else (drawn + 1) // 2
+        return min(self.settings.min_clients or default, drawn)
+
+    def _await_all(self) -> None:
+        """Wait for every client; after ``join_timeout`` a quorum of the round is enough."""
+        deadline = self._clock() + self.settings.join_timeout
+        expected = self.roster.expected
+        with self.desk.news:
+            while len(self.roster.present(expected)) < len(expected) and self._clock() < deadline:
+                self._wait(deadline)
+            self._tell_missing(expected)
+
+    def _await_quorum(self, drawn: list[int]) -> list[int]:
+        """Those of the drawn clients that the round waits for.
+
+        Raises:
+            NetworkError: there were too few for too long.
+        """
+        needed = self.quorum(len(drawn))
+        limit = self._clock() + self.settings.give_up
+        told = False
+        with self.desk.news:
+            while len(present := self.roster.present(drawn)) < needed:
+                if not told:
+                    self._doing = "waiting for clients"
+                    self._tell_missing(drawn)
+                    told = True
+                self._give_up_at(limit, needed, drawn)
+                self._wait(limit)
+            for client, why in self.roster.missing(drawn).items():
+                self.journal.write("missing", round=self.session.state.round, client=client, why=why)
+            return present
+
+    def _tell_missing(self, clients: list[int]) -> None:
+        for client, why in self.roster.missing(clients).items():
+            self.journal.write("missing", client=client, why=why)
+
+    def _give_up_at(self, limit: float, needed: int, drawn: list[int]) -> None:
+        if self._clock() < limit:
+            return
+        why = "; ".join(f"client {client} {reason}" for client, reason in self.roster.missing(drawn).items())
+        raise p.NetworkError(
+            f"Round {self.session.state.round} needs {needed} of {len(drawn)} clients, and for "
+            f"{self.settings.give_up:g} seconds there were fewer: {why}. Bring them back and start the same command "
+            "again, or lower fedmllm.network.min_clients."
+        )
+
+    def _run_phase(self, phase: Phase, clients: list[int], needed: int) -> list[int]:
+        """Hand out a phase's task and take the answers in ascending client order; who answered in time."""
+        round_index = self.session.state.round
+        deadline = self._clock() + self.settings.turn_timeout
+        limit = deadline + self.settings.give_up
+        opened = OpenPhase(phase, round_index, list(clients))
+        with self.desk.news:
+            self.desk.opened = opened
+            self.desk.news.notify_all()
+        self._say(phase.name)
+        taken = []
+        told = False
+        try:
+            for client in clients:
+                with self.desk.news:
+                    while client not in opened.answers and not opened.closed:
+                        if self._clock() >= deadline:
+                            if len(opened.answered) >= needed:
+                                opened.closed = True
+                                break
+                            for late in clients:
+                                if late not in opened.answered:
+                                    self.roster.drop(late, f"no answer in round {round_index} by its deadline")
+                            if not told:
+                                self._tell_missing(clients)
+                                told = True
+                            self._give_up_at(limit, needed, clients)
+                            self._wait(limit)
+                        else:
+                            self._wait(deadline)
+                    answer = opened.answers.pop(client, None)
+                    if answer is None or answer is UNUSABLE:
+                        self._lose(client, round_index)
+                        continue
+                phase.take(client, answer)
+                taken.append(client)
+        finally:
+            with self.desk.news:
+                opened.closed = True
+                self.desk.opened = None
+        return taken
+
+    def _lose(self, client: int, round_index: int) -> None:
+        member = self.roster.get(client)
+        left = member.absent if member is not None and member.absent else "no answer by the deadline"
+        self.roster.drop(client, f"missed round {round_index}: {left}")
+        self.journal.write("lost", round=round_index, client=client, why=left)
+
+    def _wait(self, until: float) -> None:
+        """Wait for news, at most until then; the lock is held."""
+        self._look_up()
+        self.desk.news.wait(max(0.0, min(_LOOK_UP, until - self._clock())))
+
+    def _look_up(self) -> None:
+        if self.desk.stopping.is_set():
+            raise Stopped
+
+    def _keep_status(self) -> None:
+        """Write the status file while the run goes on; a thread's life."""
+        while not self._ended.wait(1.0):
+            self._status_file.write(self.status())
+
+    def _finish(self, results: dict[str, Any]) -> None:
+        """Tell every client that is there, for a while."""
+        header = {name: results[name] for name in ("rounds", "adapter_sha256")} | {"best": p.finite(results["best"])}
+        self.journal.write("finished", round=results["rounds"], adapter_sha256=results["adapter_sha256"])
+        self._say("finished")
+        until = self._clock() + self._linger
+        with self.desk.news:
+            self.desk.final = Message(p.FINISH, header, dict(self.session.state.params))
+            self.desk.news.notify_all()
+            while self.roster.present(self.roster.expected) and self._clock() < until:  # until they have said good-bye
+                if self.desk.stopping.is_set():
+                    break
+                self.desk.news.wait(min(_LOOK_UP, max(0.0, until - self._clock())))
+        self._say("finished")
+
+    def stop(self) -> None:
+        """Ask the round loop to end at its next step; may be called from a signal handler."""
+        self.desk.stopping.set()
+
+    def _say(self, doing: str) -> None:
+        self._doing = doing
+        self._status_file.write(self.status(), now=True)
+
+    def status(self) -> dict[str, Any]:
+        """What the status file and the ``status`` request say."""
+        received, sent = self._traffic()
+        expected = self.roster.expected
+        with self.desk.news:
+            opened = self.desk.opened
+            return {
+                "site": "server",
+                "doing": self._doing,
+                "round": self.session.state.round,
+                "rounds": self._total,
+                "waiting_for": [c for c in opened.clients if c not in opened.answered] if opened else [],
+                "clients": self.roster.table(),
+                "missing": {str(client): why for client, why in self.roster.missing(expected).items()},
+                "bytes_received": received,
+                "bytes_sent": sent,
+                "refused": len(self.session.state.figures["refused"]),
+                "last_error": self.desk.last_error,
+                **({"privacy": self._spent} if self._spent else {}),
+            }

@@ -1,0 +1,74 @@
+"""Which evaluation is the best so far, and the adapters of the last and the best round as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
+from fs_fedmllm.models.adapter_folder import describe
+from fs_fedmllm.models.export import adapter_bytes, write_adapter
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.checkpoint import RunState
+
+#: Metrics for which less is better.
+LOWER_IS_BETTER = ("loss",)
+
+
+def is_better(entry: dict[str, Any], than: dict[str, Any] | None, metric: str) -> bool:
+    """Whether an evaluation is better than another one; the first is better than none.
+
+    Args:
+        entry: figures by name.
+        than: the other's.
+        metric: ``eval.best_res_update_round_wise_key``.
+
+    Raises:
+        UpdateError: the evaluation has no such figure.
+    """
+    if than is None:
+        return True
+    if metric not in entry:
+        known = ", ".join(name for name in entry if name != "round")
+        raise UpdateError(f"eval.best_res_update_round_wise_key is {metric!r}, but the evaluation has {known}.")
+    if metric.partition("_")[2] in LOWER_IS_BETTER:
+        return bool(entry[metric] < than[metric])
+    return bool(entry[metric] > than[metric])
+
+
+def best_of(evaluations: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
+    """The best evaluation; the earliest of equals, and None if there is none."""
+    best: dict[str, Any] | None = None
+    for entry in evaluations:
+        if is_better(entry, best, metric):
+            best = entry
+    return best
+
+
+def write_adapters(folder: Path, federation: Federation, state: RunState) -> str | None:
+    """Write the last and the best adapter.
+
+    Args:
+        folder: of the run.
+        federation: the run's pieces.
+        state: the run.
+
+    Returns:
+        sha256 of the last one's tensors; None for the baseline Local, which has no global adapter.
+    """
+    if federation.optimizer is None:
+        return None
+    config, mllm = federation.config, federation.mllm
+    public = config.fedmllm.hub.base_model
+    digest = write_adapter(folder / "adapter", mllm, state.params, public)
+    description = describe(config, federation.data.template)
+    write_atomically(folder / "adapter" / DESCRIPTION, description)
+    if config.federate.save_to:
+        write_atomically(Path(config.federate.save_to), adapter_bytes(state.params))
+    if state.best:
+        write_adapter(folder / "adapter_best", mllm, state.best, public)
+        write_atomically(folder / "adapter_best" / DESCRIPTION, description)
+    return digest

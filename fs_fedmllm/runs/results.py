@@ -1,0 +1,121 @@
+"""What results.json says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fs_fedmllm.config import Config, config_digest
+from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.evaluation.question_only import question_only
+from fs_fedmllm.evaluation.slices import slice_figures
+from fs_fedmllm.privacy.central import CentralPrivacy
+from fs_fedmllm.rounds.wire import wire_bytes
+from fs_fedmllm.runs.best import best_of
+from fs_fedmllm.runs.checkpoint import RunState
+from fs_fedmllm.runs.provenance import commit
+from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
+from fs_fedmllm.version import VERSION
+
+
+def results_so_far(
+    config: Config,
+    data: FederatedData,
+    state: RunState,
+    *,
+    seconds: Mapping[str, float],
+    shortened: Mapping[str, int],
+    digest: str | None = None,
+    dp: CentralPrivacy | None = None,
+) -> dict[str, Any]:
+    """The figures of a run that may still go on.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        state: where it stands.
+        seconds: wall time by what it went to.
+        shortened: rows whose text was shortened, by split.
+        digest: sha256 of the adapter's tensor file, once there is one.
+        dp: the run's differential privacy.
+    """
+    figures, ours = state.figures, config.fedmllm
+    evaluations, metric = figures["evaluations"], config.eval.best_res_update_round_wise_key
+    results: dict[str, Any] = {
+        "version": VERSION,
+        "commit": commit(),
+        "profile": ours.profile,
+        "dataset": data.dataset.called,
+        "test_rows": _test_rows(config, data),
+        "scenario": config.scenario,
+        "method": config.federate.method,
+        "seed": config.seed,
+        "rounds": state.round,
+        "zero_shot": evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None,
+        "evaluations": evaluations,
+        "best": best_of(evaluations, metric),
+        "best_by": metric,
+        "bytes_sent": figures["bytes_sent"],
+        "adapter_bytes": wire_bytes(state.params),
+        "refused": figures["refused"],
+        "participants": figures["participants"],
+        "shortened_rows": dict(shortened),
+        "adapter_sha256": digest,
+        "manifest_sha256": data.manifest_sha256,
+        "config_sha256": config_digest(config),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+    if data.report:
+        results["data"] = data.report
+    if ours.clients:
+        results["client_settings"] = dict(ours.clients)
+    privacy: dict[str, Any] = {}
+    if dp:
+        privacy["differential_privacy"] = dp.report()
+    secure = ours.privacy.secure_aggregation
+    if secure.enabled:
+        privacy["secure_aggregation"] = {
+            "threshold": secure.threshold,
+            "against": "a server that follows the protocol and up to threshold - 1 clients that tell it all",
+        }
+    if privacy:
+        results["privacy"] = privacy
+    return results
+
+
+def closing_figures(config: Config, data: FederatedData, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """What is added at the end: slices with intervals, and what the questions alone give away.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        predictions: of the last evaluation; empty where there was none.
+    """
+    template, found = data.template, dict[str, Any]()
+    if predictions:
+        positive = template.positive if template.metric == "auc" else None
+        found |= {
+            "options": list(template.options),
+            "positive": positive,
+            **slice_figures(
+                predictions,
+                metric=template.metric,
+                options=template.options,
+                positive=positive,
+                clients=data.clients,
+                seed=config.seed,
+                further=config.fedmllm.eval.metrics,
+            ),
+        }
+    if template.task == "vqa" and data.dataset.train and not config.fedmllm.eval.limit:
+        # What the questions alone give away belongs beside every such result.
+        found["question_only"] = question_only(data.dataset.train, data.dataset.test)
+    return found
+
+
+def _test_rows(config: Config, data: FederatedData) -> dict[str, Any]:
+    """How many test rows an evaluation takes, of how many, and what they show."""
+    rows = evaluated_rows(config, data.dataset.test)
+    presence = Counter(row.presence for row in rows)
+    return {"evaluated": len(rows), "all": len(data.dataset.test), "presence": dict(sorted(presence.items()))}
