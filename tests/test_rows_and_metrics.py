@@ -10,7 +10,7 @@ from PIL import Image
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.scenarios.federated_data import LAST_ROUND, best_metric, prepare_data
 
 
 @pytest.fixture
@@ -50,7 +50,6 @@ def test_the_auc_of_one_class_is_refused(claims):
 @pytest.mark.parametrize(
     ("val", "key", "said"),
     [
-        ([], "val_auc", "has no val rows"),
         ([0, 1], "val_image_auc", "only test rows are"),
         ([0, 1], "test_open_acc", "an evaluation of own has"),
     ],
@@ -58,6 +57,19 @@ def test_the_auc_of_one_class_is_refused(claims):
 def test_a_best_round_by_what_is_not_evaluated_is_refused(claims, val, key, said):
     with pytest.raises(ConfigError, match=said):
         prepare_data(claims([0, 1, 0, 1], val, [0, 1], key=key))
+
+
+def test_without_validation_rows_no_round_is_picked_and_it_is_said(claims, caplog):
+    with caplog.at_level(logging.WARNING):
+        data = prepare_data(config := claims([0, 1, 0, 1], [], [0, 1], key="val_auc"))
+    assert best_metric(config, data.dataset) == LAST_ROUND
+    assert any(
+        "own has no validation rows" in r.getMessage() and "last round" in r.getMessage() for r in caplog.records
+    )
+    with pytest.raises(ConfigError, match="an evaluation of own has"):
+        prepare_data(claims([0, 1, 0, 1], [], [0, 1], key="val_open_acc"))
+    config = claims([0, 1, 0, 1], [0, 1], [0, 1], key="val_auc")
+    assert best_metric(config, prepare_data(config).dataset) == "val_auc"
 
 
 def test_what_is_shared_is_warned_of_and_reported(claims, caplog):

@@ -13,6 +13,7 @@ from fs_fedmllm.models.adapter_folder import describe
 from fs_fedmllm.models.export import adapter_bytes, write_adapter
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.checkpoint import RunState
+from fs_fedmllm.scenarios.federated_data import LAST_ROUND
 
 #: Metrics for which less is better.
 LOWER_IS_BETTER = ("loss",)
@@ -24,12 +25,12 @@ def is_better(entry: dict[str, Any], than: dict[str, Any] | None, metric: str) -
     Args:
         entry: figures by name.
         than: the other's.
-        metric: ``eval.best_res_update_round_wise_key``.
+        metric: as :func:`fs_fedmllm.scenarios.federated_data.best_metric` names it.
 
     Raises:
         UpdateError: the evaluation has no such figure.
     """
-    if than is None:
+    if than is None or metric == LAST_ROUND:
         return True
     if metric not in entry:
         known = ", ".join(name for name in entry if name != "round")
@@ -40,7 +41,7 @@ def is_better(entry: dict[str, Any], than: dict[str, Any] | None, metric: str) -
 
 
 def best_of(evaluations: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The best evaluation; the earliest of equals, and None if there is none."""
+    """The best evaluation, the earliest of equals; None if there is none."""
     best: dict[str, Any] | None = None
     for entry in evaluations:
         if is_better(entry, best, metric):

@@ -15,7 +15,7 @@ from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.best import best_of
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
-from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
+from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, evaluated_rows
 from fs_fedmllm.version import VERSION
 
 
@@ -41,7 +41,7 @@ def results_so_far(
         dp: the run's differential privacy.
     """
     figures, ours = state.figures, config.fedmllm
-    evaluations, metric = figures["evaluations"], config.eval.best_res_update_round_wise_key
+    evaluations, metric = figures["evaluations"], best_metric(config, data.dataset)
     results: dict[str, Any] = {
         "version": VERSION,
         "commit": commit(),

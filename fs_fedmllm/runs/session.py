@@ -51,6 +51,7 @@ from fs_fedmllm.runs.opening import open_run
 from fs_fedmllm.runs.results import closing_figures, results_so_far
 from fs_fedmllm.runs.resumption import identity
 from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.scenarios.federated_data import best_metric
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class Session:
         done, evaluations = self.state.round, self.state.figures["evaluations"]
         self._record("evaluation", done, dict(figures))
         self.last_figures = figures
-        entry, metric = {"round": done, **figures}, self.config.eval.best_res_update_round_wise_key
+        entry, metric = {"round": done, **figures}, best_metric(self.config, self.federation.data.dataset)
         best = best_of(evaluations, metric)
         evaluations.append(entry)
         if is_better(entry, best, metric):

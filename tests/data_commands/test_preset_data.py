@@ -90,17 +90,29 @@ def test_crisis_presets_keep_the_real_tweets_whole(cli, real_data, tmp_path, lev
 
 
 @pytest.mark.parametrize(
-    ("preset", "rows"), [("hateful_memes/missing_b50_10of30", 300), ("hateful_memes/cross_i3t7", 80),
-                         ("crisismmd/hybrid_p60", 240)]
+    ("preset", "rows", "dev"), [("hateful_memes/missing_b50_10of30", 300, True),
+                                ("hateful_memes/cross_i3t7", 80, False), ("crisismmd/hybrid_p60", 240, False)]
 )  # fmt: skip
-def test_a_choice_preset_runs_with_tiny(cli, tmp_path, preset, rows):
+def test_a_choice_preset_runs_with_tiny(cli, tmp_path, preset, rows, dev):
+    """The paper's own layout has no validation file: then the last round's adapter and figures are the run's."""
     crisis = preset.startswith("crisis")
     root = _tweets(tmp_path / "set", rows) if crisis else _memes(tmp_path / "set", [i % 2 for i in range(rows)], 8)
-    words = ("federate.total_round_num", "1", "fedmllm.eval.zero_shot", "False", "outdir", tmp_path / "exp")
+    if not dev:
+        for file in root.glob("*dev*"):
+            file.unlink()
+    words = ("federate.total_round_num", "1", "fedmllm.eval.zero_shot", str(not dev), "outdir", tmp_path / "exp")
     step = ("train.batch_or_epoch", "batch", "train.local_update_steps", "1", "fedmllm.eval.slices", "never")
     code, said = cli(
         "run", f"configs/{preset}.yaml", "--tiny", "--engine", "embedded", "data.root", root, *words, *step
     )
     assert code == 0, said
-    (results,) = (tmp_path / "exp").glob("*/results.json")
-    assert ("test_macro_f1" if crisis else "test_auc") in json.loads(results.read_text())["evaluations"][-1]
+    (file,) = (tmp_path / "exp").glob("*/results.json")
+    results = json.loads(file.read_text())
+    assert ("test_macro_f1" if crisis else "test_auc") in results["evaluations"][-1]
+    if dev:
+        assert results["best_by"] == "val_auc"
+    else:
+        assert results["best_by"] == "last round" and results["best"]["round"] == results["rounds"] == 1
+        assert len(results["evaluations"]) == 2 and "best by last round: round 1" in said
+        tensors = [file.parent / name / "adapter_model.safetensors" for name in ("adapter", "adapter_best")]
+        assert tensors[0].read_bytes() == tensors[1].read_bytes()
