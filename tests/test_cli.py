@@ -216,16 +216,16 @@ def test_quiet_silences_warnings_and_not_errors(
 ) -> None:
     """A refused update is said once, and with --quiet in results.json alone."""
     from fs_fedmllm.errors import UpdateError
-    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.rounds.server import ServerSide
 
-    accept = Federation.accept
+    take = ServerSide.take
 
-    def refuse(self, mean, start, update) -> None:
+    def refuse(self, current, update) -> None:
         if update.client > 5:
             raise UpdateError(f"Client {update.client}: not finite.")
-        accept(self, mean, start, update)
+        take(self, current, update)
 
-    monkeypatch.setattr(Federation, "accept", refuse)
+    monkeypatch.setattr(ServerSide, "take", refuse)
     words = ["federate.total_round_num", "1", "federate.sample_client_num", "10", "outdir", str(tmp_path)]
     for name, expected in (("loud", 5), ("quiet", 0)):
         options = ["--engine", "embedded"] + (["-q"] if name == "quiet" else [])

@@ -118,7 +118,7 @@ def test_a_bad_update_is_refused_and_named_and_the_round_goes_on(short_config, t
     for update in (updates[0], updates[2]):
         reference.take(update)
     reference.end_round(3)
-    assert adapter_bytes(session.state.params) == adapter_bytes(reference.params)
+    assert adapter_bytes(session.state.params) == adapter_bytes(reference.state.params)
 
 
 def test_without_a_valid_client_the_run_stops_and_keeps_the_last_good_adapter(short_config, monkeypatch) -> None:

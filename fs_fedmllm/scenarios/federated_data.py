@@ -188,7 +188,7 @@ LAST_ROUND = "last round"
 
 def best_metric(config: Config, dataset: Dataset) -> str:
     """The metric that picks the best round: the configuration's, or ``LAST_ROUND`` where it is one of validation rows
-    and the data set has none (the paper's own layout of Hateful Memes and CrisisMMD)."""
+    and the data set has none (the paper's own layout of Hateful Memes)."""
     name = config.eval.best_res_update_round_wise_key
     return LAST_ROUND if name.startswith("val_") and not dataset.val else name
 

@@ -123,13 +123,14 @@ def test_the_server_knows_what_an_update_looks_like(short_config, tmp_path, word
     config = short_config("cross_i3t7", *words)
     federation = Federation.build(config, prepare_data(config))
     session = Session(federation, RunFolder(tmp_path / "run", config), Listener())
-    client, _ = session.begin_round().clients
-    update = federation.clients.update(client, 0, session.message)
+    current = session.begin_round()
+    client, _ = current.clients
+    update = federation.clients.update(client, 0, current.message)
 
     def layout(tensors):
         return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
-    assert layout(update.state) == layout(session.upload_like)
+    assert layout(update.state) == layout(federation.server.upload_like(current.received))
     assert session.take(update)
 
 

@@ -91,10 +91,10 @@ def test_crisis_presets_keep_the_real_tweets_whole(cli, real_data, tmp_path, lev
 
 @pytest.mark.parametrize(
     ("preset", "rows", "dev"), [("hateful_memes/missing_b50_10of30", 300, True),
-                                ("hateful_memes/cross_i3t7", 80, False), ("crisismmd/hybrid_p60", 240, False)]
+                                ("hateful_memes/cross_i3t7", 80, False), ("crisismmd/hybrid_p60", 240, True)]
 )  # fmt: skip
 def test_a_choice_preset_runs_with_tiny(cli, tmp_path, preset, rows, dev):
-    """The paper's own layout has no validation file: then the last round's adapter and figures are the run's."""
+    """Hateful Memes as the paper has it has no validation file: the last round is then the run's."""
     crisis = preset.startswith("crisis")
     root = _tweets(tmp_path / "set", rows) if crisis else _memes(tmp_path / "set", [i % 2 for i in range(rows)], 8)
     if not dev:
@@ -110,7 +110,7 @@ def test_a_choice_preset_runs_with_tiny(cli, tmp_path, preset, rows, dev):
     results = json.loads(file.read_text())
     assert ("test_macro_f1" if crisis else "test_auc") in results["evaluations"][-1]
     if dev:
-        assert results["best_by"] == "val_auc"
+        assert results["best_by"].startswith("val_")
     else:
         assert results["best_by"] == "last round" and results["best"]["round"] == results["rounds"] == 1
         assert len(results["evaluations"]) == 2 and "best by last round: round 1" in said
