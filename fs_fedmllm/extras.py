@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Iterator
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.metric_paths import check_metric_files, metric_paths
 from fs_fedmllm.errors import ConfigError, FedMLLMError, HostError, ModelError, PrivacyError
 
 #: Extra -> the modules that it is for, by the name to import, and the name on the index.
@@ -60,16 +61,24 @@ def _listed(names: list[str]) -> str:
     return f"the {kind} {' and '.join(names)}, which {verb}"
 
 
-def check_extras(config: Config) -> None:
-    """Everything that a configuration needs beside the base installation is there.
+def check_extras(config: Config, *, evaluates: bool = True) -> None:
+    """Everything that a configuration needs beside the base installation is there: packages, and files of metrics.
 
     What the model's own files ask for (their quantisation, a family's package) is told when its config.json is read.
 
+    Args:
+        config: of the run.
+        evaluates: whether this process evaluates; a site that is a client does not, and needs no metric.
+
     Raises:
-        FedMLLMError: a package is missing.
+        FedMLLMError: a package or a file is missing.
     """
     for extra, what, modules, error in _needed(config):
         require_extra(extra, what, *modules, error=error)
+    metrics = config.fedmllm.eval.metrics
+    if evaluates and (paths := metric_paths(metrics)):
+        require_extra("evaluate", f"fedmllm.eval.metrics: {paths[0]}")
+        check_metric_files(metrics)
 
 
 def _needed(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], type[FedMLLMError]]]:

@@ -39,6 +39,10 @@ RUN = [
 SECURE = ["fedmllm.privacy.secure_aggregation.enabled", "True"]
 DP = ["fedmllm.privacy.dp.noise_multiplier", "1.0", "fedmllm.privacy.dp.clip_norm", "0.1"]
 TRL = ["fedmllm.train.backend", "trl"]
+MODULE = [
+    "fedmllm.eval.metrics",
+    str([str(REPOSITORY / "fs_fedmllm" / "evaluation" / "evaluate_modules" / "vqa_accuracy")]),
+]
 INT8 = ["model.fedmllm.quantization.type", "int8"]
 
 
@@ -97,6 +101,7 @@ def refusals() -> None:
         ("privacy", ("run", CONFIG, "--engine", "embedded", *RUN, *SECURE)),
         ("quant", ("run", CONFIG, "--engine", "embedded", *RUN, *INT8)),
         ("trl", ("run", CONFIG, "--engine", "embedded", *RUN, *TRL)),
+        ("evaluate", ("run", CONFIG, "--engine", "embedded", *RUN, *MODULE)),
         ("plot", ("data", "plot", CONFIG, "--out", "refused")),
     ]
     if os.environ.get("FEDERATEDSCOPE_HOME"):  # named where it is absent, too

@@ -179,7 +179,7 @@ def test_one_file_outside_the_package_adds_an_algorithm_a_scenario_and_a_metric(
     assert interval["low"] <= interval["value"] == results["evaluations"][-1]["test_balanced_acc"] <= 1
     manifest = json.loads((folder.path / "manifest.json").read_text())
     assert manifest["scenario"] == "camera" and manifest["params"]["own"] == {"most": 0.5}
-    with pytest.raises(ConfigError, match="There is none; leave it empty"):
+    with pytest.raises(ConfigError, match="There is none; leave it empty, or give a path"):
         short_config("aligned_a50", "fedmllm.eval.metrics", "[balanced_acc]")
 
 

@@ -16,9 +16,10 @@ from fs_fedmllm.config.aggregation import aggregation_faults
 from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.compression import compression_faults
 from fs_fedmllm.config.hub import hub_faults
+from fs_fedmllm.config.metric_paths import metric_faults, named_metrics
 from fs_fedmllm.config.model import model_faults
 from fs_fedmllm.config.nearest import nearest
-from fs_fedmllm.config.open_names import METRICS, OUTSIDE_METRICS, SPLITTERS, own_names
+from fs_fedmllm.config.open_names import METRICS, SPLITTERS, own_names
 from fs_fedmllm.config.privacy import privacy_faults
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
@@ -190,13 +191,8 @@ def _evaluation_faults(config: Config) -> Iterator[str]:
     if key_split not in SPLITS or not key_metric:
         yield "eval.best_res_update_round_wise_key must be a split and a metric, for example val_macro_f1."
     further = config.fedmllm.eval.metrics
-    for name in further:
-        if name not in OUTSIDE_METRICS:
-            yield (
-                f"fedmllm.eval.metrics names {name!r}, which is no metric that another package added"
-                + (f"{nearest(str(name), OUTSIDE_METRICS)} " if OUTSIDE_METRICS else ". ")
-                + (f"There are {', '.join(OUTSIDE_METRICS)}." if OUTSIDE_METRICS else "There is none; leave it empty.")
-            )
+    yield from metric_faults(further)
+    further = named_metrics(further)  # which figures a file gives, nobody knows before it computes them
     # Answers of a kind are scored apart (open_acc); the slices are there for every round only if always wanted.
     sliced = key_metric.startswith(("image_", "text_"))
     if sliced and config.fedmllm.eval.slices != "always":

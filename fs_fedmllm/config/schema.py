@@ -209,7 +209,12 @@ class EvaluatorConfig:
         "When the test rows are also shown with one modality only: never, at both ends of the run, or always.",
         choices=("never", "ends", "always"),
     )
-    metrics: list = key([], "Further metrics, which other packages or your program added, by name.", owner="server")
+    metrics: list = key(
+        [],
+        "Further metrics: what other packages or your program added, by name; local modules of the evaluate library, "
+        "by path (./mine.py).",
+        owner="server",
+    )
     max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens", valid=ONE_OR_MORE)
     limit: int = key(
         0,

@@ -62,7 +62,7 @@ def run_client(config: Config, client: int = 0, *, label: str = "") -> str:
     Raises:
         FedMLLMError: as :func:`run_server`; see :func:`fs_fedmllm.distributed.service.take_part`.
     """
-    check_extras(config)
+    check_extras(config, evaluates=False)
     check_output(config.outdir)
     client, data = client_data(config, client)
     with (

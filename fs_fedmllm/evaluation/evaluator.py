@@ -11,10 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from fs_fedmllm.config import EvaluatorConfig
+from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.evaluation.metrics import answer_metrics, choice_metrics, label_metrics, upstream_auc
-from fs_fedmllm.evaluation.normalise import same_answer
+from fs_fedmllm.evaluation.local_metrics import LocalMetric, load_local_metrics
+from fs_fedmllm.evaluation.metrics import (
+    MetricError,
+    answer_metrics,
+    choice_metrics,
+    label_metrics,
+    right_answers,
+    upstream_auc,
+)
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
@@ -39,11 +47,23 @@ class Evaluator:
         self.config = config
         self.switches = switches or {}
         self.seconds = 0.0
+        self._local: tuple[LocalMetric, ...] | None = None
         self._options: OptionTokens | None = None
         template = encoder.template
         if template.task == "choice":
             answers = [template.answer(i) for i in range(len(template.options))]
             self._options = option_tokens([encoder.completion(answer) for answer in answers])
+
+    def load_metrics(self) -> tuple[LocalMetric, ...]:
+        """The metrics that the configuration gives by path, loaded at the first call.
+
+        Raises:
+            ConfigError: one cannot be loaded, or takes what these rows do not have.
+        """
+        if self._local is None:
+            scores = self.switches.get("decision") != "sampled_text"
+            self._local = load_local_metrics(self.config.metrics, self.encoder.template, scores=scores)
+        return self._local
 
     def evaluate(self, samples: Sequence[Sample], shown: str = "both") -> dict[str, float]:
         """Metrics of the rows, showing only what ``shown`` names.
@@ -81,10 +101,18 @@ class Evaluator:
             Prediction(row.id, shown, kind=row.kind, group=row.keys.get(group_by, ""), label=row.label, **said)
             for row, said in zip(rows, answers, strict=True)
         ]
-        for name in self.config.metrics if rows else ():
+        for name in named_metrics(self.config.metrics) if rows else ():
             metric = OUTSIDE_METRICS[name](predictions)
             if metric is not None and not np.isnan(metric.value):
                 numbers[name] = metric.value
+        for local in self.load_metrics() if rows else ():
+            figures = local.figures(predictions)
+            if twice := sorted(figures.keys() & numbers.keys()):
+                raise MetricError(
+                    f"The metric {local.path} of fedmllm.eval.metrics gives {twice[0]!r}, which the evaluation has "
+                    "already. Rename the file, or what its _compute returns."
+                )
+            numbers |= figures
         return numbers, predictions
 
     def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:
@@ -182,7 +210,7 @@ class Evaluator:
 
     def _answers(self, rows: Sequence[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         answers = self.generate(rows)
-        correct = [same_answer(answer, row.answer) for answer, row in zip(answers, rows, strict=True)]
+        correct = right_answers(answers, [row.answer for row in rows])
         figures = answer_metrics(correct, [row.kind for row in rows], self._reference_loss(rows))
         return figures, [
             {"correct": right, "question": row.question, "reference": row.answer, "answer": answer}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.evaluation.normalise import same_answer
 
 #: How many row numbers an error message lists.
 _LISTED = 5
@@ -42,10 +43,8 @@ def choice_metrics(log_probs: np.ndarray, labels: Sequence[int], positive: int |
     numbers = label_metrics(predicted, truth)
     numbers["loss"] = float(-scores[np.arange(len(truth)), truth].mean())
     if positive is not None:
-        wanted = truth == positive
-        auc, hard = auc_score(wanted, scores[:, positive]), auc_score(wanted, predicted == positive)
-        if auc is not None and hard is not None:
-            numbers["auc"], numbers["auc_hard"] = auc, hard
+        found = option_auc(scores[:, positive], truth == positive, predicted == positive)
+        numbers |= {name: value for name, value in found.items() if value is not None}
     return numbers
 
 
@@ -130,6 +129,22 @@ def auc_score(wanted: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.
     return float(roc_auc_score(truth, np.unique(ranked, return_inverse=True)[1]))
 
 
+def option_auc(
+    scores: Sequence[float] | np.ndarray, wanted: Sequence[bool] | np.ndarray, chosen: Sequence[bool] | np.ndarray
+) -> dict[str, float | None]:
+    """``auc`` of the positive option's scores and ``auc_hard`` of the decisions; None where one class occurs only.
+
+    Args:
+        scores: of the positive option.
+        wanted: whether it is the right one.
+        chosen: whether it was decided for.
+
+    Raises:
+        MetricError: as :func:`auc_score`.
+    """
+    return {"auc": auc_score(wanted, scores), "auc_hard": auc_score(wanted, np.asarray(chosen, dtype=float))}
+
+
 def upstream_auc(codes: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float | None:
     """The authors' AUC: of hard labels 0 and 1, with 2 for an unparsable answer, that is above "hateful".
 
@@ -146,6 +161,15 @@ def upstream_auc(codes: Sequence[int] | np.ndarray, labels: Sequence[int] | np.n
     given = np.asarray(codes)
     _refuse(~np.isin(given, (0, 1, 2)), "has a code that is not 0, 1 or 2")
     return auc_score(_labels(labels, 2) == 1, given)
+
+
+def right_answers(answers: Sequence[str], references: Sequence[str]) -> list[bool]:
+    """Whether each answer matches its reference after the usual normalisation.
+
+    Raises:
+        ValueError: there are not as many answers as references.
+    """
+    return [same_answer(answer, reference) for answer, reference in zip(answers, references, strict=True)]
 
 
 def answer_metrics(correct: Sequence[bool], kinds: Sequence[str], loss: float) -> dict[str, float]:

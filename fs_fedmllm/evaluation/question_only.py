@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.evaluation.metrics import answer_metrics
-from fs_fedmllm.evaluation.normalise import normalise, same_answer
+from fs_fedmllm.evaluation.metrics import answer_metrics, right_answers
+from fs_fedmllm.evaluation.normalise import normalise
 
 
 def question_only(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, float]:
@@ -37,7 +37,7 @@ def question_only(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, 
         own = [row for row in taught if row.kind == kind] or taught
         places = [i for i, row in enumerate(asked) if row.kind == kind]
         answers |= dict(zip(places, _answers(own, [asked[i] for i in places]), strict=True))
-    correct = [same_answer(answers[i], row.answer) for i, row in enumerate(asked)]
+    correct = right_answers([answers[i] for i in range(len(asked))], [row.answer for row in asked])
     figures = answer_metrics(correct, [row.kind for row in asked], 0.0)
     return {name: value for name, value in figures.items() if name.endswith("acc")}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.config import Config, config_digest
+from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
@@ -105,7 +106,7 @@ def closing_figures(config: Config, data: FederatedData, predictions: Sequence[P
                 positive=positive,
                 clients=data.clients,
                 seed=config.seed,
-                further=config.fedmllm.eval.metrics,
+                further=named_metrics(config.fedmllm.eval.metrics),
             ),
         }
     if template.task == "vqa" and data.dataset.train and not config.fedmllm.eval.limit:

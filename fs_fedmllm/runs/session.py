@@ -87,9 +87,10 @@ class Session:
         self.round: Round | None = None
         self.last_figures: dict[str, float] = {}
         self._predictions: list[Prediction] = []
-        # Before the folder is opened: a row that is too long, or a repository that cannot be pushed to, is better
-        # known now.
+        # Before the folder is opened: a row that is too long, a metric that cannot be loaded, or a repository that
+        # cannot be pushed to, is better known now.
         self._shortened = federation.shortened_rows()
+        federation.evaluator.load_metrics()
         self._hub = HubHook(federation, folder.path) if config.fedmllm.hub.repo else None
         self.state = open_run(federation, folder, self._listener, self._identity, self._belongs)
         if seconds := self.state.figures.get("seconds"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.schema import SPLITS
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
@@ -239,7 +240,7 @@ def check_best(config: Config, dataset: Dataset, template: Template) -> None:
         known |= {"auc", "auc_hard"} if template.metric == "auc" else set()
     else:
         known = {"acc", "loss"} | {f"{row.kind}_acc" for row in rows if row.kind}
-    known |= set(config.fedmllm.eval.metrics)
+    known |= set(named_metrics(config.fedmllm.eval.metrics))
     if metric.removeprefix("image_").removeprefix("text_") not in known:
         raise ConfigError(
             f"eval.best_res_update_round_wise_key is {name!r}, but an evaluation of {dataset.name} has "

@@ -11,6 +11,7 @@ import pytest
 
 from fs_fedmllm.evaluation.evaluate_modules import METRICS, metric_path
 from fs_fedmllm.evaluation.metrics import MetricError
+from fs_fedmllm.runs.simulation import run
 
 pytest.importorskip("evaluate")
 
@@ -43,6 +44,69 @@ def test_the_modules_load_offline_and_agree_with_our_metrics(tmp_path):
     assert plain == pytest.approx({"acc": 2 / 3})
     assert kinds == pytest.approx({"acc": 2 / 3, "open_acc": 1.0, "closed_acc": 0.0})
     assert both["macro_f1"] == 1.0
+
+
+#: Data set -> the module that says its figures, and what of a line of predictions.jsonl it takes.
+RUNS = {
+    "digits_triage": ("macro_f1", ("acc", "macro_f1", "weighted_f1")),
+    "digits_match": ("option_auc", ("auc", "auc_hard")),
+    "digits_panel": ("vqa_accuracy", ("acc", "open_acc", "closed_acc")),
+}
+FROM_A_RUN = """
+import json, sys
+import evaluate
+from fs_fedmllm.evaluation.evaluate_modules import metric_path
+name, file, positive = sys.argv[1], sys.argv[2], int(sys.argv[3])
+rows = [row for row in map(json.loads, open(file, encoding="utf-8")) if row["shown"] == "both"]
+said = {
+    "macro_f1": lambda: dict(predictions=[r["decision"] for r in rows], references=[r["label"] for r in rows]),
+    "option_auc": lambda: dict(predictions=[r["log_probs"][positive] for r in rows],
+                               references=[int(r["label"] == positive) for r in rows],
+                               chosen=[r["decision"] == positive for r in rows]),
+    "vqa_accuracy": lambda: dict(predictions=[r.get("answer", "") for r in rows],
+                                 references=[r.get("reference", "") for r in rows], kinds=[r["kind"] for r in rows]),
+}
+print(json.dumps(evaluate.load(metric_path(name)).compute(**said[name]())))
+"""
+
+
+@pytest.mark.parametrize("dataset", RUNS)
+def test_a_runs_figures_are_the_modules_on_its_predictions(dataset, tmp_path, short_config):
+    name, figures = RUNS[dataset]
+    results, folder = run(
+        short_config(
+            "aligned_a50", "data.type", dataset, "data.splitter_args", "[]", "federate.total_round_num", "1",
+            "eval.best_res_update_round_wise_key", "test_acc", "fedmllm.eval.limit", "40",
+        )
+    )  # fmt: skip
+    words = [name, str(folder.path / "predictions.jsonl"), str(results["positive"] or 0)]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_A_RUN, *words], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        figure: results["evaluations"][-1][f"test_{figure}"] for figure in figures
+    }
+
+
+def test_run_and_module_call_one_function(monkeypatch):
+    """Change it, and both change."""
+    import numpy as np
+
+    from fs_fedmllm.evaluation import evaluator, metrics
+    from fs_fedmllm.evaluation.evaluate_modules.macro_f1 import macro_f1
+    from fs_fedmllm.evaluation.evaluate_modules.option_auc import option_auc
+    from fs_fedmllm.evaluation.evaluate_modules.vqa_accuracy import vqa_accuracy
+
+    assert macro_f1.label_metrics is evaluator.label_metrics is metrics.label_metrics
+    assert vqa_accuracy.answer_metrics is evaluator.answer_metrics
+    assert vqa_accuracy.right_answers is evaluator.right_answers
+    assert option_auc.option_auc is metrics.option_auc
+    monkeypatch.setattr(metrics, "option_auc", lambda *given: {"auc": 0.125, "auc_hard": 0.25})
+    monkeypatch.setattr(metrics, "label_metrics", lambda *given: {"macro_f1": 0.5})
+    numbers = metrics.choice_metrics(np.log([[0.25, 0.75], [0.5, 0.5]]), [1, 0], 1)
+    assert (numbers["auc"], numbers["auc_hard"], numbers["macro_f1"]) == (0.125, 0.25, 0.5)
 
 
 def test_metric_path_names_what_there_is():

@@ -1,7 +1,8 @@
 """Our metrics as local modules of the ``evaluate`` library, so that its users can combine them with others.
 
 ``evaluate.load(metric_path("macro_f1"))`` reads a script from this folder and needs no network. The scripts import
-``evaluate`` and ``datasets``; this module does not.
+``evaluate`` and ``datasets``; this module does not. The numbers are
+those of :mod:`fs_fedmllm.evaluation.metrics`, which a run calls too.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def start_site(config: Config, role: str, client: int, outdir: str = "") -> Runt
         outdir: as for :func:`start`.
     """
     started = time.perf_counter()
-    check_extras(config)
+    check_extras(config, evaluates=role == "server")
     from fs_fedmllm.distributed.roles import client_data, server_data
 
     if role == "server":

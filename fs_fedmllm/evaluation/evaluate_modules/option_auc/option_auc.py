@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from fs_fedmllm.evaluation.metrics import auc_score
+from fs_fedmllm.evaluation.metrics import option_auc
 
 
 class OptionAuc(evaluate.Metric):
@@ -17,15 +17,19 @@ class OptionAuc(evaluate.Metric):
             description="Area under the ROC curve, of scores and of the labels that a threshold makes of them.",
             citation="",
             inputs_description="predictions: log-probability of the positive option; references: 0 or 1. "
-            "threshold: scores above it are hard label 1 (default log 0.5).",
+            "chosen: whether each row was decided for the option; without it, whether its score is above threshold "
+            "(default log 0.5).",
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
             ),
         )
 
     def _compute(
-        self, predictions: list[float], references: list[int], threshold: float = float(np.log(0.5))
+        self,
+        predictions: list[float],
+        references: list[int],
+        chosen: list[bool] | None = None,
+        threshold: float = float(np.log(0.5)),
     ) -> dict[str, float | None]:
-        wanted = np.asarray(references) == 1
-        hard = np.asarray(predictions) > threshold
-        return {"auc": auc_score(wanted, predictions), "auc_hard": auc_score(wanted, hard)}
+        decided = np.asarray(predictions) > threshold if chosen is None else np.asarray(chosen, dtype=bool)
+        return option_auc(predictions, np.asarray(references) == 1, decided)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datasets
 import evaluate
 
-from fs_fedmllm.evaluation.metrics import answer_metrics
-from fs_fedmllm.evaluation.normalise import same_answer
+from fs_fedmllm.evaluation.metrics import answer_metrics, right_answers
 
 
 class VqaAccuracy(evaluate.Metric):
@@ -25,6 +24,6 @@ class VqaAccuracy(evaluate.Metric):
     def _compute(
         self, predictions: list[str], references: list[str], kinds: list[str] | None = None
     ) -> dict[str, float]:
-        correct = [same_answer(given, wanted) for given, wanted in zip(predictions, references, strict=True)]
+        correct = right_answers(predictions, references)
         numbers = answer_metrics(correct, kinds or [""] * len(correct), 0.0)
         return {name: value for name, value in numbers.items() if name.endswith("acc")}
