@@ -73,9 +73,10 @@ print(json.dumps(evaluate.load(metric_path(name)).compute(**said[name]())))
 @pytest.mark.parametrize("dataset", RUNS)
 def test_a_runs_figures_are_the_modules_on_its_predictions(dataset, tmp_path, short_config):
     name, figures = RUNS[dataset]
+    dealt = "[{by: kind}]" if dataset == "digits_panel" else "[]"
     results, folder = run(
         short_config(
-            "aligned_a50", "data.type", dataset, "data.splitter_args", "[]", "federate.total_round_num", "1",
+            "aligned_a50", "data.type", dataset, "data.splitter_args", dealt, "federate.total_round_num", "1",
             "eval.best_res_update_round_wise_key", "test_acc", "fedmllm.eval.limit", "40",
         )
     )  # fmt: skip

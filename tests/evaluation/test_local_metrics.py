@@ -36,8 +36,8 @@ class Overlap(evaluate.Metric):
         return {"overlap": sum(shares) / len(shares), "best": max(shares), "undefined": None, "nan": float("nan")}
 """
 WORDS = "def words_of(text): return set(text.lower().split())\n"
-PANEL = ("data.type", "digits_panel", "eval.best_res_update_round_wise_key", "val_acc", "data.splitter_args", "[]",
-         "data.splitter", "fedmllm_aligned", "fedmllm.eval.slices", "always")  # fmt: skip
+PANEL = ("data.type", "digits_panel", "eval.best_res_update_round_wise_key", "val_acc",
+         "data.splitter_args", "[{by: kind}]", "fedmllm.eval.slices", "always")  # fmt: skip
 
 
 @pytest.fixture
