@@ -110,7 +110,7 @@ def _load(path: str, template: Template, scores: bool) -> LocalMetric:
     script = script_of(path)
     module = _imported(path, script)
     # By where the class is defined: a metric that the script builds on is not the one it offers.
-    found = [
+    found: list[Any] = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, evaluate.Metric) and value.__module__ == module.__name__
