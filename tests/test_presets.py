@@ -25,7 +25,7 @@ def test_the_files_have_not_drifted_from_the_table():
 
 
 def test_every_cell_of_the_tables_is_there():
-    assert len(ALL) == 12 + 12 + 6 + 3
+    assert len(ALL) == 12 + 12 + 6 + 3 + 2 * 4
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -38,8 +38,25 @@ def test_a_preset_has_the_papers_protocol(name):
     assert loaded.fedmllm.train.batch_size == 4
     drawn, clients = (int(word) for word in name[:-5].rsplit("_", 1)[1].split("of")) if "of" in name[-11:] else (2, 10)
     assert (loaded.federate.sample_client_num, loaded.federate.client_num) == (drawn, clients)
-    assert loaded.model.fedmllm.path == presets.MODEL
+    paper = {model.file: model.path for model in presets.PAPER_MODELS}
+    assert loaded.model.fedmllm.path == next((paper[end] for end in paper if end in name), presets.MODEL)
     assert not loaded.model.fedmllm.trust_remote_code
+
+
+def test_the_papers_models_stand_at_table_7s_settings_and_leave_their_code_off():
+    for model in presets.PAPER_MODELS:
+        own = {name: text for name, text in ALL.items() if model.file in name}
+        settings = sorted(
+            (c.sample_client_num, c.client_num) for c in (config.load(CONFIGS / n).federate for n in own)
+        )
+        assert settings == [(2, 10), (4, 10), (5, 20), (10, 30)]
+        for name, text in own.items():
+            assert "    trust_remote_code: False\n" in text and "docs/models.md" in text
+            as_ours = name.replace(f"_{model.file}", "")
+            theirs, ours = (config.to_mapping(config.load(CONFIGS / n)) for n in (name, as_ours))
+            theirs.pop("model"), ours.pop("model")
+            theirs["federate"].pop("method"), ours["federate"].pop("method")
+            assert theirs == ours  # the model is what differs
 
 
 def test_levels_are_the_papers():

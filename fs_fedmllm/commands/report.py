@@ -12,8 +12,11 @@ def add(commands: Any) -> None:
     report = commands.add_parser("report", help="tables, tests and curves of a sweep, or of runs side by side")
     report.add_argument("folders", nargs="+", metavar="FOLDER",
                         help="folder of a sweep, or run folders; others are tested against the first")  # fmt: skip
-    report.add_argument("--out", help="folder to write report.html, .md and .csv to (default FOLDER/report)")
+    report.add_argument("--out", help="folder to write to (default FOLDER/report; report for a table file)")
     report.add_argument("--baseline", metavar="ROW", help="compare the other rows with this one")
+    report.add_argument("--spread", action="store_true",
+                        help="draw how figures spread at each level of the scenarios; FOLDER may be a table file too, "
+                        "for the paper's figures alone")  # fmt: skip
     report.add_argument("--no-curves", action="store_true", help="leave the pictures out (they need matplotlib)")
     report.set_defaults(function=_report)
 
@@ -26,6 +29,8 @@ def _report(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.report.runs import read_sheet
 
     folders = [Path(folder) for folder in args.folders]
+    if args.spread:
+        return _spread(args, folders)
     sheet = read_sheet(folders)
     if args.baseline:
         first = sheet.table.rows[0]
@@ -35,5 +40,18 @@ def _report(args: argparse.Namespace) -> int:
         sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline}))
     out = Path(args.out) if args.out else folders[0] / "report"
     for path in write_report(sheet, out, pictures=not args.no_curves):
+        print(path)
+    return 0
+
+
+def _spread(args: argparse.Namespace, places: list[Path]) -> int:
+    from fs_fedmllm.errors import ConfigError
+    from fs_fedmllm.tools.report.spread import write_spread
+
+    for given, name in ((args.baseline, "--baseline"), (args.no_curves, "--no-curves")):
+        if given:
+            raise ConfigError(f"{name} means nothing with --spread, which compares no rows and draws no curves.")
+    out = Path(args.out) if args.out else Path("report") if places[0].is_file() else places[0] / "report"
+    for path in write_spread(places, out):
         print(path)
     return 0

@@ -1,5 +1,8 @@
 """The presets of the paper's Tables 2 to 7 (arXiv 2411.14717), written from one table.
 
+Their model is the paper's first one's successor; Table 7's four settings also stand there with the two that the paper
+took, ``missing_b50_minicpm_..._int4*.yaml``. Those bring Python code of their own, which a preset never turns on.
+
 ``python -m fs_fedmllm.config.presets`` writes ``configs/<dataset>/<level>.yaml`` anew; a test checks that the
 files are what this table says. A preset is one setting of the paper; the rows of its tables are the server method, an
 override: ``federate.method fedyogi | fedadam | fedavgm | fedadagrad``, or
@@ -14,8 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Native in transformers, so that no code of the checkpoint runs. It succeeds the paper's MiniCPM-V-2_6-int4, which
-#: current transformers cannot load.
+#: was written for transformers 4.
 MODEL = "openbmb/MiniCPM-V-4.6"
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """A checkpoint of the paper, as it was published.
+
+    Attributes:
+        file: what the names of its presets end with.
+        path: its id on the hub.
+    """
+
+    file: str
+    path: str
+
+
+#: The two models of Table 7, the first of which is that of every other table.
+PAPER_MODELS = (
+    PaperModel("minicpm_v_2_6_int4", "openbmb/MiniCPM-V-2_6-int4"),
+    PaperModel("minicpm_llama3_v_2_5_int4", "openbmb/MiniCPM-Llama3-V-2_5-int4"),
+)
 
 #: What ``run --tiny`` puts in place of the real model: the embedded one, which needs no download and no accelerator.
 TINY = (
@@ -103,15 +126,30 @@ TASKS = (
          options="  eval:\n    max_new_tokens: 32\n"),
 )  # fmt: skip
 
-#: Table 7: (clients in a round, clients).
+#: Table 7: (clients in a round, clients), beside the 2 of 10 of every other table.
 SCALE = ((4, 10), (5, 20), (10, 30))
 
 
-def render(task: Task, level: Level, *, drawn: int = 2, clients: int = 10, method: str = "fedyogi") -> str:
-    """The text of one preset."""
+def render(
+    task: Task,
+    level: Level,
+    *,
+    drawn: int = 2,
+    clients: int = 10,
+    method: str = "fedyogi",
+    model: PaperModel | None = None,
+) -> str:
+    """The text of one preset; without a model it is that of today's transformers."""
     args = level.args + (f", keep_together: {task.together}" if task.together else "")
     note = f"# {task.note}\n" if task.note else ""
-    table = 7 if clients != 10 or drawn != 2 else 6 if task.folder == "medical" else level.table
+    model_lines = f"    path: {MODEL}\n    dtype: bfloat16\n"
+    if model is not None:
+        note += (
+            f"# The model is the paper's own {model.path}; environment and limits: docs/models.md. It comes with\n"
+            "# Python code, which runs only if you have read it and set trust_remote_code to True below.\n"
+        )
+        model_lines = f"    path: {model.path}\n    dtype: float16\n    trust_remote_code: False\n"
+    table = 7 if clients != 10 or drawn != 2 or model is not None else 6 if task.folder == "medical" else level.table
     return f"""\
 # {level.says} Table {table} of arXiv 2411.14717: {drawn} of {clients} clients a round.
 # Written by python -m fs_fedmllm.config.presets; other rows of the table: federate.method fedadam, local ...
@@ -131,9 +169,7 @@ data:
 model:
   type: fedmllm
   fedmllm:
-    path: {MODEL}
-    dtype: bfloat16
-trainer:
+{model_lines}trainer:
   type: fedmllm
 train:
   local_update_steps: 1
@@ -166,6 +202,11 @@ def presets() -> Iterator[tuple[str, str]]:
     for drawn, clients in SCALE:
         text = render(TASKS[0], worst, drawn=drawn, clients=clients, method="fedadam")
         yield f"hateful_memes/missing_b50_{drawn}of{clients}.yaml", text
+    for model in PAPER_MODELS:
+        for drawn, clients in ((2, 10), *SCALE):
+            text = render(TASKS[0], worst, drawn=drawn, clients=clients, method="fedadam", model=model)
+            end = "" if (drawn, clients) == (2, 10) else f"_{drawn}of{clients}"
+            yield f"hateful_memes/missing_b50_{model.file}{end}.yaml", text
 
 
 def write(folder: Path) -> int:

@@ -13,6 +13,7 @@ from fs_fedmllm.privacy.accountant import hollow
 from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.verbosity import shows_progress
+from fs_fedmllm.scenarios.rates import said_rates
 
 
 class ConsoleProgress(Listener):
@@ -144,6 +145,10 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
     ]
     if results.get("question_only") and evaluations:
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
+    if missing := said_rates(results.get("missing_rates") or {}):
+        lines.insert(-2, f"missing modalities: {missing}")
+    if results.get("model"):
+        lines.insert(-2, f"model: {results['model']}")
     if results.get("privacy"):
         lines.insert(-2, privacy_line(results["privacy"]))
     if results["refused"]:

@@ -50,6 +50,7 @@ def results_so_far(
         "dataset": data.dataset.called,
         "test_rows": _test_rows(config, data),
         "scenario": config.scenario,
+        "model": config.model.fedmllm.path,
         "method": config.federate.method,
         "seed": config.seed,
         "rounds": state.round,
@@ -67,6 +68,8 @@ def results_so_far(
         "config_sha256": config_digest(config),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+    if data.manifest.clients:
+        results["missing_rates"] = data.manifest.missing_rates
     if data.report:
         results["data"] = data.report
     if ours.clients:

@@ -22,6 +22,7 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.scenarios.rates import measured_rates, nominal_rates
 from fs_fedmllm.scenarios.rows import BOTH, IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.units import codes
@@ -85,6 +86,19 @@ class Manifest:
         """beta_k by client id."""
         return {client: record.beta for client, record in self.clients.items()}
 
+    @property
+    def missing_rates(self) -> dict[str, dict[str, float]]:
+        """``nominal``, by the scenario's level, and ``measured``, on all clients' rows; by modality.
+
+        They follow from the rest, so they stand in the file beside what the sha256 covers; empty without clients.
+        """
+        if not self.clients:
+            return {}
+        return {
+            "nominal": nominal_rates(self.scenario, self.params, len(self.clients)),
+            "measured": measured_rates(record.presence for record in self.clients.values()),
+        }
+
     @cached_property
     def sha256(self) -> str:
         """Of the canonical content: sorted keys, no spaces, UTF-8."""
@@ -145,6 +159,8 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
 
     clients = ",\n".join(f"  {line(str(c))}: {line(vars(record))}" for c, record in manifest.clients.items())
     head = [f" {line(name)}: {line(value)}" for name, value in manifest._head().items()]
+    if manifest.missing_rates:
+        head.insert(0, f' "missing_rates": {line(manifest.missing_rates)}')
     body = ",\n".join([f' "sha256": {line(manifest.sha256)}', *head, ' "clients": {\n' + clients + "\n }"])
     write_atomically(Path(path), ("{\n" + body + "\n}\n").encode())
 
@@ -158,12 +174,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     try:
         content = read_json(Path(path))
         recorded = content.pop("sha256")
+        rates = content.pop("missing_rates", None)
         clients = {
             int(client): ClientRecord(**{**record, "rows": tuple(record["rows"])})
             for client, record in content.pop("clients").items()
         }
         manifest = Manifest(**content, clients=clients)
-        actual = manifest.sha256
+        actual, follow = manifest.sha256, manifest.missing_rates
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ScenarioError(
             f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); draw the split again"
@@ -176,6 +193,11 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         raise ScenarioError(
             f"{path} was changed after it was written: its content has sha256 {actual[:12]}..., the file says "
             f"{str(recorded)[:12]}...; restore the file, or draw the split again"
+        )
+    if rates is not None and rates != follow:
+        raise ScenarioError(
+            f"{path} was changed after it was written: its missing_rates are not those of its rows; restore the file, "
+            "or draw the split again"
         )
     return manifest
 

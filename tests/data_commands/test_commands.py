@@ -97,7 +97,7 @@ def test_show_of_a_client_shows_what_it_may_see(cli):
 def test_plot_draws_every_picture_as_png_and_svg(cli, tmp_path):
     code, said = cli("data", "plot", "configs/hybrid_p60.yaml", "--out", tmp_path, "--embedding", "--rows", "6")
     assert code == 0
-    for name in ("labels", "modalities", "embedding"):
+    for name in ("labels", "labels_by_modality", "modalities", "embedding"):
         assert f"{name}.png" in said
         width, height = check_image(str(tmp_path / f"{name}.png"))
         assert min(width, height) > 400
@@ -107,7 +107,7 @@ def test_plot_draws_every_picture_as_png_and_svg(cli, tmp_path):
 def test_a_plot_is_the_same_file_twice(cli, tmp_path):
     for folder in ("a", "b"):
         assert cli("data", "plot", "configs/cross_i3t7.yaml", "--out", tmp_path / folder)[0] == 0
-    for name in ("labels.svg", "modalities.png"):
+    for name in ("labels.svg", "labels_by_modality.svg", "modalities.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 

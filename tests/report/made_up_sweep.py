@@ -60,7 +60,10 @@ def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rou
             "version": "0.1.0", "commit": "0123456789" * 4, "profile": "fixed", "seed": cell.seed, "rounds": rounds,
             "evaluations": [{"round": 0, "test_acc": 0.33, "test_macro_f1": 0.2}, evaluation], "best": evaluation,
             "zero_shot": {"round": 0, "test_acc": 0.33, "test_macro_f1": 0.2}, "refused": [],
-            "config_sha256": cell.key, "manifest_sha256": "ab" * 32, "adapter_sha256": "cd" * 32,
+            "model": "tiny", "scenario": "cross", "dataset": "digits",
+            "missing_rates": {"nominal": {"image": 0.7, "text": 0.3},
+                              "measured": {"image": 0.61 + 0.02 * cell.seed, "text": 0.38}},
+            "config_sha256": cell.key, "manifest_sha256": f"{cell.seed:02x}" * 32, "adapter_sha256": "cd" * 32,
             "seconds": {"total": 61.5}, "positive": None,
             **slice_figures(predictions, metric="macro_f1", options=OPTIONS, positive=None, clients={}, seed=0),
         }  # fmt: skip

@@ -58,6 +58,28 @@ def test_rounds_are_whole_numbers_on_a_curve(rounds: int) -> None:
     assert shown and all(re.fullmatch(r"[0-9,−-]+|round", text) for text in shown), shown
 
 
+def test_a_grid_has_a_client_each_and_every_count_in_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    grids = {
+        client: Counter({("yes", "image and text"): 10 * client, ("no", "text only"): client})
+        for client in range(1, 8)
+    }
+    kept: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda plt, figure, path: kept.append((plt, figure)) or [])
+    plots.draw_grids(grids, "t", Path("x"), order=["yes", "no", "never"])
+    (plt, figure), *_ = kept
+    figure.canvas.draw()
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == [f"client {client}: {11 * client}" for client in range(1, 8)]
+    for client, axes in enumerate(shown, 1):
+        found = {(text.get_position(), text.get_text()) for text in axes.texts}
+        assert found == {((0, 0), str(10 * client)), ((1, 1), str(client))}  # column: what it shows; row: the label
+    named = {tuple(text.get_text() for text in axes.get_yticklabels()) for axes in shown}
+    assert ("yes", "no", "never") in named  # a label that nobody has keeps its row
+    lowest = [axes for axes in shown if [text.get_text() for text in axes.get_xticklabels()]]
+    assert len(lowest) == plots.ACROSS  # the last of each column says what its columns are
+    plt.close(figure)
+
+
 def run(folder: Path, penalty: float) -> Run:
     folder.mkdir()
     turn = {"kind": "turn", "client": 1, "loss": 1.0}

@@ -21,6 +21,7 @@ import short_table
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.tools.report.figures import entries, holm
+from fs_fedmllm.tools.report.page import model_name
 from fs_fedmllm.tools.report.runs import ReportError, read_sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -56,6 +57,22 @@ def test_the_figures_are_those_of_the_runs(sweep, report) -> None:
     own = [float(r["value"]) for r in rows if r["method"] == "fedavg" and r["metric"] == "test_acc"]
     assert own == pytest.approx(values)
     assert {r["commit"] for r in rows} == {"0123456789" * 4}
+
+
+def test_the_model_and_both_missing_rates_are_said(report) -> None:
+    text, page = (report / "report.md").read_text(), (report / "report.html").read_text()
+    assert "Model: tiny." in text and "Model: tiny." in page
+    # One setting, two seeds and so two splits: the level is what was asked for, the mean is what came of it.
+    row = next(line for line in text.splitlines() if line.startswith("| cross |"))
+    assert row == "| cross | 70.0 % | 62.0 % | 30.0 % | 38.0 % |"
+    assert "Missing modalities, nominal and measured" in page and "62.0 %" in page
+    with (report / "report.csv").open() as stream:
+        assert {line["model"] for line in csv.DictReader(stream)} == {"tiny"}
+
+
+def test_a_folder_of_this_machine_is_named_without_its_place() -> None:
+    assert model_name({"model": "/home/someone/models/own"}) == "own"
+    assert model_name({"model": "openbmb/MiniCPM-V-4.6"}) == "openbmb/MiniCPM-V-4.6" and model_name({}) == ""
 
 
 def test_the_paired_test_compares_the_same_rows(sweep) -> None:

@@ -16,6 +16,7 @@ from fs_fedmllm.scenarios import (
     read_manifest,
     write_manifest,
 )
+from fs_fedmllm.scenarios.rates import nominal_rates, said_rates
 
 DIGESTS = {
     "aligned": "ceee1f0aa6d9b42e",
@@ -86,6 +87,45 @@ def test_an_edited_file_is_refused(tmp_path, old, new):
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ScenarioError, match=r"manifest\.json was changed after it was written"):
         read_manifest(path)
+
+
+def test_nominal_and_measured_rates_stand_beside_what_the_sha256_covers(tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest = drawn(beta=0.5).manifest
+    write_manifest(manifest, path)
+    content = json.loads(path.read_text())
+    rates = content["missing_rates"]
+    assert rates == manifest.missing_rates and rates["nominal"] == {"image": 0.5, "text": 0.5}
+    shows = "".join(record.shows for record in manifest.clients.values())
+    assert rates["measured"] == pytest.approx({name: shows.count(other) / 200 for name, other in
+                                               (("image", "t"), ("text", "i"))})  # fmt: skip
+    # Where both are drawn away one is kept: beta - beta^2 / 2, below the level.
+    assert all(abs(rate - 0.375) < 0.09 for rate in rates["measured"].values())
+    del content["missing_rates"]  # a file of before: the same manifest, the same sha256
+    path.write_text(json.dumps(content))
+    assert read_manifest(path).sha256 == manifest.sha256
+    path.write_text(json.dumps({**content, "missing_rates": {**rates, "nominal": {"image": 0.1, "text": 0.1}}}))
+    with pytest.raises(ScenarioError, match="its missing_rates are not those of its rows"):
+        read_manifest(path)
+
+
+def test_nominal_rates_are_the_levels():
+    level = dict(clients=10)
+    assert nominal_rates("aligned", {"alpha": 5.0}, **level) == {"image": 0.0, "text": 0.0}
+    assert nominal_rates("cross", {"image_clients": 3, "text_clients": 7}, **level) == {"image": 0.7, "text": 0.3}
+    assert nominal_rates("cross", {"image_clients": None, "text_clients": 7}, **level) == {"image": 0.7, "text": 0.3}
+    assert nominal_rates("hybrid", {"p": 0.8}, **level) == {"image": 0.2, "text": 0.2}
+    assert nominal_rates("somebody's", {}, **level) == {}
+    kept = drawn(beta=0.5, missing_both="keep_empty").manifest.missing_rates
+    assert kept["measured"]["image"] == pytest.approx(0.5, abs=0.1)  # a row with nothing lacks both
+
+
+def test_rates_are_said_where_something_is_missing():
+    rates = {"nominal": {"image": 0.5, "text": 0.5}, "measured": {"image": 0.374, "text": 0.38}}
+    assert said_rates(rates) == "image 50.0 % nominal, 37.4 % measured; text 50.0 % nominal, 38.0 % measured"
+    nothing = {"image": 0.0, "text": 0.0}
+    assert said_rates({"nominal": nothing, "measured": nothing}) == said_rates({}) == ""
+    assert said_rates({"nominal": {}, "measured": {"image": 0.25, "text": 0.0}}).startswith("image not known nominal")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": "", "clients": {"1": {"rows": []}}}'])

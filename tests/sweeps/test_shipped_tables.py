@@ -46,6 +46,9 @@ def test_the_papers_figures_stand_in_their_places() -> None:
     assert said("table4", method="fedadam", setting="crisismmd_cross_i3t7") == Reported(53.17, 0.96)
     assert said("table5", method="fedadagrad", setting="hateful_memes_hybrid_p60") == Reported(69.26, 0.47)
     assert said("table7", method="fedadam", clients="c10of30") == Reported(66.91, 0.62)
+    assert said("table7_minicpm_v_2_6_int4", method="fedadam", clients="c10of30") == Reported(66.91, 0.62)
+    assert said("table7_minicpm_llama3_v_2_5_int4", method="local", clients="c5of20") == Reported(63.21, 0.05)
+    assert said("table7_minicpm_llama3_v_2_5_int4", method="zero_shot", clients="c2of10") == Reported(69.29)
     assert said("table9", method="fedavgm", strategies="both", setting="crisismmd_cross_i3t7") == Reported(33.13)
     assert said("table10", strategies="prompt_fedprox", setting="crisismmd_hybrid_p60") == Reported(55.68)
     assert said("table11", epochs="e5", setting="hateful_memes_missing_b30") == Reported(66.83)
@@ -53,6 +56,21 @@ def test_the_papers_figures_stand_in_their_places() -> None:
     place = {"method": "fedyogi", "test": "slake", "level": "hybrid_p60"}
     assert table.reported(place, Metric("judge.by_kind.open.accuracy", "")) == Reported(52.43, 0.75)
     assert table.reported(place, Metric("judge.scores.accuracy", "")) == Reported(57.05, 0.59)
+
+
+def test_a_table_of_table_7_says_which_model_ran_and_leaves_its_code_off() -> None:
+    for name, path in (
+        ("table7", "openbmb/MiniCPM-V-4.6"),
+        ("table7_minicpm_v_2_6_int4", "openbmb/MiniCPM-V-2_6-int4"),
+        ("table7_minicpm_llama3_v_2_5_int4", "openbmb/MiniCPM-Llama3-V-2_5-int4"),
+    ):
+        table = load_table(find_table(name))
+        assert path in table.about and path.split("/")[1] in table.title
+        models = [cell.config.model.fedmllm for cell in grid.cells(table)]
+        assert {model.path for model in models} == {path}
+        assert not any(model.trust_remote_code for model in models)
+        trusted = grid.cells(table, ["model.fedmllm.trust_remote_code", "True"])
+        assert all(cell.config.model.fedmllm.trust_remote_code for cell in trusted)
 
 
 def test_the_findings_ask_the_question() -> None:

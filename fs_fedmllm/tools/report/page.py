@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
 from fs_fedmllm.tools.report.runs import Run, Sheet
@@ -53,6 +54,8 @@ class Content:
         pictures: (title of the column, SVG elements).
         legend: (title, colour, dash pattern) of the rows in the pictures.
         notes: of the rows.
+        models: that ran, by name.
+        missing: nominal and measured missing rates, a row for each setting; none where nothing was missing.
         sources: a row for every run: what made it.
     """
 
@@ -63,6 +66,8 @@ class Content:
     pictures: list[tuple[str, list[str]]] = field(default_factory=list)
     legend: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    missing: list[Grid] = field(default_factory=list)
     sources: list[Mapping[str, str]] = field(default_factory=list)
     made: str = ""
 
@@ -159,7 +164,37 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
             if run.folder not in seen:
                 seen.add(run.folder)
                 content.sources.append({"run": sheet.title(dict(place)), **source_of(run)})
+    content.models = sorted({source["model"] for source in content.sources if source["model"]})
+    content.missing = missing_rates(sheet)
     return content
+
+
+def missing_rates(sheet: Sheet) -> list[Grid]:
+    """Nominal and measured missing rates of the runs' splits; empty where nothing was missing or nobody measured.
+
+    Runs of one data set at one nominal level make a row, called by the axis values that they have in common; what was
+    measured is the mean over their different splits.
+    """
+    groups: dict[str, list[tuple[dict[str, str], Run]]] = {}
+    for place, runs in sheet.runs.items():
+        for run in runs:
+            rates = run.results.get("missing_rates")
+            if rates and any((*rates["nominal"].values(), *rates["measured"].values())):
+                key = [run.results.get("dataset"), run.results.get("scenario"), rates["nominal"]]
+                groups.setdefault(str(key), []).append((dict(place), run))
+    body = []
+    for own in groups.values():
+        common = {name: value for name, value in own[0][0].items() if all(p[name] == value for p, _ in own)}
+        splits = {run.results.get("manifest_sha256"): run.results["missing_rates"] for _, run in own}
+        cells = []
+        for name in MODALITIES:
+            nominal = next(iter(splits.values()))["nominal"].get(name)
+            measured = [rates["measured"][name] for rates in splits.values() if name in rates["measured"]]
+            cells.append(Cell("not known" if nominal is None else f"{100 * nominal:.1f} %"))
+            cells.append(Cell(f"{100 * sum(measured) / len(measured):.1f} %" if measured else "–"))
+        body.append((sheet.title(common) or "all runs", cells))
+    head = [f"{name}, {kind}" for name in MODALITIES for kind in ("nominal", "measured")]
+    return [Grid("Missing modalities, nominal and measured", head, body)] if body else []
 
 
 def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:
@@ -181,6 +216,7 @@ def source_of(run: Run) -> dict[str, str]:
     seconds = (results.get("seconds") or {}).get("total")
     return {
         "seed": str(run.seed),
+        "model": model_name(results),
         "profile": str(results.get("profile", "")),
         "version": str(results.get("version", "")),
         "commit": str(results.get("commit") or "not from a checkout"),
@@ -192,6 +228,12 @@ def source_of(run: Run) -> dict[str, str]:
         "seconds": f"{seconds:.0f}" if isinstance(seconds, int | float) else "",
         "folder": run.folder.name,
     }
+
+
+def model_name(results: Mapping[str, Any]) -> str:
+    """The model that a run took: its id on the hub, or the name of its folder; empty for a run of an older version."""
+    path = str(results.get("model") or "")
+    return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 
 def explanation(sheet: Sheet) -> list[str]:
@@ -240,7 +282,9 @@ def markdown(content: Content, *, slices: bool = True) -> str:
     lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(explanation(sheet)[:3])}", ""]
     if sheet.table.source:
         lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
-    for grid in content.tables:
+    if content.models:
+        lines += [f"Model: {_escaped(', '.join(content.models))}.", ""]
+    for grid in (*content.tables, *content.missing):
         lines += [*_grid(grid, with_lines=True), ""]
     lines += [f"- {_escaped(note)}" for note in content.notes]
     if slices:
@@ -268,8 +312,8 @@ def rows_csv(sheet: Sheet) -> str:
     """One line for every run and metric."""
     axes = [axis.name for axis in sheet.table.axes]
     stream = io.StringIO()
-    head = ["seed", "metric", "value", "paper_mean", "paper_std", "profile", "version", "commit", "config", "manifest",
-            "adapter", "folder"]  # fmt: skip
+    head = ["seed", "metric", "value", "paper_mean", "paper_std", "model", "profile", "version", "commit", "config",
+            "manifest", "adapter", "folder"]  # fmt: skip
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*axes, *head])
     for row in sheet.rows():
@@ -284,7 +328,7 @@ def rows_csv(sheet: Sheet) -> str:
                         run.seed, metric.name, "" if value is None else value * metric.scale,
                         "" if paper is None else paper.mean, "" if paper is None or paper.std is None else paper.std,
                     ]  # fmt: skip
-                    names = ("profile", "version", "commit", "config", "manifest", "adapter", "folder")
+                    names = ("model", "profile", "version", "commit", "config", "manifest", "adapter", "folder")
                     writer.writerow([*(place[axis] for axis in axes), *figures, *(source[name] for name in names)])
     return stream.getvalue()
 

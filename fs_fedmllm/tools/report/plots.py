@@ -1,6 +1,7 @@
 """Pictures of the heterogeneity: who holds which labels, modalities and kinds of rows.
 
-Counts are stacked bars, one bar a client, always in ascending order of the clients' ids. Parts are told apart by
+Counts are stacked bars, one bar a client, always in ascending order of the clients' ids; labels by modality are a grid
+for each client. Parts are told apart by
 luminance (dark to light, so that greyscale print keeps them) and by hatching. Every picture is written as PNG and SVG.
 """
 
@@ -77,6 +78,8 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
     labels = list(data.template.options)
     if labels:
         written += draw_counts(labels_of(data.clients, labels), f"{title}: labels", folder / "labels", order=labels)
+        grids = labels_by_modality(data.clients, labels)
+        written += draw_grids(grids, f"{title}: labels by modality", folder / "labels_by_modality", order=labels)
     written += draw_counts(modalities_of(data.clients), f"{title}: modalities", folder / "modalities",
                            order=[*CASES.values(), *ASKING.values()])  # fmt: skip
     for name, rows in categories(data):
@@ -99,6 +102,22 @@ def modalities_of(clients: Mapping[int, Sequence[Sample]]) -> dict[int, Counter[
     """Client -> rows by what they show."""
     return {
         client: Counter((ASKING if row.question else CASES)[row.presence] for row in rows)
+        for client, rows in sorted(clients.items())
+    }
+
+
+def labels_by_modality(
+    clients: Mapping[int, Sequence[Sample]], names: Sequence[str]
+) -> dict[int, Counter[tuple[str, str]]]:
+    """Client -> rows by (label, what they show)."""
+    return {
+        client: Counter(
+            (
+                names[row.label] if row.label is not None else "none",
+                (ASKING if row.question else CASES)[row.presence],
+            )
+            for row in rows
+        )
         for client, rows in sorted(clients.items())
     }
 
@@ -164,6 +183,64 @@ def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, o
     handles, shown = axes.get_legend_handles_labels()
     figure.legend(handles, shown, loc="outside lower center", ncols=min(columns, len(names)), fontsize=9,
                   frameon=False, handlelength=2.4, handleheight=1.4)  # fmt: skip
+    return _save(plt, figure, path)
+
+
+#: Clients side by side in a picture of grids.
+ACROSS = 5
+#: Longest name of a label on an axis.
+LONGEST = 24
+
+
+def draw_grids(
+    grids: Mapping[int, Counter[tuple[str, str]]], title: str, path: Path, *, order: Sequence[str]
+) -> list[Path]:
+    """A grid for each client: labels down, what rows show across, a number in every cell (the paper's Figures 8, 10).
+
+    A cell's shade is its share of the client's rows, by one scale for all clients, so a client with few rows can be
+    read as well as one with many; the numbers say how many rows there are.
+
+    Args:
+        grids: client -> rows by (label, what they show).
+        title: of the picture.
+        path: without an ending.
+        order: labels from top to bottom; what occurs beyond them follows.
+    """
+    plt = _pyplot()
+    total: Counter[tuple[str, str]] = sum(grids.values(), Counter())
+    labels = [*order, *sorted({label for label, _ in total} - set(order))]
+    shown = [case for case in (*CASES.values(), *ASKING.values()) if any(name == case for _, name in total)]
+    clients = sorted(grids)
+    columns = min(ACROSS, len(clients))
+    lines = -(-len(clients) // columns)
+    wide, high = 0.5 + 0.62 * len(shown), 0.75 + 0.3 * len(labels)
+    names = [label if len(label) <= LONGEST else label[: LONGEST - 1] + "…" for label in labels]
+    margin = 0.3 + 0.085 * max(len(name) for name in names)
+    size = (max(5.0, margin + columns * wide), 1.9 + lines * high)
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    colours = plt.get_cmap("Greys")
+    for place, axis in enumerate(axes.flat):
+        if place >= len(clients):
+            axis.set_visible(False)
+            continue
+        own = grids[clients[place]]
+        rows = max(1, own.total())
+        shares = [[own[label, case] / rows for case in shown] for label in labels]
+        axis.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+        for down, label in enumerate(labels):
+            for across, case in enumerate(shown):
+                if own[label, case]:
+                    axis.text(across, down, f"{own[label, case]:,}", ha="center", va="center", fontsize=7,
+                              color="white" if shares[down][across] > 0.55 else "black")  # fmt: skip
+        below = place + columns >= len(clients)  # nothing stands under it
+        axis.set_xticks(range(len(shown)), shown if below else [], rotation=90, fontsize=8)
+        axis.set_yticks(range(len(labels)), names if place % columns == 0 else [], fontsize=8)
+        axis.set_xticks([edge + 0.5 for edge in range(len(shown) - 1)], minor=True)
+        axis.set_yticks([edge + 0.5 for edge in range(len(labels) - 1)], minor=True)
+        axis.grid(which="minor", color="0.8", linewidth=0.5)
+        axis.tick_params(which="both", length=0)
+        axis.set_title(f"client {clients[place]}: {own.total():,}", fontsize=9)
+    figure.suptitle(title)
     return _save(plt, figure, path)
 
 

@@ -1,0 +1,67 @@
+"""Missing rates of a split: what the scenario's level says, and what was measured on the rows that clients got.
+
+The two differ by design in places. Under ``missing_both: keep_one`` a row never loses both modalities, so each is
+missing at rate beta - beta^2 / 2; in cross and hybrid the level speaks of clients, and clients differ in size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+MODALITIES = ("image", "text")
+
+
+def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dict[str, float]:
+    """Share that lacks each modality by the scenario's level: of rows in missing, of clients in cross and hybrid.
+
+    Args:
+        scenario: its name; of one that another package brings nothing is known.
+        params: as in the manifest.
+        clients: how many there are.
+    """
+    if scenario == "aligned":
+        return dict.fromkeys(MODALITIES, 0.0)
+    if scenario == "missing" and _number(params.get("beta")):
+        return dict.fromkeys(MODALITIES, float(params["beta"]))
+    if scenario == "hybrid" and _number(params.get("p")):
+        return dict.fromkeys(MODALITIES, round(1 - float(params["p"]), 12))
+    if scenario == "cross" and clients:
+        image, text = params.get("image_clients"), params.get("text_clients")
+        if _number(image):
+            return {"image": (clients - image) / clients, "text": image / clients}
+        if _number(text):
+            return {"image": text / clients, "text": (clients - text) / clients}
+    return {}
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    """A manifest may come from anybody."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def measured_rates(presences: Iterable[Mapping[str, int]]) -> dict[str, float]:
+    """Share of all clients' rows that lacks each modality.
+
+    Args:
+        presences: of each client, rows by what they show (both, image, text, neither).
+    """
+    counts = dict.fromkeys(("both", *MODALITIES, "neither"), 0)
+    for presence in presences:
+        for name in counts:
+            counts[name] += presence.get(name, 0)
+    total = sum(counts.values())
+    return {name: 1 - (counts["both"] + counts[name]) / total for name in MODALITIES} if total else {}
+
+
+def said_rates(rates: Mapping[str, Mapping[str, float]]) -> str:
+    """Both rates of each modality as text; empty where nothing is missing or nothing was measured."""
+    nominal, measured = rates.get("nominal") or {}, rates.get("measured") or {}
+    if not any((*nominal.values(), *measured.values())):
+        return ""
+    return "; ".join(
+        f"{name} {f'{100 * nominal[name]:.1f} %' if name in nominal else 'not known'} nominal, "
+        f"{100 * measured[name]:.1f} % measured"
+        for name in MODALITIES
+        if name in measured
+    )
