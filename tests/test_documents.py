@@ -141,6 +141,32 @@ def test_every_option_of_own_data_is_on_its_page() -> None:
     assert sorted(named) == sorted(known_options("own"))
 
 
+def test_the_page_of_the_paper_names_what_exists_and_leaves_nothing_out() -> None:
+    """Its presets, table files, modules and links are there, and so is every table and figure of the paper."""
+    page = text_of(REPOSITORY / "docs" / "paper.md")
+    named = set(re.findall(r"`((?:fs_fedmllm|configs|tables|data_templates)/[^`]*?)`", page))
+    assert len(named) > 50 and not [name for name in named if not list(REPOSITORY.glob(name))]
+    assert not [link for link in re.findall(r"\]\(([^)#]+)", page) if not (REPOSITORY / "docs" / link).exists()]
+    # Everything of the paper that ships is on it ...
+    tables = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("tables/*.yaml")}
+    presets = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("configs/*/*.yaml")}
+    covered = {path.relative_to(REPOSITORY) for name in named for path in REPOSITORY.glob(name)}
+    assert not (tables | presets) - covered
+    # ... and every element has a row, which says where.
+    for heading, last in (("## Tables", 14), ("## Figures", 14)):
+        rows = re.findall(r"^\| ([\d, ]+) \|", page.split(heading)[1].split("\n## ")[0], re.MULTILINE)
+        assert sorted(int(number) for row in rows for number in row.split(",")) == list(range(1, last + 1))
+    for place in ("README.md", "docs/index.md"):
+        assert "paper.md)" in text_of(REPOSITORY / place)
+
+
+def test_what_was_never_run_is_said() -> None:
+    page = " ".join(text_of(REPOSITORY / "docs" / "paper.md").split())
+    assert "None of its tables was reproduced here." in page
+    assert all("never run" in line for line in re.findall(r"^\| \d+ .*`tables/.*$", text_of(
+        REPOSITORY / "docs" / "paper.md"), re.MULTILINE))  # fmt: skip
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_documents_speak_plainly(document: Path) -> None:
     """Turns of phrase that only those know who were there; the field says client update and resume."""
