@@ -14,6 +14,8 @@ from short_runs import CONFIGS, REPOSITORY
 from fs_fedmllm import cli
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.scenarios.rates import said_rates
 
 
 def text_of(document: Path) -> str:
@@ -46,6 +48,8 @@ def test_the_readmes_closing_table_is_of_the_main_job(planned: Any) -> None:
     config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
     rounds = range(config.eval.freq, config.federate.total_round_num + 1, config.eval.freq)
     assert [int(n) for n in re.findall(r"^round (\d+)", shown, re.MULTILINE)] == list(rounds)
+    rates = said_rates(prepare_data(config).manifest.missing_rates)
+    assert f"missing modalities: {rates}\nmodel: {config.model.fedmllm.path}\n" in shown
     assert not re.search(r"sha256: [0-9a-f]{8}", text)  # no digest as if it held on every machine
 
 

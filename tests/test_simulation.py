@@ -20,6 +20,7 @@ from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.models.export import adapter_bytes
 from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.run_folder import RunFolder
 from fs_fedmllm.runs.session import Session
@@ -153,6 +154,11 @@ def test_the_run_folder_holds_what_it_promises(short_config) -> None:
     assert len(turns) == 4 and {"client", "loss", "penalty", "grad_norm"} <= set(turns[0])
     assert all(turn["penalty"] > 0 and turn["grad_norm"] > 0 for turn in turns)
     assert results["zero_shot"]["round"] == 0 and results["evaluations"][-1]["round"] == 2
+    rates = json.loads((folder.path / "manifest.json").read_text())["missing_rates"]
+    assert results["missing_rates"] == rates and rates["nominal"] == {"image": 0.7, "text": 0.3}
+    table = closing_table(json.loads((folder.path / "results.json").read_text()), "x")
+    assert results["model"] == "tiny" and "\nmodel: tiny\n" in table
+    assert f"missing modalities: image 70.0 % nominal, {100 * rates['measured']['image']:.1f} % measured" in table
     size = (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert results["adapter_bytes"] == size and results["bytes_sent"] == 2 * 2 * 2 * size
     assert schema.load(folder.path / "resolved_config.yaml") == config

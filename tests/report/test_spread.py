@@ -27,7 +27,7 @@ def test_the_papers_cells_of_tables_2_to_5_are_twelve_levels_of_two_data_sets() 
     points = [point for sheet in read_sheets(TABLES) for point in points_of(sheet)]
     assert len(points) == sum(len(load_table(path).paper) for path in TABLES) == 4 * 6 * 6
     drawn = dict(panels(points))
-    assert list(drawn) == ["hateful memes, AUC or F1", "crisismmd, AUC or F1"]
+    assert list(drawn) == ["hateful memes, auc", "crisismmd, macro f1"]
     for own in drawn.values():
         assert levels(own) == [
             *(("aligned", level) for level in ("α 5", "α 1", "α 0.5")),

@@ -21,6 +21,7 @@ def test_a_table_resolves(path) -> None:
     assert {cell.seed for cell in cells} == set(table.seeds)
     wanted = {value.name for axis in table.axes for value in axis.values if value.at != "zero_shot"}
     assert {value for cell in cells for value in cell.coordinates.values()} == wanted
+    assert not any(cell.config.model.fedmllm.trust_remote_code for cell in cells)  # the user's own choice
     tiny = grid.cells(table, tiny=True)
     assert {cell.config.data.type for cell in tiny} <= {"digits_match", "digits_triage", "digits_panel"}
     assert all(cell.config.model.fedmllm.path == "tiny" and not cell.config.use_gpu for cell in tiny)

@@ -217,6 +217,7 @@ def draw_grids(
     names = [label if len(label) <= LONGEST else label[: LONGEST - 1] + "…" for label in labels]
     margin = 0.3 + 0.085 * max(len(name) for name in names)
     size = (max(5.0, margin + columns * wide), 1.9 + lines * high)
+    densest = max(count / own.total() for own in grids.values() for count in own.values())
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     colours = plt.get_cmap("Greys")
     for place, axis in enumerate(axes.flat):
@@ -226,12 +227,12 @@ def draw_grids(
         own = grids[clients[place]]
         rows = max(1, own.total())
         shares = [[own[label, case] / rows for case in shown] for label in labels]
-        axis.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+        axis.imshow(shares, cmap=colours, vmin=0, vmax=1.25 * densest, aspect="auto")
         for down, label in enumerate(labels):
             for across, case in enumerate(shown):
                 if own[label, case]:
                     axis.text(across, down, f"{own[label, case]:,}", ha="center", va="center", fontsize=7,
-                              color="white" if shares[down][across] > 0.55 else "black")  # fmt: skip
+                              color="white" if shares[down][across] > 0.7 * densest else "black")  # fmt: skip
         below = place + columns >= len(clients)  # nothing stands under it
         axis.set_xticks(range(len(shown)), shown if below else [], rotation=90, fontsize=8)
         axis.set_yticks(range(len(labels)), names if place % columns == 0 else [], fontsize=8)

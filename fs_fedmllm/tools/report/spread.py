@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Point:
 
     Attributes:
         dataset: ``data.type``.
-        metric: name of the figure.
+        metric: name of the figure, without its split.
         scenario, level: where.
         row: title of the table's row, as a rule the method.
         zero_shot: the model before training; it is in no box.
@@ -86,19 +86,18 @@ def points_of(sheet: Sheet) -> list[Point]:
             at = sheet.table.place(place)
             # the axis that names the level is not what tells two figures of a level apart
             said = {name: value for name, value in place.items() if not sheet.table.axis(name).value(value).config}
-            head = {
-                "dataset": config.data.type, "metric": metric.title, "scenario": config.scenario,
-                "level": level_of(config), "row": sheet.title(said) or config.federate.method,
-                "zero_shot": at == "zero_shot", "table": sheet.table.name,
-            }  # fmt: skip
+            here = Point(
+                config.data.type, metric.name.removeprefix("test_"), config.scenario, level_of(config),
+                sheet.title(said) or config.federate.method, at == "zero_shot", PAPER, 0.0, 0, sheet.table.name,
+            )  # fmt: skip
             paper = sheet.table.reported(place, metric)
             if paper is not None:
-                found.append(Point(**head, source=PAPER, mean=paper.mean, seeds=0))
+                found.append(replace(here, mean=paper.mean))
             runs = [run for run in sheet.at(place) if run.diverged is None or at != "last"]
             values = [value for run in runs if (value := run.value(metric.name, at)) is not None]
             if values:
                 mean = metric.scale * sum(values) / len(values)
-                found.append(Point(**head, source=OURS, mean=mean, seeds=len(values)))
+                found.append(replace(here, source=OURS, mean=mean, seeds=len(values)))
     return found
 
 
@@ -120,8 +119,8 @@ def _settings(sheet: Sheet) -> dict[tuple[tuple[str, str], ...], Config]:
     found: dict[tuple[tuple[str, str], ...], Config] = {}
     for names in (sheet.table.columns, sheet.table.rows):
         grouped: dict[tuple[tuple[str, str], ...], list[Config]] = {}
-        for place, config in configs:
-            grouped.setdefault(tuple(sorted((name, place[name]) for name in names)), []).append(config)
+        for coordinates, config in configs:
+            grouped.setdefault(tuple(sorted((name, coordinates[name]) for name in names)), []).append(config)
         for key, own in grouped.items():
             if len({(config.data.type, config.scenario, level_of(config)) for config in own}) == 1:
                 found.setdefault(key, own[0])
@@ -173,7 +172,7 @@ def draw_spread(points: Sequence[Point], path: Path) -> list[Path]:
                                 layout="constrained", squeeze=False)  # fmt: skip
     for axes, (title, own) in zip(grid[:, 0], drawn, strict=True):
         _panel(axes, own, rows, sources, fills)
-        axes.set(title=title, ylabel=own[0].metric)
+        axes.set(title=title, ylabel=own[0].metric.replace("_", " "))
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
