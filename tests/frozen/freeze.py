@@ -108,7 +108,13 @@ def across(folder: Path) -> Any:
             )
         )  # fmt: skip
     codes = [process.wait() for process in started]
-    return {"codes": [dealt["code"], *codes]} | of_run(folder / "across" / "ward", {"code": codes[0], "out": ""})
+    found = of_run(folder / "across" / "ward", {"code": codes[0], "out": ""})
+    # The folder of the rows has another name in every run, and messages hold times: their bytes differ by a few.
+    for name in ("config_sha256", "bytes_sent"):
+        found["exact"]["results"].pop(name, None)
+        found["portable"]["counts"].pop(name, None)
+    found["exact"].pop("metrics", None)
+    return {"codes": [dealt["code"], *codes]} | found
 
 
 def frozen(parts: list[str], only: str) -> dict[str, Any]:
