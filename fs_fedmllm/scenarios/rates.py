@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 MODALITIES = ("image", "text")
+#: No split has so many rows or clients; a manifest may come from anybody, and its integers may have any length.
+MOST = 2**53
 
 
 def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dict[str, float]:
@@ -36,8 +38,7 @@ def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dic
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    """A manifest may come from anybody."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
 
 
 def measured_rates(presences: Iterable[Mapping[str, int]]) -> dict[str, float]:
@@ -45,11 +46,17 @@ def measured_rates(presences: Iterable[Mapping[str, int]]) -> dict[str, float]:
 
     Args:
         presences: of each client, rows by what they show (both, image, text, neither).
+
+    Returns:
+        Modality -> share; empty where there are no rows, or a count is none.
     """
     counts = dict.fromkeys(("both", *MODALITIES, "neither"), 0)
     for presence in presences:
         for name in counts:
-            counts[name] += presence.get(name, 0)
+            count = presence.get(name, 0)
+            if not isinstance(count, int) or not 0 <= count <= MOST:
+                return {}
+            counts[name] += count
     total = sum(counts.values())
     return {name: 1 - (counts["both"] + counts[name]) / total for name in MODALITIES} if total else {}
 

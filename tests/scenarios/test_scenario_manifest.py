@@ -16,7 +16,7 @@ from fs_fedmllm.scenarios import (
     read_manifest,
     write_manifest,
 )
-from fs_fedmllm.scenarios.rates import nominal_rates, said_rates
+from fs_fedmllm.scenarios.rates import measured_rates, nominal_rates, said_rates
 
 DIGESTS = {
     "aligned": "ceee1f0aa6d9b42e",
@@ -161,3 +161,11 @@ def test_other_data_is_refused():
         apply_manifest(manifest, [row.showing(image=True, text=False) for row in rows])
     with pytest.raises(ScenarioError, match="has rows by label"):
         apply_manifest(manifest, paired([0] * 200))
+
+
+def test_numbers_of_a_hostile_manifest_give_no_rates() -> None:
+    assert measured_rates([{"both": 10**400, "image": 1}]) == {}
+    assert measured_rates([{"both": -(10**400), "image": 10**400}]) == {}
+    assert measured_rates([{"both": 1.5, "image": 10**400}]) == {} == measured_rates([{}])
+    assert nominal_rates("cross", {"image_clients": 10**400}, 3) == {}
+    assert nominal_rates("missing", {"beta": float("nan")}, 3) == {}
