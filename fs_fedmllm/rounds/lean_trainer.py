@@ -21,13 +21,12 @@ from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import LocalConfig
-from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
 from fs_fedmllm.models.representation import answer_representation
 from fs_fedmllm.rounds.learning_rate import step_lr
-from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan
+from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan, update_log
 
 
 @contextlib.contextmanager
@@ -249,14 +248,4 @@ class LeanTrainer(Trainer):
                 losses.append(total)
                 processed += len(step_rows)
         self.mllm.set_training(False)
-        mean_loss = float(torch.stack(losses).mean())
-        if not torch.isfinite(torch.tensor(mean_loss)):
-            raise UpdateError(f"the training loss is {mean_loss} after {len(losses)} steps")
-        return UpdateLog(
-            loss=mean_loss,
-            penalty=float(torch.stack([p.cpu() for p in penalties]).mean()),
-            grad_norm=float(torch.stack(norms).mean()),
-            steps=len(losses),
-            rows=processed,
-            seconds=time.perf_counter() - started,
-        )
+        return update_log(losses, penalties, norms, rows=processed, seconds=time.perf_counter() - started)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from fs_fedmllm.algorithms import ClientHalf, State
+from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.encoding import Encoded
 
 
@@ -53,6 +57,39 @@ class UpdateLog:
     steps: int
     rows: int
     seconds: float
+
+
+def update_log(
+    losses: Sequence[torch.Tensor],
+    penalties: Sequence[torch.Tensor],
+    norms: Sequence[torch.Tensor],
+    *,
+    rows: int,
+    seconds: float,
+) -> UpdateLog:
+    """The figures of an update from those of its steps.
+
+    Args:
+        losses: task loss of each step, scalar tensors.
+        penalties: what was added to it, likewise.
+        norms: gradient norms before clipping, likewise.
+        rows: rows processed.
+        seconds: duration.
+
+    Raises:
+        UpdateError: the loss is not finite.
+    """
+    loss = float(torch.stack(tuple(losses)).mean())
+    if not math.isfinite(loss):
+        raise UpdateError(f"the training loss is {loss} after {len(losses)} steps")
+    return UpdateLog(
+        loss=loss,
+        penalty=float(torch.stack([value.cpu() for value in penalties]).mean()),
+        grad_norm=float(torch.stack(tuple(norms)).mean()),
+        steps=len(losses),
+        rows=rows,
+        seconds=seconds,
+    )
 
 
 class LocalTrainer(Protocol):

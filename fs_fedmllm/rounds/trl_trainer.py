@@ -26,7 +26,7 @@ from trl import SFTConfig
 from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
-from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.rounds.lean_trainer import (
@@ -37,7 +37,7 @@ from fs_fedmllm.rounds.lean_trainer import (
     weight_decayed,
 )
 from fs_fedmllm.rounds.learning_rate import step_lr
-from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan
+from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan, update_log
 from fs_fedmllm.sft.trainer import FedMLLMTrainer
 
 #: Fields of ``SFTConfig`` that the federation sets -> what to set in their place.
@@ -338,17 +338,8 @@ class TrlTrainer:
         self.mllm.inner.zero_grad(set_to_none=True)
         trainer.optimizer = trainer.lr_scheduler = None
         self.mllm.set_training(False)
-        loss = float(torch.stack(trainer.losses).mean())
-        if not torch.isfinite(torch.tensor(loss)):
-            raise UpdateError(f"the training loss is {loss} after {len(trainer.losses)} steps")
-        return UpdateLog(
-            loss=loss,
-            penalty=float(torch.stack([p.cpu() for p in trainer.penalties]).mean()),
-            grad_norm=float(torch.stack([n.cpu() for n in trainer.norms]).mean()),
-            steps=len(trainer.losses),
-            rows=sum(map(len, plan.batches)),
-            seconds=time.perf_counter() - started,
-        )
+        rows_seen, seconds = sum(map(len, plan.batches)), time.perf_counter() - started
+        return update_log(trainer.losses, trainer.penalties, trainer.norms, rows=rows_seen, seconds=seconds)
 
 
 @contextlib.contextmanager
