@@ -198,6 +198,7 @@ class _Updates(FedMLLMTrainer):
         self.penalty = pulling[0].penalty if pulling else Penalty(0.0, ())
         self.correcting: list[ClientHalf] = [half for half in plan.halves if half.corrects and half not in pulling]
         self.anchors = [p.detach().clone() for p in self.mllm.adapter.parameters]
+        self.pulled = torch.zeros((), device=self.mllm.device)
         self.losses: list[torch.Tensor] = []
         self.penalties: list[torch.Tensor] = []
         self.norms: list[torch.Tensor] = []
@@ -227,6 +228,11 @@ class _Updates(FedMLLMTrainer):
     def _anchors(self) -> list[torch.Tensor]:
         return self.anchors
 
+    def _pull(self) -> torch.Tensor:
+        value = super()._pull()
+        self.pulled = value.detach()  # the same in every pass of a step
+        return value
+
     def _passes(self, num_items_in_batch: Any) -> int:
         return self._micro
 
@@ -249,11 +255,8 @@ class _Updates(FedMLLMTrainer):
             rows = [self.rows[i] for i in indices[start : start + micro]]
             batch = _labelled(self.encoder.collate(rows, completions=True))
             total += super().training_step(model, batch, num_items_in_batch=torch.tensor(supervised))
-        value = torch.zeros((), device=self.mllm.device)
-        if self.penalty.gamma:
-            value = self.penalty.value([p.detach() for p in self.mllm.adapter.parameters], self.anchors)
-        self.losses.append(total - value.to(total.device))
-        self.penalties.append(value)
+        self.losses.append(total - self.pulled.to(total.device))
+        self.penalties.append(self.pulled)
         return total
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
@@ -329,13 +332,11 @@ class TrlTrainer:
         trainer, parameters = self._trainer, self.mllm.adapter.parameters
         frozen = sorted({position for half in plan.halves for position in half.frozen})
         trainer.begin(rows, plan)
-        devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
         held = frozen_meanwhile([parameters[i] for i in frozen])
-        with global_generators(), torch.random.fork_rng(devices=devices), held, _forward_of(self.mllm.inner):
+        with global_generators(), held, _forward_of(self.mllm.inner):
             if self._forward is not None:
                 self.mllm.inner.forward = self._forward
             trainer.train()
-        self.mllm.inner.zero_grad(set_to_none=True)
         trainer.optimizer = trainer.lr_scheduler = None
         self.mllm.set_training(False)
         rows_seen, seconds = sum(map(len, plan.batches)), time.perf_counter() - started

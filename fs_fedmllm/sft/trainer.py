@@ -21,6 +21,7 @@ from fs_fedmllm.config import RegularizerConfig
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.models.adapter import Adapter
+from fs_fedmllm.models.encoding import IGNORED
 from fs_fedmllm.models.export import fitting, read_adapter
 from fs_fedmllm.sft.rows import even_rows, missing_rate
 
@@ -49,7 +50,7 @@ class AnswersLeft:
         """
         batch = self.collator(examples)
         labels = batch.get("labels")
-        if labels is not None and not bool((labels != -100).any(dim=1).all()):
+        if labels is not None and not bool((labels != IGNORED).any(dim=1).all()):
             raise DataError(
                 f"A row of a batch has no token of its answer left: max_length is {self.limit}, and what is longer "
                 "loses its end. Set max_length=None in SFTConfig, or a larger one."
@@ -162,6 +163,10 @@ class FedMLLMTrainer(SFTTrainer):
             self._anchors()
         return super().train(*args, **more)
 
+    def _pull(self) -> torch.Tensor:
+        """The penalty's value, through which gradients flow."""
+        return self.penalty.value(self._handles().parameters, self._anchors())
+
     def _passes(self, num_items_in_batch: Any) -> int:
         """Forward passes that an optimizer step adds up."""
         return self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
@@ -174,7 +179,7 @@ class FedMLLMTrainer(SFTTrainer):
         if not (self.penalty.gamma and model.training):
             return found
         loss, outputs = found if return_outputs else (found, None)
-        value = self.penalty.value(self._handles().parameters, self._anchors())
+        value = self._pull()
         # With the step's tokens counted in advance, losses of a step's passes are added up as they are.
         passes = self._passes(num_items_in_batch)
         whole = self.accelerator.gather_for_metrics(loss.detach() * passes).mean()
