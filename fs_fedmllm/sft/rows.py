@@ -6,7 +6,7 @@ but neither a null nor a column that is not there; and of ``messages`` it trains
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.compute as pc
@@ -33,6 +33,8 @@ def even_rows(rows: Any, what: str, *, vision: bool) -> Any:
     if not isinstance(rows, Dataset | IterableDataset) or rows.column_names is None:
         return rows
     columns = set(rows.column_names)
+    if isinstance(rows, Dataset) and (vision or "messages" in columns):
+        rows = _undecoded(rows)
     if "messages" in columns:
         rows = _answers_apart(rows, what)
     if not vision:
@@ -40,24 +42,39 @@ def even_rows(rows: Any, what: str, *, vision: bool) -> Any:
     if "image" in columns and "images" in columns:
         raise DataError(f"{what} has a column image and a column images: give one of them.")
     if "image" in columns:
-        rows = _with_images(rows, lambda row: [] if row["image"] is None else [row["image"]], "image")
-    elif "images" in columns:
-        rows = _with_images(rows, lambda row: [image for image in row["images"] or [] if image is not None])
-    else:
-        rows = _with_images(rows, lambda row: [])
+        return _with_images(rows, lambda row: [] if row["image"] is None else [row["image"]], "image")
+    if "images" in columns:
+        if isinstance(rows, Dataset) and _is_even(rows):
+            return rows.cast_column("images", List(Image()))
+        return _with_images(rows, lambda row: [image for image in row["images"] or [] if image is not None])
+    if isinstance(rows, Dataset):
+        return rows.add_column("images", [[]] * len(rows), feature=List(Image()))
+    return _with_images(rows, lambda row: [])
+
+
+def _undecoded(rows: Dataset) -> Dataset:
+    """The same rows, whose pictures are not opened on the way: paths stay paths, and bytes stay bytes."""
+    for name in {"image", "images"} & set(rows.column_names):
+        feature = rows.features[name]
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, Image) and inner.decode:
+            plain = Image(mode=inner.mode, decode=False)
+            rows = rows.cast_column(name, plain if feature is inner else List(plain))
     return rows
+
+
+def _is_even(rows: Dataset) -> bool:
+    """Whether every row has a list of images already, and no null in it."""
+    if not isinstance(getattr(rows.features["images"], "feature", None), Image):
+        return False
+    batches = rows.select_columns(["images"]).with_format("arrow").iter(1000)
+    return all(not column.null_count and not pc.list_flatten(column).null_count
+               for column in (batch["images"] for batch in batches))  # fmt: skip
 
 
 def _with_images(rows: Any, images_of: Any, drop: str = "") -> Any:
     if isinstance(rows, IterableDataset):
         return rows.map(lambda row: {"images": images_of(row)}, remove_columns=[drop] if drop else None)
-    # Not decoded on the way: paths stay paths, and bytes stay bytes.
-    for name in ("image", "images"):
-        feature = rows.features.get(name)
-        inner = getattr(feature, "feature", feature)
-        if isinstance(inner, Image) and inner.decode:
-            plain = Image(mode=inner.mode, decode=False)
-            rows = rows.cast_column(name, plain if feature is inner else List(plain))
     features = Features({**{k: v for k, v in rows.features.items() if k != drop}, "images": List(Image())})
     return rows.map(
         lambda row: {"images": images_of(row)},
@@ -87,20 +104,7 @@ def _answers_apart(rows: Any, what: str) -> Any:
             "features": Features({**kept, "prompt": turns, "completion": turns}),
             "load_from_cache_file": False,
         }
-        images = [name for name in ("image", "images") if name in kept]
-        # Pictures are not opened to read a conversation.
-        return _undecoded(rows, images).map(split, **options)
     return rows.map(split, **options)
-
-
-def _undecoded(rows: Dataset, names: Sequence[str]) -> Dataset:
-    for name in names:
-        feature = rows.features[name]
-        if isinstance(feature, Image):
-            rows = rows.cast_column(name, Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), Image):
-            rows = rows.cast_column(name, List(Image(decode=False)))
-    return rows
 
 
 def missing_rate(rows: Any) -> float:

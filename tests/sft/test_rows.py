@@ -55,6 +55,14 @@ def test_a_shuffled_data_set_is_counted_as_it_is_chosen() -> None:
     assert missing_rate(even.select([0, 1])) == 0.5
 
 
+def test_rows_that_are_even_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, texts = made([SQUARE], [], [SQUARE]), Dataset.from_list([{"prompt": ASK, "completion": SAY}] * 3)
+    monkeypatch.setattr(Dataset, "map", lambda *args, **more: pytest.fail("a copy"))
+    assert [len(images) for images in even_rows(rows, "rows", vision=True).select([2, 1])["images"]] == [1, 0]
+    assert even_rows(rows.select([1, 0]), "rows", vision=True)[1]["images"][0].tobytes() == SQUARE.tobytes()
+    assert even_rows(texts.select([2, 0]), "rows", vision=True)["images"][:] == [[], []]
+
+
 def test_of_messages_the_last_answer_is_the_completion() -> None:
     talk = [*ASK, *SAY, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "That."}]
     even = even_rows(Dataset.from_list([{"messages": talk, "images": [SQUARE]}]), "rows", vision=True)
