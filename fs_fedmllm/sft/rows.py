@@ -32,22 +32,23 @@ def even_rows(rows: Any, what: str, *, vision: bool) -> Any:
     """
     if not isinstance(rows, Dataset | IterableDataset) or rows.column_names is None:
         return rows
-    columns = set(rows.column_names)
-    if isinstance(rows, Dataset) and (vision or "messages" in columns):
+    columns, table = set(rows.column_names), isinstance(rows, Dataset)
+    if vision and {"image", "images"} <= columns:
+        raise DataError(f"{what} has a column image and a column images: give one of them.")
+    told = "messages" in columns
+    if vision and table and not told and "images" in columns and _is_even(rows):
+        return rows
+    if table and (vision or told):
         rows = _undecoded(rows)
-    if "messages" in columns:
+    if told:
         rows = _answers_apart(rows, what)
     if not vision:
         return rows
-    if "image" in columns and "images" in columns:
-        raise DataError(f"{what} has a column image and a column images: give one of them.")
     if "image" in columns:
         return _with_images(rows, lambda row: [] if row["image"] is None else [row["image"]], "image")
     if "images" in columns:
-        if isinstance(rows, Dataset) and _is_even(rows):
-            return rows.cast_column("images", List(Image()))
         return _with_images(rows, lambda row: [image for image in row["images"] or [] if image is not None])
-    if isinstance(rows, Dataset):
+    if table:
         return rows.add_column("images", [[]] * len(rows), feature=List(Image()))
     return _with_images(rows, lambda row: [])
 
@@ -65,7 +66,8 @@ def _undecoded(rows: Dataset) -> Dataset:
 
 def _is_even(rows: Dataset) -> bool:
     """Whether every row has a list of images already, and no null in it."""
-    if not isinstance(getattr(rows.features["images"], "feature", None), Image):
+    inner = getattr(rows.features["images"], "feature", None)
+    if not isinstance(inner, Image) or not inner.decode:
         return False
     batches = rows.select_columns(["images"]).with_format("arrow").iter(1000)
     return all(not column.null_count and not pc.list_flatten(column).null_count
