@@ -218,9 +218,8 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
     return prepare_data(config) if manifest is None else recorded_data(config, manifest)
 
 
-def _split(args: argparse.Namespace) -> int:
-    from fs_fedmllm.data.client_folders import SERVER, place_template, write_client, write_server
-    from fs_fedmllm.data.records import write_records
+def _dealt(args: argparse.Namespace) -> tuple[Config, FederatedData, Path]:
+    """The rows of every client, and a folder for them that holds no other split; its manifest is written."""
     from fs_fedmllm.files.atomic import private_folder
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
@@ -231,7 +230,15 @@ def _split(args: argparse.Namespace) -> int:
     kept = out / "manifest.json"
     if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
         raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")
-    write_manifest(data.manifest, out / "manifest.json")
+    write_manifest(data.manifest, kept)
+    return config, data, out
+
+
+def _split(args: argparse.Namespace) -> int:
+    from fs_fedmllm.data.client_folders import SERVER, place_template, write_client, write_server
+    from fs_fedmllm.data.records import write_records
+
+    config, data, out = _dealt(args)
     asked = config.fedmllm.template or data.dataset.template
     for client, rows in data.clients.items():
         if args.per_client_folders:
@@ -260,21 +267,15 @@ def _split(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
     from fs_fedmllm.sft.export import write_split
 
-    config = _load(args.config, args.overrides)
-    data = federated(config, args.from_manifest)
-    out, variant = Path(args.out), config.fedmllm.prompt
-    kept = out / "manifest.json"
-    if kept.exists() and read_manifest(kept).sha256 != data.manifest.sha256:
-        raise ConfigError(f"{out} holds another split; name another folder with --out, or remove it.")
+    config, data, out = _dealt(args)
+    variant = config.fedmllm.prompt
     for client, rows in data.clients.items():
         write_split(out / f"client_{client}", "train", rows, data.template, variant)
     for split, rows in (("val", data.dataset.val), ("test", data.dataset.test)):
         if rows:
             write_split(out / "server", split, rows, data.template, variant)
-    write_manifest(data.manifest, kept)
     print(client_table(data.clients))
     print(f"written to {out}; for example: trl sft --dataset_name {out / 'client_1'} --model_name_or_path ...")
     return 0

@@ -300,7 +300,7 @@ def image_bytes(path: str, where: str = "") -> bytes:
     written as PNG.
 
     Args:
-        path: as ``resolve_image`` gave it.
+        path: as ``ImageFolder.resolve`` gave it.
         where: ``file:line`` of the row, for the message.
 
     Raises:

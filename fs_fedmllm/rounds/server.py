@@ -214,8 +214,9 @@ class ServerSide:
             raise UpdateError(f"Client {update.client}: {error}.") from error
         if options.ranks:
             state = from_rank(state, received)
-        check_update(update.client, self._expected(received), state)
-        shared = self.shared(received)
+        expected = self._expected(received)
+        check_update(update.client, expected, state)
+        shared = federated_names(expected, options)
         if unknown := [name for name in state if name not in shared]:
             raise UpdateError(f"Client {update.client} sent {unknown[0]!r}, which is frozen in this run.")
         # An aggregator that compares whole updates would fail for all because of one that is not whole.

@@ -157,8 +157,8 @@ def _data(plan: Plan, config: Config) -> Work | None:
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
     import torch
 
-    from fs_fedmllm.models.export import adapter_bytes
     from fs_fedmllm.rounds.server import messages
+    from fs_fedmllm.rounds.wire import wire_bytes
 
     rounds, clients = config.federate.total_round_num, config.updates_per_round
     plan.traffic = {"adapter_bytes": counted.adapter_bytes}
@@ -172,7 +172,7 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
 
     def sizes_of(client: int) -> tuple[int, int]:
         down, up = messages(config, state, client)
-        return len(adapter_bytes(dict(down))), len(adapter_bytes(dict(up)))
+        return wire_bytes(down), wire_bytes(up)
 
     # Clients differ by their rank only.
     ranks = config.fedmllm.aggregation.ranks
