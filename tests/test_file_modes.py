@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Iterator
@@ -140,6 +141,7 @@ def test_a_run_removes_what_one_left_beside_its_copy_and_in_the_cache(short_conf
 def test_a_copy_that_cannot_be_written_is_known_before_the_model_is_loaded(
     short_config, tmp_path, monkeypatch
 ) -> None:
+    from fs_fedmllm.distributed.run_site import run_server
     from fs_fedmllm.errors import StorageError
     from fs_fedmllm.hosts.federatedscope import runtime
     from fs_fedmllm.rounds.federation import Federation
@@ -154,3 +156,6 @@ def test_a_copy_that_cannot_be_written_is_known_before_the_model_is_loaded(
             run(config)
         with pytest.raises(StorageError, match=f"federate.save_to is .*{said}"):
             runtime.start(config, str(tmp_path / "host"))
+        federate = dataclasses.replace(config.federate, mode="distributed")
+        with pytest.raises(StorageError, match=f"federate.save_to is .*{said}"):
+            run_server(dataclasses.replace(config, federate=federate, expname="server"))

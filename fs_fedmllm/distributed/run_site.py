@@ -15,8 +15,8 @@ from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.log_file import log_in
-from fs_fedmllm.runs.resumption import announce
-from fs_fedmllm.runs.run_folder import check_output, claimed, claimed_by_client
+from fs_fedmllm.runs.opening import look_ahead
+from fs_fedmllm.runs.run_folder import check_copy, check_output, claimed, claimed_by_client
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -40,10 +40,11 @@ def run_server(
     """
     check_extras(config)
     check_output(config.outdir)
+    check_copy(config.federate.save_to)
     with claimed(config, label, _name_on_every_site(config)) as folder:
         data = server_data(config)
         with log_in(folder.path):
-            announce(folder.path, config, data)
+            look_ahead(config, folder.path, data)
             session = Session(Federation.build(config, data), folder, listener, started)
             return end_of_server(session, serve(session, data))
 

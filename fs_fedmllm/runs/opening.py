@@ -9,15 +9,33 @@ from typing import Any
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.profiles import profile_switches
+from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.hub.fetch import fetch_checkpoint, restore
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint
 from fs_fedmllm.runs.listener import Listener
-from fs_fedmllm.runs.resumption import check_fit
+from fs_fedmllm.runs.resumption import announce, check_fit
 from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.scenarios.manifest import write_manifest
 
 logger = logging.getLogger(__name__)
+
+
+def look_ahead(config: Config, folder: Path, data: FederatedData) -> None:
+    """What can be known before a model is loaded: where the run goes on, and whether the hub will take or give it.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data: its rows.
+
+    Raises:
+        ConfigError: the folder holds another run's checkpoint, or a damaged one.
+        HubError: see :func:`fs_fedmllm.hub.ahead.check_hub`.
+    """
+    announce(folder, config, data)
+    check_hub(config, folder)
 
 
 def say_deviations(config: Config) -> None:

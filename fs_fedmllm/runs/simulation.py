@@ -12,13 +12,12 @@ from typing import Any
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.extras import check_extras
-from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.client_update import FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import evaluation_due
 from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, useful_workers
 from fs_fedmllm.runs.listener import Listener
-from fs_fedmllm.runs.resumption import announce
+from fs_fedmllm.runs.opening import look_ahead
 from fs_fedmllm.runs.run_folder import RunFolder, check_copy, check_output, claimed
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import prepare_data
@@ -46,8 +45,7 @@ def run(
     check_copy(config.federate.save_to)
     with claimed(config, label) as folder:
         data = prepare_data(config)
-        announce(folder.path, config, data)
-        check_hub(config, folder.path)
+        look_ahead(config, folder.path, data)
         federation = Federation.build(config, data)
         session = Session(federation, folder, listener, started)
         if not config.method.has_global:

@@ -1,7 +1,8 @@
-"""What the hub would refuse is said before a model is loaded, on both engines."""
+"""What the hub would refuse is said before a model is loaded, on every engine."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hub_server import Hub, Repo
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.distributed.run_site import run_server
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.rounds.federation import Federation
@@ -38,6 +40,9 @@ def refused(config: schema.Config, said: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value) and "hf_t" not in str(error.value)
     with pytest.raises(HubError, match=said):
         runtime.start(config, str(tmp_path / "host"))
+    federate = dataclasses.replace(config.federate, mode="distributed")
+    with pytest.raises(HubError, match=said):
+        run_server(dataclasses.replace(config, federate=federate, expname="server"))
 
 
 def test_a_token_and_a_name_that_fit_let_the_run_begin(hub: Hub, short_config: Make, tmp_path: Path) -> None:
@@ -79,7 +84,7 @@ def test_a_repository_that_others_own_or_everybody_sees(hub: Hub, short_config: 
     hub.repos[REPO] = Repo(True)
     hub.repos[REPO].commit("main", {}, "first")
     config = short_config("cross_i3t7", "fedmllm.hub.repo", REPO)
-    hub.fail("GET", "/auth-check/write", 403, times=2)
+    hub.fail("GET", "/auth-check/write", 403, times=3)
     refused(config, "would refuse the push", tmp_path)
     hub.repos[REPO].private = False
     refused(config, "is public", tmp_path)

@@ -14,10 +14,9 @@ from pathlib import Path
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras
-from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.console import ConsoleProgress
-from fs_fedmllm.runs.resumption import announce
+from fs_fedmllm.runs.opening import look_ahead
 from fs_fedmllm.runs.run_folder import LOCK, RunFolder, check_copy, is_finished, passed_over
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
@@ -107,8 +106,7 @@ class Runtime:
         self.folder = folder
         if not self.client:
             check_copy(self.config.federate.save_to)
-            announce(folder.path, self.config, self.data)
-            check_hub(self.config, folder.path)
+            look_ahead(self.config, folder.path, self.data)
         return folder
 
     def _standalone_folder(self, outer: Path) -> Path:
