@@ -118,8 +118,9 @@ def test_on_federatedscope_a_run_that_goes_on_is_in_the_way_and_a_killed_one_is_
     short_config, tmp_path, monkeypatch, caplog
 ) -> None:
     from fs_fedmllm.hosts.federatedscope import runtime
+    from fs_fedmllm.runs import opening
 
-    monkeypatch.setattr(runtime, "announce", lambda *_: False)
+    monkeypatch.setattr(opening, "announce", lambda *_: False)
     config = short_config("cross_i3t7")
 
     def starts(outdir: Path) -> runtime.Runtime:
@@ -148,8 +149,9 @@ def test_a_clients_folder_is_one_clients(short_config, tmp_path, monkeypatch) ->
     import dataclasses
 
     from fs_fedmllm.hosts.federatedscope import runtime
+    from fs_fedmllm.runs import opening
 
-    monkeypatch.setattr(runtime, "announce", lambda *_: False)
+    monkeypatch.setattr(opening, "announce", lambda *_: False)
     config = short_config("cross_i3t7")
     config = dataclasses.replace(config, federate=dataclasses.replace(config.federate, mode="distributed"))
     sites = [runtime.Runtime(config, None, client=client) for client in (0, 3, 4, 3)]
