@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
+import inspect
 import io
 import re
 import shlex
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 from short_runs import REPOSITORY
 
-from fs_fedmllm import cli
+from fs_fedmllm import aggregators, algorithms, cli
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import TABLE
@@ -165,6 +168,19 @@ def test_what_was_never_run_is_said() -> None:
     assert "None of its tables was reproduced here." in page
     assert all("never run" in line for line in re.findall(r"^\| \d+ .*`tables/.*$", text_of(
         REPOSITORY / "docs" / "paper.md"), re.MULTILINE))  # fmt: skip
+
+
+def test_the_functions_of_the_page_on_conformance_exist_and_take_what_it_says() -> None:
+    page = text_of(REPOSITORY / "docs" / "conformance.md")
+    named = re.findall(r"`([a-z_]+)\.([a-z_]+)\(([^`]*)\)`", page)
+    assert len(named) > 8
+    for module, function, arguments in named:
+        rooms = (aggregators, algorithms)
+        homes = [home for home in rooms if importlib.util.find_spec(f"{home.__name__}.{module}")]
+        assert homes, module
+        found = getattr(importlib.import_module(f"{homes[0].__name__}.{module}"), function)
+        stated = [re.split(r"=", word)[0] for word in re.split(r",\s*", arguments)]
+        assert set(stated) <= set(inspect.signature(found).parameters), (module, function)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -109,9 +109,9 @@ def modality_mean(
         strength: for ``complete``.
         on_image_path: see ``tensor_weights``.
     """
-    cohort = {client: presence[client] for client, _, _ in ordered(updates)}
-    weights = modality_weights(cohort, rule=rule, strength=strength)
-    visual = tensor_weights(cohort, ["visual"], on_image_path=lambda name: True)["visual"]
+    shown = {client: presence[client] for client, _, _ in ordered(updates)}
+    weights = modality_weights(shown, rule=rule, strength=strength)
+    visual = tensor_weights(shown, ["visual"], on_image_path=lambda name: True)["visual"]
     split: list[State] = []
     for chosen, wanted in ((weights, False), (visual, True)):
         parts = [

@@ -9,7 +9,8 @@
 
 Weights are the clients' own claims, so the selecting rules ignore them, as their papers do; norm bounding keeps them
 and therefore bounds a client's influence only together with a bound on its weight. Heterogeneous honest clients look
-like outliers: with strong label or modality skew a robust rule costs accuracy. They need the whole cohort in memory.
+like outliers: with strong label or modality skew a robust rule costs accuracy. They need all updates of a round in
+memory.
 """
 
 from __future__ import annotations

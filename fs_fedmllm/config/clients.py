@@ -9,7 +9,7 @@ from typing import Any
 from fs_fedmllm.config.host_reading import leaves, put
 from fs_fedmllm.errors import ConfigError
 
-#: What a client may have for itself: how it trains in its turn. Everything else is what clients share.
+#: What a client may have for itself: how it trains in a round. Everything else is what clients share.
 PER_CLIENT = ("train.optimizer.lr", "train.local_update_steps", "fedmllm.train.batch_size")
 #: FederatedScope's names for the same.
 _SAME = {"dataloader.batch_size": "fedmllm.train.batch_size"}

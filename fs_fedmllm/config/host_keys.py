@@ -43,7 +43,7 @@ _SPECIAL = HostKey("special")
 _ADAMW = "but a client's optimizer is AdamW, whose settings are fedmllm.train.beta1, beta2, eps and weight_decay."
 _SCHEDULE = (
     "but the learning rate falls along a cosine over rounds. Set fedmllm.train.lr_horizon and "
-    "fedmllm.train.warmup_ratio, or fedmllm.switches.lr_inner for the steps of a turn."
+    "fedmllm.train.warmup_ratio, or fedmllm.switches.lr_inner for the steps of a client update."
 )
 _GRAPHS = "which is an algorithm for graphs. Remove it."
 _OWN_DATA = (
@@ -198,7 +198,7 @@ TABLE: dict[str, HostKey] = {
     "eval.split": _refused("but validation and test rows are both evaluated. Remove it."),
     "eval.report": _SHOWN,
     "eval.count_flops": _SHOWN,
-    "eval.monitoring": _refused("which our clients do not measure. Remove it; metrics.jsonl has every turn."),
+    "eval.monitoring": _refused("which our clients do not measure. Remove it; metrics.jsonl has every client update."),
     "wandb": HostKey(
         "host",
         "which only FederatedScope's monitor writes to. Run it with --engine federatedscope, or read the TensorBoard "

@@ -162,7 +162,9 @@ class HostReader:
                 self._refuse(path, value, "but it must be True or False.")
         elif path == "federate.process_num":
             if plain not in (0, 1):  # FederatedScope's own check makes 0 of 1 where there is no accelerator
-                self._refuse(path, value, "but turns are spread over processes by fedmllm.workers. Set that instead.")
+                self._refuse(
+                    path, value, "but client updates are spread over processes by fedmllm.workers. Set that instead."
+                )
         elif path == "criterion.type":
             if value != "CrossEntropyLoss":
                 self._refuse(path, value, "but the loss is the answer's cross-entropy. Remove it, or write "

@@ -42,7 +42,7 @@ class NetworkConfig:
     )
     turn_timeout: float = key(
         3600.0,
-        "How long a client may take for its turn before the round ends without it.",
+        "How long a client may take for its update before the round ends without it.",
         unit="seconds",
         valid=POSITIVE,
     )

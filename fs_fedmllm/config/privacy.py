@@ -66,7 +66,7 @@ class SecureAggregationConfig:
     )
     value_range: float = key(
         1.0,
-        "Largest change of a parameter in one turn that is sent in full; precision is this over 2^31 per client.",
+        "Largest change of a parameter in a client update that is sent in full; precision: this over 2^31 per client.",
         valid=POSITIVE,
     )
 
@@ -146,7 +146,7 @@ def _differential_privacy(config: Any) -> Iterator[str]:
     if not regularizer.private:
         yield (
             f"fedmllm.regularizer.type {config.fedmllm.regularizer.type} starts from something other than what the "
-            f"server sent, or remembers earlier turns, which {prefix} does not account for. Use another."
+            f"server sent, or remembers earlier rounds, which {prefix} does not account for. Use another."
         )
     if config.switches["client_sampling"] != "run_generator":
         yield (
@@ -195,7 +195,7 @@ def _secure_aggregation(config: Any) -> Iterator[str]:
     regularizer = REGULARIZERS[config.fedmllm.regularizer.type]
     if regularizer.remembers:
         yield (
-            f"fedmllm.regularizer.type {regularizer.name} remembers a turn that the server has used, and under "
+            f"fedmllm.regularizer.type {regularizer.name} remembers an update that the server has used, and under "
             f"{prefix} a client may not know which that is. Use another."
         )
     if dp.sampling == "poisson":

@@ -91,7 +91,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """``train.optimizer``: a client's local optimizer; fresh in every turn."""
+    """``train.optimizer``: a client's local optimizer; fresh in every round."""
 
     type: str = key("AdamW", "Local optimizer.", choices=("AdamW",))
     lr: float = key(2.0e-5, "Base learning rate, before the schedule across rounds.", valid=NOT_NEGATIVE)
@@ -99,7 +99,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """``train``: how long a client trains in its turn."""
+    """``train``: how long a client trains in a round."""
 
     local_update_steps: int = key(
         1, "Optimizer steps (batch) or passes over the client's rows (epoch).", valid=ONE_OR_MORE
@@ -147,7 +147,7 @@ class RegularizerConfig:
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """``fedmllm.train``: the details of a client's turn."""
+    """``fedmllm.train``: the details of a client's update."""
 
     batch_size: int = key(4, "Rows behind one optimizer step.", unit="rows", valid=ONE_OR_MORE)
     micro_batch_size: int = key(
@@ -256,7 +256,7 @@ class _FedMLLMConfig:
     )
     workers: int = key(
         0,
-        "Processes that take client turns side by side on the embedded engine, where a turn runs on one CPU thread; "
+        "Processes that run client updates side by side on the embedded engine, each on one CPU thread; "
         "0 takes what the machine offers, 1 none. The adapter is the same.",
         unit="processes",
         valid=PARALLEL,

@@ -10,7 +10,7 @@ or ``python -m fs_fedmllm.conformance my_package.my_module:MyServerOptimizer``, 
         check(MyServerOptimizer(lr=1.0), RunningMean)
 
 ``CHECKS`` are for a server optimizer and the mean that feeds it, ``CLIENT_CHECKS`` for a client's penalty,
-``FEDERATED_CHECKS`` for algorithms whose clients keep something between their turns.
+``FEDERATED_CHECKS`` for algorithms whose clients keep something between their rounds.
 """
 
 from fs_fedmllm.conformance.client import CLIENT_CHECKS, toy_training

@@ -1,8 +1,9 @@
-"""Checks of algorithms with a part on the client that lasts from turn to turn: SCAFFOLD, FedDyn, or yours.
+"""Checks of algorithms with a part on the client that lasts from round to round: SCAFFOLD, FedDyn, or yours.
 
-An algorithm has ``server``, a :class:`fs_fedmllm.aggregators.ServerOptimizer`, and ``turn(received, carried, gradient,
-lr, steps) -> (sent, kept)``, a client's local gradient descent. The toy clients have one weight each and quadratic
-losses of different curvature, so that plain averaging of long turns stops away from the optimum of the mean loss.
+An algorithm has ``server``, a :class:`fs_fedmllm.aggregators.ServerOptimizer`, and ``client_update(received, kept,
+gradient, lr, steps) -> (sent, kept)``, a client's local gradient descent. The toy clients have one weight each and
+quadratic losses of different curvature, so that plain averaging of long updates stops away from the optimum of the
+mean loss.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Algorithm(Protocol):
 
     server: ServerOptimizer
 
-    def turn(
-        self, received: Tensors, carried: Tensors, gradient: Gradient, lr: float, steps: int
+    def client_update(
+        self, received: Tensors, kept: Tensors, gradient: Gradient, lr: float, steps: int
     ) -> tuple[State, State]:
-        """One client's turn: what it sends and what it keeps."""
+        """One client's update: what it sends and what it keeps."""
 
 
 @dataclasses.dataclass
@@ -45,13 +46,13 @@ class OurAlgorithm:
     server: ServerOptimizer
     parameters: Any = None
 
-    def turn(
-        self, received: Tensors, carried: Tensors, gradient: Gradient, lr: float, steps: int
+    def client_update(
+        self, received: Tensors, kept: Tensors, gradient: Gradient, lr: float, steps: int
     ) -> tuple[State, State]:
-        """A turn through the client half."""
+        """An update through the client half."""
         context = ClientContext(client=1, names=("w",), device=torch.device("cpu"), layers=(None,), depth=1)
         half = type(self.server).client(self.parameters, context) or ClientHalf()
-        start = half.begin(received, carried, {"w": received["w"]})
+        start = half.begin(received, kept, {"w": received["w"]})
         weight = torch.nn.Parameter(start["w"].clone())
         for step in range(steps):
             weight.grad = gradient(weight.detach())
@@ -104,21 +105,21 @@ def federate(
         rounds: who takes part.
         lr: local learning rate.
         steps: local steps.
-        reverse: let the turns of a round run in the other order.
+        reverse: let the clients of a round train in the other order.
     """
     server = algorithm.server
     params: State = {"w": torch.zeros(1)}
     state, kept = server.init(params), dict[int, State]()
     for chosen in rounds:
         sent = server.broadcast(params, state)
-        turns = {}
+        updates = {}
         for client in sorted(chosen, reverse=reverse):
             gradient = functools.partial(slope, *clients[client])
-            turns[client] = algorithm.turn(sent, kept.get(client, {}), gradient, lr, steps)
+            updates[client] = algorithm.client_update(sent, kept.get(client, {}), gradient, lr, steps)
         mean = RunningMean(server.expected(params))
-        for client, (update, _) in sorted(turns.items()):
+        for client, (update, _) in sorted(updates.items()):
             mean.add(client, 1.0, update)
-        kept |= {client: held for client, (_, held) in turns.items()}
+        kept |= {client: held for client, (_, held) in updates.items()}
         params, state = server.step(params, server.joined(state, len(chosen) / len(clients)), mean.mean())
     return Federated(params, state, kept)
 
@@ -129,10 +130,10 @@ def check_noop_round(algorithm: Algorithm) -> None:
     assert not same_bits({"w": torch.zeros(1)}, done.params), "clients that did not move moved the adapter"
 
 
-def check_turn_order(algorithm: Algorithm) -> None:
-    """Which client's turn runs first changes no bit."""
+def check_client_order(algorithm: Algorithm) -> None:
+    """Which client's update is computed first changes no bit."""
     one, other = (federate(algorithm, FOUR, [[0, 1, 2, 3]] * 3, reverse=reverse) for reverse in (False, True))
-    assert not same_bits(one.params, other.params), "the order of the turns changes the adapter"
+    assert not same_bits(one.params, other.params), "the order of the clients changes the adapter"
 
 
 def check_server_sum(algorithm: Algorithm) -> None:
@@ -150,7 +151,7 @@ def check_server_sum(algorithm: Algorithm) -> None:
 
 
 def check_drift(algorithm: Algorithm) -> None:
-    """With long turns on unlike clients, plain averaging stops away from the optimum and the algorithm reaches it."""
+    """With long updates on unlike clients plain averaging stops away from the optimum and the algorithm reaches it."""
     best, everyone = optimum(FOUR), [list(range(len(FOUR)))] * 60
     plain = federate(OurAlgorithm(FedAvg()), FOUR, everyone, steps=10, lr=0.1)
     drift = abs(plain.params["w"].item() - best)
@@ -179,14 +180,14 @@ def check_literals(algorithm: Algorithm) -> None:
 
 
 def check_single_client_is_centralised(algorithm: Algorithm) -> None:
-    """One client that takes every turn alone ends at its own optimum, as centralised training does."""
+    """One client that trains alone in every round ends at its own optimum, as centralised training does."""
     done = federate(algorithm, TWO[:1], [[0]] * 60, steps=5)
     assert abs(done.params["w"].item() - TWO[0][1]) < 1e-3, "one client alone does not reach its own optimum"
 
 
 FEDERATED_CHECKS: dict[str, Callable[[Algorithm], None]] = {
     "noop_round": check_noop_round,
-    "turn_order": check_turn_order,
+    "client_order": check_client_order,
     "server_sum": check_server_sum,
     "drift": check_drift,
     "literals": check_literals,
