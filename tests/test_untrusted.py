@@ -170,8 +170,8 @@ def test_a_line_without_an_end_is_not_a_row_of_gigabytes(tmp_path: Path, monkeyp
 def test_parquet_that_swells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("fs_fedmllm.data.own_files.SWOLLEN", 1 << 20)
-    monkeypatch.setattr("fs_fedmllm.data.own_files.MAX_ROWS", 50_000)
+    monkeypatch.setattr("fs_fedmllm.data.arrow_rows.SWOLLEN", 1 << 20)
+    monkeypatch.setattr("fs_fedmllm.data.arrow_rows.MAX_ROWS", 50_000)
     long = "a" * 10_000
     once = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), pa.array([long]))
     tables = {

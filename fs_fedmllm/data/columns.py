@@ -8,8 +8,9 @@ stands beside the field that it looks like: a mask beside an image is nobody's m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from fs_fedmllm.data.files import Row
@@ -54,6 +55,9 @@ _REQUIRED = {
     "label": _words("label labels class category target answer gold y"),
 }
 
+#: What people write where there is nothing; taken as text, but not without a word.
+NOTHING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "<na>"})
+
 
 def missing(value: Any) -> bool:
     """Null, NaN (as pandas writes missing text), blanks and empty lists are all: not there."""
@@ -81,6 +85,38 @@ def check_mapping(columns: Any) -> dict[str, str]:
     if twice is not None:
         raise ConfigError(f"own: columns names {twice!r} for two fields; a column has one meaning.")
     return dict(columns)
+
+
+def no_column(columns: Mapping[str, str], here: Iterable[str], prefix: str = "columns.") -> ConfigError | None:
+    """What to say where an option names a column that there is not, with the one that is spelt most alike; or None.
+
+    Args:
+        columns: option, or field, to the name of its column.
+        here: the columns that there are.
+        prefix: before the option's name.
+    """
+    there = list(here)
+    for name, column in columns.items():
+        if column and column not in there:
+            return ConfigError(f"own: {prefix}{name} is {column!r}, and {_no_such(column, there)}")
+    return None
+
+
+def _no_such(column: str, here: Sequence[str]) -> str:
+    listed = ", ".join(here[:40]) or "none"
+    close = get_close_matches(column.lower(), [known.lower() for known in here], n=1, cutoff=0.5)
+    meant = next((known for known in here if close and known.lower() == close[0]), "")
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    return f"there is no such column (columns here: {listed}).{hint}"
+
+
+def overshadowed(columns: Mapping[str, str], here: Collection[str]) -> dict[str, str]:
+    """Fields that are read from another column although one of the file's is called like them."""
+    return {
+        name: column
+        for name, column in columns.items()
+        if column and column != name and name in here and name not in columns.values()
+    }
 
 
 def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
@@ -253,10 +289,9 @@ class UnreadColumns:
         here = ", ".join(self.names)
         for meant in alike:
             if meant in self._columns and self._columns[meant] not in self.names:
-                problem = f"columns.{meant} is {self._columns[meant]!r}, and there is no such column"
-                return RowError(
-                    file, f"{problem} (columns here: {here}).", "Give a column's name as it is written there."
-                )
+                problem = f"columns.{meant} is {self._columns[meant]!r}, and "
+                problem += _no_such(self._columns[meant], list(self.names))
+                return RowError(file, problem, "Give a column's name as it is written there.")
         said = [f"no {meant} beside {' or '.join(map(repr, names))}, which looks like it"
                 for meant, names in alike.items()]  # fmt: skip
         problem = f"the rows have {', and '.join(said)} (columns here: {here})."

@@ -23,14 +23,15 @@ def rows_sha256(rows: Iterable[Sample]) -> str:
     digest, images = hashlib.sha256(), dict[str, str]()
     for row in rows:
         if row.image is not None and row.image not in images:
-            images[row.image] = _image(row.image)
+            images[row.image] = image_sample_sha256(row.image)
         values = {name: getattr(row, name) for name in _FIELDS} | {"keys": dict(row.keys)}
         values["image"] = images[row.image] if row.image is not None else None
         digest.update(json.dumps(values, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _image(path: str) -> str:
+def image_sample_sha256(path: str) -> str:
+    """sha256 of an image file's size, beginning, middle and end."""
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size

@@ -14,6 +14,7 @@ from typing import Any
 from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
+from fs_fedmllm.data.packed import open_rows
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.files.untrusted import DECODER, open_regular, parse_json, read_regular
 
@@ -30,8 +31,8 @@ MAX_LIST, MAX_ROW = 1 << 30, 64 << 20
 
 _SPACE = re.compile(r"\s*")
 #: How files begin that are no JSON, whatever they are called: what they are, and what to do.
-_OTHER_FILES = {
-    b"\x1f\x8b": ("it is compressed with gzip.", "Unpack it (gunzip)."),
+OTHER_FILES = {
+    b"\x1f\x8b": ("it is compressed with gzip.", "Give its name the ending .gz, or unpack it."),
     b"PK\x03\x04": ("it is a zip archive or a spreadsheet.", "Unpack it, or save its rows as JSON Lines."),
     b"PAR1": ("it is a Parquet file.", "Give it the ending .parquet."),
     b"\xff\xfe": ("it is UTF-16 text.", "Save the file as UTF-8."),
@@ -87,9 +88,13 @@ def find_or_fail(root: Path, names: Iterable[str], remedy: str, *, folder: bool 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; a Git LFS pointer is refused by name."""
     try:
-        raw = read_regular(path, MAX_LIST)
+        with open_rows(path) as stream:
+            raw = stream.read(MAX_LIST + 1)
     except OSError as error:
         raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
+    if len(raw) > MAX_LIST:
+        problem = f"the file has more than {MAX_LIST:,} bytes, and is read in one piece."
+        raise RowError(str(path), problem, "Write its rows as JSON Lines, one a line.")
     if is_lfs_pointer(raw):
         raise lfs_error(str(path), path.name)
     return raw
@@ -105,9 +110,9 @@ def decode(raw: bytes, where: str) -> str:
 
 def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
     """The objects of a JSON list, or of JSON Lines: ``(file:line, object)`` each."""
-    with _lines(path) as stream:
+    with open_rows(path) as stream:
         head = stream.read(64)
-    for mark, (problem, remedy) in _OTHER_FILES.items():
+    for mark, (problem, remedy) in OTHER_FILES.items():
         if head.startswith(mark):
             return found.error(RowError(str(path), problem, remedy))
     is_list = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
@@ -119,13 +124,6 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         key, half = next(iter(halves.items()))
         problem = f"{ascii(key)[1:-1]} holds half a character ({half}, a lone surrogate), which cannot be encoded."
         found.error(RowError(where, problem, "The text was cut inside a character: write it again whole."))
-
-
-def _lines(path: Path) -> Any:
-    try:
-        return open_regular(path)
-    except OSError as error:
-        raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
 
 
 def _bad_json(where: str, error: Exception) -> RowError:
@@ -143,7 +141,7 @@ def _object(row: Any, where: str) -> Row:
 
 
 def _line_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
-    with _lines(path) as stream:
+    with open_rows(path) as stream:
         # A line is read up to its bound: a file without line breaks must not be one row of gigabytes.
         for number, raw in enumerate(iter(lambda: stream.readline(MAX_ROW + 1), b""), 1):
             where = f"{path}:{number}"
@@ -270,6 +268,9 @@ def fingerprint(paths: Iterable[Path]) -> str:
     """One sha256 over the names and contents of the source files, in the order given."""
     digest = hashlib.sha256()
     for path in paths:
-        with _lines(path) as stream:
-            digest.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        try:
+            with open_regular(path) as stream:
+                digest.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        except OSError as error:
+            raise RowError(str(path), f"the file cannot be read: {error.strerror}.", "Check the path.") from error
     return digest.hexdigest()

@@ -202,7 +202,7 @@ def test_a_split_that_contradicts_its_file(desk, jsonl, picture):
 def test_two_files_for_one_split_are_refused(desk, jsonl):
     root = desk(dict)
     (root / "data.json").write_text("[]")
-    with pytest.raises(DataError, match=r"there are data\.jsonl and data\.json\. Name the one to read"):
+    with pytest.raises(DataError, match=r"there are data\.json and data\.jsonl\. Name the one to read"):
         load_dataset("own", root, TRIAGE)
 
 

@@ -58,7 +58,7 @@ def test_a_key_that_stands_twice_in_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b'{"id": 1}\n', mtime=0), "compressed with gzip.*Unpack"),
+        (gzip.compress(b'{"id": 1}\n', mtime=0), "compressed with gzip.*unpack"),
         (b"PK\x03\x04rest", "zip archive or a spreadsheet"),
         (b"PAR1rest", r"Parquet file.*ending \.parquet"),
         ('{"id": 1}\n'.encode("utf-16"), "UTF-16"),

@@ -153,9 +153,9 @@ def test_options_that_cannot_be(clinic):
         load_dataset("own", clinic, OPTIONS | {"extract_images": "../out"})
     with pytest.raises(DataError, match=r"gone\.jsonl: the file does not exist"):
         load_dataset("own", clinic, OPTIONS | {"train": "gone.jsonl"})
-    (clinic / "rows.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match=r"'\.csv' are not read\. Convert it to one of \.jsonl, \.json, \.parquet"):
-        load_dataset("own", clinic, OPTIONS | {"train": "rows.csv"})
+    (clinic / "rows.ods").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"'\.ods' are not read\. Convert it to one of \.jsonl, \.json, \.parquet"):
+        load_dataset("own", clinic, OPTIONS | {"train": "rows.ods"})
 
 
 def test_an_empty_folder(tmp_path):
@@ -255,8 +255,8 @@ def test_files_without_a_row_are_an_error_and_not_a_run_on_nothing(clinic, jsonl
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda root: (root / "data.csv").write_text("id"), r"data\.csv is not read\. Convert it, such as pandas"),
-        (lambda root: (root / "train.jsonl.gz").write_bytes(b""), r"train\.jsonl\.gz is not read\. Unpack it"),
+        (lambda root: (root / "data.xlsx").write_text("id"), r"data\.xlsx is not read\. Save it as one of \.jsonl"),
+        (lambda root: (root / "train.jsonl.zst").write_bytes(b""), r"train\.jsonl\.zst is not read\. Unpack it"),
         (lambda root: (root / "data.jsonl").mkdir(), r"data\.jsonl is a folder\. Put the file"),
         (lambda root: (root / "data.jsonl").symlink_to("absent"), r"data\.jsonl is a link to no file"),
         (lambda root: os.mkfifo(root / "data.jsonl"), r"data\.jsonl is no regular file"),

@@ -1,0 +1,233 @@
+"""One row of your own data, as its file has it, to a sample; and what is to be said of them all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fs_fedmllm.data.columns import (
+    FIELDS,
+    NOTHING,
+    UnreadColumns,
+    missing,
+    no_column,
+    one_image,
+    overshadowed,
+    renamed,
+)
+from fs_fedmllm.data.conversations import conversation_columns, told
+from fs_fedmllm.data.dividing import PARTS, Division, divide, division_sentences
+from fs_fedmllm.data.files import Row, shown, text_of, unique
+from fs_fedmllm.data.findings import Findings, RowError, as_finding
+from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.labels import Options
+from fs_fedmllm.data.own_files import Source, write_image
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ConfigError, DataError
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+
+
+def _optional(row: Row, key: str, where: str) -> str | None:
+    return None if missing(row.get(key)) else text_of(row, key, where)
+
+
+@dataclass
+class RowReader:
+    """Rows of all files to samples.
+
+    Attributes:
+        found: where what is wrong goes.
+        options: the template's.
+        columns: the user's mapping of fields to columns.
+        images: the folder that images lie in.
+        store: where embedded images are written to; empty for nowhere.
+        groups: columns that are kept in each sample's keys.
+        division: how training rows are divided.
+        split_column: the column that says which split a row is in.
+        absent: texts that say that a value is not there.
+    """
+
+    found: Findings
+    options: Options
+    columns: Mapping[str, str]
+    images: ImageFolder
+    store: str
+    groups: tuple[str, ...]
+    division: Division
+    split_column: str
+    absent: frozenset[str]
+
+    def __post_init__(self) -> None:
+        self.parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
+        self._once = {part: unique() for part in PARTS}
+        self._nothing: Counter[tuple[str, str]] = Counter()
+
+    def make(self, source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
+        """Take one row as its file has it."""
+        if self.absent:
+            original = {k: None if isinstance(v, str) and v.strip() in self.absent else v for k, v in original.items()}
+        try:
+            row = told(original, where, self.options.template)
+        except DataError:
+            unread.note(original, original)
+            raise
+        row = renamed(row, self.columns, where)
+        unread.note(original, row, conversation_columns(original))
+        try:
+            part = self._part(row, source.split, where)
+            image = self._image(row.get("image"), where)
+            self.parts[part].append(self._once[part](self._sample(row, where, image)))
+        except DataError:
+            # A row is often empty because its columns have other names, and that is the better thing to say.
+            if self.found.strict:
+                if source.fixed and (fault := no_column(self.columns, original)) is not None:
+                    raise fault from None
+                if (unlike := unread.fault(str(source.path), _remedy)) is not None:
+                    raise unlike from None
+            raise
+        for name in FIELDS:
+            if isinstance(value := row.get(name), str) and value.strip().lower() in NOTHING:
+                self._nothing[name, value.strip()] += 1
+
+    def _part(self, row: Row, of_file: str, where: str) -> str:
+        column = self.split_column
+        value = row.get(column)
+        said = SPLITS.get(str(value).strip().lower())
+        if of_file:
+            if said not in (None, of_file):
+                remedy = "Correct the row, or name the file with the option file, so that the column decides."
+                raise RowError(
+                    where, f"the column {column!r} says {shown(value)} in the file of the {of_file} rows.", remedy
+                )
+            return of_file
+        if said is not None:
+            return said
+        if self.division and missing(value):
+            return "train"
+        named = f"Give one of {', '.join(SPLITS)}, or name one file a split with the options train, val and test."
+        if column not in row:
+            raise RowError(
+                where, f"nothing says which split the row is in: there is no column {column!r}.",
+                "Say fedmllm.data: {split: {val: 0.1, test: 0.2}} to have the rows divided, name the column with "
+                "split_column, or give one file a split (train, val, test).",
+            )  # fmt: skip
+        raise RowError(where, f"the column {column!r} says {shown(value)}, which is no split.", named)
+
+    def _image(self, value: Any, where: str) -> str | None:
+        """The path of a row's image: named, or embedded as bytes, alone or in a mapping (Hugging Face)."""
+        value = one_image(value, where)
+        if isinstance(value, dict):
+            if not {"bytes", "path"} & value.keys():
+                held = ", ".join(map(str, value)) or "nothing"
+                remedy = "Give a path, or a mapping of bytes and path."
+                raise RowError(where, f"the image is a mapping of {held}.", remedy)
+            data, value = value.get("bytes"), value.get("path")
+            if data and not isinstance(data, bytes):
+                remedy = "Write the images as files, and give their paths."
+                raise RowError(where, f"the image's bytes are {type(data).__name__}, not bytes.", remedy)
+            value = data or value
+        if isinstance(value, bytes):
+            return write_image(value, self.store, where)
+        if isinstance(value, str) and value.strip().lower() in NOTHING:
+            remedy = f"Leave it empty where there is no image, or say fedmllm.data: {{absent: ['{value.strip()}']}}."
+            raise RowError(where, f"the image path is {value!r}.", remedy)
+        return None if missing(value) else self.images.resolve(value, where)
+
+    def _sample(self, row: Row, where: str, image: str | None) -> Sample:
+        template = self.options.template
+        text, question = _optional(row, "text", where), _optional(row, "question", where)
+        if image is None and text is None and (question is None or template.task == "choice"):
+            empty = "no image and no text" if template.task == "choice" else "no image, no text and no question"
+            raise RowError(where, f"the row has {empty}.", "Fill in one, or remove the row.")
+        label, kind = None, _optional(row, "kind", where) or ""
+        if template.task == "choice":
+            label = self.options.label(row, where)
+            answer = self.options.answers[label]
+        else:
+            answer = (_optional(row, "answer", where) or "").strip()
+            if not answer or question is None:
+                key = "question" if answer else "answer"
+                raise RowError(where, f"{key} is empty.", "The template's task is vqa: fill it in, or remove the row.")
+            kind = kind or ("closed" if answer.lower() in ("yes", "no") else "open")
+        for group in self.groups:
+            if missing(row.get(group)):
+                option = "groups" if group not in self.division.together else "split.together"
+                if (fault := no_column({option: group}, row, "")) is not None and self.found.strict:
+                    raise fault
+                remedy = f"Fill it in, or take it out of {option}."
+                raise RowError(where, f"the group column {group!r} is empty.", remedy)
+        return Sample(
+            id=_optional(row, "id", where) or where.rpartition(":")[2],
+            image=image,
+            text=text,
+            answer=answer,
+            question=question if template.task == "vqa" else None,
+            label=label,
+            kind=kind,
+            keys={group: str(row[group]) for group in self.groups},
+            source=where,
+        )
+
+    def divided(self, where: str) -> dict[str, list[Sample]]:
+        """The rows of each split.
+
+        Raises:
+            ConfigError: the option ``split`` gives rows to a split that has some, or the rows are too few for it.
+        """
+        if not self.division:
+            return self.parts
+        for part in ("val", "test"):
+            if part in self.division.shares and self.parts[part]:
+                raise ConfigError(
+                    f"own: split.{part} takes rows for {part}, and {len(self.parts[part]):,} rows are {part} rows "
+                    f"already (such as {self.parts[part][0].source}). Take split.{part} out, or name the one file to "
+                    "divide with the option file."
+                )
+        if not self.parts["train"]:
+            return self.parts
+        made = divide(self.parts["train"], self.division)
+        for sentence in division_sentences(made, self.division):
+            self.found.warn(where, sentence)
+        together = f", {' and '.join(self.division.together)} kept together" if self.division.together else ""
+        counts = ", ".join(f"{len(made[part]):,} {part}" for part in self.division.shares)
+        self.found.note(where, f"Rows divided by split, seed {self.division.seed}{together}: {counts}.")
+        return {part: made[part] or self.parts[part] if part != "train" else made[part] for part in PARTS}
+
+    def say_nothing(self, where: str) -> None:
+        """Name texts that people write where there is nothing."""
+        for (name, value), count in self._nothing.items():
+            if name != "label" and not (name == "answer" and self.options.template.task == "choice"):
+                rows = "1 row" if count == 1 else f"{count:,} rows"
+                self.found.warn(
+                    where, f"In {rows} {name} is {value!r}, which is taken as it is written.",
+                    f"Say fedmllm.data: {{absent: ['{value}']}} if it means that nothing is there.",
+                )  # fmt: skip
+
+    def say_unread(self, source: Source, unread: UnreadColumns) -> None:
+        """Name the columns of a file that nobody reads: an error if they look like a field, else a note."""
+        found, file = self.found, str(source.path)
+        fault = unread.fault(file, _remedy)
+        if fault is not None and found.strict:
+            raise fault
+        if fault is not None:
+            found.items.append(as_finding(fault))
+        if self.options.template.task == "choice" and "question" in unread.fields and not unread.reads("question"):
+            found.warn(file, "The column question is not shown: the template asks its own of every row.")
+        for name, column in overshadowed(self.columns, unread.names).items():
+            found.warn(file, f"columns.{name} is {column!r}, so the file's own column {name!r} is not read.")
+        if unread.unread:
+            found.note(file, f"Columns that are not read: {', '.join(unread.unread)}.")
+
+
+def _remedy(mapping: Mapping[str, str]) -> str:
+    written = ", ".join(f"{name}: {column}" for name, column in mapping.items())
+    first = next((name for name, column in mapping.items() if column), None)
+    if first is None:
+        return "The column has no name; give it one, as the page on own data has them."
+    return (
+        f"Write fedmllm.data: {{columns: {{{written}}}}} (data check: columns '{{{written}}}'), or rename the columns."
+        f" If it is no {first}, {{columns: {{{first}: ''}}}} says that there is none."
+    )
