@@ -241,7 +241,6 @@ REFUSED = {
     "switches.fedavg accumulate": (A + "lora", "exact", "fedmllm.switches", "{fedavg: accumulate}"),
     "no mean of products": (A + "lora", "exact", A + "rule", "median", "federate.sample_client_num", 3),
     "turns the factors' basis": (A + "lora", "exact", "fedmllm.compression.upload", "int8"),
-    "reads what every client's rows show": (A + "client_weights", "balanced", "federate.mode", "distributed"),
     "ranks needs fedmllm.aggregation.lora exact": (A + "ranks", "[1]"),
     "ranks has 1 entries": (A + "ranks", "[1]", A + "lora", "exact"),
     "client 2 the rank 9": (A + "ranks", "[1, 9]", A + "lora", "exact", "federate.client_num", 2),

@@ -225,8 +225,6 @@ REFUSED = {
          ["fedmllm.aggregation.lora", "exact", "fedmllm.compression.upload", "int8"]),
         ("the selecting rules treat clients alike",
          ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "fedmllm.aggregation.client_weights", "samples"]),
-        ("cannot be `balanced` or `complete`",
-         ["federate.mode", "distributed", "fedmllm.aggregation.client_weights", "balanced"]),
         ("at least 2 f + 3 clients a round",
          ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "federate.sample_client_num", "4"]),
         ("`max_variate_norm` goes with it",
@@ -242,6 +240,9 @@ REFUSED = {
          ["federate.mode", "distributed", "federate.method", method]) for method in ("local", "global")
     ],
     "docs/privacy.md": [
+        ("`fedmllm.sampler: modality` is refused under differential privacy",
+         [*PRIVATE, "fedmllm.sampler", "modality"]),
+    ] + [
         ("robust rules need updates in the clear, and are refused together with it",
          [*SECURE, *typed])
         for typed in (["fedmllm.aggregation.rule", "median"], ["fedmllm.aggregation.max_update_norm", "1"],

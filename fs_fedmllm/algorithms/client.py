@@ -27,6 +27,7 @@ class ClientContext:
         depth: number of language layers.
         frozen: positions of the tensors that nobody trains.
         device: where the adapter's parameters are.
+        label_counts: training rows of each option, in the options' order; empty where answers are open.
         missing_rate: the largest share, over modalities, of the client's training rows that lack it.
         scenario: name of the scenario.
         scenario_params: its parameters, as the manifest has them.
@@ -39,6 +40,7 @@ class ClientContext:
     layers: Sequence[int | None] = ()
     depth: int = 0
     frozen: Sequence[int] = ()
+    label_counts: Sequence[int] = ()
     missing_rate: float = 0.0
     scenario: str = ""
     scenario_params: Mapping[str, object] = field(default_factory=dict)
@@ -60,6 +62,10 @@ class ClientHalf:
 
     #: Positions of the adapter's tensors that are not trained in this update.
     frozen: Sequence[int] = ()
+
+    #: What is added in training to the logits of the tokens that decide between the options, by option; empty for
+    #: nothing. Where several halves have one, they add up.
+    option_shift: Sequence[float] = ()
 
     def begin(self, received: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor], start: State) -> State:
         """What local training starts from.

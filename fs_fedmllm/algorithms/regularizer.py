@@ -27,6 +27,8 @@ class Regularizer(ABC):
     private: ClassVar[bool] = True
     #: Whether its client half looks at representations of rows, which a trainer may not show.
     represents: ClassVar[bool] = False
+    #: Whether its client half shifts the logits of a choice's options, which open answers do not have.
+    shifts_options: ClassVar[bool] = False
     #: Whether a client must know which of its updates the server has used.
     remembers: ClassVar[bool] = False
 

@@ -17,6 +17,7 @@ from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.compression import compression_faults
 from fs_fedmllm.config.hub import hub_faults
 from fs_fedmllm.config.metric_paths import metric_faults, named_metrics
+from fs_fedmllm.config.missing_modalities import missing_modality_faults
 from fs_fedmllm.config.model import model_faults
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.open_names import METRICS, SPLITTERS, own_names
@@ -45,6 +46,7 @@ def faults(config: Config) -> Iterator[str]:
     yield from model_faults(config)
     yield from _cross_faults(config)
     yield from _trainer_faults(config)
+    yield from missing_modality_faults(config)
     yield from hub_faults(config)
     yield from privacy_faults(config)
     yield from compression_faults(config)
@@ -109,12 +111,6 @@ def _federation_faults(config: Config) -> Iterator[str]:
         yield (
             f"fedmllm.checkpoint_every is {config.fedmllm.checkpoint_every}; with federate.mode distributed it must "
             "be 1, for clients go on from the round that the server has saved."
-        )
-    weights = config.fedmllm.aggregation.client_weights
-    if distributed and weights in ("balanced", "complete"):
-        yield (
-            f"fedmllm.aggregation.client_weights {weights} reads what every client's rows show, which the server of a "
-            "run with federate.mode distributed does not know. Use default, samples or uniform."
         )
     if distributed and config.fedmllm.replay:
         yield "fedmllm.replay repeats a run on one machine; leave it out with federate.mode distributed."

@@ -132,7 +132,8 @@ TABLE: dict[str, HostKey] = {
     ),
     "federate.join_in_info": _refused("but our clients tell the server what it needs. Remove it."),
     "federate.sampler": _refused(
-        "but a round's clients are drawn uniformly. Remove it; fedmllm.replay repeats the clients of an earlier run."
+        "but a round's clients are drawn uniformly. Remove it; fedmllm.sampler: modality covers both modalities, and "
+        "fedmllm.replay repeats the clients of an earlier run."
     ),
     "federate.resource_info_file": _refused("but the time of simulated devices is not part of our runs. Remove it."),
     "federate.process_num": _SPECIAL,

@@ -15,6 +15,7 @@ from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
+from fs_fedmllm.config.missing_modalities import SAMPLERS
 from fs_fedmllm.config.model import ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import PREFIX, SPLITTERS
@@ -275,6 +276,17 @@ class _FedMLLMConfig:
         "",
         "results.json of a run: its recorded clients take part in each round, in place of those that would be drawn.",
         owner="server",
+    )
+    sampler: str = key(
+        "uniform",
+        "How a round's clients are drawn: evenly, or in turn one that shows images and one that shows texts.",
+        choices=SAMPLERS,
+    )
+    label_prior: float = key(
+        0.0,
+        "tau: in training, a client adds tau log(C pi_c) to the logits of the C options, pi_c its own share of rows "
+        "of option c; 0 adds nothing. Not for open answers.",
+        valid=NOT_NEGATIVE,
     )
     regularizer: RegularizerConfig = section(RegularizerConfig)
     train: LocalConfig = section(LocalConfig)

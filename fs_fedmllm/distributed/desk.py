@@ -72,6 +72,7 @@ class Desk:
         manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
         base: fingerprint of the base's weights; empty takes that of the first client that joins.
         status: what the ``status`` request is told.
+        told: what clients must say of their rows, see :func:`fs_fedmllm.config.missing_modalities.told_of_rows`.
         clock: monotonic seconds.
 
     Attributes:
@@ -93,6 +94,7 @@ class Desk:
         manifest: str,
         base: str,
         status: Callable[[], dict[str, Any]],
+        told: str = "",
         clock: Callable[[], float] = time.monotonic,
     ):
         self._state = state
@@ -103,6 +105,7 @@ class Desk:
         self._manifest = manifest
         self._base, self._base_of = base, "the server"
         self._status = status
+        self._told = told
         self._clock = clock
         self._noted = Throttle()
         self.news = threading.Condition()
@@ -202,14 +205,34 @@ class Desk:
         if other := self._other_base(client, p.text(header, "base", "")):
             return self._refuse("base", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
+        presence = self._presence(header, rows)
         with self.news:
             before = self._roster.get(client)
-            self._roster.join(client, rows, missing_rate)
+            self._roster.join(client, rows, missing_rate, presence)
             self.news.notify_all()
         self._note("joined" if before is None else "rejoined", client, rows=rows, missing_rate=missing_rate)
         if before is not None and before.rows != rows:
             self._note("rows changed", client, before=before.rows, rows=rows)
         return Message(p.WELCOME, {"round": self._state.round, "rounds": self._rounds})
+
+    def _presence(self, header: Mapping[str, Any], rows: int) -> dict[str, int]:
+        """What a client says that its rows show, where the run asks; empty where it does not.
+
+        Raises:
+            ProtocolError: it says nothing, or what cannot be.
+        """
+        if not self._told:
+            return {}
+        said = header.get("presence")
+        known = ("both", "image", "neither", "text")
+        if not isinstance(said, dict) or any(
+            name not in known or type(count) is not int or not 0 <= count <= rows for name, count in said.items()
+        ):
+            raise p.ProtocolError(f"presence must say how many of {rows} rows show {', '.join(known)}.")
+        counts = {name: said[name] for name in known if name in said}
+        if not sum(counts.values()) or (self._told == "counts" and sum(counts.values()) != rows):
+            raise p.ProtocolError(f"presence counts {sum(counts.values())} rows, of {rows}.")
+        return counts
 
     def _other_base(self, client: int, theirs: str) -> str:
         """What is wrong with a client's base weights; empty if nothing is."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.registry import load_dataset
@@ -165,9 +167,13 @@ def agreement(config: Config, template: Template) -> dict[str, Any]:
 def introduction(config: Config, client: int, data: FederatedData) -> dict[str, Any]:
     """What a client says when it joins; nothing about any single row."""
     rows = data.clients[client]
+    told = told_of_rows(config)
+    counts = Counter(row.presence for row in rows)
+    presence = {name: count if told == "counts" else 1 for name, count in sorted(counts.items())}
     return {
         "rows": len(rows),
         "missing_rate": missing_rate(rows),
+        **({"presence": presence} if told else {}),
         "agreed": agreement(config, data.template),
         "manifest": data.split if data.split != "own" else "",
         "base": base_fingerprint(config.model.fedmllm),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 
@@ -17,6 +18,7 @@ class Member:
         client: id, from 1.
         rows: size of its training set, as it said when it joined.
         missing_rate: beta_k, as it said.
+        presence: its rows by what they show, as it said; empty where the run does not ask.
         seen: seconds since the epoch when it was last heard of.
         absent: why the rounds go on without it; empty while it is there.
         delivered: the last round that it answered, or -1.
@@ -28,6 +30,7 @@ class Member:
     seen: float
     absent: str = ""
     delivered: int = -1
+    presence: Mapping[str, int] = field(default_factory=dict)
 
 
 class Roster:
@@ -49,10 +52,12 @@ class Roster:
         """Whether the federation has this client, joined or not."""
         return client in self._expected
 
-    def join(self, client: int, rows: int, missing_rate: float) -> Member:
+    def join(
+        self, client: int, rows: int, missing_rate: float, presence: Mapping[str, int] = MappingProxyType({})
+    ) -> Member:
         """A client joins, or comes back."""
         delivered = self._members[client].delivered if client in self._members else -1
-        self._members[client] = Member(client, rows, missing_rate, self._now(), delivered=delivered)
+        self._members[client] = Member(client, rows, missing_rate, self._now(), delivered=delivered, presence=presence)
         return self._members[client]
 
     def heard(self, client: int) -> Member | None:

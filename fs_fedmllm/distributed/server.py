@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.privacy import threshold_of
 from fs_fedmllm.distributed import protocol as p
@@ -86,6 +87,7 @@ class RoundServer:
             manifest=manifest,
             base=base,
             status=self.status,
+            told=told_of_rows(session.config),
             clock=clock,
         )
 
@@ -138,6 +140,7 @@ class RoundServer:
     def _round(self) -> None:
         """One round, with its evaluation and checkpoint."""
         session = self.session
+        self._learn_presence()
         drawn = session.begin_round().clients
         present = self._await_quorum(drawn)
         rows = {client: self._rows(client) for client in present}
@@ -164,6 +167,38 @@ class RoundServer:
             self.journal.write("evaluation", round=done, figures=p.finite(figures))
         session.checkpoint()
         self._look_up()
+
+    def _learn_presence(self) -> None:
+        """Take over what clients told of their rows; every client of the federation must have, once.
+
+        A draw by modalities is that of one machine only if it knows all clients. What was told is in the checkpoint:
+        a server that is started again need not wait for a client that is away.
+
+        Raises:
+            NetworkError: a client did not come for too long.
+        """
+        if not told_of_rows(self.session.config):
+            return
+        kept = self.session.state.figures.setdefault("presence", {})
+        limit = self._clock() + self.settings.give_up
+        with self.desk.news:
+            while True:
+                for client in self.roster.expected:
+                    member = self.roster.get(client)
+                    if member is not None and member.presence:
+                        kept[str(client)] = dict(member.presence)
+                unknown = [client for client in self.roster.expected if str(client) not in kept]
+                if not unknown:
+                    break
+                self._doing = "waiting for clients"
+                if self._clock() >= limit:
+                    raise p.NetworkError(
+                        f"fedmllm.sampler and fedmllm.aggregation.client_weights need to know what the rows of every "
+                        f"client show, and for {self.settings.give_up:g} seconds client {unknown[0]} has not joined. "
+                        "Start it once and then this command again, or set them to uniform and default on every site."
+                    )
+                self._wait(limit)
+        self.session.federation.presence.update({int(client): own for client, own in kept.items()})
 
     def _rows(self, client: int) -> int:
         with self.desk.news:

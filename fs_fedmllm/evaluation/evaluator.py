@@ -23,7 +23,7 @@ from fs_fedmllm.evaluation.metrics import (
     right_answers,
     upstream_auc,
 )
-from fs_fedmllm.evaluation.options import OptionTokens, option_tokens
+from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoded, Encoder
@@ -48,11 +48,7 @@ class Evaluator:
         self.switches = switches or {}
         self.seconds = 0.0
         self._local: tuple[LocalMetric, ...] | None = None
-        self._options: OptionTokens | None = None
-        template = encoder.template
-        if template.task == "choice":
-            answers = [template.answer(i) for i in range(len(template.options))]
-            self._options = option_tokens([encoder.completion(answer) for answer in answers])
+        self._options: OptionTokens | None = options_of(encoder)
 
     def load_metrics(self) -> tuple[LocalMetric, ...]:
         """The metrics that the configuration gives by path, loaded at the first call.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fs_fedmllm.errors import ModelError
+
+if TYPE_CHECKING:
+    from fs_fedmllm.models.encoding import Encoder
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,18 @@ def option_tokens(completions: Sequence[Sequence[int]]) -> OptionTokens:
             "letter the options so that each begins with a token of its own."
         )
     return OptionTokens(tuple(completions[0][:length]), decisions)
+
+
+def options_of(encoder: Encoder) -> OptionTokens | None:
+    """The options of an encoder's template as its model's tokens; None where answers are open.
+
+    Args:
+        encoder: knows the template and the tokenizer.
+
+    Raises:
+        ModelError: see :func:`option_tokens`.
+    """
+    template = encoder.template
+    if template.task != "choice":
+        return None
+    return option_tokens([encoder.completion(template.answer(i)) for i in range(len(template.options))])

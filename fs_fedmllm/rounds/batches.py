@@ -6,6 +6,7 @@ import numpy as np
 
 #: Streams of the run's seed; each consumer derives its own generator, so that none depends on another's draws.
 STREAM_SAMPLING, STREAM_ORDER, STREAM_DROPOUT = 101, 102, 103
+STREAM_STAND_INS, STREAM_MODALITIES = 104, 105
 
 
 def update_generator(seed: int, stream: int, round_index: int, client: int) -> np.random.Generator:

@@ -11,6 +11,7 @@ import torch
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS, ClientContext, ClientHalf, State, parameters_of
 from fs_fedmllm.algorithms.factors import is_a
 from fs_fedmllm.algorithms.frozen_a import FrozenAClient
+from fs_fedmllm.algorithms.label_prior import LabelPriorClient
 from fs_fedmllm.algorithms.lora_ranks import RankedClient
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config
@@ -24,7 +25,7 @@ from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.learning_rate import round_lr
 from fs_fedmllm.rounds.schedule import update_batches
 from fs_fedmllm.rounds.trainer import LocalTrainer, UpdatePlan
-from fs_fedmllm.scenarios.federated_data import missing_rate
+from fs_fedmllm.scenarios.federated_data import missing_rate, option_counts
 
 #: Owner of what rounding took in ``ClientUpdate.client_state``.
 _RESIDUAL = "compression/"
@@ -141,7 +142,7 @@ class ClientSide:
         )
 
     def halves(self, client: int) -> list[ClientHalf]:
-        """The client halves of one update: of how factors are averaged, of the method, and of the regulariser.
+        """The client halves of one update: of how factors are averaged, the label prior, the method, the regulariser.
 
         Raises:
             ConfigError: the regulariser leaves no layer of this model.
@@ -155,6 +156,7 @@ class ClientSide:
             layers=self.adapter.layers,
             depth=self.adapter.depth,
             frozen=tuple(i for i, name in enumerate(self.adapter.names) if frozen and is_a(name)),
+            label_counts=option_counts(rows, self.encoder.template),
             missing_rate=missing_rate(rows) if rows else 0.0,
             scenario=config.scenario,
             scenario_params=self.scenario,
@@ -165,6 +167,8 @@ class ClientSide:
             halves.append(RankedClient(int(aggregation.ranks[client - 1])))
         if context.frozen:
             halves.append(FrozenAClient(context))
+        if config.fedmllm.label_prior and context.label_counts:
+            halves.append(LabelPriorClient(context.label_counts, config.fedmllm.label_prior))
         for algorithm in (METHODS[config.federate.method], REGULARIZERS[config.fedmllm.regularizer.type]):
             halves.append(algorithm.client(parameters_of(config, algorithm), context))
         return [half for half in halves if half is not None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -76,6 +76,8 @@ class Federation:
         trainer: local training.
         evaluator: scores.
         optimizer: the server optimizer; None for the baseline ``local``.
+        presence: rows of each client by what they show, of the manifest; at the server of a distributed run, what the
+            clients told of it when they joined.
     """
 
     config: Config
@@ -85,6 +87,7 @@ class Federation:
     trainer: LocalTrainer
     evaluator: Evaluator
     optimizer: ServerOptimizer | None
+    presence: dict[int, Mapping[str, int]] = field(default_factory=dict)
     _replayed: Sequence[Sequence[int]] = ()
 
     @classmethod
@@ -118,6 +121,7 @@ class Federation:
             trainer=local_trainer(mllm, encoder, ours.train),
             evaluator=Evaluator(encoder, ours.eval, config.switches),
             optimizer=server_optimizer(config),
+            presence={client: record.presence for client, record in data.manifest.clients.items()},
             _replayed=recorded_participants(config),
         )
         federation.clients.halves(1)  # what does not fit the model is better known now than in round 0
@@ -143,7 +147,7 @@ class Federation:
             self.config,
             self.optimizer,
             rows={client: len(rows) for client, rows in self.data.clients.items()},
-            presence={client: record.presence for client, record in self.data.manifest.clients.items()},
+            presence=self.presence,
             on_image_path=self.mllm.family.feeds_vision,
         )
 
@@ -157,7 +161,7 @@ class Federation:
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""
-        return round_clients(self.config, round_index, self._replayed)
+        return round_clients(self.config, round_index, self._replayed, self.presence)
 
     def evaluate(
         self, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None

@@ -21,11 +21,13 @@ from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import LocalConfig
+from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
 from fs_fedmllm.models.representation import answer_representation
 from fs_fedmllm.rounds.learning_rate import step_lr
+from fs_fedmllm.rounds.option_shift import task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan, update_log
 
 
@@ -137,6 +139,11 @@ class LeanTrainer(Trainer):
         with global_generators():
             super().__init__(model=mllm.model, args=arguments, data_collator=self._collate)
         self._decays = weight_decayed(self, mllm.model)
+        self._shift: tuple[float, ...] = ()
+
+    @functools.cached_property
+    def _options(self) -> OptionTokens | None:
+        return options_of(self.encoder)
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Any]:
         batch = self.encoder.collate(rows, completions=True)
@@ -144,7 +151,10 @@ class LeanTrainer(Trainer):
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens; the head sees the answer's columns only."""
-        return batch.loss_sum(self._logits(batch))
+        return self._task_loss(batch, self._logits(batch))
+
+    def _task_loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        return task_loss_sum(batch, logits, self._options, self._shift)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         return self.mllm.last_logits(batch.inputs, batch.labels.shape[1])
@@ -155,7 +165,7 @@ class LeanTrainer(Trainer):
         head = self.mllm.inner.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         try:
-            loss = batch.loss_sum(self._logits(batch))
+            loss = self._task_loss(batch, self._logits(batch))
         finally:
             handle.remove()
         return loss, answer_representation(seen[-1][:, -batch.labels.shape[1] :], batch.labels, IGNORED)
@@ -195,7 +205,11 @@ class LeanTrainer(Trainer):
     ) -> tuple[State, UpdateLog]:
         """As :meth:`fs_fedmllm.rounds.trainer.LocalTrainer.fit`; the live adapter is the trained one afterwards."""
         self.mllm.adapter.load(start)
-        log = self._train(rows, plan)
+        self._shift = plan.option_shift
+        try:
+            log = self._train(rows, plan)
+        finally:
+            self._shift = ()
         return self.mllm.adapter.export(), log
 
     def _train(self, rows: Sequence[Encoded] | Mapping[int, Encoded], plan: UpdatePlan) -> UpdateLog:

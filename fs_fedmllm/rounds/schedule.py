@@ -9,10 +9,19 @@ import random
 from collections.abc import Sequence
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.rounds.batches import STREAM_ORDER, STREAM_SAMPLING, plan_batches, update_generator
+from fs_fedmllm.rounds.batches import (
+    STREAM_MODALITIES,
+    STREAM_ORDER,
+    STREAM_SAMPLING,
+    plan_batches,
+    update_generator,
+)
+from fs_fedmllm.rounds.modality_draw import Presence, modality_draw, tells_apart
 
 
-def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[int]] = ()) -> list[int]:
+def round_clients(
+    config: Config, round_index: int, recorded: Sequence[Sequence[int]] = (), presence: Presence | None = None
+) -> list[int]:
     """The clients of a round, ascending; a pure function of the seed and the round, or as a replay says.
 
     Under differential privacy a run does not ask here: it draws in secret (:mod:`fs_fedmllm.privacy.sampling`), and
@@ -22,6 +31,7 @@ def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[
         config: the run's configuration.
         round_index: from 0.
         recorded: the participants of each round, in a replay.
+        presence: what every client's rows show; read by ``fedmllm.sampler: modality``.
     """
     if recorded:
         return list(recorded[round_index])
@@ -32,6 +42,9 @@ def round_clients(config: Config, round_index: int, recorded: Sequence[Sequence[
         return list(range(1, total + 1))
     if config.switches["client_sampling"] == "round_seed":
         return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))
+    if config.fedmllm.sampler == "modality" and presence and tells_apart(presence):
+        rng = update_generator(config.seed, STREAM_MODALITIES, round_index, 0)
+        return modality_draw(presence, config.sampled_clients, round_index, rng)
     rng = update_generator(config.seed, STREAM_SAMPLING, round_index, 0)
     return sorted(int(k) + 1 for k in rng.choice(total, size=config.sampled_clients, replace=False))
 

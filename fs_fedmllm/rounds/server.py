@@ -95,7 +95,7 @@ class ServerSide:
             clients=1 if config.method.pooled else config.federate.client_num,
             sampled=config.sampled_clients,
             rows=rows or {},
-            presence=presence or {},
+            presence=presence if presence is not None else {},
             on_image_path=on_image_path,
         )
 

@@ -37,6 +37,12 @@ class UpdatePlan:
         """Indices of the rows that are trained on, ascending."""
         return sorted({index for batch in self.batches for index in batch})
 
+    @property
+    def option_shift(self) -> tuple[float, ...]:
+        """What the halves add to the options' logits, by option; empty where that is nothing at all."""
+        shifts = [half.option_shift for half in self.halves if any(half.option_shift)]
+        return tuple(map(sum, zip(*shifts, strict=True)))
+
 
 @dataclass(frozen=True)
 class UpdateLog:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 import warnings
@@ -27,6 +28,7 @@ from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.rounds.lean_trainer import (
@@ -37,6 +39,7 @@ from fs_fedmllm.rounds.lean_trainer import (
     weight_decayed,
 )
 from fs_fedmllm.rounds.learning_rate import step_lr
+from fs_fedmllm.rounds.option_shift import task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan, update_log
 from fs_fedmllm.sft.trainer import FedMLLMTrainer
 
@@ -188,10 +191,16 @@ class _Updates(FedMLLMTrainer):
         self.remove_callback(PrinterCallback)  # a run has its own progress
         self._decays = weight_decayed(self, mllm.model)
         self._micro = 1
+        self._shift: tuple[float, ...] = ()
+        self._pass = Batch({})
+
+    @functools.cached_property
+    def _options(self) -> OptionTokens | None:
+        return options_of(self.encoder)
 
     def begin(self, rows: Sequence[Encoded] | Mapping[int, Encoded], plan: UpdatePlan) -> None:
         """Everything that an update has of its own."""
-        self.rows, self.plan = rows, plan
+        self.rows, self.plan, self._shift = rows, plan, plan.option_shift
         self.optimizer = self.lr_scheduler = None
         self.args.max_steps = len(plan.batches)
         pulling = [half for half in plan.halves if isinstance(half, ProximalClient)]
@@ -236,6 +245,13 @@ class _Updates(FedMLLMTrainer):
     def _passes(self, num_items_in_batch: Any) -> int:
         return self._micro
 
+    def _task_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
+        """TRL's, whose head gives no logits to shift; where there is a shift, the lean loop's."""
+        if not self._shift:
+            return super()._task_loss(model, inputs, return_outputs, num_items_in_batch)
+        logits = self.mllm.last_logits(self._pass.inputs, self._pass.labels.shape[1])
+        return task_loss_sum(self._pass, logits, self._options, self._shift) / num_items_in_batch
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
         return 0
@@ -253,8 +269,9 @@ class _Updates(FedMLLMTrainer):
         total = torch.zeros((), device=self.mllm.device)
         for start in starts:
             rows = [self.rows[i] for i in indices[start : start + micro]]
-            batch = _labelled(self.encoder.collate(rows, completions=True))
-            total += super().training_step(model, batch, num_items_in_batch=torch.tensor(supervised))
+            self._pass = self.encoder.collate(rows, completions=True)
+            inputs = _labelled(self._pass)
+            total += super().training_step(model, inputs, num_items_in_batch=torch.tensor(supervised))
         self.losses.append(total - self.pulled.to(total.device))
         self.penalties.append(self.pulled)
         return total

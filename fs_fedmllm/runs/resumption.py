@@ -67,7 +67,7 @@ def check_fit(folder: Path, saved: RunState, config: Config, params: State, serv
         if strange:
             raise ValueError(f"there is no client {strange[0]}")
         for name, (fits, kind) in _FIGURES.items():
-            if not fits(saved.figures.get(name)):
+            if not fits(saved.figures.get(name)) and (name in saved.figures or name not in _OPTIONAL):
                 raise ValueError(f"{name} is no {kind}")
         if len(saved.figures["participants"]) != saved.round:
             raise ValueError(f"participants has {len(saved.figures['participants'])} rounds, round is {saved.round}")
@@ -119,6 +119,15 @@ def _seconds(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_number(value.get(n)) for n in ("total", "training", "evaluation"))
 
 
+def _presence(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        str(client).isdigit() and isinstance(own, Mapping) and all(map(_count, own.values()))
+        for client, own in value.items()
+    )
+
+
+#: Of what only some runs have.
+_OPTIONAL = ("presence",)
 _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluations": (_evaluations, "list of figures by round"),
     "refused": (_refused, "list of refusals"),
@@ -126,4 +135,5 @@ _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (_seconds, "mapping of times"),
     "bytes_sent": (_number, "number"),
     "turns": (_count, "count"),
+    "presence": (_presence, "mapping of what clients told of their rows"),
 }

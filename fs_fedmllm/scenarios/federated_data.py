@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,6 +87,12 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
     """
     template = load_template(config.fedmllm.template or dataset.template)
     if template.task != "choice":
+        if config.fedmllm.label_prior:
+            raise ConfigError(
+                f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
+                f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
+                "it to 0."
+            )
         return template
     for row in (*dataset.train, *dataset.val, *dataset.test):
         if row.label is None or not 0 <= row.label < len(template.options):
@@ -262,3 +269,11 @@ def missing_rate(rows: Sequence[Sample]) -> float:
     without_image = sum(row.image is None for row in rows)
     without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)
     return max(without_image, without_text) / len(rows)
+
+
+def option_counts(rows: Sequence[Sample], template: Template) -> tuple[int, ...]:
+    """A client's rows of each option, in the options' order; empty where answers are open."""
+    if template.task != "choice":
+        return ()
+    found = Counter(row.label for row in rows)
+    return tuple(found[option] for option in range(len(template.options)))

@@ -171,11 +171,15 @@ class FedMLLMTrainer(SFTTrainer):
         """Forward passes that an optimizer step adds up."""
         return self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
 
+    def _task_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
+        """The loss without the penalty."""
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The task's loss; while training, the penalty on top, once for every optimizer step."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        found = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
         if not (self.penalty.gamma and model.training):
             return found
         loss, outputs = found if return_outputs else (found, None)

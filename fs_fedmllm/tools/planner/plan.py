@@ -11,6 +11,7 @@ from typing import Any
 from fs_fedmllm.config import Config
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
+from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.tools.planner.packages import TESTED, check_packages
@@ -64,9 +65,10 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
                 f"{package['name']} {package['installed'] or 'is missing'}: install {package['name']}"
                 f"{package['bounds']} (pip install -c constraints.txt -e .)."
             )
-    if (measured := _model(plan, config, online)) is not None:
-        _traffic(plan, config, *measured)
+    measured = _model(plan, config, online)
     work = _data(plan, config)
+    if measured is not None:
+        _traffic(plan, config, *measured, work.presence if work is not None else {})
     if with_probe and not plan.problems and work is not None:
         _probe(plan, config, work)
     elif not with_probe:
@@ -154,7 +156,7 @@ def _data(plan: Plan, config: Config) -> Work | None:
     return work
 
 
-def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
+def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any, presence: Presence) -> None:
     import torch
 
     from fs_fedmllm.rounds.server import messages
@@ -187,7 +189,7 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any) -> None:
     }
     if ranks:
         recorded = recorded_participants(config)
-        drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded)]
+        drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded, presence)]
         plan.traffic["run_bytes"] = sum(sum(of_client[client]) for client in drawn)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import evaluation_due, round_clients, slices_due, update_batches
 from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
@@ -37,6 +38,7 @@ class Work:
         longest: likewise the evaluation batches.
         first: the rows of each step of the run's first turns, up to :data:`FIRST_TURNS`.
         scored_parts: the evaluation batches that are shortest and middling.
+        presence: rows of each client by what they show.
     """
 
     clients_per_round: int
@@ -51,6 +53,7 @@ class Work:
     longest: Sequence[Sequence[Sample]]
     first: Sequence[Sequence[Sequence[Sample]]]
     scored_parts: Sequence[Sequence[Sample]]
+    presence: Presence
 
 
 def length(row: Sample) -> int:
@@ -75,6 +78,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
         ConfigError: ``fedmllm.replay`` names no record of such a run.
     """
     recorded = recorded_participants(config)
+    presence = {client: record.presence for client, record in data.manifest.clients.items()}
     rounds = config.federate.total_round_num
     turns = steps = rows = 0
     touched: dict[tuple[object, ...], Sample] = {}
@@ -87,7 +91,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     first: list[list[list[Sample]]] = []
     heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
     for round_index in range(rounds):
-        for client in round_clients(config, round_index, recorded):
+        for client in round_clients(config, round_index, recorded, presence):
             batches = update_batches(config, client, round_index, len(data.clients[client]))
             turns += 1
             steps += len(batches)
@@ -122,7 +126,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     by_length = sorted((*val, *test), key=length)
     middle = max(0, (len(by_length) - eval_batch) // 2)
     return Work(
-        clients_per_round=len(round_clients(config, 0, recorded)),
+        clients_per_round=len(round_clients(config, 0, recorded, presence)),
         turns=turns,
         steps=steps,
         rows=rows,
@@ -134,4 +138,5 @@ def count_work(config: Config, data: FederatedData) -> Work:
         longest=_longest_batches(by_length, eval_batch),
         first=first,
         scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch]],
+        presence=presence,
     )
