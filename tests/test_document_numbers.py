@@ -145,6 +145,23 @@ def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
     assert "valid for a year (`--days`), the authority for ten" in text and certs
 
 
+def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
+    from fs_fedmllm.evaluation.statistics import paired_over_seeds
+
+    page = text_of(REPOSITORY / "docs" / "findings.md")
+    rows = {}
+    for line in re.findall(r"^\| (?:cross|missing|hybrid), .*\|$", page, re.MULTILINE):
+        rows.setdefault(line.split("|")[1].strip(), []).append([c.strip(" *") for c in line.split("|")[2:-1]])
+    assert len(rows) == 3
+    for accuracies, differences in rows.values():
+        base, *others = ([float(value.strip(" *")) for value in cell.split(",")] for cell in accuracies)
+        for own, said in zip(others, differences, strict=True):
+            found = paired_over_seeds(own, base)
+            figures = [float(value) for value in re.findall(r"[+-]?\d+\.\d", said.replace("−", "-"))]
+            known = (found.mean, found.low, found.high, found.detectable)
+            assert figures == pytest.approx(known, abs=0.051), said
+
+
 def test_what_the_suites_hold_is_counted() -> None:
     """docs/conformance.md: how many wrong algorithms there are."""
     counts = {}

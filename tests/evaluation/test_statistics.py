@@ -7,7 +7,14 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from fs_fedmllm.evaluation.metrics import MetricError
 from fs_fedmllm.evaluation.row_metrics import StatisticsError, accuracy, auc, macro_f1
-from fs_fedmllm.evaluation.statistics import bootstrap, over_seeds, paired_bootstrap
+from fs_fedmllm.evaluation.statistics import (
+    SeedDifference,
+    bootstrap,
+    detectable,
+    over_seeds,
+    paired_bootstrap,
+    paired_over_seeds,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -119,6 +126,34 @@ def test_over_seeds():
     assert over_seeds([5.0]).std is None
     with pytest.raises(StatisticsError):
         over_seeds([])
+
+
+def test_a_difference_over_seeds_is_the_paired_t_test():
+    one, two = [0.93, 0.90, 0.95, 0.91, 0.94], [0.66, 0.70, 0.58, 0.72, 0.65]
+    found = paired_over_seeds(one, two)
+    known = stats.ttest_rel(one, two)
+    interval = known.confidence_interval(0.95)
+    assert found.p_value == pytest.approx(known.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx(0.264) and found.seeds == 5
+    # Cohen 1988: with five pairs a t-test needs d = 1.68 for a power of 0.8; with ten, 1.00.
+    assert detectable(5) == pytest.approx(1.682, abs=2e-3) and detectable(10) == pytest.approx(0.997, abs=2e-3)
+    assert found.detectable == pytest.approx(detectable(5) * np.std(np.subtract(one, two), ddof=1))
+
+
+def test_what_is_detectable_is_seen_four_times_out_of_five():
+    rng = np.random.default_rng(3)
+    for seeds in (2, 3, 6):
+        draws = rng.normal(detectable(seeds), 1.0, (4000, seeds))
+        seen = np.mean(stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05)
+        assert seen == pytest.approx(0.8, abs=0.03)
+
+
+def test_seeds_that_all_agree_and_seeds_that_do_not_fit():
+    assert paired_over_seeds([0.5, 0.5], [0.5, 0.5]) == SeedDifference(0.0, 0.0, 0.0, 1.0, 2, 0.0)
+    for one, two in (([0.5], [0.4]), ([0.5, 0.4], [0.5]), ([], [])):
+        with pytest.raises(StatisticsError, match="same two seeds or more"):
+            paired_over_seeds(one, two)
 
 
 def test_wrong_arguments_are_refused():

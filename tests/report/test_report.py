@@ -23,6 +23,7 @@ from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.tools.report.figures import entries, holm
 from fs_fedmllm.tools.report.page import model_name
 from fs_fedmllm.tools.report.runs import ReportError, read_sheet
+from fs_fedmllm.tools.report.seeds import claims
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -84,6 +85,31 @@ def test_the_paired_test_compares_the_same_rows(sweep) -> None:
     assert fedavg.interval is not None
     assert fedavg.interval.value == pytest.approx(fedavg.spread.mean)
     assert fedprox.p_adjusted == fedprox.versus.p_value  # one comparison
+
+
+def test_differences_over_seeds_are_those_of_the_runs(sweep, report) -> None:
+    from scipy import stats
+
+    def by_seed(method: str) -> dict[int, float]:
+        found = (json.loads(p.read_text()) for p in (sweep / "cells").glob(f"{method}-*/results.json"))
+        return {r["seed"]: r["evaluations"][-1]["test_acc"] for r in found}
+
+    text = (report / "report.md").read_text()
+    section = text.split("over seeds\n", 1)[1].split("\n## ", 1)[0]
+    base, table = by_seed("fedavg"), [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert table and not any(line.startswith("| FedAvg |") for line in table)
+    sheet = read_sheet([sweep])
+    found = claims(sheet)
+    assert found
+    for claim in found:
+        own = by_seed(sheet.rows()[claim.row]["method"])
+        both = sorted(own.keys() & base.keys())
+        known = stats.ttest_rel([own[s] for s in both], [base[s] for s in both])
+        assert claim.difference.p_value == pytest.approx(known.pvalue, nan_ok=True)
+        mean = 100 * np.mean([own[s] - base[s] for s in both])
+        assert f"{mean:+.1f} ".replace("-", "−") in section
+    assert f"of {len(found)}<br>seen from" in section
+    assert "seen from" in (report / "report.html").read_text()
 
 
 def test_holm() -> None:

@@ -15,6 +15,7 @@ from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
 from fs_fedmllm.tools.report.runs import Run, Sheet
+from fs_fedmllm.tools.report.seeds import Claim, claims
 from fs_fedmllm.tools.sweeps.table import Metric
 from fs_fedmllm.version import VERSION
 
@@ -57,6 +58,7 @@ class Content:
         models: that ran, by name.
         missing: nominal and measured missing rates, a row for each setting; none where nothing was missing.
         sources: a row for every run: what made it.
+        seeds: rows against the baseline over seeds; none where no two seeds are shared.
     """
 
     sheet: Sheet
@@ -69,6 +71,7 @@ class Content:
     models: list[str] = field(default_factory=list)
     missing: list[Grid] = field(default_factory=list)
     sources: list[Mapping[str, str]] = field(default_factory=list)
+    seeds: list[Grid] = field(default_factory=list)
     made: str = ""
 
 
@@ -138,6 +141,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
             for i, row in enumerate(rows)
         ]
         content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
+    content.seeds = over_seeds(sheet)
     for column, title in zip(columns, heads, strict=True):
         own = [
             (sheet.title(row), i, runs)
@@ -167,6 +171,34 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     content.models = sorted({source["model"] for source in content.sources if source["model"]})
     content.missing = missing_rates(sheet)
     return content
+
+
+def over_seeds(sheet: Sheet) -> list[Grid]:
+    """The first metric's differences to the baseline, paired by seed; empty where there are none."""
+    found = claims(sheet)
+    if not found:
+        return []
+    places = {(claim.row, claim.column): claim for claim in found}
+    columns, body = sorted({claim.column for claim in found}), []
+    for i, row in enumerate(sheet.rows()):
+        cells = [_over_seeds(places.get((i, j)), len(found)) for j in columns]
+        if any((i, j) in places for j in columns):
+            body.append((sheet.title(row), cells))
+    head = [sheet.title(sheet.columns()[j]) or found[0].metric.title for j in columns]
+    title = f"{found[0].metric.title}, difference to {sheet.title(baseline_of(sheet))} over seeds"
+    return [Grid(title, head, body)]
+
+
+def _over_seeds(claim: Claim | None, family: int) -> Cell:
+    if claim is None:
+        return Cell("–")
+    own, metric = claim.difference, claim.metric
+    p_value = "p < 0.001" if claim.p_adjusted < 0.0005 else f"p {claim.p_adjusted:.3f}"
+    return Cell(
+        f"{number(own.mean, metric, signed=True)} "
+        f"[{number(own.low, metric, signed=True)}, {number(own.high, metric, signed=True)}]",
+        (f"{own.seeds} seeds, {p_value} of {family}", f"seen from {number(own.detectable, metric)}"),
+    )
 
 
 def missing_rates(sheet: Sheet) -> list[Grid]:
@@ -244,7 +276,12 @@ def explanation(sheet: Sheet) -> list[str]:
         "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
         "figures owe to which rows were tested, not to the seed.",
         f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
-        "and a two-sided p-value after Holm's correction for the rows of the column.",
+        "and a two-sided p-value after Holm's correction for the rows of the column. It speaks of rows: whether a "
+        "method is better is a question about seeds.",
+        f"Over seeds, against {base}: mean difference of runs with the same seed, its 95 % interval and two-sided "
+        "p-value by Student's paired t-test, the latter after Holm's correction for every claim of the table; \"seen "
+        'from" is the true difference that so many seeds with this spread show four times out of five. A smaller one '
+        "can be there and not be seen.",
         "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what "
         "those show; for Local, of the client's own adapter.",
     ]
@@ -279,12 +316,13 @@ def markdown(content: Content, *, slices: bool = True) -> str:
         lines += ["**Made with `--tiny`: embedded model and data, a few steps. The figures mean nothing.**", ""]
     if sheet.table.about:
         lines += [_escaped(sheet.table.about), ""]
-    lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(explanation(sheet)[:3])}", ""]
+    read = explanation(sheet)[: 4 if content.seeds else 3]
+    lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(read)}", ""]
     if sheet.table.source:
         lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
     if content.models:
         lines += [f"Model: {_escaped(', '.join(content.models))}.", ""]
-    for grid in (*content.tables, *content.missing):
+    for grid in (*content.tables, *content.seeds, *content.missing):
         lines += [*_grid(grid, with_lines=True), ""]
     lines += [f"- {_escaped(note)}" for note in content.notes]
     if slices:
