@@ -23,6 +23,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "evaluate": {"evaluate": "evaluate"},
     "trl": {"trl": "trl"},
     "plot": {"matplotlib": "matplotlib"},
+    "nvflare": {"nvflare": "nvflare"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
 }
 

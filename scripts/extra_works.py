@@ -27,6 +27,7 @@ OWNED = {
     "fs_fedmllm.sft.trainer": ("trl",),
     "fs_fedmllm.rounds.trl_trainer": ("trl",),
     "fs_fedmllm.hosts.federatedscope.": ("fs", "distributed"),
+    "fs_fedmllm.hosts.nvflare.": ("nvflare", "distributed"),
 }
 CONFIG = "configs/cross_i3t7.yaml"
 RUN = [
@@ -103,6 +104,7 @@ def refusals() -> None:
         ("trl", ("run", CONFIG, "--engine", "embedded", *RUN, *TRL)),
         ("evaluate", ("run", CONFIG, "--engine", "embedded", *RUN, *MODULE)),
         ("plot", ("data", "plot", CONFIG, "--out", "refused")),
+        ("nvflare", ("run", CONFIG, "--engine", "nvflare", *RUN)),
     ]
     if os.environ.get("FEDERATEDSCOPE_HOME"):  # named where it is absent, too
         cases.append(("fs", ("run", CONFIG, "--engine", "federatedscope", *RUN)))
@@ -230,6 +232,11 @@ def privacy(folder: Path) -> None:
     embedded("secure", *SECURE)
 
 
+def nvflare(folder: Path) -> None:
+    """A round in NVFlare's simulator."""
+    works("run", CONFIG, "--engine", "nvflare", *RUN, "expname", "simulated")
+
+
 def dev(folder: Path) -> None:
     """The tools start."""
     for tool in ("pytest", "mypy", "build"):
@@ -238,7 +245,8 @@ def dev(folder: Path) -> None:
 
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
-    "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "dev": dev,
+    "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy,
+    "nvflare": nvflare, "dev": dev,
 }  # fmt: skip
 
 

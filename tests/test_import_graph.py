@@ -77,7 +77,8 @@ def test_arrows_point_to_rooms_above() -> None:
     assert wrong == []
 
 
-def test_only_hosts_import_federatedscope() -> None:
-    named = re.compile(r"^\s*(?:from|import) federatedscope", re.MULTILINE)
+@pytest.mark.parametrize("host", ["federatedscope", "nvflare"])
+def test_only_its_host_imports_a_host(host: str) -> None:
+    named = re.compile(rf"^\s*(?:from|import) {host}", re.MULTILINE)
     guilty = [name for name, file in MODULES.items() if named.search(file.read_text(encoding="utf-8"))]
-    assert {room(name) for name in guilty} == {"hosts"}
+    assert {".".join(name.split(".")[1:3]) for name in guilty} == {f"hosts.{host}"}

@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     run = commands.add_parser("run", help="run a configuration")
     run.add_argument("config", help="a .yaml, or the name of one that ships, e.g. configs/cross_i3t7.yaml")
     run.add_argument("overrides", nargs="*", help="key value pairs, e.g. federate.total_round_num 3 seed 7")
-    run.add_argument("--engine", choices=("auto", "embedded", "federatedscope"), default="auto",
-                     help="auto takes FederatedScope where it can be imported")  # fmt: skip
+    run.add_argument("--engine", choices=("auto", "embedded", "federatedscope", "nvflare"), default="auto",
+                     help="auto: federatedscope where it can be imported, else embedded")  # fmt: skip
     add_client_cfg(run)
     run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
     run.set_defaults(function=_run)
@@ -39,6 +39,13 @@ def _run(args: argparse.Namespace) -> int:
         from fs_fedmllm.hosts.federatedscope.launch import run_in_federatedscope
 
         return run_in_federatedscope(schema.host_mapping(config, raw), path)
+    if engine == "nvflare":
+        from fs_fedmllm.hosts.nvflare.simulate import run_simulated
+        from fs_fedmllm.runs.console import closing_table
+
+        found, place = run_simulated(config, raw, path)
+        print(closing_table(found, str(place)))
+        return 0
     if config.federate.mode != "standalone":
         raise ConfigError(
             "federate.mode must be standalone: each site of a run across machines is started by itself, with "

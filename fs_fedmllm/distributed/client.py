@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, place_of
 from fs_fedmllm.distributed.errors import (
     BusyError,
     CertificateError,
@@ -29,10 +29,6 @@ from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.site_store import Pending, SiteStore
-
-#: A task and what the client has kept -> the answer (header and tensors) and what it keeps from then on. What it
-#: raises as an UpdateError is told to the server as the reason why there is no answer.
-Handler = Callable[[Message, State], tuple[Message, State]]
 
 #: First and longest pause before the server is called again, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
@@ -182,25 +178,16 @@ class RoundClient:
 
     def _answer_to(self, task: Message) -> Pending:
         """The answer to a task: the one that is kept, or a new one."""
-        header = task.header
-        place = {name: header.get(name) for name in ("phase", "round", "start")}
-        pending = self._store.pending
-        if pending is not None and pending.place == place:
+        place = place_of(task)
+        if (pending := kept_answer(task, self._store)) is not None:
             self._journal.write("delivers again", round=place["round"], phase=place["phase"])
             return pending
-        handler = self._handlers.get(str(place["phase"]))
-        if handler is None:
-            raise p.NetworkError(
-                f"The server asks for {place['phase']!r}, which this client does not know. Install the same release "
-                "and the same configuration on both."
-            )
-        self._store.settle(p.whole(header, "taken", low=-1))
-        self._say(doing=str(place["phase"]), round=place["round"])
-        self._journal.write("task", round=place["round"], phase=place["phase"])
-        said, client_state = handler(task, self._store.client_state)
-        pending = Pending(place, Message(p.ANSWER, {**said.header, **place}, said.tensors), client_state)
-        self._store.keep(pending)
-        return pending
+
+        def begin() -> None:
+            self._say(doing=str(place["phase"]), round=place["round"])
+            self._journal.write("task", round=place["round"], phase=place["phase"])
+
+        return new_answer(task, self._handlers, self._store, begin)
 
     def _deliver(self, pending: Pending) -> None:
         self._say(doing="delivering")

@@ -119,6 +119,15 @@ class Desk:
         with self.news:
             self.news.notify_all()
 
+    def is_there(self, client: int) -> bool:
+        """Whether rounds wait for this client."""
+        with self.news:
+            return bool(self._roster.present([client]))
+
+    def note_error(self, client: int, says: str) -> None:
+        """Record that a client cannot take part, where its carrier found out and not a message of its own."""
+        self._refuse("unusable", says, client)
+
     def admit(self, client: int) -> None:
         """Refuse whoever is not in the roster, with whatever request; the transport asks before it reads one.
 

@@ -390,12 +390,54 @@ def _check_contract(contract: Contract, entries: list[_Entry]) -> None:
         )
 
 
+def check_tensors(tensors: Mapping[str, torch.Tensor], contract: Contract, limits: FrameLimits | None = None) -> None:
+    """Hold tensors that came by another way than these frames to a contract.
+
+    Args:
+        tensors: by name; of any origin.
+        contract: what they must be.
+        limits: the largest message that is taken.
+
+    Raises:
+        ContractError: the tensors are not what the contract says.
+        FrameError: one could not travel in a frame, or all together are above the limits.
+    """
+    limits = limits or FrameLimits()
+    if len(tensors) > limits.tensors:
+        raise FrameError(f"A message has {len(tensors):,} tensors; the limit is {limits.tensors:,}.")
+    entries = []
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
+        size = tensor.numel() * tensor.element_size()
+        entries.append(_Entry(name, tensor.dtype, tuple(tensor.shape), size))
+    if (total := sum(entry.size for entry in entries)) > limits.message_bytes:
+        raise FrameError(f"Tensors of {total:,} bytes came; the limit is {limits.message_bytes:,}.")
+    _check_contract(contract, entries)
+    if contract.finite:
+        for name, tensor in tensors.items():
+            _check_finite(name, tensor)
+
+
+def _check_tensor(name: object, tensor: object) -> None:
+    _check_name(name)
+    if type(tensor) is not torch.Tensor or tensor.layout != torch.strided or tensor.dtype not in _CODES:
+        kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise FrameError(f"The tensor {shown(name)} does not travel: {kind}.")
+    if tensor.is_meta or tensor.dim() > MAX_DIMENSIONS:
+        raise FrameError(f"The tensor {shown(name)} has no values, or more than {MAX_DIMENSIONS} dimensions.")
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> None:
+    if tensor.dtype.is_floating_point:
+        for part in tensor.reshape(-1).split(_LOOK):
+            if not bool(torch.isfinite(part).all()):
+                raise ContractError(f"The tensor {shown(name)} holds values that are not finite.")
+
+
 def _read_tensor(source: _Source, entry: _Entry, finite: bool) -> torch.Tensor:
     tensor = torch.empty(entry.shape, dtype=entry.dtype)
     if entry.size:
         source.into(_bytes_of(tensor))
-    if finite and entry.dtype.is_floating_point:
-        for part in tensor.reshape(-1).split(_LOOK):
-            if not bool(torch.isfinite(part).all()):
-                raise ContractError(f"The tensor {shown(entry.name)} holds values that are not finite.")
+    if finite:
+        _check_finite(entry.name, tensor)
     return tensor

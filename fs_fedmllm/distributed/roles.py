@@ -22,7 +22,7 @@ from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
-from fs_fedmllm.distributed.client import Handler
+from fs_fedmllm.distributed.answering import Handler
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.errors import ConfigError, UpdateError

@@ -25,7 +25,7 @@ import torch
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.privacy import threshold_of
-from fs_fedmllm.distributed.client import Handler
+from fs_fedmllm.distributed.answering import Handler
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, TensorSpec
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase

@@ -14,7 +14,8 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import client as client_side
 from fs_fedmllm.distributed import server as server_side
-from fs_fedmllm.distributed.client import Handler, RoundClient
+from fs_fedmllm.distributed.answering import Handler
+from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.frames import Contract, FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile

@@ -8,6 +8,7 @@ import random
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from fs_fedmllm.distributed.frames import (
     Contract,
     FrameLimits,
     TensorSpec,
+    check_tensors,
     decode,
     encode,
 )
@@ -290,6 +292,29 @@ SPECS = {"a": TensorSpec(torch.float32, (2,)), "b": TensorSpec(torch.float32, (2
 def test_what_breaks_a_contract_is_refused(contract: Contract, says: str) -> None:
     with pytest.raises(ContractError, match=says):
         read(frame(index=TWO, data=floats(1, 2, 3, 4)), contract)
+    with pytest.raises(ContractError, match=says):  # tensors that another carrier brought are held to the same
+        check_tensors({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}, contract)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": [1.0]},
+        {1: torch.ones(1)},
+        {"": torch.ones(1)},
+        {"a": torch.ones(1, device="meta")},
+        {"a": torch.ones(2).to_sparse()},
+        {"a": torch.ones(1, dtype=torch.complex64)},
+        {"a": torch.nn.Parameter(torch.ones(1))},
+        {"a": torch.ones([1] * 9)},
+        {str(i): torch.ones(1) for i in range(40)},
+        {"a": torch.ones(2000)},
+        {"a": torch.tensor([float("nan")])},
+    ],
+)
+def test_what_could_not_travel_in_a_frame_is_refused_from_another_carrier(tensors: Any) -> None:
+    with pytest.raises(FrameError):
+        check_tensors(tensors, ANY_TENSORS, FrameLimits(message_bytes=4000, tensors=32))
 
 
 def test_contracts_may_leave_some_of_it_open() -> None:

@@ -1,0 +1,1 @@
+"""NVFlare runs our rounds: its jobs, certificates and operation, our numbers."""

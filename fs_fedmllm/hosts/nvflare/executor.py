@@ -1,0 +1,82 @@
+"""A site of a run as NVFlare's ``Executor``: passes tasks to the site's own process and its answers back.
+
+NVFlare ends a job when the process that this runs in dies. So nothing is loaded or trained here: a site process that
+is killed is started again, and its task is tried once more. What goes wrong there is told in the site's own log; none
+of it goes through NVFlare's log, which it may stream to the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from fs_fedmllm.config import to_mapping
+from fs_fedmllm.distributed.frames import ANY_TENSORS
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
+from fs_fedmllm.hosts.nvflare.settings import site_config
+from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
+
+
+class FedMLLMExecutor(Executor):
+    """One site.
+
+    Args:
+        sites: site by its certificate's name -> ids of its clients.
+        label: name of the configuration, for the run folder's name where there is no ``expname``.
+    """
+
+    def __init__(self, sites: Mapping[str, Sequence[int]], label: str = ""):
+        super().__init__()
+        self._sites = {str(site): [int(client) for client in clients] for site, clients in sites.items()}
+        self._label = label
+        self._process: SiteProcess | None = None
+        self._fault = ""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Start the site's process with the job and end it with the job."""
+        if event_type == EventType.START_RUN:
+            prepare()
+            try:
+                self._start(fl_ctx)
+            except FedMLLMError as error:  # told to the server when it asks; a wrong site must not end the job
+                self._fault = type(error).__name__
+                print(f"fs-fedmllm: {error}", flush=True)  # to the site's terminal, not to NVFlare's log
+        elif event_type in (EventType.ABORT_TASK, EventType.END_RUN) and self._process is not None:
+            self._process.close(at_once=event_type == EventType.ABORT_TASK)
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        name = fl_ctx.get_identity_name()
+        workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
+        config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
+        self._process = SiteProcess(to_mapping(config), self._sites.get(name, []), self._label)
+        self._process.start()
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Pass a task to the site's process."""
+        if self._process is None:
+            return pack(_failed(f"{self._fault or 'it has not started'}; the site's own log says more"))
+        try:
+            message = unpack(shareable, lambda kind, header: ANY_TENSORS)
+            try:
+                answer = self._process.exchange(message, lambda: bool(abort_signal.triggered))
+            except SiteDied as died:
+                if abort_signal.triggered:
+                    raise
+                self.log_warning(fl_ctx, f"{died}; it is started again")
+                answer = self._process.exchange(message, lambda: bool(abort_signal.triggered))
+        except FedMLLMError as error:
+            answer = _failed(str(error))
+        return pack(answer)
+
+
+def _failed(why: str) -> Message:
+    return Message("failed", {"failed": why})

@@ -1,0 +1,72 @@
+"""A configuration as an NVFlare job: a folder of three small files, and no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.hosts.nvflare.settings import JOB_FILE
+
+#: Seconds until a site that got no task asks again, and until the server looks at its tasks again. NVFlare's own
+#: default of 2 s would be most of what a round costs beside training.
+POLL = 0.2
+
+
+def write_job(
+    folder: Path, config: Config, raw: Mapping[str, Any], sites: Mapping[str, Sequence[int]], label: str
+) -> None:
+    """Write a job's folder.
+
+    Args:
+        folder: to make; it is the job's name.
+        config: what is to run.
+        raw: as it was given, without a site's own affairs.
+        sites: site -> ids of its clients.
+        label: name of the configuration.
+
+    Raises:
+        OSError: the folder is there already, or cannot be made.
+    """
+    arguments = {"sites": {site: list(clients) for site, clients in sites.items()}, "label": label}
+    place = "fs_fedmllm.hosts.nvflare"
+    quorum = config.fedmllm.network.min_clients or (len(sites) + 1) // 2
+    meta = {
+        "name": folder.name,
+        "resource_spec": {},
+        "deploy_map": {"app": ["server", *sites]},
+        "min_clients": min(quorum, len(sites)),
+    }
+    server = {
+        "format_version": 2,
+        "server": {"heart_beat_timeout": 600, "task_request_interval": POLL},
+        "task_data_filters": [],
+        "task_result_filters": [],
+        "components": [],
+        "workflows": [{"id": "fedmllm", "path": f"{place}.controller.FedMLLMController", "args": arguments}],
+    }
+    client = {
+        "format_version": 2,
+        "executors": [
+            {
+                "tasks": ["fedmllm_*"],
+                "executor": {"path": f"{place}.executor.FedMLLMExecutor", "args": arguments},
+            }
+        ],
+        "task_data_filters": [],
+        "task_result_filters": [],
+        "components": [],
+    }
+    inner = folder / "app" / "config"
+    inner.mkdir(parents=True)
+    for path, content in (
+        (folder / "meta.json", meta),
+        (inner / "config_fed_server.json", server),
+        (inner / "config_fed_client.json", client),
+    ):
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (inner / JOB_FILE).write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,156 @@
+"""The clients of one site, without NVFlare: what they hold, what they answer, and where they keep it.
+
+It runs in a process of its own (:mod:`fs_fedmllm.hosts.nvflare.site_process`), so that training which is killed does
+not take NVFlare's process, and with it the job, along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fs_fedmllm.config import Config
+from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, place_of
+from fs_fedmllm.distributed.journal import Journal, StatusFile
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.roles import client_data, introduction, site_identity
+from fs_fedmllm.distributed.service import STATE, handlers_of
+from fs_fedmllm.distributed.site_store import SiteStore
+from fs_fedmllm.extras import check_extras
+from fs_fedmllm.models.export import write_adapter
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.log_file import log_in
+from fs_fedmllm.runs.run_folder import RunFolder, check_output, claimed_by_client
+from fs_fedmllm.scenarios.federated_data import FederatedData
+
+#: What a site is asked beside the phases of a round.
+JOIN, FINISH = "join", "finish"
+
+
+@dataclass
+class _Client:
+    """One client of the site."""
+
+    data: FederatedData
+    folder: RunFolder
+    store: SiteStore
+    handlers: Mapping[str, Handler]
+    journal: Journal
+    status: StatusFile
+
+
+class Site:
+    """The clients of one site; they share one model.
+
+    Args:
+        config: of the site.
+        clients: by id, with what they have and where they keep it.
+        federation: trains.
+    """
+
+    def __init__(self, config: Config, clients: Mapping[int, _Client], federation: Federation):
+        self._config = config
+        self._clients = clients
+        self._federation = federation
+
+    def answer(self, message: Message) -> Message:
+        """What the site says to a message of the server's.
+
+        Args:
+            message: of kind ``join``, ``task`` or ``finish``.
+
+        Raises:
+            FedMLLMError: as in every run; a client's UpdateError becomes its answer.
+        """
+        if message.kind == JOIN:
+            return self._introduce()
+        client = p.whole(message.header, "client", low=1)
+        if client not in self._clients:
+            raise p.ProtocolError(f"Client {client} is not at this site, which has {sorted(self._clients)}.")
+        own = self._clients[client]
+        if message.kind == FINISH:
+            return self._finish(client, own, message)
+        if message.kind != p.TASK:
+            raise p.ProtocolError(f"There is no request {message.kind!r}.")
+        return self._work(client, own, message)
+
+    def _introduce(self) -> Message:
+        """Who is here, with what; and the answers that are still in hand from before a restart."""
+        said = {}
+        for client, own in self._clients.items():
+            held = own.store.pending.place if own.store.pending else None
+            said[str(client)] = {**introduction(self._config, client, own.data), "held": held}
+            own.journal.write("joined")
+            own.status.write(_status(client, "waiting"), now=True)
+        return Message("introduced", {"clients": said})
+
+    def _work(self, client: int, own: _Client, task: Message) -> Message:
+        place = place_of(task)
+        figures = {"round": place["round"], "phase": place["phase"]}
+        pending = kept_answer(task, own.store)
+        if pending is None:
+            own.status.write(_status(client, str(place["phase"]), place["round"]), now=True)
+            own.journal.write("task", **figures)
+            pending = new_answer(task, own.handlers, own.store)
+        own.journal.write("delivers", **figures)
+        own.status.write(_status(client, "waiting", place["round"]), now=True)
+        answer = pending.answer
+        return Message(p.ANSWER, {**answer.header, "client": client}, answer.tensors)
+
+    def _finish(self, client: int, own: _Client, final: Message) -> Message:
+        state = self._federation.initial_state()
+        if set(final.tensors) >= set(state):
+            adapter = {name: final.tensors[name] for name in state}
+            write_adapter(own.folder.path / "adapter", self._federation.mllm, adapter)
+        own.store.clear()
+        own.journal.write("finished", adapter_sha256=final.header.get("adapter_sha256"))
+        own.status.write(_status(client, "finished", final.header.get("rounds")), now=True)
+        return Message(p.LEAVE, {"client": client, "why": "finished"})
+
+
+def _status(client: int, doing: str, round_index: object = None) -> dict[str, object]:
+    return {"site": f"client {client}", "doing": doing, "round": round_index, "rounds": None, "last_error": ""}
+
+
+@contextlib.contextmanager
+def opened(config: Config, clients: Sequence[int], label: str) -> Iterator[Site]:
+    """The site, with its folders held for this process alone.
+
+    Args:
+        config: of the site.
+        clients: ids of its clients, as the job says.
+        label: name of the configuration, for the run folder's name where there is no ``expname``.
+
+    Raises:
+        FedMLLMError: bad configuration, data or model; or another process has a client's folder.
+    """
+    check_extras(config, evaluates=False)
+    check_output(config.outdir)
+    with contextlib.ExitStack() as stack:
+        name = digest(agreed_keys(config))
+        folders = {c: stack.enter_context(claimed_by_client(config, c, label, name)) for c in clients}
+        stack.enter_context(log_in(next(iter(folders.values())).path))
+        data = {client: client_data(config, client)[1] for client in clients}
+        first = data[clients[0]]
+        together = dataclasses.replace(first, clients={client: data[client].clients[client] for client in clients})
+        federation = Federation.build(config, together)
+        federation.shortened_rows()
+        yield Site(config, {c: _client(config, c, data[c], folders[c], federation) for c in clients}, federation)
+
+
+def _client(config: Config, client: int, data: FederatedData, folder: RunFolder, federation: Federation) -> _Client:
+    identity = site_identity(config, client, data.clients[client], data.template)
+    store = SiteStore(Path(folder.path) / STATE, identity, needed=bool(config.method.keeps))
+    return _Client(
+        data,
+        folder,
+        store,
+        handlers_of(config, client, federation),
+        Journal(folder.path, f"client {client}"),
+        StatusFile(folder.path),
+    )

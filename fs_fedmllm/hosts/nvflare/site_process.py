@@ -1,0 +1,173 @@
+"""A site's clients in a process of their own, and the pipe to it.
+
+``python -m fs_fedmllm.hosts.nvflare.site_process FD`` is started by NVFlare's client process (:class:`SiteProcess`). A
+request is a message in our own frames; its answer is another. The pipe closes with the process that made it, and the
+site ends after the update that it is at. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fs_fedmllm.distributed.frames import Contract, decode, encode
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.errors import FedMLLMError, HostError
+
+logger = logging.getLogger("fs_fedmllm.nvflare")
+
+#: The other end is ours: an update that is not finite gets through, to be refused by name where it is used.
+_OURS = Contract(finite=False)
+#: What a request begins with: the configuration, once.
+_BEGIN = "begin"
+
+
+def _write(pipe: Connection, message: Message) -> None:
+    for chunk in encode(message):
+        pipe.send_bytes(chunk)
+    pipe.send_bytes(b"")  # the end of a message
+
+
+def _read(pipe: Connection) -> Message:
+    return decode(iter(pipe.recv_bytes, b""), lambda kind, header: _OURS)
+
+
+class SiteDied(HostError):
+    """The process ended in the middle; the message says how."""
+
+
+class SiteProcess:
+    """The parent's end. A process is started at the first request, and again after one has died.
+
+    Args:
+        settings: the site's configuration, nested.
+        clients: ids of the site's clients.
+        label: name of the configuration.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], clients: Sequence[int], label: str):
+        self._begin = Message(_BEGIN, {"settings": dict(settings), "clients": list(clients), "label": label})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def start(self) -> None:
+        """Start the process, if it does not run; it loads while the caller does something else."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._pipe = Connection(ours.detach())
+        with self._telling():
+            _write(self._pipe, self._begin)
+
+    def exchange(self, message: Message, stopped: Callable[[], bool] = lambda: False) -> Message:
+        """Ask, and wait for the answer.
+
+        Args:
+            message: the request.
+            stopped: asked twice a second whether nobody wants the answer any more.
+
+        Raises:
+            SiteDied: the process ended before it answered, or nobody wants the answer.
+        """
+        self.start()
+        assert self._pipe is not None
+        with self._telling():
+            _write(self._pipe, message)
+            while not self._pipe.poll(0.5):
+                if stopped():
+                    self.close(at_once=True)
+                    raise SiteDied("the job was aborted")
+            return _read(self._pipe)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            assert self._process is not None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+            code = self._process.returncode
+            self.close(at_once=True)
+            how = f"signal {-code}, out of memory?" if code and code < 0 else f"exit code {code}"
+            raise SiteDied(f"the site's training process ended ({how})") from error
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process.
+
+        Args:
+            at_once: do not let it finish its update.
+        """
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            if at_once:
+                self._process.kill()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+# In the process -----------------------------------------------------------------------------------------------------
+
+
+def main(descriptor: int) -> None:
+    """A site's life: an answer to every request, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes the pipe
+    pipe = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        begin = _read(pipe)
+        try:
+            _serve(pipe, begin)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
+            while True:  # whatever is asked, there is one answer
+                _read(pipe)
+                _write(pipe, _failure(error))
+
+
+def _serve(pipe: Connection, begin: Message) -> None:
+    from fs_fedmllm.config import from_mapping
+    from fs_fedmllm.hosts.nvflare.site import opened
+
+    header = begin.header
+    with opened(from_mapping(header["settings"]), header["clients"], header["label"]) as site:
+        while True:
+            message = _read(pipe)
+            try:
+                answer = site.answer(message)
+            except Exception as error:
+                logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
+                answer = _failure(error)
+            _write(pipe, answer)
+
+
+def _failure(error: Exception) -> Message:
+    """That there is no answer. An error's text may quote a row or a path, so it stays at the site, in its run.log."""
+    return Message("failed", {"failed": f"{type(error).__name__}; the site's own run.log says more"})
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(int(sys.argv[1]))

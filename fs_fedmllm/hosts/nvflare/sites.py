@@ -1,0 +1,48 @@
+"""Which client is where: NVFlare's sites, by the names in their certificates, and the ids of their clients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from fs_fedmllm.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def dealt(names: Sequence[str], clients: int) -> dict[str, list[int]]:
+    """Clients over sites: the first to the first, and on in turn.
+
+    Args:
+        names: of the sites, in order.
+        clients: of the run.
+
+    Raises:
+        ConfigError: more sites than clients, or a name that is none.
+    """
+    if len(names) > clients:
+        raise ConfigError(
+            f"{len(names)} sites are named for {clients} clients (federate.client_num); each site needs one."
+        )
+    sites = {name: list(range(first, clients + 1, len(names))) for first, name in enumerate(names, 1)}
+    check_sites(sites, clients)
+    return sites
+
+
+def check_sites(sites: Mapping[str, Sequence[int]], clients: int) -> None:
+    """Every client has one site, and every site a client.
+
+    Raises:
+        ConfigError: names what is wrong.
+    """
+    for name, own in sites.items():
+        if not _NAME.fullmatch(name) or name == "server":
+            raise ConfigError(f"{name!r} cannot be a site's name: letters, digits and . _ - are.")
+        if not own:
+            raise ConfigError(f"The site {name!r} has no client.")
+    placed = sorted(client for own in sites.values() for client in own)
+    if placed != list(range(1, clients + 1)):
+        raise ConfigError(
+            f"The sites have the clients {placed}; every client from 1 to {clients} (federate.client_num) belongs to "
+            "one site."
+        )

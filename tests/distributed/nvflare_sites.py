@@ -1,0 +1,56 @@
+"""NVFlare in a test, without its processes: tasks go to sites in threads, through its own serialisation."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nvflare.apis.shareable import Shareable
+from nvflare.fuel.utils import fobs
+
+from fs_fedmllm.distributed.frames import ANY_TENSORS
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
+
+#: What a site does with a task.
+Work = Callable[[Message], Message]
+
+
+class Sites:
+    """Carries tasks to sites, one after the other at each, as NVFlare does.
+
+    Args:
+        work: what each site does, by its name.
+    """
+
+    def __init__(self, work: Mapping[str, Work]):
+        prepare()
+        self._work = work
+        self._tasks: dict[str, queue.Queue[Any]] = {site: queue.Queue() for site in work}
+        self._back: set[int] = set()
+        self.given: list[tuple[str, Message]] = []
+        for site in work:
+            threading.Thread(target=self._live, args=(site,), daemon=True).start()
+
+    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> object:
+        """Give a site a task."""
+        task = object()
+        self.given.append((site, message))
+        self._tasks[site].put((task, fobs.dumps(pack(message)), back))
+        return task
+
+    def take_back(self, task: object) -> None:
+        """A task that nobody waits for any more: its result is dropped."""
+        self._back.add(id(task))
+
+    def _live(self, site: str) -> None:
+        while True:
+            task, data, back = self._tasks[site].get()
+            if id(task) in self._back:
+                continue
+            answer = self._work[site](unpack(fobs.loads(data), lambda kind, header: ANY_TENSORS))
+            if id(task) not in self._back:
+                found: Shareable = fobs.loads(fobs.dumps(pack(answer)))
+                back(site, found)
