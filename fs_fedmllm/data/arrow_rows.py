@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.packed import RATIO, SWOLLEN
-from fs_fedmllm.files.untrusted import open_regular
+from fs_fedmllm.files.untrusted import open_regular, parse_json, read_json
 
 BATCH = 4096
 #: Rows of a batch where values are nested, such as embedded images.
@@ -20,15 +20,73 @@ MAX_ROWS = 20_000_000
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Rows of a Parquet file; class labels become their names where ``datasets`` wrote it.
+
+    Raises:
+        DataError: it is not readable, or becomes far more than a file of its size can mean.
+    """
     try:
         with open_regular(path) as stream:
+            names = _declared(_parquet(stream).schema_arrow.metadata)
+            stream.seek(0)
             size = os.fstat(stream.fileno()).st_size
-            yield from _bounded(_numbered(path, _batches(path, stream)), size, str(path))
+            yield from _named(_bounded(_numbered(path, _batches(path, stream)), size, str(path)), names)
     except RowError:
         raise
     except Exception as error:  # a parser that is fed a hostile file may raise anything
         said = f"{type(error).__name__}: {error}"
         raise RowError(str(path), f"this is not a readable Parquet file ({said}).", "Write it again.") from error
+
+
+def _parquet(stream: Any, **options: Any) -> Any:
+    import pyarrow.parquet as pq
+
+    bounds = {"thrift_string_size_limit": 16 << 20, "thrift_container_size_limit": 1 << 20}
+    return pq.ParquetFile(stream, **bounds, **options)
+
+
+def class_labels(path: Path) -> dict[str, list[str]]:
+    """The names of the class labels that a Parquet file or a ``datasets`` folder declares, by column.
+
+    Nothing is declared by a file that cannot be read; reading its rows says better what is wrong.
+    """
+    try:
+        if path.is_dir():
+            return _features(read_json(path / "dataset_info.json").get("features"))
+        with open_regular(path) as stream:
+            return _declared(_parquet(stream).schema_arrow.metadata)
+    except Exception:  # as above
+        return {}
+
+
+def _declared(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Class labels in what ``datasets`` writes beside a schema; none if it is damaged."""
+    try:
+        told = parse_json((metadata or {}).get(b"huggingface", b"{}"))
+        return _features(told["info"]["features"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _features(features: Any) -> dict[str, list[str]]:
+    found = {}
+    for column, feature in features.items() if isinstance(features, Mapping) else ():
+        names = feature.get("names") if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel" else None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            found[str(column)] = names
+    return found
+
+
+def _named(rows: Iterator[tuple[str, Row]], names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Row]]:
+    """The rows with names for class labels; -1, which ``datasets`` writes where there is none, is none."""
+
+    def name(column: str, value: Any) -> Any:
+        if column not in names or type(value) is not int or value >= len(names[column]):
+            return value
+        return names[column][value] if value >= 0 else None
+
+    for where, row in rows:
+        yield where, {column: name(column, value) for column, value in row.items()} if names else row
 
 
 def _batches(path: Path, stream: Any) -> Iterator[Any]:
@@ -37,16 +95,15 @@ def _batches(path: Path, stream: Any) -> Iterator[Any]:
     A megabyte that stands once in a column's dictionary can be the value of a million rows.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    bounds = {"thrift_string_size_limit": 16 << 20, "thrift_container_size_limit": 1 << 20}
-    schema = pq.ParquetFile(stream, **bounds).schema_arrow
+    schema = _parquet(stream).schema_arrow
     stream.seek(0)
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     flat = [field.name for field in schema if any(kind(field.type) for kind in kinds)]
-    file = pq.ParquetFile(stream, read_dictionary=flat, **bounds)
+    file = _parquet(stream, read_dictionary=flat)
     _check_declared(path, file.metadata, os.fstat(stream.fileno()).st_size)
-    nested = any(pa.types.is_nested(field.type) for field in schema)
+    large = (pa.types.is_nested, *kinds[2:])  # embedded images, perhaps
+    nested = any(kind(field.type) for field in schema for kind in large)
     yield from file.iter_batches(batch_size=BATCH_NESTED if nested else BATCH)
 
 
@@ -95,8 +152,7 @@ def disk_rows(path: Path) -> Iterator[tuple[str, Row]]:
         names = {key: feature.names for key, feature in loaded.features.items() if hasattr(feature, "names")}
         size = sum(file.stat().st_size for file in path.glob("*.arrow"))
         batches = loaded.data.table.to_batches(max_chunksize=BATCH_NESTED)
-        for where, row in _bounded(_numbered(path, batches), size, str(path)):
-            yield where, {k: names[k][v] if k in names and v is not None and v >= 0 else v for k, v in row.items()}
+        yield from _named(_bounded(_numbered(path, batches), size, str(path)), names)
     except RowError:
         raise
     except Exception as error:  # as above

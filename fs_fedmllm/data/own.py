@@ -1,4 +1,4 @@
-"""Your own data: CSV, TSV, JSON Lines, JSON, Parquet, or a ``datasets`` data set saved to disk. No Python needed.
+"""Your own data: CSV, TSV, JSON Lines, JSON, Parquet, a ``datasets`` data set saved to disk, or folders of images.
 
 Columns (others are ignored unless ``groups`` names them; the option ``columns`` maps these to columns of other names,
 and a column that is not read although it looks like one of them is an error):
@@ -36,10 +36,12 @@ from fs_fedmllm.data.columns import UnreadColumns, check_mapping, no_column
 from fs_fedmllm.data.dividing import Division, check_division
 from fs_fedmllm.data.files import fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, convert
+from fs_fedmllm.data.image_folders import classes_sha256
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source, find_sources, is_table, read_source
 from fs_fedmllm.data.own_rows import RowReader
+from fs_fedmllm.data.registry import cache_dir
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.data.tables import table_form
 from fs_fedmllm.data.template import load_template
@@ -91,7 +93,8 @@ def load(
         absent: texts that say that a value is not there, such as ``NA``.
         delimiter: what is between two cells of a table; empty to look for it.
         encoding: of tables; empty for UTF-8.
-        extract_images: folder, relative to ``root``, to write images to that are embedded in the file.
+        extract_images: folder, relative to ``root``, to keep images in that are embedded in the file; empty for
+            ``images`` in the cache.
         require_images: whether a missing image file is an error.
         title: what results, plots and the model card call the data set.
         findings: where to put what is wrong; without it the first error is raised.
@@ -109,10 +112,10 @@ def load(
         raise ConfigError(
             f"own: delimiter and encoding are for CSV and TSV files, and {named} is none. Take them out."
         )
+    mapping = check_mapping(columns)
     reader = RowReader(
         found,
         Options.of(load_template(path)),
-        check_mapping(columns),
         ImageFolder(root / image_root, required=require_images),
         _store(root, extract_images),
         tuple(dict.fromkeys([*groups, *division.together])),
@@ -122,8 +125,12 @@ def load(
     )
     form = table_form(delimiter, encoding)
     read: dict[str, None] = {}
+    if any(source.layout for source in sources):
+        found.note(str(root), f"Read as image folders: {', '.join(source.layout for source in sources)}.")
     for source in sources:
-        unread = UnreadColumns([*reader.groups, split_column], reader.columns, WANTED[reader.options.template.task])
+        columns = {**source.columns, **mapping}
+        reader.begin(source, columns)
+        unread = UnreadColumns([*reader.groups, split_column], columns, WANTED[reader.options.template.task])
         try:
             convert(read_source(source, found, form), partial(reader.make, source, unread), found)
         except TooManyErrorsError:
@@ -134,9 +141,9 @@ def load(
     if not read and not any(item.severity == "error" for item in found.items):
         named = ", ".join(source.path.name for source in sources)
         found.error(RowError(str(root), f"there is no row in {named}.", "Fill the file in, or name another one."))
-    if (fault := no_column(reader.columns, read)) is not None:
+    if (fault := no_column(mapping, read)) is not None:
         raise fault
-    reader.say_nothing(str(root))
+    reader.say(str(root))
     parts = reader.divided(str(root))
     for part in ("train", "test"):
         if not parts[part]:
@@ -154,9 +161,9 @@ def load(
 def _fingerprint(sources: Sequence[Source], division: Division) -> str:
     """Of the files, and of how their rows are divided where that is not written in them."""
     files = fingerprint(_hashed(sources))
-    if not division:
-        return files
-    return hashlib.sha256(f"{files} {json.dumps(dataclasses.asdict(division))}".encode()).hexdigest()
+    beside = [classes_sha256(source.path) for source in sources if source.layout == "classes"]
+    beside += [json.dumps(dataclasses.asdict(division))] if division else []
+    return hashlib.sha256(" ".join([files, *beside]).encode()).hexdigest() if beside else files
 
 
 def _hashed(sources: Sequence[Source]) -> Iterator[Path]:
@@ -166,7 +173,7 @@ def _hashed(sources: Sequence[Source]) -> Iterator[Path]:
 
 def _store(root: Path, extract_images: str) -> str:
     if not extract_images:
-        return ""
+        return str(cache_dir() / "images")
     store = os.path.abspath(root / extract_images)
     if not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
         raise ConfigError(f"own: extract_images {extract_images!r} must be a folder inside {root}.")

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fs_fedmllm.data.arrow_rows import disk_rows, parquet_rows
+from fs_fedmllm.data.arrow_rows import class_labels, disk_rows, parquet_rows
 from fs_fedmllm.data.files import Row, json_rows
 from fs_fedmllm.data.findings import Findings, RowError
+from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_row
 from fs_fedmllm.data.packed import GZIP, is_packed, kind_of
 from fs_fedmllm.data.tables import TABLES, TableForm, table_rows
 from fs_fedmllm.files.atomic import write_atomically
@@ -24,13 +25,34 @@ FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "t
 #: Tables in UTF-8 whose delimiter is looked for.
 UTF8 = TableForm()
 
+#: How files of rows are called.
+_STEMS = {name for names in FOLDERS.values() for name in names} | {"data"}
+
 
 @dataclass(frozen=True)
 class Source:
-    """One file (or one ``datasets`` folder) and the split of its rows; empty if a column says it."""
+    """One file, or one folder.
+
+    Attributes:
+        path: of the file, of a ``datasets`` folder, or of class folders.
+        split: of its rows; empty if a column says it.
+        layout: ``metadata`` (a file that names images of its folder), ``classes`` (class folders), or empty.
+    """
 
     path: Path
     split: str
+    layout: str = ""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Fields that are read from columns of other names where the user does not say otherwise."""
+        return {"image": FILE_NAME} if self.layout == METADATA else {}
+
+    @property
+    def class_labels(self) -> dict[str, list[str]]:
+        """The names of class labels that the source itself declares, by column."""
+        declares = not self.layout and (self.path.is_dir() or kind_of(self.path) == ".parquet")
+        return class_labels(self.path) if declares else {}
 
     @property
     def fixed(self) -> bool:
@@ -56,9 +78,44 @@ def find_sources(root: Path, file: str, named: Mapping[str, str]) -> list[Source
     if by_split:
         return by_split
     single = _first(root, ("data",))
-    if single is None:
+    if single is not None:
+        return [Source(single, "")]
+    pictured = _image_folders(root)
+    if not pictured:
         raise RowError(str(root), *_nothing_to_read(root))
-    return [Source(single, "")]
+    return pictured
+
+
+def _image_folders(root: Path) -> list[Source]:
+    """The sources of an ``imagefolder``: files ``metadata`` or class folders, in folders for the splits or without."""
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    places = [(split, folders[name]) for split, names in FOLDERS.items() for name in names if name in folders]
+    found, without = list[Source](), list[Path]()
+    for split, folder in places or [("", root)]:
+        if (named := _first(folder, (METADATA,))) is not None:
+            found.append(Source(named, split, METADATA))
+        elif len(class_folders(folder)) >= (1 if split else 2) and (split or not _files_of_rows(root)):
+            found.append(Source(folder, split, "classes"))
+        elif split and holds_images(folder):
+            without.append(folder)
+    if places and not found and (named := _first(root, (METADATA,))) is not None:
+        return [Source(named, "", METADATA)]
+    if without:
+        problem = "the folder holds images, and neither folders for their labels nor a file metadata that names them."
+        raise RowError(str(without[0]), problem, "Put them into a folder for each label, or write metadata.csv "
+                       "with the columns file_name and label.")  # fmt: skip
+    splits = [source.split for source in found]
+    if (twice := next((split for split in splits if splits.count(split) > 1), None)) is not None:
+        here = " and ".join(source.path.name for source in found if source.split == twice)
+        raise RowError(str(root), f"there are two folders of {twice} rows, {here}.", "Join them, or take one away.")
+    return found
+
+
+def _files_of_rows(root: Path) -> bool:
+    """Whether something there is called as files of rows are; a folder of images beside it holds their images."""
+    return any(
+        is_read(path) or (path.suffix and path.name.partition(".")[0].lower() in _STEMS) for path in root.iterdir()
+    )
 
 
 def is_read(path: Path) -> bool:
@@ -74,8 +131,7 @@ def is_table(path: Path) -> bool:
 def _nothing_to_read(root: Path) -> tuple[str, str]:
     """Problem and remedy where no file has one of the usual names; what comes near is named."""
     problem = f"there is no train, val, test or data with {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
-    stems = {name for names in FOLDERS.values() for name in names} | {"data"}
-    near = [entry for entry in sorted(root.iterdir()) if entry.name.partition(".")[0].lower() in stems]
+    near = [entry for entry in sorted(root.iterdir()) if entry.name.partition(".")[0].lower() in _STEMS]
     for entry in near:
         if is_read(entry):
             kind = "a folder" if entry.is_dir() else "a link to no file" if entry.is_symlink() else "no regular file"
@@ -116,9 +172,14 @@ def read_source(source: Source, found: Findings, form: TableForm = UTF8) -> Iter
         form: how tables are written.
     """
     path = source.path
-    if path.is_dir() and is_read(path):
+    if source.layout == "classes":
+        yield from class_rows(path, found)
+    elif source.layout == METADATA:
+        rows = read_source(Source(path, source.split), found, form)
+        yield from ((where, named_row(row, path.parent)) for where, row in rows)
+    elif path.is_dir() and is_read(path):
         raise RowError(str(path), "this is a folder, where a file is expected.", "Name the file in it.")
-    if path.is_dir():
+    elif path.is_dir():
         yield from disk_rows(path)
     elif not is_read(path):
         remedy = "Unpack it." if path.suffix.lower() in _PACKED else f"Convert it to one of {', '.join(ENDINGS)}."
@@ -131,15 +192,8 @@ def read_source(source: Source, found: Findings, form: TableForm = UTF8) -> Iter
         yield from json_rows(path, found)
 
 
-def write_image(data: bytes, store: str, where: str) -> str:
-    """The path of an image that a file holds as bytes; they are written to ``store`` once, named by their hash.
-
-    Raises:
-        DataError: there is no folder to write them to.
-    """
-    if not store:
-        remedy = "Set the option extract_images to a folder inside the root that they may be written to."
-        raise RowError(where, "the image is embedded in the file, as bytes.", remedy)
+def write_image(data: bytes, store: str) -> str:
+    """The path of an image that a file holds as bytes; they are written to ``store`` once, named by their hash."""
     path = os.path.join(store, hashlib.sha256(data).hexdigest()[:32])
     if not os.path.exists(path):
         write_atomically(Path(path), data, durable=False, private=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,8 @@ class RowReader:
     Attributes:
         found: where what is wrong goes.
         options: the template's.
-        columns: the user's mapping of fields to columns.
         images: the folder that images lie in.
-        store: where embedded images are written to; empty for nowhere.
+        store: where embedded images are kept.
         groups: columns that are kept in each sample's keys.
         division: how training rows are divided.
         split_column: the column that says which split a row is in.
@@ -52,7 +51,6 @@ class RowReader:
 
     found: Findings
     options: Options
-    columns: Mapping[str, str]
     images: ImageFolder
     store: str
     groups: tuple[str, ...]
@@ -64,6 +62,19 @@ class RowReader:
         self.parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
         self._once = {part: unique() for part in PARTS}
         self._nothing: Counter[tuple[str, str]] = Counter()
+        self._kept: set[str] = set()
+        self._columns: Mapping[str, str] = {}
+        self._names: Sequence[str] = ()
+
+    def begin(self, source: Source, columns: Mapping[str, str]) -> None:
+        """The rows that follow are of this source.
+
+        Args:
+            source: the file or folder.
+            columns: which column each field is read from, where their names differ.
+        """
+        self._columns = columns
+        self._names = source.class_labels.get(columns.get("label", "label"), ())
 
     def make(self, source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
         """Take one row as its file has it."""
@@ -74,7 +85,7 @@ class RowReader:
         except DataError:
             unread.note(original, original)
             raise
-        row = renamed(row, self.columns, where)
+        row = renamed(row, self._columns, where)
         unread.note(original, row, conversation_columns(original))
         try:
             part = self._part(row, source.split, where)
@@ -83,7 +94,7 @@ class RowReader:
         except DataError:
             # A row is often empty because its columns have other names, and that is the better thing to say.
             if self.found.strict:
-                if source.fixed and (fault := no_column(self.columns, original)) is not None:
+                if source.fixed and (fault := no_column(self._columns, original)) is not None:
                     raise fault from None
                 if (unlike := unread.fault(str(source.path), _remedy)) is not None:
                     raise unlike from None
@@ -129,12 +140,14 @@ class RowReader:
                 remedy = "Write the images as files, and give their paths."
                 raise RowError(where, f"the image's bytes are {type(data).__name__}, not bytes.", remedy)
             value = data or value
-        if isinstance(value, bytes):
-            return write_image(value, self.store, where)
+        if isinstance(value, bytes) and value:
+            path = write_image(value, self.store)
+            self._kept.add(path)
+            return path
         if isinstance(value, str) and value.strip().lower() in NOTHING:
             remedy = f"Leave it empty where there is no image, or say fedmllm.data: {{absent: ['{value.strip()}']}}."
             raise RowError(where, f"the image path is {value!r}.", remedy)
-        return None if missing(value) else self.images.resolve(value, where)
+        return None if missing(value) or value == b"" else self.images.resolve(value, where)
 
     def _sample(self, row: Row, where: str, image: str | None) -> Sample:
         template = self.options.template
@@ -144,7 +157,7 @@ class RowReader:
             raise RowError(where, f"the row has {empty}.", "Fill in one, or remove the row.")
         label, kind = None, _optional(row, "kind", where) or ""
         if template.task == "choice":
-            label = self.options.label(row, where)
+            label = self.options.label(row, where, self._names)
             answer = self.options.answers[label]
         else:
             answer = (_optional(row, "answer", where) or "").strip()
@@ -196,8 +209,10 @@ class RowReader:
         self.found.note(where, f"Rows divided by split, seed {self.division.seed}{together}: {counts}.")
         return {part: made[part] or self.parts[part] if part != "train" else made[part] for part in PARTS}
 
-    def say_nothing(self, where: str) -> None:
-        """Name texts that people write where there is nothing."""
+    def say(self, where: str) -> None:
+        """Say where embedded images are kept, and name texts that people write where there is nothing."""
+        if self._kept:
+            self.found.note(where, f"Embedded images, each kept once in {self.store}: {len(self._kept):,}.")
         for (name, value), count in self._nothing.items():
             if name != "label" and not (name == "answer" and self.options.template.task == "choice"):
                 rows = "1 row" if count == 1 else f"{count:,} rows"
@@ -216,7 +231,7 @@ class RowReader:
             found.items.append(as_finding(fault))
         if self.options.template.task == "choice" and "question" in unread.fields and not unread.reads("question"):
             found.warn(file, "The column question is not shown: the template asks its own of every row.")
-        for name, column in overshadowed(self.columns, unread.names).items():
+        for name, column in overshadowed(self._columns, unread.names).items():
             found.warn(file, f"columns.{name} is {column!r}, so the file's own column {name!r} is not read.")
         if unread.unread:
             found.note(file, f"Columns that are not read: {', '.join(unread.unread)}.")

@@ -179,7 +179,7 @@ def test_parquet(clinic):
         load_dataset("own", clinic, OPTIONS)
 
 
-def test_images_embedded_in_parquet(clinic):
+def test_images_embedded_in_parquet(clinic, monkeypatch):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     from PIL import Image
@@ -189,10 +189,12 @@ def test_images_embedded_in_parquet(clinic):
     image = {"bytes": buffer.getvalue(), "path": "../../x.png"}
     rows = [ward(0, image=image), ward(1, image=image), ward(2, image={"bytes": None, "path": "scan/a.png"})]
     pq.write_table(pa.Table.from_pylist(rows), clinic / "train.parquet")
-    with pytest.raises(
-        DataError, match=r"train\.parquet:1: the image is embedded in the file, as bytes\. Set.*extract_images"
-    ):
-        load_dataset("own", clinic, OPTIONS | {"train": "train.parquet"})
+    monkeypatch.setenv("FS_FEDMLLM_CACHE", str(clinic / "cache"))
+    data = load_dataset("own", clinic, OPTIONS | {"train": "train.parquet"})
+    assert open_image(data.train[0].image).size == (3, 2)
+    kept = clinic / "cache" / "images"
+    assert [str(kept / path.name) for path in kept.iterdir()] == [data.train[0].image]
+    assert kept.stat().st_mode & 0o077 == 0 and Path(data.train[0].image).stat().st_mode & 0o077 == 0
     data = load_dataset("own", clinic, OPTIONS | {"train": "train.parquet", "extract_images": "extracted"})
     assert open_image(data.train[0].image).size == (3, 2)
     assert data.train[0].image == data.train[1].image and data.train[2].image == str(clinic / "scan" / "a.png")
