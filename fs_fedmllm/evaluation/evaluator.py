@@ -142,22 +142,22 @@ class Evaluator:
             style = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
         encoded = self.encoder.encode(samples, answered=False)
         tokenizer = self.encoder.mllm.tokenizer
-        stop = self.encoder.tokens(self.encoder._suffix)[:1]
+        completions = self.encoder.completions
         answers = [""] * len(encoded)
         for indices in self._batches(encoded):
-            batch = self.encoder.collate([encoded[i] for i in indices], completions=False)
+            batch = self.encoder.collate([encoded[i] for i in indices], completions=False, suffix=completions.opening)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(indices[0])
                 new = self._model().generate(
                     batch.inputs,
                     **style,
                     max_new_tokens=self.config.max_new_tokens,
-                    eos_token_id=sorted({*stop, tokenizer.eos_token_id} - {None}),
+                    eos_token_id=list(completions.stops),
                     pad_token_id=tokenizer.pad_token_id,
                     use_cache=True,
                 )
             for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                answers[i] = text.strip()
+                answers[i] = completions.without_opening(text)
         return answers
 
     def _model(self) -> MLLM:

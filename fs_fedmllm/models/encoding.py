@@ -7,7 +7,7 @@ then the answers of all rows end in the last columns, and the language-model hea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.images import check_image, open_image, pixels_key
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
-from fs_fedmllm.errors import FedMLLMError, ModelError
+from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.models.completions import Completions, end_tokens
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
 from fs_fedmllm.models.loader import MLLM
 from fs_fedmllm.models.row_text import Hidden, RowText
@@ -139,77 +140,28 @@ class Encoder:
         self.lengths = lengths or row_lengths(mllm)
         self._rows: dict[tuple[str, str | None, str, bool], Encoded] = {}
         self._image_tokens: dict[tuple[int, int], int] = {}
-        self._completions: dict[str, tuple[int, ...]] = {}
         self._keys: dict[str, str] = {}
         self._expansions: dict[str, Expansion | None] = {}
         self._frames: dict[bool, tuple[int, ...]] = {}
         self._row_text = RowText(mllm.processor, mllm.family)
-        self._suffix = self._turn_suffix()
+        ends = end_tokens(mllm.tokenizer, mllm.family.generation_config(mllm.inner))
+        self.completions = Completions(mllm.family, mllm.processor, self._row_text, ends)
 
     def _chat(self, text: str, image: bool) -> str:
         return self.mllm.family.chat(self.mllm.processor, text, image)
 
-    def _turn_suffix(self) -> str:
-        """What the chat template writes after an answer; the model learns to stop with it."""
-        marker = "\u241eanswer\u241e"
-        messages = [
-            {"role": "user", "content": [{"type": "text", "text": "q"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": marker}]},
-        ]
-        whole = self.mllm.family.render(self.mllm.processor, messages)
-        if marker not in whole:
-            raise ModelError("The processor's chat template drops the assistant's answer; it cannot be used to train.")
-        suffix = whole.split(marker, 1)[1].rstrip("\n")
-        suffix = suffix or self.mllm.tokenizer.eos_token or ""
-        if not suffix:
-            raise ModelError(
-                "The checkpoint's tokenizer has no eos token and its chat template writes nothing after an answer, so "
-                "answers would not end: name an eos_token in its tokenizer_config.json."
-            )
-        return suffix
-
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens of the tokenizer's own."""
-        return tuple(self.mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._row_text.tokens(text)
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a row's text alone, none of them the model's own."""
-        return self._as_text(text, lambda shown: shown, ())
-
-    def completion(self, answer: str) -> tuple[int, ...]:
-        """Token ids of an answer and the end of the turn; nothing in the answer ends the turn."""
-        if answer not in self._completions:
-            ending = self._row_text.commands(self.tokens(self._suffix))
-            self._completions[answer] = self._as_text(answer, lambda shown: shown + self._suffix, ending)
-        return self._completions[answer]
-
-    def _as_text(self, text: str, around: Callable[[str], str], frame: tuple[int, ...]) -> tuple[int, ...]:
-        """Token ids of ``around(text)``, where the text is nothing but text."""
-        hidden, ids = self._hidden(text, around, frame)
+        hidden, ids = self._row_text.hidden(text, lambda shown: shown, ())
         return self._row_text.restore(ids, {}, hidden.pieces)[0]
 
-    def _hidden(
-        self, text: str, around: Callable[[str], str], frame: tuple[int, ...]
-    ) -> tuple[Hidden, tuple[int, ...]]:
-        """A text with what a model would obey hidden, and the token ids of ``around`` it.
-
-        Args:
-            text: a row's.
-            around: what is written around it.
-            frame: the model's own tokens in what is written around; with the text in it there must be no other.
-
-        Raises:
-            ModelError: there are others however the text is hidden.
-        """
-        for hidden in self._row_text.forms(text):
-            written = around(hidden.text)
-            ids = self.tokens(written) if not hidden.pieces else self._marked_tokens(written)
-            if self._row_text.commands(ids) == frame:
-                return hidden, ids
-        raise ModelError("The checkpoint's chat template makes other tokens of its own for some texts.")
-
-    def _marked_tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self._row_text.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def completion(self, answer: str) -> tuple[int, ...]:
+        """Token ids of what a model is to write for an answer: :meth:`Completions.ids`."""
+        return self.completions.ids(answer)
 
     def _frame(self, image: bool) -> tuple[int, ...]:
         """The model's own tokens around a user's text."""
@@ -250,12 +202,12 @@ class Encoder:
         """A row's prompt with what a model would obey hidden, and its token ids before images are expanded."""
         pictured = sample.image is not None
         prompt = self.template.prompt(sample, self.variant)
-        return self._hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
+        return self._row_text.hidden(prompt, lambda shown: self._chat(shown, pictured), self._frame(pictured))
 
     def _plain_tokens(self, sample: Sample) -> int:
         """Number of tokens of a row's prompt before images are expanded."""
         hidden, ids = self._hidden_prompt(sample)
-        return len(self._row_text.restore(ids, {}, hidden.pieces)[0])
+        return len(self.completions.lead) + len(self._row_text.restore(ids, {}, hidden.pieces)[0])
 
     def _prompt(self, sample: Sample, where: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
         """Token ids of a row's prompt, and the further inputs over them."""
@@ -270,7 +222,9 @@ class Encoder:
         elif sample.image is not None:
             processor = self._row_text.processor if hidden.pieces else self.mllm.processor
             ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
-        return self._row_text.restore(ids, extras, hidden.pieces)
+        ids, extras = self._row_text.restore(ids, extras, hidden.pieces)
+        lead = self.completions.lead
+        return (*lead, *ids), {name: (*(0 for _ in lead), *values) for name, values in extras.items()}
 
     # Lengths ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,48 @@ class RowText:
     @functools.cached_property
     def _mark_id(self) -> int:
         return int(self.processor.tokenizer.convert_tokens_to_ids(MARK))
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without special tokens of the tokenizer's own."""
+        return tuple(self._original.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary writes them."""
+        return [str(name) for name in self._original.tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def tokens_inside(self, text: str, *, marked: bool) -> tuple[int, ...]:
+        """Token ids of a text that goes on a line; at its beginning some tokenizers would put a space in front.
+
+        Args:
+            text: what follows.
+            marked: whether pieces of it are hidden.
+        """
+        tokenizer = (self.processor if marked else self._original).tokenizer
+        before, ids = (tuple(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (":", ":" + text))
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def hidden(
+        self, text: str, around: Callable[[str], str], frame: tuple[int, ...]
+    ) -> tuple[Hidden, tuple[int, ...]]:
+        """A text with what a model would obey hidden, and the token ids of ``around`` it.
+
+        Args:
+            text: a row's.
+            around: what is written around it.
+            frame: the model's own tokens in what is written around; with the text in it there must be no other.
+
+        Raises:
+            ModelError: there are others however the text is hidden.
+        """
+        for hidden in self.forms(text):
+            written = around(hidden.text)
+            processor = self.processor if hidden.pieces else self._original
+            ids = tuple(processor.tokenizer(written, add_special_tokens=False)["input_ids"])
+            if self.commands(ids) == frame:
+                return hidden, ids
+        raise ModelError("The checkpoint's chat template makes other tokens of its own for some texts.")
 
     # After --------------------------------------------------------------------------------------------------------
 

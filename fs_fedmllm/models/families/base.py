@@ -183,6 +183,10 @@ class Family:
 
     # Answers ------------------------------------------------------------------------------------------------------
 
+    def generation_config(self, model: Any) -> Any:
+        """The checkpoint's generation configuration; None where it has none."""
+        return getattr(model, "generation_config", None)
+
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """Token ids of the answers, (rows, new tokens)."""
         output = model.generate(**inputs, **arguments)

@@ -246,6 +246,10 @@ class _Legacy(Family):
         """Through the vision tower and the resampler."""
         return Features(_encode(model, inputs["pixel_values"], inputs["tgt_sizes"]).detach())
 
+    def generation_config(self, model: Any) -> Any:
+        """The checkpoint's, or that of the language model inside, which is what generates."""
+        return getattr(model, "generation_config", None) or getattr(model.llm, "generation_config", None)
+
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """From the embeddings, so that the language model's own ``generate`` does it; it returns new tokens only."""
         embedding = _embed(model, inputs)

@@ -14,8 +14,10 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.models.completions import Completions
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import _check_tokenizer, load_mllm
+from fs_fedmllm.models.row_text import RowText
 
 
 def _without(source, folder, *names):
@@ -43,9 +45,11 @@ def test_one_of_the_two_is_enough(missing, twin, tmp_path) -> None:
     assert len(evaluator.generate(rows)) == 2
 
 
-def test_an_answer_that_would_never_end_is_told(twin, tmp_path) -> None:
-    mllm = copy.copy(load_mllm(_without(twin("llava"), tmp_path / "endless", "eos_token")))
+def test_an_answer_that_would_never_end_is_told(twin, tmp_path, monkeypatch) -> None:
+    mllm = copy.copy(load_mllm(_without(twin("internvl"), tmp_path / "endless", "eos_token")))
     mllm.processor = copy.copy(mllm.processor)
-    mllm.processor.chat_template = mllm.processor.chat_template.replace("{{ '<|end|>' }}", "")
+    assert Completions(mllm.family, mllm.processor, RowText(mllm.processor, mllm.family), ()).stops
+    mllm.processor.chat_template = mllm.processor.chat_template.replace("{{'<|im_end|>\n'}}", "")
+    monkeypatch.setattr(mllm.inner.generation_config, "eos_token_id", None)
     with pytest.raises(ModelError, match=r"no eos token and its chat template writes nothing after an answer"):
         Encoder(mllm, load_template("digits_triage"), "original", None)

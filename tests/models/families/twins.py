@@ -25,34 +25,81 @@ Options:
 (H) upper health
 Answer with the option's letter from the given choices directly and only give the best option. The best answer is: """
 
-SPECIALS = [
-    *("<pad>", "<|end|>", "<|user|>", "<|assistant|>", "<image>", "<video>", "<unk>"),
-    *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>"),
-    *("<vision_start>", "<vision_end>", "<soft>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>"),
-]
+#: Special tokens of the real checkpoints: what pads first, what ends a text second.
+CHATML = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
+QWEN = (*CHATML, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+THINKING = ("<think>", "</think>")
+TILES = ("<fake_token_around_image>", "<global-img>", *(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2)))
+SPECIALS: dict[str, tuple[str, ...]] = {
+    "llava": ("<pad>", "</s>", "<s>", "<unk>", "<image>"),
+    "llava_onevision": (*CHATML, "<image>", "<video>"),
+    "idefics3": ("<|end_of_text|>", "<end_of_utterance>", "<|begin_of_text|>", "<image>", *TILES),
+    "smolvlm": ("<|im_end|>", "<end_of_utterance>", "<|im_start|>", "<|endoftext|>", "<image>", *TILES),
+    "qwen2_5_vl": QWEN,
+    "qwen3_vl": (*QWEN, *THINKING),
+    "internvl": (*CHATML, "<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+    "gemma3": ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>",
+               "<end_of_image>", "<image_soft_token>"),
+    "minicpmv4_6": (*QWEN, *THINKING, "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>"),
+    "minicpmv_legacy": (*CHATML, "<image>", "</image>", "<unk>", "<slice>", "</slice>"),
+}  # fmt: skip
+TEMPLATES = Path(__file__).resolve().parent / "templates"
 
-CHAT = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for p in m['content'] %}{% if p['type'] == 'image' %}IMAGE{% elif p['type'] == 'text' %}{{ p['text'] }}"
-    "{% endif %}{% endfor %}{% endif %}{{ '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+
+def template(name: str) -> str:
+    """A real checkpoint's chat template; the folder's README says whose."""
+    return (TEMPLATES / f"{name}.jinja").read_text()
 
 
-def tokenizer(**named: str) -> Any:
-    """A byte-level BPE tokenizer of 560 tokens; ``named`` are its special tokens' attributes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _saved(inner: Any, **named: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **named)
+
+
+def tokenizer(name: str, *, bos_token: str | None = None, **named: str) -> Any:
+    """A byte-level BPE tokenizer of 560 tokens with a family's special tokens; ``named`` are their attributes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     inner = Tokenizer(models.BPE(unk_token=None))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=sorted(alphabet))
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), list(SPECIALS[name])
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=sorted(alphabet))
     inner.train_from_iterator([CORPUS] * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<|end|>", padding_side="left", extra_special_tokens=named
+    given = {"bos_token": bos_token} if bos_token else {}
+    return _saved(inner, pad_token=special[0], eos_token=special[1], extra_special_tokens=named, **given)
+
+
+def metaspace(name: str, *, first: bool, **named: str) -> Any:
+    """A tokenizer as SentencePiece has it, with bytes for letters that it does not know, and a beginning.
+
+    Args:
+        name: whose special tokens.
+        first: whether a text begins with a space that is not written (Llama's does, Gemma's does not).
+        named: attributes of special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = list(SPECIALS[name])
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if first else "never", split=True)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=sorted({*CORPUS, "\u2581"}))
+    inner.train_from_iterator([CORPUS] * 4, trainer)
+    made = json.loads(inner.to_str())
+    words = made["model"]["vocab"]
+    known = len(words)
+    words |= {f"<0x{byte:02X}>": known + byte for byte in range(256)}
+    made["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    inner = Tokenizer.from_str(json.dumps(made))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    inner.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if first else steps)
+    start = special[2]
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", pair=f"{start} $A {start} $B", special_tokens=[(start, 2)]
     )
+    return _saved(inner, pad_token=special[0], eos_token=special[1], bos_token=start, unk_token="<unk>",
+                  extra_special_tokens=named)  # fmt: skip
 
 
 def ids(tok: Any, *tokens: str) -> list[int]:
@@ -91,17 +138,17 @@ def llava_wide() -> tuple[Any, Any]:
 def llava(**text: int) -> tuple[Any, Any]:
     from transformers import LlavaProcessor, SiglipImageProcessorPil
 
-    tok = tokenizer(image_token="<image>")
+    tok = metaspace("llava", first=True, image_token="<image>")
     processor = LlavaProcessor(
         SiglipImageProcessorPil(**PIXELS),
         tok,
         patch_size=16,
         vision_feature_select_strategy="full",
-        chat_template=CHAT.replace("IMAGE", "<image>"),
+        chat_template=template("llava"),
     )
     config = _config(
         "llava",
-        text_config={"model_type": "llama", **TEXT, **text},
+        text_config={"model_type": "llama", **TEXT, "vocab_size": len(tok), **text},
         vision_config=SIGLIP,
         image_token_index=ids(tok, "<image>")[0],
         image_seq_length=4,
@@ -114,7 +161,7 @@ def llava(**text: int) -> tuple[Any, Any]:
 def llava_onevision() -> tuple[Any, Any]:
     from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor
 
-    tok = tokenizer(image_token="<image>", video_token="<video>")
+    tok = tokenizer("llava_onevision", image_token="<image>", video_token="<video>")
     grid = [[32, 32], [32, 64], [64, 32]]
     processor = LlavaOnevisionProcessor(
         LlavaOnevisionImageProcessorPil(**PIXELS, image_grid_pinpoints=grid),
@@ -122,7 +169,7 @@ def llava_onevision() -> tuple[Any, Any]:
         stand_in(),
         num_image_tokens=4,
         vision_feature_select_strategy="full",
-        chat_template=CHAT.replace("IMAGE", "<image>"),
+        chat_template=template("llava_onevision"),
     )
     config = _config(
         "llava_onevision",
@@ -144,14 +191,15 @@ def _idefics_vision() -> dict[str, Any]:
 def idefics3() -> tuple[Any, Any]:
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
 
-    tok = tokenizer()
+    tok = tokenizer("idefics3", bos_token="<|begin_of_text|>")
     processor = Idefics3Processor(
+        # One side of two: without pieces of it, as people set it who have little memory.
         Idefics3ImageProcessorPil(
             size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False
         ),
         tok,
         image_seq_len=1,
-        chat_template=CHAT.replace("IMAGE", "<image>"),
+        chat_template=template("idefics3"),
     )
     text = {"model_type": "llama", **TEXT, "vocab_size": len(tok)}
     config = _config(
@@ -167,7 +215,7 @@ def idefics3() -> tuple[Any, Any]:
 def smolvlm() -> tuple[Any, Any]:
     from transformers import SmolVLMImageProcessorPil, SmolVLMProcessor
 
-    tok = tokenizer()
+    tok = tokenizer("smolvlm", bos_token="<|im_start|>")
     processor = SmolVLMProcessor(
         # Images are cut into pieces, as the real checkpoints do.
         SmolVLMImageProcessorPil(
@@ -176,7 +224,7 @@ def smolvlm() -> tuple[Any, Any]:
         tok,
         stand_in(),
         image_seq_len=1,
-        chat_template=CHAT.replace("IMAGE", "<image>"),
+        chat_template=template("smolvlm"),
     )
     config = _config(
         "smolvlm",
@@ -188,19 +236,16 @@ def smolvlm() -> tuple[Any, Any]:
     return config, processor
 
 
-QWEN_CHAT = CHAT.replace("IMAGE", "<vision_start><image><vision_end>")
-
-
 def qwen2_5_vl() -> tuple[Any, Any]:
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-    tok = tokenizer(image_token="<image>", video_token="<video>")
-    image, video, start, end = ids(tok, "<image>", "<video>", "<vision_start>", "<vision_end>")
+    tok = tokenizer("qwen2_5_vl", image_token="<|image_pad|>", video_token="<|video_pad|>")
+    image, video, start, end = ids(tok, "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     processor = Qwen2_5_VLProcessor(
         Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 1024}),
         tok,
         stand_in(),
-        chat_template=QWEN_CHAT,
+        chat_template=template("qwen2_5_vl"),
     )
     config = _config(
         "qwen2_5_vl",
@@ -220,14 +265,14 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 def qwen3_vl() -> tuple[Any, Any]:
     from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
-    tok = tokenizer(image_token="<image>", video_token="<video>",
-                    vision_start_token="<vision_start>", vision_end_token="<vision_end>")  # fmt: skip
-    image, video, start, end = ids(tok, "<image>", "<video>", "<vision_start>", "<vision_end>")
+    tok = tokenizer("qwen3_vl", image_token="<|image_pad|>", video_token="<|video_pad|>",
+                    vision_start_token="<|vision_start|>", vision_end_token="<|vision_end|>")  # fmt: skip
+    image, video, start, end = ids(tok, "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 1024}),
         tok,
         stand_in(),
-        chat_template=QWEN_CHAT,
+        chat_template=template("qwen3_vl"),
     )
     config = _config(
         "qwen3_vl",
@@ -247,14 +292,14 @@ def qwen3_vl() -> tuple[Any, Any]:
 def internvl() -> tuple[Any, Any]:
     from transformers import GotOcr2ImageProcessorPil, InternVLProcessor
 
-    tok = tokenizer(start_image_token="<vision_start>", end_image_token="<vision_end>",
-                    context_image_token="<image>", video_token="<video>")  # fmt: skip
+    tok = tokenizer("internvl", start_image_token="<img>", end_image_token="</img>",
+                    context_image_token="<IMG_CONTEXT>", video_token="<video>")  # fmt: skip
     processor = InternVLProcessor(
         GotOcr2ImageProcessorPil(**PIXELS, min_patches=1, max_patches=2),
         tok,
         stand_in(),
         image_seq_length=1,
-        chat_template=CHAT.replace("IMAGE", "<image>\n"),
+        chat_template=template("internvl"),
     )
     config = _config(
         "internvl",
@@ -263,23 +308,24 @@ def internvl() -> tuple[Any, Any]:
             **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
             **{"image_size": [32, 32], "patch_size": [16, 16]},
         },
-        image_token_id=ids(tok, "<image>")[0],
+        image_token_id=ids(tok, "<IMG_CONTEXT>")[0],
         image_seq_length=1,
     )
     return config, processor
 
 
 def gemma3() -> tuple[Any, Any]:
-    from transformers import Gemma3ImageProcessorPil, Gemma3Processor
+    from transformers import AddedToken, Gemma3ImageProcessorPil, Gemma3Processor
 
-    tok = tokenizer(boi_token="<vision_start>", eoi_token="<vision_end>", image_token="<soft>")
-    soft, start, end = ids(tok, "<soft>", "<vision_start>", "<vision_end>")
-    processor = Gemma3Processor(
-        Gemma3ImageProcessorPil(**PIXELS), tok, CHAT.replace("IMAGE", "<vision_start>"), image_seq_length=4
-    )
+    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tok = metaspace("gemma3", first=False, **named)
+    # Line breaks are words of this vocabulary, whatever is beside them.
+    tok.add_tokens([AddedToken("\n" * n, normalized=False) for n in (1, 2, 3)])
+    start, end, soft = ids(tok, *named.values())
+    processor = Gemma3Processor(Gemma3ImageProcessorPil(**PIXELS), tok, template("gemma3"), image_seq_length=4)
     config = _config(
         "gemma3",
-        text_config={**TEXT, "query_pre_attn_scalar": 8, "sliding_window": 64},
+        text_config={**TEXT, "vocab_size": len(tok), "query_pre_attn_scalar": 8, "sliding_window": 64},
         vision_config=SIGLIP,
         image_token_index=soft,
         boi_token_index=start,
@@ -293,15 +339,18 @@ def minicpmv4_6() -> tuple[Any, Any]:
     from transformers import MiniCPMV4_6ImageProcessorPil, MiniCPMV4_6Processor
 
     tok = tokenizer(
-        **{"image_token": "<image>", "video_token": "<video>", "image_start_token": "<vision_start>"},
+        "minicpmv4_6",
+        **{"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>"},
         **{"image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>"},
         **{"image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"},
     )
+    # The processor itself writes what goes around an image.
+    chat = template("qwen3_5_nothink").replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
     processor = MiniCPMV4_6Processor(
         MiniCPMV4_6ImageProcessorPil(scale_resolution=32, patch_size=8, max_slice_nums=2),
         stand_in(),
         tok,
-        chat_template=CHAT.replace("IMAGE", "<image>"),
+        chat_template=chat,
     )
     config = _config(
         "minicpmv4_6",
@@ -315,8 +364,8 @@ def minicpmv4_6() -> tuple[Any, Any]:
             **{"image_size": 32, "patch_size": 8},
         },
         insert_layer_id=1,
-        image_token_id=ids(tok, "<image>")[0],
-        video_token_id=ids(tok, "<video>")[0],
+        image_token_id=ids(tok, "<|image_pad|>")[0],
+        video_token_id=ids(tok, "<|video_pad|>")[0],
     )
     return config, processor
 
@@ -336,8 +385,8 @@ def build_legacy(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in REMOTE.glob("*.py"):
         shutil.copy(file, folder)
-    tok = tokenizer()
-    tok.chat_template = CHAT.replace("IMAGE", "")
+    tok = tokenizer("minicpmv_legacy")
+    tok.chat_template = template("qwen2")
     tok.save_pretrained(folder)
     text = TEXT | {"tie_word_embeddings": False}
     _edit(folder / "tokenizer_config.json", tokenizer_class="MiniCPMVTokenizerFast",
@@ -405,7 +454,8 @@ def build(name: str, folder: Path) -> Path:
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         _see(model)
-        model.generation_config.eos_token_id = 1
+        ends = {"gemma3": [1, processor.tokenizer.convert_tokens_to_ids("<end_of_turn>")]}  # as its file has it
+        model.generation_config.eos_token_id = ends.get(name, 1)
         model.generation_config.pad_token_id = 0
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
