@@ -58,6 +58,10 @@ class PrivacyError(FedMLLMError):
     """A privacy promise cannot be kept: no library, a spent budget, a damaged record, or too few clients left."""
 
 
+class TooFewError(PrivacyError):
+    """Fewer clients than the threshold were left of a round under secure aggregation; nothing of it was opened."""
+
+
 class HostError(FedMLLMError):
     """A host framework is missing, is not what it should be, or cannot run the job."""
 

@@ -59,9 +59,9 @@ class SecureAggregationConfig:
 
     enabled: bool = key(False, "Mask updates, so that the server can read their sum and no single one.")
     threshold: float = key(
-        0.67,
-        "Share of a round's clients that must be there at the end of it; with fewer the round fails and nothing is "
-        "opened.",
+        0.66,
+        "Share of the clients that the configuration says a round has that must be there at the end of it; with fewer "
+        "nothing is opened.",
         valid=Range(0.5, 1, open_low=True),
     )
     value_range: float = key(

@@ -48,6 +48,10 @@ class Phase(ABC):
         The server adds client, phase, round and start to the header.
         """
 
+    def asks(self, client: int) -> bool:
+        """Whether this client has a part in it; one that fell out in an earlier phase may have none."""
+        return True
+
     @property
     def contract(self) -> Contract:
         """What the tensors of an answer must be, checked before memory is allocated for them."""

@@ -8,6 +8,7 @@ same adapter (``fedmllm.replay``).
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +16,15 @@ from typing import Any
 
 from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.config.privacy import threshold_of
+from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.desk import UNUSABLE, Desk, OpenPhase
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
+from fs_fedmllm.distributed.secure_store import OPENED, OVER, RoundStore, held_round
+from fs_fedmllm.errors import TooFewError
 from fs_fedmllm.rounds.schedule import evaluation_due
 from fs_fedmllm.runs.session import Session
 
@@ -29,6 +32,8 @@ from fs_fedmllm.runs.session import Session
 _LOOK_UP = 0.5
 #: How long a finished server stays for clients that have not heard of it, in seconds.
 LINGER = 60.0
+#: How often a process takes a round whose sum could not be opened.
+ATTEMPTS = 3
 
 
 class Stopped(Exception):
@@ -125,6 +130,7 @@ class RoundServer:
             while session.state.round < self._total:
                 self._round()
             results = session.close()
+            self._forget()
         except Stopped:
             self._say("stopped")
             self.journal.write("stopped", round=session.state.round)
@@ -141,19 +147,19 @@ class RoundServer:
         """One round, with its evaluation and checkpoint."""
         session = self.session
         self._learn_presence()
-        drawn = session.begin_round().clients
-        present = self._await_quorum(drawn)
-        rows = {client: self._rows(client) for client in present}
-        needed = self.quorum(len(drawn), len(present))
-        phases = self._rounds(session, rows)
-        answered: list[int] = present
-        try:
-            phase = next(phases)
-            while True:
-                answered = self._run_phase(phase, answered, needed)
-                phase = phases.send(answered)
-        except StopIteration:
-            pass
+        session.begin_round()
+        for attempt in itertools.count(1):
+            try:
+                present = self._attempt()
+                break
+            except TooFewError as error:  # nothing of the round was opened, and it may be taken again
+                refused = session.state.figures["refused"]
+                why = "; ".join(entry["reason"] for entry in refused if entry["round"] == session.state.round)
+                says = f"{error} What its clients said: {why or 'nothing'}."
+                self.journal.write("aborted", round=session.state.round, says=says)
+                if attempt == ATTEMPTS:
+                    raise TooFewError(says) from error
+                session.retake()
         received_and_sent = sum(self._traffic())
         session.end_round(len(present), sent=received_and_sent - self._counted)
         self._counted = received_and_sent
@@ -166,7 +172,44 @@ class RoundServer:
             figures = session.evaluate()
             self.journal.write("evaluation", round=done, figures=p.finite(figures))
         session.checkpoint()
+        if done < self._total:  # the last round has no checkpoint, only results
+            self._forget()
         self._look_up()
+
+    def _attempt(self) -> list[int]:
+        """The exchanges of a round; the clients that were there to begin it.
+
+        Raises:
+            TooFewError: too few of them were left for its sum to be opened.
+        """
+        session = self.session
+        current = session.round
+        assert current is not None
+        drawn, needed = current.clients, self.quorum(len(current.clients))
+        held = held_round(session) if self._secure.enabled else None
+        if held is not None:  # masked updates may be out: with these clients, or not at all
+            current.clients = drawn = list(held.cohort)
+            needed = {OVER: len(drawn), OPENED: 0}.get(held.stage, needed)
+            self.journal.write("goes on", round=current.index, stage=held.stage, clients=drawn)
+        present = self._await_quorum(drawn, needed, again=held is not None)
+        phases = self._rounds(session, {client: self._rows(client) for client in present})
+        answered: list[int] = present
+        try:
+            phase = next(phases)
+            while True:
+                answered = self._run_phase(phase, [c for c in answered if phase.asks(c)], needed)
+                phase = phases.send(answered)
+        except StopIteration:
+            return present
+
+    def _forget(self) -> None:
+        """What the disk holds of a round is no longer needed: a checkpoint, or the results, have what came of it."""
+        if self._secure.enabled:
+            RoundStore(self.session.folder.path).clear()
+
+    @property
+    def _secure(self) -> SecureAggregationConfig:
+        return self.session.federation.server.privacy.secure_aggregation
 
     def _learn_presence(self) -> None:
         """Take over what clients told of their rows; every client of the federation must have, once.
@@ -206,15 +249,15 @@ class RoundServer:
             assert member is not None
             return member.rows
 
-    def quorum(self, drawn: int, began: int = 0) -> int:
+    def quorum(self, drawn: int) -> int:
         """Answers that a round needs; with fewer than its threshold, a masked sum stays shut.
 
         Args:
-            drawn: the round's clients.
-            began: how many of them were there to begin it, of which the threshold is a share; 0 before it begins.
+            drawn: how many clients the round has.
         """
-        secure = self.session.federation.server.privacy.secure_aggregation
-        default = threshold_of(secure.threshold, began or drawn) if secure.enabled else (drawn + 1) // 2
+        default = (drawn + 1) // 2
+        if self._secure.enabled:
+            default = threshold_of(self._secure.threshold, self.session.config.sampled_clients)
         return min(self.settings.min_clients or default, drawn)
 
     def _await_all(self) -> None:
@@ -226,13 +269,17 @@ class RoundServer:
                 self._wait(deadline)
             self._tell_missing(expected)
 
-    def _await_quorum(self, drawn: list[int]) -> list[int]:
+    def _await_quorum(self, drawn: list[int], needed: int, *, again: bool = False) -> list[int]:
         """Those of the drawn clients that the round waits for.
+
+        Args:
+            drawn: the round's clients.
+            needed: how many of them have to be there.
+            again: whether the round was begun among them, so that no others will do.
 
         Raises:
             NetworkError: there were too few for too long.
         """
-        needed = self.quorum(len(drawn))
         limit = self._clock() + self.settings.give_up
         told = False
         with self.desk.news:
@@ -241,7 +288,7 @@ class RoundServer:
                     self._doing = "waiting for clients"
                     self._tell_missing(drawn)
                     told = True
-                self._give_up_at(limit, needed, drawn)
+                self._give_up_at(limit, needed, drawn, again=again)
                 self._wait(limit)
             for client, why in self.roster.missing(drawn).items():
                 self.journal.write("missing", round=self.session.state.round, client=client, why=why)
@@ -251,14 +298,19 @@ class RoundServer:
         for client, why in self.roster.missing(clients).items():
             self.journal.write("missing", client=client, why=why)
 
-    def _give_up_at(self, limit: float, needed: int, drawn: list[int]) -> None:
+    def _give_up_at(self, limit: float, needed: int, drawn: list[int], *, again: bool = False) -> None:
         if self._clock() < limit:
             return
+        remedy = (
+            "Masked updates of this round may be out, so it can be taken among the same clients only. Bring them back "
+            "and start the same command again, or start a new run under another expname on every site."
+            if again
+            else "Bring them back and start the same command again, or lower fedmllm.network.min_clients."
+        )
         why = "; ".join(f"client {client} {reason}" for client, reason in self.roster.missing(drawn).items())
         raise p.NetworkError(
             f"Round {self.session.state.round} needs {needed} of {len(drawn)} clients, and for "
-            f"{self.settings.give_up:g} seconds there were fewer: {why}. Bring them back and start the same command "
-            "again, or lower fedmllm.network.min_clients."
+            f"{self.settings.give_up:g} seconds there were fewer: {why}. {remedy}"
         )
 
     def _run_phase(self, phase: Phase, clients: list[int], needed: int) -> list[int]:
@@ -271,6 +323,7 @@ class RoundServer:
             self.desk.opened = opened
             self.desk.news.notify_all()
         self._say(phase.name)
+        needed = min(needed, len(clients))  # one that said what it cannot do is not asked again
         taken = []
         told = False
         try:

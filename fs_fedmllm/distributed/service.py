@@ -91,12 +91,23 @@ def rounds_of(config: Config) -> Rounds:
     return plain_round
 
 
-def handlers_of(config: Config, client: int, federation: Federation) -> Mapping[str, Handler]:
-    """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear."""
-    if config.fedmllm.privacy.secure_aggregation.enabled:
-        from fs_fedmllm.distributed.secure_round import SecureRoundClient
+def handlers_of(
+    config: Config, client: int, federation: Federation, folder: Path, who: Identity
+) -> Mapping[str, Handler]:
+    """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear.
 
-        return SecureRoundClient(config, client, federation.server, checked(federation.clients)).handlers()
+    Args:
+        config: of the site.
+        client: id.
+        federation: trains.
+        folder: the client's run folder.
+        who: the site's identity.
+    """
+    if config.fedmllm.privacy.secure_aggregation.enabled:
+        from fs_fedmllm.distributed.secure_client import SecureRoundClient
+
+        train = checked(federation.clients)
+        return SecureRoundClient(config, client, federation.server, train, folder, who).handlers()
     return {"turn": update_handler(client, checked(federation.clients))}
 
 
@@ -185,13 +196,13 @@ def take_part(
         needed=bool(config.method.keeps),
     )
     # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.
-    limits = frame_limits(settings)
-    with TransportClient(settings.address, identity(settings, client), limits) as channel:
+    limits, who = frame_limits(settings), identity(settings, client)
+    with TransportClient(settings.address, who, limits) as channel:
         site = RoundClient(
             channel,
             client,
             introduction(config, client, data),
-            handlers_of(config, client, federation) if handlers is None else handlers,
+            handlers_of(config, client, federation, folder, who) if handlers is None else handlers,
             store,
             settings,
             Journal(folder, f"client {client}"),

@@ -120,6 +120,15 @@ class Session:
         self.round = self._server.begin(self.state.round, clients, self.state.params, self.state.server)
         return self.round
 
+    def retake(self) -> None:
+        """Begin the round that is under way again: what its clients gave came to nothing, and refused nobody."""
+        current = self.round
+        assert current is not None
+        self._uploaded = 0
+        refused = self.state.figures["refused"]
+        refused[:] = [entry for entry in refused if entry["round"] != current.index]
+        self.round = self._server.begin(current.index, current.clients, self.state.params, self.state.server)
+
     def take(self, update: ClientUpdate | FailedUpdate) -> bool:
         """Record what a client gives back, check it and add it to the round; in ascending client order.
 

@@ -14,6 +14,7 @@ from waiting import LONG
 from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, decode, encode
+from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity, update_handler
@@ -98,7 +99,9 @@ def site_of(
         wire.channel(client),
         client,
         introduction(config, client, own) | introduced,
-        {"turn": update_handler(client, train)} if train else handlers_of(config, client, federation),
+        {"turn": update_handler(client, train)}
+        if train
+        else handlers_of(config, client, federation, folder, Identity.plaintext(client)),
         SiteStore(folder / "state", site_identity(config, client, rows)),
         settings,
         Journal(folder, f"client {client}"),

@@ -39,9 +39,9 @@ def test_a_client_killed_in_its_turn_is_survived_and_comes_back(started, begin, 
     words = [
         *SHORT, "federate.total_round_num", "2", "federate.client_num", "3", "federate.sample_client_num", "3",
         "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 2}]", "train.local_update_steps", "6",
-        "fedmllm.privacy.secure_aggregation.enabled", "True", "fedmllm.privacy.secure_aggregation.threshold", "0.6",
+        "fedmllm.privacy.secure_aggregation.enabled", "True",
         "fedmllm.network.address", f"127.0.0.1:{free_port()}", "fedmllm.network.insecure", "True",
-        "fedmllm.network.turn_timeout", "300", "fedmllm.network.min_clients", "3", "outdir", str(tmp_path),
+        "fedmllm.network.turn_timeout", "300", "outdir", str(tmp_path),
         "eval.freq", "2",
     ]  # fmt: skip
     for client in (0, *CLIENTS):

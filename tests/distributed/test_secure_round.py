@@ -18,13 +18,15 @@ from waiting import LONG, Clock
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
-from fs_fedmllm.distributed.client import RoundClient
+from fs_fedmllm.distributed.answering import Handler, RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
+from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import NetworkError
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity
-from fs_fedmllm.distributed.server import RoundServer
+from fs_fedmllm.distributed.secure_client import SecureRoundClient
+from fs_fedmllm.distributed.server import ATTEMPTS, RoundServer, Stopped
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.errors import ConfigError, PrivacyError
@@ -79,7 +81,8 @@ def site(pieces: Federation, client: int, folder: Path, wire: Wire, settings) ->
     home = folder / f"client_{client}"
     home.mkdir(parents=True, exist_ok=True)
     made = RoundClient(
-        wire.channel(client), client, introduction(config, client, own), handlers_of(config, client, pieces),
+        wire.channel(client), client, introduction(config, client, own),
+        handlers_of(config, client, pieces, home, Identity.plaintext(client)),
         SiteStore(home / "state", site_identity(config, client, rows)), settings, Journal(home, f"client {client}"),
         StatusFile(home), sleep=lambda seconds: time.sleep(0.01),
     )  # fmt: skip
@@ -169,6 +172,158 @@ def test_a_round_waits_for_as_many_as_open_its_sum(pieces, tmp_path) -> None:
         server.join()
 
 
+def again_in(folder: Path, pieces: Federation, wire: Wire) -> Started:
+    """A server in the place of one that crashed, over what it left on disk; its clients are those that there were."""
+    config = pieces.config
+    settings = replace(config.fedmllm.network, join_timeout=LONG, turn_timeout=LONG, give_up=LONG)
+    blind = replace(pieces, data=replace(pieces.data, clients={}))
+    blind.evaluate = pieces.evaluate  # type: ignore[method-assign]
+    session = Session(blind, RunFolder(folder / "server", config), Listener())
+    agreed = agreement(config, pieces.data.template)
+    made = RoundServer(session, settings, agreed=agreed, rounds=rounds_of(config), linger=3.0)
+    wire.server = made
+    return Started(made.run)
+
+
+class Crash(BaseException):
+    """Stands for kill -9 of the server: its thread ends and says nothing."""
+
+
+@pytest.mark.parametrize("moment", ["first masked update", "last masked update", "first shares", "sum is open"])
+def test_a_server_that_crashed_goes_on_in_its_session(pieces, embedded, tmp_path, monkeypatch, moment) -> None:
+    """With the same sum: a second session, which some client could be missing from, would open a second one."""
+    wire, trained, crashed = Wire(), [], []
+    update = type(pieces.clients).update
+
+    def counted(self, client, *rest):
+        trained.append(client)
+        return update(self, client, *rest)
+
+    monkeypatch.setattr(type(pieces.clients), "update", counted)
+
+    def crash() -> None:
+        crashed.append(moment)
+        server, wire.server = wire.server, None
+        server.session.end_round = server._run_phase = stop  # its round loop does not outlive this
+        server.stop()
+
+    def stop(*args, **kwargs):
+        raise Crash
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if message.kind != "answer" or answer.kind != "accepted" or crashed:
+            return
+        phase, done = message.header["phase"], len(wire.server.desk.opened.answered) if wire.server.desk.opened else 4
+        if (phase, done, moment) in (
+            (secure.TURN, 1, "first masked update"),
+            (secure.UNMASK, 1, "first shares"),
+        ):
+            crash()
+
+    wire.after = after
+    if moment in ("last masked update", "sum is open"):
+        stage = {"last masked update": "unmask", "sum is open": "opened"}[moment]
+        write = secure.RoundStore.write
+
+        def writing(self, held):
+            write(self, held)
+            if held.stage == stage and not crashed:
+                crash()
+                raise Crash
+
+        monkeypatch.setattr(secure.RoundStore, "write", writing)
+    _, server, sites = start(pieces, tmp_path, wire)
+    with pytest.raises((Crash, Stopped)):
+        server.join()
+    results = again_in(tmp_path, pieces, wire).join()
+    for each in sites.values():
+        each.join()
+    assert crashed == [moment]
+    assert results["adapter_sha256"] == embedded
+    assert results["participants"] == [list(CLIENTS)] and not results["refused"]
+    assert sorted(trained) == list(CLIENTS)  # each once
+    assert not list((tmp_path / "server" / "secure").iterdir())
+
+
+def test_a_round_of_too_few_is_taken_again_among_the_same_clients(pieces, embedded, tmp_path) -> None:
+    """Two of four lose their secrets after others have sent masked updates; back again, they bring the sum about."""
+    wire, failed = Wire(), set()
+
+    def before(client: int, message: Message) -> None:
+        turn = message.kind == "answer" and message.header["phase"] == secure.TURN
+        if client in (2, 3) and turn and client not in failed:
+            failed.add(client)
+            message.header["failed"] = "started again"  # type: ignore[index]
+
+    wire.before = before
+    _, server, sites = start(pieces, tmp_path, wire)
+    results = server.join()
+    for each in sites.values():
+        each.join()
+    assert results["adapter_sha256"] == embedded and results["participants"] == [list(CLIENTS)]
+    assert not results["refused"]  # of the round as it was taken
+    events = [json.loads(line) for line in (tmp_path / "server" / "events.jsonl").read_text().splitlines()]
+    aborted = [event["says"] for event in events if event["event"] == "aborted"]
+    assert len(aborted) == 1 and "2 of 4 clients sent a masked update" in aborted[0] and "started again" in aborted[0]
+
+
+def test_a_round_is_taken_again_without_a_site_that_was_lost_before_masked_updates(pieces, tmp_path) -> None:
+    class Dead(BaseException):
+        """Stands for kill -9 of a client."""
+
+    wire, failed = Wire(), set()
+
+    def before(client: int, message: Message) -> None:
+        if client == 4 and client in failed:
+            raise Dead
+        shares = message.kind == "answer" and message.header["phase"] == secure.SHARES
+        if client in (3, 4) and shares and client not in failed:
+            message.header["failed"] = "started again"  # type: ignore[index]
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if message.kind == "answer" and message.header.get("failed") and answer.kind == "accepted":
+            failed.add(client)
+            if client == 4:
+                wire.server.desk.handle(4, Message("leave", {"client": 4, "why": "it was killed"}))
+
+    wire.before, wire.after = before, after
+    _, server, sites = start(pieces, tmp_path, wire)
+    assert server.join()["participants"] == [[1, 2, 3]]
+    with pytest.raises(Dead):
+        sites[4].join()
+
+
+def test_a_client_with_wrong_shares_is_named_and_the_round_ends(pieces, embedded, tmp_path) -> None:
+    wire = Wire()
+
+    def before(client: int, message: Message) -> None:
+        if client == 2 and message.kind == "answer" and message.header["phase"] == secure.UNMASK:
+            message.header["seed"]["4"] = "01" * 66
+
+    wire.before = before
+    _, server, sites = start(pieces, tmp_path, wire)
+    results = server.join()
+    for each in sites.values():
+        each.join()
+    assert results["adapter_sha256"] == embedded and results["participants"] == [list(CLIENTS)]
+    assert [(entry["client"], entry["reason"]) for entry in results["refused"]] == [
+        (2, "client 2: secure_unmask: Client 2 sent a wrong share of client 4's seed.")
+    ]
+
+
+def test_a_damaged_session_on_the_servers_disk_is_no_new_one(tmp_path) -> None:
+    store = secure.RoundStore(tmp_path)
+    store.write(secure.HeldRound("over", 3, "start", (1, 2), (), 2, 1, {}, np.zeros(0, dtype=np.uint32)))
+    assert store.read(3, "start").cohort == (1, 2)
+    assert store.read(4, "start") is None and store.read(3, "another") is None
+    path = tmp_path / "secure" / "round.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"[1, 2]", b"[1, 3]"))
+    with pytest.raises(ConfigError, match="not known which sum was asked for"):
+        store.read(3, "start")
+    store.clear()
+    assert store.read(3, "start") is None
+
+
 def test_too_few_usable_answers_stop_the_run_by_name(pieces, tmp_path) -> None:
     wire = Wire()
 
@@ -178,15 +333,17 @@ def test_too_few_usable_answers_stop_the_run_by_name(pieces, tmp_path) -> None:
 
     wire.before = before
     _, server, _ = start(pieces, tmp_path, wire)
-    with pytest.raises(PrivacyError, match=r"2 of 4 clients sent a masked update, and the threshold is 3"):
+    with pytest.raises(PrivacyError, match=r"2 of 4 clients sent a masked update, and the threshold is 3.*failed"):
         server.join()
+    events = [json.loads(line)["event"] for line in (tmp_path / "server" / "events.jsonl").read_text().splitlines()]
+    assert events.count("aborted") == ATTEMPTS
 
 
-def test_the_quorum_is_the_threshold_of_those_that_began(pieces, tmp_path) -> None:
+def test_the_quorum_is_the_threshold_of_the_configuration(pieces, tmp_path) -> None:
     server = server_of(pieces, tmp_path / "server", Wire())
-    assert [server.quorum(10), server.quorum(10, 7)] == [6, 5]
-    server.settings = replace(server.settings, min_clients=8)
-    assert server.quorum(10, 9) == 8
+    assert server.quorum(4) == 3
+    server.settings = replace(server.settings, min_clients=4)
+    assert server.quorum(4) == 4
 
 
 def test_a_quorum_below_the_threshold_is_refused_with_both_keys() -> None:
@@ -197,21 +354,13 @@ def test_a_quorum_below_the_threshold_is_refused_with_both_keys() -> None:
     assert load("fedmllm.network.min_clients", "0").fedmllm.network.min_clients == 0
 
 
-def test_a_client_without_the_rounds_secrets_sits_it_out(pieces) -> None:
-    handlers = secure.SecureRoundClient(pieces.config, 1, pieces.server, pieces.clients.update).handlers()
+def handlers_for(pieces: Federation, client: int, folder: Path, who: Identity | None = None) -> dict[str, Handler]:
+    who = who or Identity.plaintext(client)
+    return SecureRoundClient(pieces.config, client, pieces.server, pieces.clients.update, folder, who).handlers()
+
+
+def test_a_client_without_the_rounds_secrets_sits_it_out(pieces, tmp_path) -> None:
+    handlers = handlers_for(pieces, 1, tmp_path)
     for phase in (secure.SHARES, secure.TURN, secure.UNMASK):
         said, _ = handlers[phase](Message("task", {"start": "ab", "round": 0}), {})
         assert "holds no secrets of this round" in said.header["failed"] and not said.tensors
-
-
-def test_a_server_cannot_ask_for_less_than_the_sites_threshold(pieces) -> None:
-    from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
-
-    name = "0" * 64
-    handlers = secure.SecureRoundClient(pieces.config, 1, pieces.server, pieces.clients.update).handlers()
-    mine, _ = handlers[secure.KEYS](Message("task", {"session": name, "start": name}), {})
-    roster = {"1": dict(mine.header)}
-    for other in range(2, 11):
-        roster[str(other)] = {kind: key.hex() for kind, key in SecureClient(other).keys().items()}
-    said, _ = handlers[secure.SHARES](Message("task", {"start": name, "roster": roster, "threshold": 5}), {})
-    assert "threshold of 5, this site for at least 6" in said.header["failed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ def vectors(clients, seed: int = 0) -> dict[int, np.ndarray]:
     return {c: rng.integers(0, 2**32, WORDS, dtype=np.uint32) for c in clients}
 
 
+def masked(server: SecureServer, side: SecureClient, vector: np.ndarray) -> np.ndarray:
+    return side.masked(server.sealed_for(side.client), vector, server.commitments_for(side.client))
+
+
 def run(clients, threshold: int, data, *, no_keys=(), no_shares=(), no_masked=(), no_unmask=()):
     """A round in which some clients fall silent; the server at its end."""
     sides = {client: SecureClient(client) for client in clients}
@@ -41,11 +46,11 @@ def run(clients, threshold: int, data, *, no_keys=(), no_shares=(), no_masked=()
     server.close_keys()
     for client in server.roster:
         if client not in no_shares:
-            server.add_shares(client, *sides[client].shares(server.session, server.roster, threshold))
+            server.add_shares(client, sides[client].shares(server.session, server.roster, threshold))
     server.close_shares()
     for client in server.sharers:
         if client not in no_masked:
-            server.add_masked(client, sides[client].masked(server.sealed_for(client), data[client]))
+            server.add_masked(client, masked(server, sides[client], data[client]))
     survivors = server.close_masked()
     for client in survivors:
         if client not in no_unmask:
@@ -102,7 +107,7 @@ def test_below_the_threshold_nothing_can_be_opened() -> None:
 
     for client in clients:
         guess = shamir.combine(server._shares["seed"][client])
-        assert masks.commitment((guess % 2**256).to_bytes(32, "big"), server.session) != server._commitments[client]
+        assert masks.commitment((guess % 2**256).to_bytes(32, "big"), server._bound()) != server._commitments[client]
     assert not np.array_equal(server._total, modular_sum(list(data.values())))
 
 
@@ -115,16 +120,16 @@ def test_one_masked_update_is_uniform_to_the_server() -> None:
     for c, s in side.items():
         server.add_keys(c, s.keys())
     for c, s in side.items():
-        server.add_shares(c, *s.shares(server.session, server.roster, 2))
+        server.add_shares(c, s.shares(server.session, server.roster, 2))
     server.close_shares()
-    seen = side[1].masked(server.sealed_for(1), np.zeros(size, dtype=np.uint32))
+    seen = masked(server, side[1], np.zeros(size, dtype=np.uint32))
     counts = np.bincount(seen.view(np.uint8), minlength=256)
     assert stats.chisquare(counts).pvalue > 1e-4
     assert stats.kstest(seen / 2**32, "uniform").pvalue > 1e-4
-    other = side[2].masked(server.sealed_for(2), np.zeros(size, dtype=np.uint32))
+    other = masked(server, side[2], np.zeros(size, dtype=np.uint32))
     assert abs(np.corrcoef(seen.astype(float), other.astype(float))[0, 1]) < 0.02
     # The pairwise masks alone cancel in the sum; each client's own mask keeps the sum hidden until enough unmask it.
-    third = side[3].masked(server.sealed_for(3), np.zeros(size, dtype=np.uint32))
+    third = masked(server, side[3], np.zeros(size, dtype=np.uint32))
     assert stats.chisquare(np.bincount((seen + other + third).view(np.uint8), minlength=256)).pvalue > 1e-4
 
 
@@ -143,7 +148,7 @@ def ready(clients=(1, 2, 3, 4), threshold: int = 3):
     for client, side in sides.items():
         server.add_keys(client, side.keys())
     for client, side in sides.items():
-        server.add_shares(client, *side.shares(server.session, server.roster, threshold))
+        server.add_shares(client, side.shares(server.session, server.roster, threshold))
     server.close_shares()
     return sides, server
 
@@ -151,7 +156,7 @@ def ready(clients=(1, 2, 3, 4), threshold: int = 3):
 @pytest.mark.parametrize("survivors", [[2, 3, 4], [1, 2], [1, 2, 9], [1, 2, 2, 3]])
 def test_no_shares_for_a_list_that_would_open_more(survivors) -> None:
     sides, server = ready()
-    sides[1].masked(server.sealed_for(1), vectors([1])[1])
+    masked(server, sides[1], vectors([1])[1])
     with pytest.raises(PrivacyError, match=r"survivors|unmasks nothing"):
         sides[1].unmask(survivors)
     with pytest.raises(PrivacyError, match="does not answer"):  # nor is there a second try
@@ -186,29 +191,112 @@ def test_tampering_is_found() -> None:
     sealed = server.sealed_for(1)
     sealed[2] = bytes([sealed[2][0] ^ 1]) + sealed[2][1:]
     with pytest.raises(PrivacyError, match="does not come from"):
-        sides[1].masked(sealed, vectors([1])[1])
+        sides[1].masked(sealed, vectors([1])[1], server.commitments_for(1))
     sides, server = ready()
     sealed = server.sealed_for(1)
     sealed[2], sealed[3] = sealed[3], sealed[2]
     with pytest.raises(PrivacyError, match="does not come from"):
-        sides[1].masked(sealed, vectors([1])[1])
+        sides[1].masked(sealed, vectors([1])[1], server.commitments_for(1))
 
 
 @pytest.mark.parametrize("kind", ["seed", "key"])
-def test_wrong_shares_are_found(kind: str) -> None:
-    sides, server = ready()
-    data = vectors((1, 2, 3))
-    for client in (1, 2, 3):  # 4 drops out, so that shares of a key are needed too
-        server.add_masked(client, sides[client].masked(server.sealed_for(client), data[client]))
+def test_wrong_shares_are_found_their_sender_is_named_and_the_rest_open_the_sum(kind: str) -> None:
+    clients = (1, 2, 3, 4, 5)
+    sides, server = ready(clients)
+    data = vectors(clients)
+    for client in (1, 2, 3, 4):  # 5 drops out, so that shares of a key are needed too
+        server.add_masked(client, masked(server, sides[client], data[client]))
     survivors = server.close_masked()
     for client in survivors:
         answer = sides[client].unmask(survivors)
-        if client == 2:
-            whose = 1 if kind == "seed" else 4
-            answer[kind][whose] = bytes([answer[kind][whose][0], answer[kind][whose][1] ^ 1]) + answer[kind][whose][2:]
-        server.add_unmask(client, answer)
-    with pytest.raises(PrivacyError, match="do not fit"):
+        if client != 2:
+            server.add_unmask(client, answer)
+            continue
+        whose = 1 if kind == "seed" else 5
+        answer[kind][whose] = bytes([answer[kind][whose][0], answer[kind][whose][1] ^ 1]) + answer[kind][whose][2:]
+        with pytest.raises(PrivacyError, match=rf"^Client 2 sent a wrong share of client {whose}'s {kind}\.$"):
+            server.add_unmask(2, answer)
+    assert np.array_equal(server.total(), modular_sum([data[c] for c in (1, 2, 3, 4)]))
+
+
+def test_shares_other_than_those_committed_to_are_found_by_whom_they_are_for() -> None:
+    sides, server = ready()
+    committed = {other: data[::-1] if other == 3 else data for other, data in server.commitments_for(1).items()}
+    with pytest.raises(PrivacyError, match="shares of client 3 are not those that it committed to"):
+        sides[1].masked(server.sealed_for(1), vectors([1])[1], committed)
+
+
+def test_secrets_that_were_split_into_shares_that_do_not_fit_name_their_dealer(monkeypatch) -> None:
+    split = client_side.shamir.split
+
+    def crooked(secret, threshold, holders):
+        return {holder: share + holder**2 for holder, share in split(secret, threshold, holders).items()}
+
+    sides = {client: SecureClient(client) for client in (1, 2, 3)}
+    server = SecureServer(2, WORDS)
+    for client, side in sides.items():
+        server.add_keys(client, side.keys())
+    for client, side in sides.items():
+        monkeypatch.setattr(client_side.shamir, "split", crooked if client == 3 else split)
+        server.add_shares(client, side.shares(server.session, server.roster, 2))
+    server.close_shares()
+    for client, side in sides.items():
+        server.add_masked(client, masked(server, side, vectors([client])[client]))
+    for client, side in sides.items():
+        server.add_unmask(client, side.unmask(server.close_masked()))
+    with pytest.raises(
+        PrivacyError, match=r"Client 3 split its secrets into shares that do not fit.*without client 3"
+    ):
         server.total()
+
+
+def test_clients_that_were_told_of_other_clients_open_no_shares_of_each_other() -> None:
+    sides = {client: SecureClient(client) for client in (1, 2, 3, 4)}
+    keys = {client: side.keys() for client, side in sides.items()}
+    session = b"s" * 32
+    dealt = {c: sides[c].shares(session, {o: keys[o] for o in (1, 2, 3)}, 2) for c in (1, 2)}
+    dealt[3] = sides[3].shares(session, keys, 3)  # it alone is told of client 4
+    sealed = {other: dealt[other].sealed[1] for other in (2, 3)}
+    with pytest.raises(PrivacyError, match="told of other clients"):
+        sides[1].masked(sealed, vectors([1])[1], {other: dealt[other].shares[1] for other in (2, 3)})
+
+
+def test_clients_that_were_sent_other_adapters_give_noise() -> None:
+    """A lying server: one gets the adapter, the others one from which nothing can be learned."""
+    clients = (1, 2, 3)
+    zero = np.zeros(WORDS, dtype=np.uint32)
+
+    def opened(contexts: dict[int, bytes]) -> np.ndarray:
+        sides, server = ready(clients, 2)
+        server._context = contexts[1]
+        for client, side in sides.items():
+            vector = vectors([1])[1] if client == 1 else zero
+            sent = (server.sealed_for(client), vector, server.commitments_for(client), contexts[client])
+            server.add_masked(client, side.masked(*sent))
+        for client, side in sides.items():
+            server.add_unmask(client, side.unmask(server.close_masked()))
+        return server.total()
+
+    assert np.array_equal(opened(dict.fromkeys(clients, b"adapter")), vectors([1])[1])
+    assert (opened({1: b"adapter", 2: b"zeros", 3: b"zeros"}) != vectors([1])[1]).all()
+
+
+def test_a_server_that_is_started_again_goes_on_in_its_session() -> None:
+    sides, server = ready()
+    data = vectors((1, 2, 3))
+    for client in (1, 2, 3):
+        server.add_masked(client, masked(server, sides[client], data[client]))
+    survivors = server.close_masked()
+    head, total = json.loads(json.dumps(server.state()[0])), server.state()[1].copy()
+    again = SecureServer.restored(head, total)
+    for client in survivors:
+        again.add_unmask(client, sides[client].unmask(survivors))
+    expected = modular_sum([data[c] for c in (1, 2, 3)])
+    assert np.array_equal(again.total(), expected)
+    opened = SecureServer.restored(json.loads(json.dumps(again.state()[0])), again.state()[1])
+    assert np.array_equal(opened.total(), expected)
+    with pytest.raises(ValueError, match="another length"):
+        SecureServer.restored(head, total[1:])
 
 
 def test_answers_that_are_none() -> None:
@@ -216,7 +304,7 @@ def test_answers_that_are_none() -> None:
     with pytest.raises(PrivacyError, match="no valid public keys"):
         server.add_keys(7, {"seal": b"x", "mask": b"y"})
     with pytest.raises(PrivacyError, match="one share for each"):
-        server.add_shares(1, {2: b"short"}, b"0" * 32)
+        server.add_shares(1, client_side.Dealt({2: b"short"}, b"0" * 32, {}))
     with pytest.raises(PrivacyError, match="no masked update"):
         server.add_masked(9, np.zeros(WORDS, dtype=np.uint32))
     with pytest.raises(PrivacyError, match="no masked update"):
@@ -312,7 +400,8 @@ def test_values_beyond_the_range_are_said(caplog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "clients", "expected"), [(0.67, 3, 3), (0.66, 3, 2), (0.51, 4, 3), (1.0, 7, 7), (0.67, 10, 7)]
+    ("share", "clients", "expected"),
+    [(0.67, 3, 3), (0.66, 3, 2), (0.66, 4, 3), (0.66, 5, 4), (0.51, 4, 3), (1.0, 7, 7), (0.67, 10, 7)],
 )
 def test_thresholds(share: float, clients: int, expected: int) -> None:
     assert threshold_of(share, clients) == expected

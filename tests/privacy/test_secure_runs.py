@@ -74,7 +74,7 @@ def test_the_adapter_is_that_of_the_plain_quantised_sum_and_near_the_plain_one(s
     monkeypatch.setattr(in_process, "SecureSum", PlainSum)
     reference, _ = simulation.run(short_config(*words, *SECURE, "expname", "reference"))
     assert secure["adapter_sha256"] == reference["adapter_sha256"] != plain["adapter_sha256"]
-    assert secure["privacy"]["secure_aggregation"]["threshold"] == 0.67
+    assert secure["privacy"]["secure_aggregation"]["threshold"] == 0.66
     got, expected = adapter(at), adapter(beside)
     # Half a unit per client in the sum, R W n / (2^31 sum of weights) each; rows differ by far less than a factor 3.
     assert max(float((got[n] - expected[n]).abs().max()) for n in got) < 3 * 1.5 * 3 / 2**31 + 1e-8

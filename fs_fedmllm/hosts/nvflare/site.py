@@ -16,6 +16,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
 from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, place_of
+from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import client_data, introduction, site_identity
@@ -150,7 +151,7 @@ def _client(config: Config, client: int, data: FederatedData, folder: RunFolder,
         data,
         folder,
         store,
-        handlers_of(config, client, federation),
+        handlers_of(config, client, federation, Path(folder.path), Identity.plaintext(client)),
         Journal(folder.path, f"client {client}"),
         StatusFile(folder.path),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -13,6 +14,21 @@ from fs_fedmllm.privacy.secure_aggregation import masks, shamir
 
 #: Public keys of a client: for sealing shares, and for pairwise masks.
 PublicKeys = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What a client gives away of its secrets.
+
+    Attributes:
+        sealed: client -> its two shares, sealed for it.
+        commitment: to the seed of our own mask.
+        shares: client, ourselves too -> commitments to its share of the key and to that of the seed, 64 bytes.
+    """
+
+    sealed: dict[int, bytes]
+    commitment: bytes
+    shares: dict[int, bytes]
 
 
 class SecureClient:
@@ -45,18 +61,13 @@ class SecureClient:
         self._step("keys", "shares")
         return {"seal": masks.public_bytes(self._seal_key), "mask": masks.public_bytes(self._mask_key)}
 
-    def shares(
-        self, session: bytes, roster: Mapping[int, PublicKeys], threshold: int
-    ) -> tuple[dict[int, bytes], bytes]:
+    def shares(self, session: bytes, roster: Mapping[int, PublicKeys], threshold: int) -> Dealt:
         """Split the secrets among the others.
 
         Args:
             session: the round's random name, at least 16 bytes.
             roster: client -> public keys, of everybody who sent some.
             threshold: how many must be there at the end.
-
-        Returns:
-            client -> its shares, sealed for it; and a commitment to the seed of our own mask.
 
         Raises:
             PrivacyError: the roster is not one that protects anybody.
@@ -65,6 +76,8 @@ class SecureClient:
         own = {"seal": masks.public_bytes(self._seal_key), "mask": masks.public_bytes(self._mask_key)}
         if dict(roster.get(self.client, {})) != own:
             raise PrivacyError(f"The roster does not hold the keys that client {self.client} sent.")
+        if any(type(client) is not int or client < 1 for client in roster):
+            raise PrivacyError("The roster names something that is no client.")
         everyone = [key for keys in roster.values() for key in keys.values()]
         if len(set(everyone)) != len(everyone):
             raise PrivacyError("Two public keys of the roster are the same; somebody plays several clients.")
@@ -76,25 +89,35 @@ class SecureClient:
                 f"A threshold of {threshold} among {len(roster)} clients does not protect an update; it must be above "
                 "half of them, and at least 2."
             )
-        self._session, self._roster, self._threshold = session, dict(roster), threshold
+        self._roster, self._threshold = dict(roster), threshold
+        self._bound = masks.bound(session, roster, threshold)
         holders = sorted(roster)
         of_key = shamir.split(int.from_bytes(self._mask_key.private_bytes_raw(), "big"), threshold, holders)
         of_seed = shamir.split(int.from_bytes(self._self_seed, "big"), threshold, holders)
         self._kept = {self.client: (of_key[self.client], of_seed[self.client])}
-        sealed = {}
-        for other in holders:
-            if other != self.client:
-                plain = of_key[other].to_bytes(shamir.WIDTH, "big") + of_seed[other].to_bytes(shamir.WIDTH, "big")
-                key = masks.agree(self._seal_key, roster[other]["seal"], "seal", session, self.client, other)
-                sealed[other] = masks.seal(key, plain, _about(session, self.client, other))
-        return sealed, masks.commitment(self._self_seed, session)
+        sealed, commitments = {}, {}
+        for holder in holders:
+            pair = _as_bytes(of_key[holder], of_seed[holder])
+            commitments[holder] = _committed(self.client, holder, pair, self._bound)
+            if holder != self.client:
+                key = masks.agree(self._seal_key, roster[holder]["seal"], "seal", self._bound, self.client, holder)
+                sealed[holder] = masks.seal(key, b"".join(pair), _about(self._bound, self.client, holder))
+        return Dealt(sealed, masks.commitment(self._self_seed, self._bound), commitments)
 
-    def masked(self, sealed: Mapping[int, bytes], vector: np.ndarray) -> np.ndarray:
+    def masked(
+        self,
+        sealed: Mapping[int, bytes],
+        vector: np.ndarray,
+        commitments: Mapping[int, bytes],
+        context: bytes = b"",
+    ) -> np.ndarray:
         """Hide the update.
 
         Args:
             sealed: client -> the shares that it sealed for us; masks are shared with exactly these clients.
             vector: uint32, the encoded update.
+            commitments: client -> what it committed to for us.
+            context: round and digest of what the update was computed from.
 
         Returns:
             uint32, of the same length, uniform to everybody who does not know the masks.
@@ -111,18 +134,19 @@ class SecureClient:
                 f"{self._threshold}; client {self.client} sends nothing."
             )
         for other, data in sealed.items():
-            key = masks.agree(self._seal_key, self._roster[other]["seal"], "seal", self._session, other, self.client)
-            plain = masks.unseal(key, data, _about(self._session, other, self.client))
-            if len(plain) != 2 * shamir.WIDTH:
-                raise PrivacyError(f"The shares of client {other} have the wrong size.")
-            self._kept[other] = (
-                int.from_bytes(plain[: shamir.WIDTH], "big"),
-                int.from_bytes(plain[shamir.WIDTH :], "big"),
-            )
+            key = masks.agree(self._seal_key, self._roster[other]["seal"], "seal", self._bound, other, self.client)
+            plain = masks.unseal(key, data, _about(self._bound, other, self.client))
+            pair = plain[: shamir.WIDTH], plain[shamir.WIDTH :]
+            if len(plain) != 2 * shamir.WIDTH or commitments.get(other) != _committed(
+                other, self.client, pair, self._bound
+            ):
+                raise PrivacyError(f"The shares of client {other} are not those that it committed to.")
+            self._kept[other] = (int.from_bytes(pair[0], "big"), int.from_bytes(pair[1], "big"))
         hidden = vector.astype(np.uint32, copy=True)
         masks.apply_mask(hidden, self._self_seed)
+        salt = masks.mask_salt(self._bound, [self.client, *sealed], context)
         for other in sealed:
-            seed = pair_seed(self._mask_key, self._roster[other]["mask"], self._session, self.client, other)
+            seed = pair_seed(self._mask_key, self._roster[other]["mask"], salt, self.client, other)
             masks.apply_mask(hidden, seed, negative=self.client > other)
         return hidden
 
@@ -154,10 +178,19 @@ class SecureClient:
         return answer
 
 
-def pair_seed(key: X25519PrivateKey, public: bytes, session: bytes, client: int, other: int) -> bytes:
+def pair_seed(key: X25519PrivateKey, public: bytes, salt: bytes, client: int, other: int) -> bytes:
     """Seed of the mask that two clients share; the one with the smaller id adds it, the other subtracts it."""
-    return masks.agree(key, public, "mask", session, min(client, other), max(client, other))
+    return masks.agree(key, public, "mask", salt, min(client, other), max(client, other))
 
 
-def _about(session: bytes, sender: int, receiver: int) -> bytes:
-    return session + f"|{sender}|{receiver}".encode()
+def _as_bytes(of_key: int, of_seed: int) -> tuple[bytes, bytes]:
+    return of_key.to_bytes(shamir.WIDTH, "big"), of_seed.to_bytes(shamir.WIDTH, "big")
+
+
+def _committed(dealer: int, holder: int, pair: tuple[bytes, bytes], bound: bytes) -> bytes:
+    kinds = zip(("key", "seed"), pair, strict=True)
+    return b"".join(masks.share_commitment(kind, dealer, holder, share, bound) for kind, share in kinds)
+
+
+def _about(bound: bytes, sender: int, receiver: int) -> bytes:
+    return bound + f"|{sender}|{receiver}".encode()

@@ -44,7 +44,7 @@ class SecureSum:
             self.server.add_keys(client, side.keys())
         self.server.close_keys()
         for client, side in self._clients.items():
-            self.server.add_shares(client, *side.shares(self.server.session, self.server.roster, policy.threshold))
+            self.server.add_shares(client, side.shares(self.server.session, self.server.roster, policy.threshold))
         self.server.close_shares()
 
     def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
@@ -62,7 +62,9 @@ class SecureSum:
             vector = self._policy.vector(client, self._params, update, int(weight))
         except UpdateError as error:
             raise UpdateError(f"Client {client}: {error}") from error
-        self.server.add_masked(client, self._clients[client].masked(self.server.sealed_for(client), vector))
+        server = self.server
+        masked = self._clients[client].masked(server.sealed_for(client), vector, server.commitments_for(client))
+        server.add_masked(client, masked)
 
     def mean(self) -> State:
         """Unmask the sum; empty if nobody sent anything.

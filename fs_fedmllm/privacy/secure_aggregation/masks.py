@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -31,7 +33,7 @@ def agree(key: X25519PrivateKey, public: bytes, purpose: str, session: bytes, fi
         key: ours.
         public: theirs, 32 bytes.
         purpose: keys for different purposes have nothing to do with each other.
-        session: of this round, so that no key serves twice.
+        session: of this round and what is bound to it, so that no key serves twice.
         first: client id.
         second: client id; the order matters.
 
@@ -49,9 +51,52 @@ def agree(key: X25519PrivateKey, public: bytes, purpose: str, session: bytes, fi
     return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=session, info=info).derive(secret)
 
 
-def commitment(seed: bytes, session: bytes) -> bytes:
+def bound(session: bytes, roster: Mapping[int, Mapping[str, bytes]], threshold: int) -> bytes:
+    """What keys are derived under: the session, and the roster and threshold that its client was told.
+
+    Two clients that were told different things agree on no key: neither opens the other's shares.
+
+    Args:
+        session: the round's random name.
+        roster: client -> its public keys.
+        threshold: clients that must be there at the end.
+
+    Returns:
+        32 bytes.
+    """
+    told = [[client, keys["seal"].hex(), keys["mask"].hex()] for client, keys in sorted(roster.items())]
+    said = json.dumps(["fs-fedmllm secure aggregation 2", session.hex(), threshold, told]).encode()
+    return hashlib.sha256(said).digest()
+
+
+def mask_salt(bound: bytes, sharers: Iterable[int], context: bytes) -> bytes:
+    """What the pairwise masks are derived under: also who shares them, and what the updates were computed from.
+
+    The masks of clients that were sent different adapters do not cancel. So a server that sends all but one of them
+    an adapter from which nothing can be learned gets noise, and not the update of that one (Pasquini, Francati and
+    Ateniese, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency", CCS 2022).
+
+    Args:
+        bound: see :func:`bound`.
+        sharers: the clients that masks are shared with, ourselves too.
+        context: round and digest of what the server sent.
+
+    Returns:
+        32 bytes.
+    """
+    said = bound + json.dumps(sorted(sharers)).encode() + b"|" + context
+    return hashlib.sha256(b"fs-fedmllm masks|" + said).digest()
+
+
+def commitment(seed: bytes, bound: bytes) -> bytes:
     """What lets the server check a seed that it puts together from shares; it tells nothing about 32 random bytes."""
-    return hashlib.sha256(b"fs-fedmllm self mask|" + session + seed).digest()
+    return hashlib.sha256(b"fs-fedmllm self mask|" + bound + seed).digest()
+
+
+def share_commitment(kind: str, dealer: int, holder: int, share: bytes, bound: bytes) -> bytes:
+    """What lets everybody check a share when it is given out; it tells nothing about 521 random bits."""
+    said = f"fs-fedmllm share|{kind}|{dealer}|{holder}|".encode()
+    return hashlib.sha256(said + bound + share).digest()
 
 
 def seal(key: bytes, plain: bytes, about: bytes) -> bytes:
@@ -68,7 +113,10 @@ def unseal(key: bytes, sealed: bytes, about: bytes) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, about)
     except InvalidTag as error:
-        raise PrivacyError("A share does not come from the client that it names; the round cannot go on.") from error
+        raise PrivacyError(
+            "A share does not come from the client that it names, or that client was told of other clients than this "
+            "one; the round cannot go on."
+        ) from error
 
 
 def apply_mask(vector: np.ndarray, seed: bytes, *, negative: bool = False) -> None:

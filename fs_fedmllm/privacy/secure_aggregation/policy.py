@@ -73,7 +73,8 @@ class Policy:
                 f"{codec.words - 1} parameters of {clients} clients are too many for 32-bit words under differential "
                 "privacy: rounding alone may change an update by a tenth of fedmllm.privacy.dp.clip_norm."
             )
-        threshold = threshold_of(privacy.secure_aggregation.threshold, clients)
+        # A share of those that the configuration says, whatever number of them is there to begin.
+        threshold = threshold_of(privacy.secure_aggregation.threshold, expected)
         return cls(codec, threshold, clip_norm, expected)
 
     def vector(
