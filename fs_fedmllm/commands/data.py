@@ -7,8 +7,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.data.client_names import called, client_by
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, printable
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def add(commands: Any) -> None:
     export.set_defaults(function=_export)
 
     show = _configured(verbs, "show", "browse rows and their final prompt")
-    show.add_argument("--client", type=int, help="rows of this client, as it may see them")
+    show.add_argument("--client", help="rows of this client (its id or its name), as it may see them")
     show.add_argument("--split", choices=("train", "val", "test"), default="train", help="without --client")
     show.add_argument("--case", choices=CASES, help="only rows that show this")
     show.add_argument("-n", type=int, default=3, help="rows (default 3)")
@@ -85,9 +87,9 @@ def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
     from fs_fedmllm.data.registry import EMBEDDED, NAMES
-    from fs_fedmllm.scenarios.federated_data import deal_data, named_groups
+    from fs_fedmllm.scenarios.federated_data import client_column, counted_in, deal_data, named_groups
 
-    words, config, groups = list(args.overrides), None, []
+    words, config, groups, by_client = list(args.overrides), None, [], ""
     if args.target in NAMES:
         name, root = args.target, "" if args.target in EMBEDDED else words.pop(0) if words else ""
         if not root and name not in EMBEDDED:
@@ -96,14 +98,14 @@ def _check(args: argparse.Namespace) -> int:
     else:
         config = _load(args.target, words)
         name, root, options = config.data.type, config.data.root, config.fedmllm.data
-        limit, groups = _widest(config), named_groups(config)
+        limit, groups, by_client = _widest(config), named_groups(config), client_column(config)
     dataset, findings = inspect(
-        name, root, options, decode=args.decode, widest=limit[0], family=limit[1], groups=groups
+        name, root, options, decode=args.decode, widest=limit[0], family=limit[1], groups=groups, by_client=by_client
     )
     dealt = None
     if config is not None and dataset is not None and not any(f.severity == "error" for f in findings):
         try:
-            dealt = deal_data(config, dataset)
+            dealt = deal_data(counted_in(config, dataset), dataset)
         except FedMLLMError as error:
             findings.insert(0, as_finding(error))
     print(findings_table(grouped([finding for finding in findings if finding.severity != "note"]), args.most))
@@ -112,7 +114,7 @@ def _check(args: argparse.Namespace) -> int:
         if said := _labels(dataset):
             print(said)
     if dealt is not None:
-        print(client_table(dealt.clients))
+        print(client_table(dealt.clients, dealt.names))
     for finding in findings:
         if finding.severity == "note":
             print(f"{finding.file}: {finding.problem}")
@@ -213,9 +215,9 @@ def federated(config: Config, manifest: str | None = None) -> FederatedData:
     Raises:
         ScenarioError: the manifest was made from other files or rows.
     """
-    from fs_fedmllm.scenarios.federated_data import prepare_data, recorded_data
+    from fs_fedmllm.scenarios.federated_data import counted, prepare_data, recorded_data
 
-    return prepare_data(config) if manifest is None else recorded_data(config, manifest)
+    return prepare_data(*counted(config)) if manifest is None else recorded_data(config, manifest)
 
 
 def _dealt(args: argparse.Namespace) -> tuple[Config, FederatedData, Path]:
@@ -245,6 +247,8 @@ def _split(args: argparse.Namespace) -> int:
             record = data.manifest.clients.get(client)
             head = {
                 "client": client,
+                **({"name": data.names[client]} if client in data.names else {}),
+                "clients": len(data.manifest.clients),
                 "dataset": data.dataset.name,
                 "scenario": data.manifest.scenario,
                 "beta": record.beta if record else None,
@@ -256,11 +260,15 @@ def _split(args: argparse.Namespace) -> int:
         else:
             write_records(rows, out / f"client_{client}.json", data.template, config.fedmllm.prompt)
     if args.per_client_folders:
-        head = {"dataset": data.dataset.name, "manifest_sha256": data.manifest.sha256}
+        head = {
+            "dataset": data.dataset.name,
+            "clients": len(data.manifest.clients),
+            "manifest_sha256": data.manifest.sha256,
+        }
         splits = {"val": data.dataset.val, "test": data.dataset.test}
         write_server(out / SERVER, splits, data.template, head, images=args.images)
         place_template(out / SERVER, asked)
-    print(client_table(data.clients))
+    print(client_table(data.clients, data.names))
     print(f"scenario {data.manifest.scenario}, seed {data.manifest.seed}, manifest sha256 {data.manifest.sha256}")
     print(f"written to {out}")
     return 0
@@ -276,35 +284,47 @@ def _export(args: argparse.Namespace) -> int:
     for split, rows in (("val", data.dataset.val), ("test", data.dataset.test)):
         if rows:
             write_split(out / "server", split, rows, data.template, variant)
-    print(client_table(data.clients))
+    print(client_table(data.clients, data.names))
     print(f"written to {out}; for example: trl sft --dataset_name {out / 'client_1'} --model_name_or_path ...")
     return 0
 
 
-def client_table(clients: Mapping[int, Sequence[Sample]]) -> str:
-    """Rows of each client by what they show."""
+def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Rows of each client by what they show.
+
+    Args:
+        clients: rows by id.
+        names: what the data calls them, by id.
+    """
     rows = []
     for client, samples in sorted(clients.items()):
         shown = Counter(sample.presence for sample in samples)
-        rows.append([client, f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES)])
+        rows.append([called(client, names), f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES)])
     return table(["client", "rows", *CASES], rows)
 
 
 def _show(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.scenarios.federated_data import client_column
 
     config = _load(args.config, args.overrides)
     rows: Sequence[Sample]
     if args.client is None:
-        dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+        dataset = load_dataset(
+            config.data.type, Path(config.data.root), config.fedmllm.data, by_client=client_column(config)
+        )
         template, rows, of = load_template(config.fedmllm.template or dataset.template), [], args.split
         rows = getattr(dataset, args.split)
     else:
         data = federated(config)
-        if args.client not in data.clients:
-            raise ConfigError(f"There is no client {args.client}; there are 1 to {max(data.clients)}.")
-        template, rows, of = data.template, data.clients[args.client], f"client {args.client}"
+        client = client_by(args.client, data.names)
+        if client is None or client not in data.clients:
+            known = [called(each, data.names) for each in sorted(data.clients)]
+            more = ", ..." if len(known) > 20 else ""
+            there = ", ".join(known[:20]) + more if data.names else f"1 to {known[-1]}"
+            raise ConfigError(f"There is no client {args.client}; there are {there}.")
+        template, rows, of = data.template, data.clients[client], f"client {called(client, data.names)}"
     chosen = [row for row in rows if args.case in (None, row.presence)]
     if not chosen:
         raise DataError(f"No row of {of} shows {args.case}.")

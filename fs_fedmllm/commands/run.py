@@ -53,10 +53,12 @@ def _run(args: argparse.Namespace) -> int:
         )
     from fs_fedmllm.runs.console import ConsoleProgress, closing_table
     from fs_fedmllm.runs.simulation import run
+    from fs_fedmllm.scenarios.federated_data import counted
 
+    config, dataset = counted(config)
     progress = ConsoleProgress(config)
     try:
-        results, folder = run(config, listener=progress, started=started, label=path.stem)
+        results, folder = run(config, listener=progress, started=started, label=path.stem, dataset=dataset)
     finally:
         progress.close()
     print(closing_table(results, str(folder.path)))

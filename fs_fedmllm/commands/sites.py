@@ -10,6 +10,7 @@ from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
 from fs_fedmllm.commands.data import table
+from fs_fedmllm.data.client_names import called
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
@@ -63,8 +64,10 @@ def _site(args: argparse.Namespace) -> int:
     if args.role == "client":
         print(run_client(config, client, label=path.stem), flush=True)
         return 0
+    from fs_fedmllm.distributed.roles import site_config
     from fs_fedmllm.runs.console import ConsoleProgress
 
+    config = site_config(config)
     progress = ConsoleProgress(config)
     try:
         said = run_server(config, listener=progress, started=started, label=path.stem)
@@ -114,7 +117,8 @@ def status_table(status: dict[str, Any]) -> str:
     ]
     if "clients" in status:
         rows = [
-            [c["client"], c["state"], c["seen"] or "", "" if c["rows"] is None else c["rows"],
+            [called(c["client"], {c["client"]: c.get("name") or ""}), c["state"],
+             c["seen"] or "", "" if c["rows"] is None else c["rows"],
              "" if c["delivered"] in (None, -1) else c["delivered"], c["why"]]
             for c in status["clients"]
         ]  # fmt: skip

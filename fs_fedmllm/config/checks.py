@@ -20,7 +20,7 @@ from fs_fedmllm.config.metric_paths import metric_faults, named_metrics
 from fs_fedmllm.config.missing_modalities import missing_modality_faults
 from fs_fedmllm.config.model import model_faults
 from fs_fedmllm.config.nearest import nearest
-from fs_fedmllm.config.open_names import METRICS, SPLITTERS, own_names
+from fs_fedmllm.config.open_names import GIVEN, METRICS, SPLITTERS, misplaced, own_names
 from fs_fedmllm.config.privacy import privacy_faults
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
@@ -39,18 +39,25 @@ def check(config: Config, where: str = "configuration") -> None:
 
 
 def faults(config: Config) -> Iterator[str]:
-    """A message, naming the keys, for everything that is wrong; later ones count on there being no earlier one."""
+    """A message, naming the keys, for everything that is wrong; later ones count on there being no earlier one.
+
+    What asks how many clients there are waits where the rows are to say it, until they have.
+    """
     yield from _value_faults(config)
-    yield from _federation_faults(config)
+    if not config.counts_clients:
+        yield from _federation_faults(config)
     yield from _name_faults(config)
     yield from model_faults(config)
-    yield from _cross_faults(config)
+    if not config.counts_clients:
+        yield from _cross_faults(config)
     yield from _trainer_faults(config)
     yield from missing_modality_faults(config)
     yield from hub_faults(config)
-    yield from privacy_faults(config)
+    if not config.counts_clients:
+        yield from privacy_faults(config)
     yield from compression_faults(config)
-    yield from aggregation_faults(config)
+    if not config.counts_clients:
+        yield from aggregation_faults(config)
     yield from _evaluation_faults(config)
 
 
@@ -139,6 +146,16 @@ def _name_faults(config: Config) -> Iterator[str]:
                 f"unknown parameter {name!r} in data.splitter_args{nearest(str(name), known_args)} "
                 f"Known: {', '.join(known_args)}."
             )
+    if config.scenario == GIVEN and not str(config.scenario_args.get("client") or "").strip():
+        yield (
+            "data.splitter fedmllm_given needs the column that says which client a row belongs to: "
+            "data.splitter_args: [{client: hospital}]."
+        )
+    for name in ("client", "scenario"):
+        if not isinstance(config.scenario_args.get(name, ""), str):
+            yield f"data.splitter_args: {name} is {config.scenario_args[name]!r}; write a text."
+    if fault := misplaced(config.scenario, config.scenario_args):
+        yield f"data.splitter_args: {fault}."
     for name, value in config.fedmllm.switches.items():
         if name in SCENARIO_SWITCHES:
             continue  # the scenario checks the value
@@ -166,7 +183,7 @@ def _trainer_faults(config: Config) -> Iterator[str]:
 
 
 def _cross_faults(config: Config) -> Iterator[str]:
-    if config.scenario == "cross":
+    if config.missingness == "cross":
         args, clients = config.scenario_args, config.federate.client_num
         image, text = args.get("image_clients"), args.get("text_clients")
         for name, count in (("image_clients", image), ("text_clients", text)):
@@ -213,7 +230,9 @@ def texts_for_numbers(config: Config) -> Iterator[tuple[str, str]]:
     Elsewhere the schema says that a number is meant, and such a text is taken as one.
     """
     places: dict[str, Any] = {
-        "data.splitter_args": {k: v for k, v in config.scenario_args.items() if k not in ("by", "keep_together")},
+        "data.splitter_args": {
+            k: v for k, v in config.scenario_args.items() if k not in ("by", "keep_together", "client")
+        },
         "model.fedmllm.image": config.model.fedmllm.image,
     }
     waiting: list[tuple[str, Any]] = list(places.items())

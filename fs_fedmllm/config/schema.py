@@ -18,7 +18,7 @@ from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.missing_modalities import SAMPLERS
 from fs_fedmllm.config.model import ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.config.open_names import PREFIX, SPLITTERS
+from fs_fedmllm.config.open_names import GIVEN, PREFIX, SPLITTERS, counts_itself
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
 from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, PARALLEL, POSITIVE, SHARE, Range, key, section
@@ -29,7 +29,10 @@ SPLITS = ("val", "test")
 
 
 #: What ``data.splitter_args`` may hold beside the switches; the scenarios check the values.
-SCENARIO_ARGS = ("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order")
+SCENARIO_ARGS = (
+    *("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order"),
+    *("client", "scenario"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,12 @@ class FederateConfig:
         "standalone", "How the federation runs.", choices=("standalone", "distributed"), owner="server", numbers=False
     )
     method: str = key("fedavg", "Server method, or one of the baselines local and global.", choices=METHODS)
-    client_num: int = key(0, "Clients in the federation; 0 is refused.", unit="clients")
+    client_num: int = key(
+        0,
+        "Clients in the federation. Left out (0) where the rows say it (data.splitter: fedmllm_given), and refused "
+        "there if the rows say another; elsewhere it must be given.",
+        unit="clients",
+    )
     sample_client_num: int = key(
         -1, "Clients drawn in a round; -1 takes all.", unit="clients", valid=Range(1, default=-1), owner="server"
     )
@@ -78,7 +86,7 @@ class DataConfig:
     root: str = key("data", "Folder that holds the data set; the embedded ones need none.", owner="site")
     splitter: str = key("", "Scenario.", choices=SPLITTERS)
     splitter_args: list = key(
-        [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, seed..."
+        [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, client, seed..."
     )
 
 
@@ -390,6 +398,16 @@ class Config:
     def scenario(self) -> str:
         """Name of the scenario: the splitter without our prefix."""
         return self.data.splitter.removeprefix(PREFIX)
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether the rows are to say how many clients there are, and nobody has read them yet."""
+        return self.federate.client_num == 0 and counts_itself(self.scenario)
+
+    @property
+    def missingness(self) -> str:
+        """The scenario that takes modalities away: the scenario itself, or the one on top of given clients."""
+        return str(self.scenario_args.get("scenario") or self.scenario) if self.scenario == GIVEN else self.scenario
 
     @property
     def scenario_settings(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def inspect(
     widest: float = 0.0,
     family: str = "",
     groups: Sequence[str] = (),
+    by_client: str = "",
 ) -> tuple[Dataset | None, list[Finding]]:
     """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all.
 
@@ -54,11 +55,12 @@ def inspect(
         widest: as for :func:`fs_fedmllm.data.shapes.check_shapes`.
         family: of the model.
         groups: keys of rows whose values should not stand in two splits, beside those that the options name.
+        by_client: as for :func:`fs_fedmllm.data.registry.load_dataset`.
     """
     found = Findings(strict=False)
     dataset = None
     try:
-        dataset = load_dataset(name, root, options, findings=found)
+        dataset = load_dataset(name, root, options, findings=found, by_client=by_client)
         absent_ok = (options or {}).get("require_images", True) is False
         rows = [*chain(dataset.train, dataset.val, dataset.test)]
         good = _images(rows, decode, absent_ok, found)

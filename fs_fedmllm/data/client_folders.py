@@ -113,6 +113,15 @@ def read_client(folder: Path) -> tuple[list[Sample], dict[str, Any]]:
     return _read_rows(folder, ROWS, head.get("rows_sha256"), HEAD), head
 
 
+def head_of(folder: Path, name: str) -> dict[str, Any]:
+    """What ``client.json`` or ``server.json`` says.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _head(folder / name)
+
+
 def place_template(folder: Path, template: str) -> None:
     """Put a template of the user's own beside a site's rows; one that ships is found by its name.
 

@@ -71,6 +71,7 @@ def load(
     extract_images: str = "",
     require_images: bool = True,
     title: str = "",
+    by_client: str = "",
     findings: Findings | None = None,
 ) -> Dataset:
     """Read your own data.
@@ -97,6 +98,8 @@ def load(
             ``images`` in the cache.
         require_images: whether a missing image file is an error.
         title: what results, plots and the model card call the data set.
+        by_client: the column whose every value is a client (``data.splitter: fedmllm_given``); training rows must
+            have it.
         findings: where to put what is wrong; without it the first error is raised.
     """
     found = findings or Findings()
@@ -122,6 +125,7 @@ def load(
         division,
         split_column,
         frozenset(absent),
+        by_client,
     )
     form = table_form(delimiter, encoding)
     read: dict[str, None] = {}
@@ -130,7 +134,8 @@ def load(
     for source in sources:
         columns = {**source.columns, **mapping}
         reader.begin(source, columns)
-        unread = UnreadColumns([*reader.groups, split_column], columns, WANTED[reader.options.template.task])
+        used = [*reader.groups, split_column, by_client]
+        unread = UnreadColumns(used, columns, WANTED[reader.options.template.task])
         try:
             convert(read_source(source, found, form), partial(reader.make, source, unread), found)
         except TooManyErrorsError:

@@ -47,6 +47,7 @@ class RowReader:
         division: how training rows are divided.
         split_column: the column that says which split a row is in.
         absent: texts that say that a value is not there.
+        by_client: the column whose every value is a client; training rows must have it. Empty where there is none.
     """
 
     found: Findings
@@ -57,6 +58,7 @@ class RowReader:
     division: Division
     split_column: str
     absent: frozenset[str]
+    by_client: str = ""
 
     def __post_init__(self) -> None:
         self.parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
@@ -90,7 +92,7 @@ class RowReader:
         try:
             part = self._part(row, source.split, where)
             image = self._image(row.get("image"), where)
-            self.parts[part].append(self._once[part](self._sample(row, where, image)))
+            self.parts[part].append(self._once[part](self._sample(row, where, image, part)))
         except DataError:
             # A row is often empty because its columns have other names, and that is the better thing to say.
             if self.found.strict:
@@ -149,7 +151,7 @@ class RowReader:
             raise RowError(where, f"the image path is {value!r}.", remedy)
         return None if missing(value) or value == b"" else self.images.resolve(value, where)
 
-    def _sample(self, row: Row, where: str, image: str | None) -> Sample:
+    def _sample(self, row: Row, where: str, image: str | None, part: str) -> Sample:
         template = self.options.template
         text, question = _optional(row, "text", where), _optional(row, "question", where)
         if image is None and text is None and (question is None or template.task == "choice"):
@@ -172,6 +174,14 @@ class RowReader:
                     raise fault
                 remedy = f"Fill it in, or take it out of {option}."
                 raise RowError(where, f"the group column {group!r} is empty.", remedy)
+        keys = {group: str(row[group]) for group in self.groups}
+        if self.by_client and not missing(row.get(self.by_client)):
+            keys[self.by_client] = str(row[self.by_client])
+        elif self.by_client and part == "train":
+            there = "is empty" if self.by_client in row else f"is not there (columns here: {', '.join(row)})"
+            problem = f"the column {self.by_client!r} {there}, and it says which client the row belongs to."
+            remedy = "Fill it in, remove the row, or name another column (data.splitter_args: client)."
+            raise RowError(where, problem, remedy)
         return Sample(
             id=_optional(row, "id", where) or where.rpartition(":")[2],
             image=image,
@@ -180,7 +190,7 @@ class RowReader:
             question=question if template.task == "vqa" else None,
             label=label,
             kind=kind,
-            keys={group: str(row[group]) for group in self.groups},
+            keys=keys,
             source=where,
         )
 

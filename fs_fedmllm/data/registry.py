@@ -55,7 +55,7 @@ def _loader(name: str) -> Callable[..., Dataset]:
 
 def known_options(name: str) -> dict[str, Any]:
     """The options of a data set and their defaults (``inspect.Parameter.empty`` where one must be given)."""
-    reserved = {"name", "root", "cache", "findings"}
+    reserved = {"name", "root", "cache", "findings", "by_client"}
     parameters = inspect.signature(_loader(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in reserved}
 
@@ -80,7 +80,12 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def load_dataset(
-    name: str, root: Path | str, options: Mapping[str, Any] | None = None, findings: Findings | None = None
+    name: str,
+    root: Path | str,
+    options: Mapping[str, Any] | None = None,
+    findings: Findings | None = None,
+    *,
+    by_client: str = "",
 ) -> Dataset:
     """Read a data set by name.
 
@@ -89,6 +94,8 @@ def load_dataset(
         root: the folder that the data lies in; ignored by the constructed sets.
         options: the adapter's keyword options.
         findings: where to put errors and warnings; without it the first error is raised.
+        by_client: column of the user's own rows that says which client a row belongs to; other data sets have their
+            keys anyway.
 
     Raises:
         ConfigError: unknown name or option.
@@ -102,6 +109,6 @@ def load_dataset(
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder; give the folder that the data of {name} lies in.")
-    if "findings" in inspect.signature(load).parameters:
-        return load(root, findings=findings, **options)
-    return load(root, **options)
+    taken = inspect.signature(load).parameters
+    aside = {"findings": findings} | ({"by_client": by_client} if by_client else {})
+    return load(root, **{key: value for key, value in aside.items() if key in taken}, **options)

@@ -214,10 +214,10 @@ class Desk:
         if other := self._other_base(client, p.text(header, "base", "")):
             return self._refuse("base", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
-        presence = self._presence(header, rows)
+        presence, name = self._presence(header, rows), p.text(header, "name", "")
         with self.news:
             before = self._roster.get(client)
-            self._roster.join(client, rows, missing_rate, presence)
+            self._roster.join(client, rows, missing_rate, presence, name)
             self.news.notify_all()
         self._note("joined" if before is None else "rejoined", client, rows=rows, missing_rate=missing_rate)
         if before is not None and before.rows != rows:

@@ -16,7 +16,7 @@ import torch
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.missing_modalities import told_of_rows
-from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, read_client, read_server, template_of
+from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, head_of, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -33,12 +33,16 @@ from fs_fedmllm.runs.belongings import base_of
 from fs_fedmllm.scenarios.federated_data import (
     FederatedData,
     check_best,
+    client_column,
+    counted,
     deal,
     fitting_template,
     missing_rate,
     scenario_params,
+    with_clients,
 )
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
+from fs_fedmllm.scenarios.rates import MOST
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ def server_data(config: Config) -> FederatedData:
         ConfigError: as for every run.
         DataError: a file is missing, was changed, or holds a bad row.
     """
-    root = Path(config.data.root)
+    config, root = site_config(config), Path(config.data.root)
     if (root / HEAD).is_file():
         raise ConfigError(f"{root} (data.root) is a client's folder; the server's is named {SERVER!r}, beside it.")
     _check_level(root)
@@ -62,7 +66,7 @@ def server_data(config: Config) -> FederatedData:
         dataset = Dataset(str(head.get("dataset")), template_of(root, head), (), rows["val"], rows["test"])
         split = str(head.get("manifest_sha256") or "")
     else:
-        dataset = load_dataset(config.data.type, root, config.fedmllm.data)
+        dataset = load_dataset(config.data.type, root, config.fedmllm.data, by_client=client_column(config))
         split = ""
     template = fitting_template(config, dataset)
     if dataset.train and not config.fedmllm.network.own_rows:
@@ -100,7 +104,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         ConfigError: there is no id, or another one in the folder.
         DataError: a file is missing, was changed, or holds a bad row.
     """
-    root = Path(config.data.root)
+    config, root, name = site_config(config), Path(config.data.root), ""
     rows: Sequence[Sample]
     if (root / SERVER_HEAD).is_file():
         raise ConfigError(f"{root} (data.root) is the server's folder; those of clients are client_1 ... beside it.")
@@ -112,7 +116,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
             raise ConfigError(f"{root} is the folder of client {written}, not of client {client}.")
         client = written
         dataset = Dataset(str(head.get("dataset")), template_of(root, head), rows, (), ())
-        split = str(head.get("manifest_sha256") or "")
+        split, name = str(head.get("manifest_sha256") or ""), str(head.get("name") or "")
     elif not client:
         raise ConfigError(
             f"{root} (data.root) holds no {HEAD}, so it is not clear which client this is. Name a folder that "
@@ -121,19 +125,51 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         )
     else:
         _check_id(config, client)
-        dataset = load_dataset(config.data.type, root, config.fedmllm.data)
+        own = config.fedmllm.network.own_rows
+        dataset = load_dataset(
+            config.data.type, root, config.fedmllm.data, by_client="" if own else client_column(config)
+        )
         rows, split = dataset.train, ""
-        if not config.fedmllm.network.own_rows:
+        if not own:
             clients, manifest = deal(config, dataset, fitting_template(config, dataset))
-            rows, split = clients[client], manifest.sha256
+            rows, split, name = clients[client], manifest.sha256, manifest.names.get(client, "")
             logger.info("Client %d takes its share: %d of %d training rows.", client, len(rows), len(dataset.train))
         dataset = dataclasses.replace(dataset, train=tuple(rows), val=(), test=())
     _check_id(config, client)
     if not rows:
         raise ConfigError(f"{root} has no training rows for client {client}.")
     template = fitting_template(config, dataset)
-    data = FederatedData(dataset, template, {client: rows}, _manifest(config, dataset), split or "own")
-    return client, data
+    manifest, names = _manifest(config, dataset), {client: name} if name else {}
+    return client, FederatedData(dataset, template, {client: rows}, manifest, split or "own", names)
+
+
+def site_config(config: Config) -> Config:
+    """The configuration with its number of clients, where that is for the rows to say (``fedmllm_given``).
+
+    A site's folder has it from whoever wrote it; a site that has the whole data set reads it there.
+
+    Raises:
+        ConfigError: the site has but its own rows, and nobody told it.
+    """
+    if not config.counts_clients:
+        return config
+    root = Path(config.data.root)
+    _check_level(root)
+    found = next((name for name in (HEAD, SERVER_HEAD) if (root / name).is_file()), "")
+    if found:
+        clients = head_of(root, found).get("clients")
+        if type(clients) is not int or not 1 <= clients <= MOST:
+            raise ConfigError(
+                f"{root / found} does not say how many clients there are. Write the folders again with data split, or "
+                "set federate.client_num, the same on every site."
+            )
+        return with_clients(config, clients)
+    if config.fedmllm.network.own_rows:
+        raise ConfigError(
+            "federate.client_num is not set, and a site with rows of its own (fedmllm.network.own_rows) cannot know "
+            "how many clients there are. Set it, the same on every site."
+        )
+    return counted(config)[0]
 
 
 def _check_id(config: Config, client: int) -> None:
@@ -177,6 +213,7 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
         "agreed": agreement(config, data.template),
         "manifest": data.split if data.split != "own" else "",
         "base": base_fingerprint(config.model.fedmllm),
+        **({"name": data.names[client]} if client in data.names else {}),
     }
 
 

@@ -22,6 +22,7 @@ class Member:
         seen: seconds since the epoch when it was last heard of.
         absent: why the rounds go on without it; empty while it is there.
         delivered: the last round that it answered, or -1.
+        name: what its data calls it, as it said; empty where it is a number alone.
     """
 
     client: int
@@ -31,6 +32,7 @@ class Member:
     absent: str = ""
     delivered: int = -1
     presence: Mapping[str, int] = field(default_factory=dict)
+    name: str = ""
 
 
 class Roster:
@@ -53,11 +55,18 @@ class Roster:
         return client in self._expected
 
     def join(
-        self, client: int, rows: int, missing_rate: float, presence: Mapping[str, int] = MappingProxyType({})
+        self,
+        client: int,
+        rows: int,
+        missing_rate: float,
+        presence: Mapping[str, int] = MappingProxyType({}),
+        name: str = "",
     ) -> Member:
         """A client joins, or comes back."""
         delivered = self._members[client].delivered if client in self._members else -1
-        self._members[client] = Member(client, rows, missing_rate, self._now(), delivered=delivered, presence=presence)
+        self._members[client] = Member(
+            client, rows, missing_rate, self._now(), delivered=delivered, presence=presence, name=name
+        )
         return self._members[client]
 
     def heard(self, client: int) -> Member | None:
@@ -101,6 +110,7 @@ class Roster:
             rows.append(
                 {
                     "client": client,
+                    "name": member.name if member else "",
                     "state": "there" if client not in missing else "missing" if member else "not joined",
                     "why": missing.get(client, ""),
                     "seen": stamp(member.seen) if member else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
-from fs_fedmllm.distributed.roles import client_data, server_data
+from fs_fedmllm.distributed.roles import client_data, server_data, site_config
 from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.rounds.federation import Federation
@@ -41,6 +41,7 @@ def run_server(
     check_extras(config)
     check_output(config.outdir)
     check_copy(config.federate.save_to)
+    config = site_config(config)
     with claimed(config, label, _name_on_every_site(config)) as folder:
         data = server_data(config)
         with log_in(folder.path):
@@ -65,6 +66,7 @@ def run_client(config: Config, client: int = 0, *, label: str = "") -> str:
     """
     check_extras(config, evaluates=False)
     check_output(config.outdir)
+    config = site_config(config)
     client, data = client_data(config, client)
     with (
         claimed_by_client(config, client, label, _name_on_every_site(config)) as folder,

@@ -158,7 +158,7 @@ class ClientSide:
             frozen=tuple(i for i, name in enumerate(self.adapter.names) if frozen and is_a(name)),
             label_counts=option_counts(rows, self.encoder.template),
             missing_rate=missing_rate(rows) if rows else 0.0,
-            scenario=config.scenario,
+            scenario=config.missingness,
             scenario_params=self.scenario,
             switches=config.switches,
         )

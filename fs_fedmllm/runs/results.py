@@ -70,6 +70,8 @@ def results_so_far(
     }
     if data.manifest.clients:
         results["missing_rates"] = data.manifest.missing_rates
+    if data.names:
+        results["client_names"] = {str(client): name for client, name in sorted(data.names.items())}
     if data.report:
         results["data"] = data.report
     if ours.clients:

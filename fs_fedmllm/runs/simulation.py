@@ -11,6 +11,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
+from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.rounds.client_update import FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
@@ -20,11 +21,16 @@ from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.opening import look_ahead
 from fs_fedmllm.runs.run_folder import RunFolder, check_copy, check_output, claimed
 from fs_fedmllm.runs.session import Session
-from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.scenarios.federated_data import counted, prepare_data
 
 
 def run(
-    config: Config, *, listener: Listener | None = None, started: float | None = None, label: str = ""
+    config: Config,
+    *,
+    listener: Listener | None = None,
+    started: float | None = None,
+    label: str = "",
+    dataset: Dataset | None = None,
 ) -> tuple[dict[str, Any], RunFolder]:
     """Run a configuration on the embedded engine.
 
@@ -33,6 +39,7 @@ def run(
         listener: shows progress.
         started: when the command started, for the time split.
         label: name of the configuration, for the run folder's name.
+        dataset: where it was read already, to count its clients.
 
     Returns:
         The results (as in results.json) and the run folder.
@@ -43,8 +50,10 @@ def run(
     check_extras(config)
     check_output(config.outdir)
     check_copy(config.federate.save_to)
+    if config.counts_clients:
+        config, dataset = counted(config)
     with claimed(config, label) as folder:
-        data = prepare_data(config)
+        data = prepare_data(config, dataset)
         look_ahead(config, folder.path, data)
         federation = Federation.build(config, data)
         session = Session(federation, folder, listener, started)

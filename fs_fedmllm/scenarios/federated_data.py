@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.schema import SPLITS
 from fs_fedmllm.data.content import rows_sha256
@@ -19,8 +20,8 @@ from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sente
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
-from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.scenarios.build import apply_scenario, params_of
+from fs_fedmllm.errors import ConfigError, DataError, ScenarioError
+from fs_fedmllm.scenarios.build import apply_scenario, clients_of, params_of
 from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
 from fs_fedmllm.scenarios.switches import ScenarioParams
 
@@ -35,6 +36,7 @@ class FederatedData:
         clients: client id (from 1) -> training rows, with what the client may see.
         manifest: how the rows were dealt; names no rows at a site that knows but its own.
         split: sha256 of the manifest that the site's folder was written for, where the site does not have it all.
+        names: what the data calls its clients, by id; empty where they are numbers alone.
         report: labels of each split, rows of each client and what splits share, as in results.json; empty where nobody
             sees all rows.
     """
@@ -44,6 +46,7 @@ class FederatedData:
     clients: Mapping[int, Sequence[Sample]]
     manifest: Manifest
     split: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -103,8 +106,15 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
     return template
 
 
+def client_column(config: Config) -> str:
+    """The column that says which client a row belongs to; empty where a scenario draws that."""
+    return str(config.scenario_args.get("client") or "")
+
+
 def _read(config: Config) -> Dataset:
-    dataset = load_dataset(config.data.type, Path(config.data.root), config.fedmllm.data)
+    dataset = load_dataset(
+        config.data.type, Path(config.data.root), config.fedmllm.data, by_client=client_column(config)
+    )
     for warning in dataset.warnings:
         logging.getLogger("fs_fedmllm").warning("%s", warning)
     return dataset
@@ -118,15 +128,59 @@ def _labelled(
     return {client: [_own_label(row, template) for row in rows] for client, rows in clients.items()}
 
 
-def prepare_data(config: Config) -> FederatedData:
+def counted(config: Config) -> tuple[Config, Dataset | None]:
+    """The configuration with its number of clients, where that is for the rows to say (``fedmllm_given``).
+
+    Returns:
+        The configuration, and the data set if it was read for that: :func:`prepare_data` then need not read it again.
+
+    Raises:
+        ConfigError: the configuration is impossible with so many clients.
+        DataError: the data set cannot be read.
+        ScenarioError: the rows do not say it.
+    """
+    if not config.counts_clients:
+        return config, None
+    dataset = _read(config)
+    return counted_in(config, dataset), dataset
+
+
+def counted_in(config: Config, dataset: Dataset) -> Config:
+    """As :func:`counted`, of a data set that is read."""
+    if not config.counts_clients:
+        return config
+    if not dataset.train:
+        raise ScenarioError(
+            f"the data set {dataset.called!r} has no training rows, of whose {client_column(config)!r} data.splitter "
+            f"{config.data.splitter} makes clients"
+        )
+    return with_clients(config, clients_of(config.scenario, dataset.train, scenario_params(config, dataset)))
+
+
+def with_clients(config: Config, clients: int) -> Config:
+    """The configuration with this number of clients, checked.
+
+    Raises:
+        ConfigError: it is impossible with so many.
+    """
+    made = dataclasses.replace(config, federate=dataclasses.replace(config.federate, client_num=clients))
+    check(made)
+    return made
+
+
+def prepare_data(config: Config, dataset: Dataset | None = None) -> FederatedData:
     """Read the data set, apply the scenario to its training rows, and say what splits share.
+
+    Args:
+        config: of the run.
+        dataset: where it is read already.
 
     Raises:
         ConfigError: the metric that picks the best round is on a split without rows, or is not one of the task's.
         DataError: a label is outside the template's options, or a metric cannot be computed on the rows.
         ScenarioError: the scenario cannot be applied.
     """
-    data = deal_data(config, _read(config))
+    data = deal_data(config, dataset if dataset is not None else _read(config))
     shared = overlaps(data.dataset, named_groups(config))
     labels = label_counts(data.dataset, data.template)
     for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
@@ -139,6 +193,7 @@ def named_groups(config: Config) -> list[str]:
     """Keys of rows that the user calls groups: of his own data, and what a scenario keeps together."""
     own = config.fedmllm.data.get("groups", ())
     together = config.scenario_args.get("keep_together")
+    # A hospital whose rows are tested on too is no leak: who a client is, is no group to keep apart.
     return list(dict.fromkeys([*(own if isinstance(own, list | tuple) else ()), *([together] if together else [])]))
 
 
@@ -149,7 +204,7 @@ def deal_data(config: Config, dataset: Dataset) -> FederatedData:
     if config.method.pooled:
         clients = {1: [row for client in sorted(clients) for row in clients[client]]}
     check_best(config, dataset, template)
-    return FederatedData(dataset, template, clients, manifest)
+    return FederatedData(dataset, template, clients, manifest, names=manifest.names)
 
 
 def deal(config: Config, dataset: Dataset, template: Template) -> tuple[dict[int, Sequence[Sample]], Manifest]:
@@ -187,7 +242,8 @@ def recorded_data(config: Config, path: str) -> FederatedData:
     dataset = _read(config)
     template = load_template(config.fedmllm.template or dataset.template)
     split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
-    return FederatedData(dataset, template, _labelled(config, split.clients, template), split.manifest)
+    clients = _labelled(config, split.clients, template)
+    return FederatedData(dataset, template, clients, split.manifest, names=split.manifest.names)
 
 
 #: What picks the best round where there are no validation rows to pick it by: nothing, as in the paper.

@@ -47,6 +47,7 @@ class ClientRecord:
         presence: rows by what they show: both, image, text, neither.
         missing: share of rows that lack each modality.
         beta: beta_k of the adaptive regulariser: the larger of the two shares.
+        name: what the data calls the client; empty where it is a number alone.
     """
 
     rows: tuple[str, ...]
@@ -56,6 +57,11 @@ class ClientRecord:
     presence: dict[str, int]
     missing: dict[str, float]
     beta: float
+    name: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a manifest holds of it; a client without a name has none there either."""
+        return {key: value for key, value in vars(self).items() if key != "name" or value}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Manifest:
 
     Attributes:
         algorithm: version of the drawing code.
-        scenario: aligned, missing, cross or hybrid.
+        scenario: aligned, missing, cross, hybrid, given, or another package's.
         params: the fields of `ScenarioParams`.
         seed: the seed that the split was drawn with.
         dataset: name of the data set, and ``fingerprint`` of its source files; may be empty.
@@ -87,6 +93,11 @@ class Manifest:
         return {client: record.beta for client, record in self.clients.items()}
 
     @property
+    def names(self) -> dict[int, str]:
+        """What the data calls its clients, by id; empty where they are numbers alone."""
+        return {client: record.name for client, record in self.clients.items() if record.name}
+
+    @property
     def missing_rates(self) -> dict[str, dict[str, float]]:
         """``nominal``, by the scenario's level, and ``measured``, on all clients' rows; by modality.
 
@@ -103,7 +114,7 @@ class Manifest:
     def sha256(self) -> str:
         """Of the canonical content: sorted keys, no spaces, UTF-8."""
         # not dataclasses.asdict: it would copy every row id
-        content = {**self._head(), "clients": {client: vars(record) for client, record in self.clients.items()}}
+        content = {**self._head(), "clients": {client: record.as_dict() for client, record in self.clients.items()}}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -132,7 +143,12 @@ def describe(
         counts = np.bincount(code[part], minlength=len(names)).tolist()
         by_label = {name: count for name, count in sorted(zip(names, counts, strict=True)) if count}
         clients[client] = ClientRecord(
-            tuple(ids[row] for row in part.tolist()), _letters(shows), dropped, by_label, *_measured(shows)
+            tuple(ids[row] for row in part.tolist()),
+            _letters(shows),
+            dropped,
+            by_label,
+            *_measured(shows),
+            name=assignment.names[client - 1] if assignment.names else "",
         )
     return Manifest(
         ALGORITHM, scenario, params.as_dict(), assignment.seed, dataset, fingerprint, len(rows.samples), clients
@@ -157,7 +173,7 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     def line(value: object) -> str:
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
-    clients = ",\n".join(f"  {line(str(c))}: {line(vars(record))}" for c, record in manifest.clients.items())
+    clients = ",\n".join(f"  {line(str(c))}: {line(record.as_dict())}" for c, record in manifest.clients.items())
     head = [f" {line(name)}: {line(value)}" for name, value in manifest._head().items()]
     if manifest.missing_rates:
         head.insert(0, f' "missing_rates": {line(manifest.missing_rates)}')
@@ -180,6 +196,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
             for client, record in content.pop("clients").items()
         }
         manifest = Manifest(**content, clients=clients)
+        if not all(isinstance(record.name, str) for record in clients.values()):
+            raise TypeError("a client's name is no text")
         actual, follow = manifest.sha256, manifest.missing_rates
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ScenarioError(

@@ -23,6 +23,7 @@ from fs_fedmllm.scenarios.draws import (
     python_stream,
     shuffled,
 )
+from fs_fedmllm.scenarios.natural_clients import NaturalClients
 from fs_fedmllm.scenarios.rows import Rows
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.units import Units, codes, deal, majority, single, split, together
@@ -34,6 +35,8 @@ def partition(rows: Rows, clients: int, params: ScenarioParams, seed: int) -> li
     Raises:
         ScenarioError: there are too few rows for every client, or rows lack the key to group by.
     """
+    if params.client is not None:
+        return mix(NaturalClients.of(rows, params.client).parts(rows), params, seed)
     labels = codes(rows.values(params.by, "by"))
     units = units_of(rows, np.arange(len(rows.samples)), params)
     require(len(units), clients, params)

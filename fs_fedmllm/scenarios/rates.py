@@ -22,6 +22,9 @@ def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dic
         params: as in the manifest.
         clients: how many there are.
     """
+    if scenario == "given":  # what its column says takes nothing away; a scenario on top may
+        above = params.get("scenario") or "aligned"
+        return nominal_rates(above, params, clients) if above in ("aligned", "missing", "cross", "hybrid") else {}
     if scenario == "aligned":
         return dict.fromkeys(MODALITIES, 0.0)
     if scenario == "missing" and _number(params.get("beta")):

@@ -62,6 +62,17 @@ class Rows:
         return values
 
 
+class BlindClientError(ScenarioError):
+    """A client would keep none of its rows; ``client`` is its id."""
+
+    def __init__(self, client: int, rows: int):
+        super().__init__(
+            f"client {client} would keep none of its {rows} rows, because they lack the modality that the scenario "
+            "leaves it; use fewer clients, another seed, or a data set whose rows have both modalities"
+        )
+        self.client = client
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Who gets which rows, in order, and what each row still shows.
@@ -71,12 +82,14 @@ class Assignment:
         shows: per client, one of the four codes for each of its rows.
         dropped: per client, how many rows it lost because they would have shown nothing.
         seed: the seed that the split was drawn with.
+        names: of the clients, where the data calls them by one; else empty.
     """
 
     rows: tuple[IntArray, ...]
     shows: tuple[ShowArray, ...]
     dropped: tuple[int, ...]
     seed: int
+    names: tuple[str, ...] = ()
 
 
 def whole(rows: Rows, parts: Sequence[IntArray], seed: int) -> Assignment:
@@ -89,10 +102,7 @@ def without_blind(assignment: Assignment) -> Assignment:
     keep = [shows != NEITHER for shows in assignment.shows]
     for client, (kept, rows) in enumerate(zip(keep, assignment.rows, strict=True), start=1):
         if not kept.any():
-            raise ScenarioError(
-                f"client {client} would keep none of its {len(rows)} rows, because they lack the modality that the "
-                "scenario leaves it; use fewer clients, another seed, or a data set whose rows have both modalities"
-            )
+            raise BlindClientError(client, len(rows))
     return Assignment(
         tuple(rows[kept] for rows, kept in zip(assignment.rows, keep, strict=True)),
         tuple(shows[kept] for shows, kept in zip(assignment.shows, keep, strict=True)),

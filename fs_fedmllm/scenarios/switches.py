@@ -46,6 +46,8 @@ class ScenarioParams:
         seed: overrides the split's seed, whatever ``split_seed`` says; >= 0.
         file_order: ``single_stream``: client ids (from 1) in the order in which the authors' script met
             their files (``os.listdir``, so it differs between machines); empty is ascending.
+        client: given: key of the rows whose every value is a client (a hospital, a device); None elsewhere.
+        scenario: given: the scenario whose missingness comes on top; None for none.
 
         own: parameters of another package's scenario, in the dataclass that it declares; None for ours.
 
@@ -73,6 +75,8 @@ class ScenarioParams:
     p: float = 0.8
     seed: int | None = None
     file_order: tuple[int, ...] = ()
+    client: str | None = None
+    scenario: str | None = None
     split_seed: str = "run"
     partition_draw: str = "seeded"
     rows_within_label: str = "shuffled"
@@ -125,8 +129,9 @@ class ScenarioParams:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        if self.own is None:
-            del found["own"]
+        for name in ("own", "client", "scenario"):  # manifests of older versions stay what they are
+            if getattr(self, name) is None:
+                del found[name]
         return found
 
 

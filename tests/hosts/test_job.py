@@ -208,3 +208,44 @@ def test_a_stock_job_gains_our_server_optimizers(plugged, host, tmp_path) -> Non
         assert done.returncode == 0, done.stderr[-3000:]
         saved[method] = torch.load(tmp_path / f"{method}.pt", weights_only=True)["model"]
     assert any(not torch.equal(saved["FedAvg"][n], saved["fedyogi"][n]) for n in saved["FedAvg"])
+
+
+def test_clients_that_the_data_has_are_those_of_the_embedded_engine(plugged, host, tmp_path) -> None:
+    rows = [
+        {
+            "id": f"r{i}",
+            "text": f"note {i}",
+            "label": "blue" if i % 2 else "red",
+            "ward": ["Nord", "Süd", "Ost"][i % 3],
+        }
+        for i in range(30)
+    ]
+    root = tmp_path / "wards"
+    root.mkdir()
+    for name, part in (("train", rows[:21]), ("test", rows[21:])):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    case = {"basis": "the note", "question": "Which colour"}
+    cases = dict.fromkeys(("both", "text", "image", "neither"), case)
+    template = {"task": "choice", "metric": "accuracy", "options": ["red", "blue"], "original": cases}
+    (root / "colour.yaml").write_text(json.dumps({**template, "augmented": cases}))
+    raw = {
+        "data": {"type": "own", "root": str(root), "splitter": "fedmllm_given"},
+        "federate": {"method": "fedavg", "sample_client_num": 2},
+        "trainer": {"type": "fedmllm"},
+        "model": {"type": "fedmllm"},
+        "eval": {"best_res_update_round_wise_key": "test_acc"},
+        "fedmllm": {"data": {"template": "colour.yaml"}},
+    }
+    raw["data"]["splitter_args"] = [{"client": "ward"}]
+    file = tmp_path / "wards.yaml"
+    file.write_text(json.dumps(raw))
+    words = [*SHORT, "expname", "job"]
+    done = host.run(MAIN, "--cfg", file, *words, "outdir", tmp_path / "fs", cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    inside = json.loads((tmp_path / "fs" / "job" / "results.json").read_text())
+    embedded, _ = run(schema.load(file, [*words, "outdir", str(tmp_path / "embedded")]))
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+    assert inside["client_names"] == embedded["client_names"] == {"1": "Nord", "2": "Ost", "3": "Süd"}
+    assert inside["config_sha256"] == embedded["config_sha256"]
+    manifest = json.loads((tmp_path / "fs" / "job" / "manifest.json").read_text())
+    assert [record["name"] for record in manifest["clients"].values()] == ["Nord", "Ost", "Süd"]

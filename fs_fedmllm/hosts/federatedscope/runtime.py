@@ -19,7 +19,7 @@ from fs_fedmllm.runs.console import ConsoleProgress
 from fs_fedmllm.runs.opening import look_ahead
 from fs_fedmllm.runs.run_folder import LOCK, RunFolder, check_copy, is_finished, passed_over
 from fs_fedmllm.runs.session import Session
-from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
+from fs_fedmllm.scenarios.federated_data import FederatedData, counted, prepare_data
 
 logger = logging.getLogger("fs_fedmllm.hosts")
 
@@ -151,7 +151,8 @@ def start(config: Config, outdir: str = "") -> Runtime:
     """
     started = time.perf_counter()
     check_extras(config)
-    return _begin(Runtime(config, prepare_data(config), started), outdir)
+    config, dataset = counted(config)
+    return _begin(Runtime(config, prepare_data(config, dataset), started), outdir)
 
 
 def start_site(config: Config, role: str, client: int, outdir: str = "") -> Runtime:
@@ -165,8 +166,9 @@ def start_site(config: Config, role: str, client: int, outdir: str = "") -> Runt
     """
     started = time.perf_counter()
     check_extras(config, evaluates=role == "server")
-    from fs_fedmllm.distributed.roles import client_data, server_data
+    from fs_fedmllm.distributed.roles import client_data, server_data, site_config
 
+    config = site_config(config)
     if role == "server":
         return _begin(Runtime(config, server_data(config), started), outdir)
     found, data = client_data(config, client)

@@ -25,6 +25,7 @@ from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, check_job, witho
 from fs_fedmllm.hosts.nvflare.sites import dealt
 from fs_fedmllm.hosts.nvflare.told import TOLD
 from fs_fedmllm.runs.run_folder import check_output
+from fs_fedmllm.scenarios.federated_data import counted
 
 logger = logging.getLogger("fs_fedmllm.nvflare")
 
@@ -68,6 +69,9 @@ def run_simulated(config: Config, raw: Mapping[str, Any], path: Path, sites: int
     everywhere = dict(raw)
     put(everywhere, "federate.mode", "distributed")
     config = from_mapping(everywhere, str(path))  # what does not run across sites is refused here
+    if config.counts_clients:
+        config, _ = counted(config)
+        put(everywhere, "federate.client_num", config.federate.client_num)
     check_extras(config)
     check_output(config.outdir)
     names = [f"site-{i}" for i in range(1, (sites or min(SITES, config.federate.client_num)) + 1)]

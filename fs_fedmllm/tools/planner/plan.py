@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.rounds.modality_draw import Presence
@@ -57,7 +58,16 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
         with_probe: also run the two-step probe, which loads the model.
         online: whether the hub may be asked for the model's configuration, licence and gating.
     """
+    from fs_fedmllm.scenarios.federated_data import counted
+
     plan = Plan()
+    dataset = None
+    try:
+        config, dataset = counted(config)
+    except FedMLLMError as error:
+        plan.data = _where(config) | {"present": False}
+        plan.problems.append(str(error))
+        return plan
     plan.packages = [dataclasses.asdict(p) for p in check_packages() if p.verdict != TESTED]
     for package in plan.packages:
         if not package["optional"] and package["verdict"] in ("missing", "outside the bounds"):
@@ -66,7 +76,7 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
                 f"{package['bounds']} (pip install -c constraints.txt -e .)."
             )
     measured = _model(plan, config, online)
-    work = _data(plan, config)
+    work = _data(plan, config, dataset)
     if measured is not None:
         _traffic(plan, config, *measured, work.presence if work is not None else {})
     if with_probe and not plan.problems and work is not None:
@@ -112,13 +122,18 @@ def _model(plan: Plan, config: Config, online: bool) -> tuple[Sizes, Any] | None
     return counted, mllm
 
 
-def _data(plan: Plan, config: Config) -> Work | None:
+def _where(config: Config) -> dict[str, Any]:
     from fs_fedmllm.data.registry import EMBEDDED
+
+    return {"type": config.data.type, "root": "embedded" if config.data.type in EMBEDDED else config.data.root}
+
+
+def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
-    plan.data = {"type": config.data.type, "root": "embedded" if config.data.type in EMBEDDED else config.data.root}
+    plan.data = _where(config)
     try:
-        data = prepare_data(config)
+        data = prepare_data(config, dataset)
     except FedMLLMError as error:
         plan.data["present"] = False
         plan.problems.append(str(error))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
@@ -234,12 +235,22 @@ def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str
     names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
     if not names:
         return []
+    heads = _client_heads(names, [run for _, _, runs in rows for run in runs]) if key == "clients" else names
     body = [
         (name, [Cell(f"{100 * numbers[part]:.1f}" if part in numbers else "–") for part in names])
         for name, numbers in found.items()
         if numbers
     ]
-    return [Grid(title, names, body)]
+    return [Grid(title, heads, body)]
+
+
+def _client_heads(ids: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Clients with what the data calls them, where the runs agree on it: another split may have others."""
+    heads = []
+    for client in ids:
+        said = {str((run.results.get("client_names") or {}).get(client) or "") for run in runs}
+        heads.append(f"{client} ({shown_name(said.pop())})" if len(said) == 1 and "" not in said else client)
+    return heads
 
 
 def source_of(run: Run) -> dict[str, str]:

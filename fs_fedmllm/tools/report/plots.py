@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.data.client_names import called, shown_name
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.extras import require_extra
 
@@ -77,16 +79,18 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
     written: list[Path] = []
     labels = list(data.template.options)
     if labels:
-        written += draw_counts(labels_of(data.clients, labels), f"{title}: labels", folder / "labels", order=labels)
+        written += draw_counts(labels_of(data.clients, labels), f"{title}: labels", folder / "labels", order=labels,
+                               names=data.names)  # fmt: skip
         grids = labels_by_modality(data.clients, labels)
-        written += draw_grids(grids, f"{title}: labels by modality", folder / "labels_by_modality", order=labels)
+        written += draw_grids(grids, f"{title}: labels by modality", folder / "labels_by_modality", order=labels,
+                              names=data.names)  # fmt: skip
     written += draw_counts(modalities_of(data.clients), f"{title}: modalities", folder / "modalities",
-                           order=[*CASES.values(), *ASKING.values()])  # fmt: skip
+                           order=[*CASES.values(), *ASKING.values()], names=data.names)  # fmt: skip
     for name, rows in categories(data):
         part = name.rpartition(", ")[2].replace(" ", "_")
         written += draw_bars(rows, f"{data.dataset.called}: {name}", folder / f"{part}")
     if features is not None:
-        written += draw_embedding(features, f"{title}: features", folder / "embedding", seed)
+        written += draw_embedding(features, f"{title}: features", folder / "embedding", seed, names=data.names)
     return written
 
 
@@ -130,13 +134,13 @@ def categories(data: FederatedData) -> Iterator[tuple[str, dict[str, Counter[str
     splits: dict[str, Sequence[Sample]] = {name: getattr(data.dataset, name) for name in ("train", "test")}
     if any(row.image is not None for rows in splits.values() for row in rows):
         splits = {name: [row for row in rows if row.image is not None] for name, rows in splits.items()}
-    for key, called in (("organ", "image category"), ("question_type", "question type"), ("", "answer kind")):
+    for key, title in (("organ", "image category"), ("question_type", "question type"), ("", "answer kind")):
         counts = {
             split: Counter(_kinds(row, key) for row in rows if _kinds(row, key)) for split, rows in splits.items()
         }
         counts = {split: count for split, count in counts.items() if count}
         if counts:
-            yield called, counts
+            yield title, counts
 
 
 def _kinds(row: Sample, key: str) -> str:
@@ -159,29 +163,60 @@ def _parts(counts: Mapping[Any, Counter[str]], order: Sequence[str]) -> tuple[li
     return [*(name for name in names if name in kept), REST], merged
 
 
-def draw_counts(counts: Mapping[int, Counter[str]], title: str, path: Path, *, order: Sequence[str]) -> list[Path]:
-    """Stacked bars, one a client."""
+#: Clients whose bars have a number on top and a name below; of more, the bars alone are drawn.
+MOST_NUMBERED = 80
+#: Clients in a picture of grids; of more, those with the most rows.
+MOST_GRIDS = 50
+
+
+def label_of(client: int, names: Mapping[int, str]) -> str:
+    """A client on an axis: its id and, where it has one, its name; a dollar begins no formula."""
+    return called(client, {client: shown_name(names[client], 24)} if client in names else {}).replace("$", r"\$")
+
+
+def draw_counts(
+    counts: Mapping[int, Counter[str]],
+    title: str,
+    path: Path,
+    *,
+    order: Sequence[str],
+    names: Mapping[int, str] = MappingProxyType({}),
+) -> list[Path]:
+    """Stacked bars, one a client.
+
+    Args:
+        counts: client -> rows by part.
+        title: of the picture.
+        path: without an ending.
+        order: parts from bottom to top; what occurs beyond them follows.
+        names: of the clients, where they have some.
+    """
     plt = _pyplot()
-    names, counts = _parts(counts, order)
+    parts, counts = _parts(counts, order)
     clients = sorted(counts)
-    figure, axes = plt.subplots(figsize=(max(6.0, 2.2 + 0.45 * len(clients)), 4.6), layout="constrained")
+    few = len(clients) <= MOST_NUMBERED
+    width = max(6.0, 2.2 + 0.45 * min(len(clients), MOST_NUMBERED))
+    figure, axes = plt.subplots(figsize=(width, 4.6), layout="constrained")
     bottom = [0] * len(clients)
-    for name, colour, hatch in zip(names, shades(len(names)), HATCHES, strict=False):
+    for name, colour, hatch in zip(parts, shades(len(parts)), HATCHES if few else [""] * len(HATCHES), strict=False):
         heights = [counts[client][name] for client in clients]
         axes.bar(range(len(clients)), heights, bottom=bottom, label=name, color=colour, hatch=hatch,
-                 edgecolor="white" if sum(colour[:3]) < 1.4 else "black", linewidth=0.4)  # fmt: skip
+                 edgecolor="white" if sum(colour[:3]) < 1.4 else "black", linewidth=0.4 if few else 0)  # fmt: skip
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    for place, total in enumerate(bottom):
+    for place, total in enumerate(bottom if few else ()):
         axes.annotate(f"{total:,}", (place, total), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
                       textcoords="offset points", rotation=90 if len(clients) > 14 else 0)  # fmt: skip
     axes.set_ylim(0, 1.12 * max(bottom))  # room for the numbers
     count_axis(axes.yaxis)
-    axes.set_xticks(range(len(clients)), [str(client) for client in clients])
+    if few:
+        shown = [label_of(client, names) for client in clients]
+        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, shown)) > 4 else {}
+        axes.set_xticks(range(len(clients)), shown, **slanted)
     axes.set(title=title, xlabel="client", ylabel="training rows")
     axes.spines[["top", "right"]].set_visible(False)
-    columns = 2 if max(len(name) for name in names) > 24 else 3
-    handles, shown = axes.get_legend_handles_labels()
-    figure.legend(handles, shown, loc="outside lower center", ncols=min(columns, len(names)), fontsize=9,
+    columns = 2 if max(len(name) for name in parts) > 24 else 3
+    handles, said = axes.get_legend_handles_labels()
+    figure.legend(handles, said, loc="outside lower center", ncols=min(columns, len(parts)), fontsize=9,
                   frameon=False, handlelength=2.4, handleheight=1.4)  # fmt: skip
     return _save(plt, figure, path)
 
@@ -193,7 +228,12 @@ LONGEST = 24
 
 
 def draw_grids(
-    grids: Mapping[int, Counter[tuple[str, str]]], title: str, path: Path, *, order: Sequence[str]
+    grids: Mapping[int, Counter[tuple[str, str]]],
+    title: str,
+    path: Path,
+    *,
+    order: Sequence[str],
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Path]:
     """A grid for each client: labels down, what rows show across, a number in every cell (the paper's Figures 8, 10).
 
@@ -205,8 +245,13 @@ def draw_grids(
         title: of the picture.
         path: without an ending.
         order: labels from top to bottom; what occurs beyond them follows.
+        names: of the clients, where they have some.
     """
     plt = _pyplot()
+    if len(grids) > MOST_GRIDS:
+        most = sorted(grids, key=lambda client: (-grids[client].total(), client))[:MOST_GRIDS]
+        title = f"{title} ({MOST_GRIDS} of {len(grids):,} clients, those with the most rows)"
+        grids = {client: grids[client] for client in most}
     total: Counter[tuple[str, str]] = sum(grids.values(), Counter())
     labels = [*order, *sorted({label for label, _ in total} - set(order))]
     shown = [case for case in (*CASES.values(), *ASKING.values()) if any(name == case for _, name in total)]
@@ -214,8 +259,8 @@ def draw_grids(
     columns = min(ACROSS, len(clients))
     lines = -(-len(clients) // columns)
     wide, high = 0.5 + 0.62 * len(shown), 0.75 + 0.3 * len(labels)
-    names = [label if len(label) <= LONGEST else label[: LONGEST - 1] + "…" for label in labels]
-    margin = 0.3 + 0.085 * max(len(name) for name in names)
+    told = [label if len(label) <= LONGEST else label[: LONGEST - 1] + "…" for label in labels]
+    margin = 0.3 + 0.085 * max(len(name) for name in told)
     size = (max(5.0, margin + columns * wide), 1.9 + lines * high)
     densest = max(count / own.total() for own in grids.values() for count in own.values())
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
@@ -235,12 +280,13 @@ def draw_grids(
                               color="white" if shares[down][across] > 0.7 * densest else "black")  # fmt: skip
         below = place + columns >= len(clients)  # nothing stands under it
         axis.set_xticks(range(len(shown)), shown if below else [], rotation=90, fontsize=8)
-        axis.set_yticks(range(len(labels)), names if place % columns == 0 else [], fontsize=8)
+        axis.set_yticks(range(len(labels)), told if place % columns == 0 else [], fontsize=8)
         axis.set_xticks([edge + 0.5 for edge in range(len(shown) - 1)], minor=True)
         axis.set_yticks([edge + 0.5 for edge in range(len(labels) - 1)], minor=True)
         axis.grid(which="minor", color="0.8", linewidth=0.5)
         axis.tick_params(which="both", length=0)
-        axis.set_title(f"client {clients[place]}: {own.total():,}", fontsize=9)
+        called_so = label_of(clients[place], {c: shown_name(name, 14) for c, name in names.items()})
+        axis.set_title(f"{'' if names else 'client '}{called_so}: {own.total():,}", fontsize=7 if names else 9)
     figure.suptitle(title)
     return _save(plt, figure, path)
 
@@ -272,7 +318,9 @@ def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> lis
 MARKERS = "osD^vPX*<>"
 
 
-def draw_embedding(features: Features, title: str, path: Path, seed: int) -> list[Path]:
+def draw_embedding(
+    features: Features, title: str, path: Path, seed: int, *, names: Mapping[int, str] = MappingProxyType({})
+) -> list[Path]:
     """Vision and text features, each embedded in two dimensions by t-SNE; a colour and a marker for each client."""
     plt = _pyplot()
     parts = {name: part for name, part in (("vision", features.vision), ("text", features.text)) if len(part[0]) > 3}
@@ -293,11 +341,11 @@ def draw_embedding(features: Features, title: str, path: Path, seed: int) -> lis
 
     handles = [
         Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=colours[i], markeredgecolor="black",
-               markeredgewidth=0.3, label=f"client {client}")
+               markeredgewidth=0.3, label=f"client {label_of(client, names)}")
         for i, client in enumerate(clients)
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(10, len(clients)), frameon=False, fontsize=9,
-                  columnspacing=1.0, handletextpad=0.2)  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4 if names else 10, len(clients)),
+                  frameon=False, fontsize=9, columnspacing=1.0, handletextpad=0.2)  # fmt: skip
     return _save(plt, figure, path)
 
 
