@@ -16,6 +16,7 @@ from fs_fedmllm.commands import (
     doctor,
     judge,
     merge,
+    nvflare,
     plan,
     plug,
     predict,
@@ -33,7 +34,24 @@ EXIT_USER_ERROR = 2
 #: What a shell reports of a program that SIGPIPE ended.
 EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
-COMMANDS = (run, sweep, report, plan, sites, certs, data, judge, compare, merge, predict, push, config, doctor, plug)
+COMMANDS = (
+    run,
+    sweep,
+    report,
+    plan,
+    sites,
+    nvflare,
+    certs,
+    data,
+    judge,
+    compare,
+    merge,
+    predict,
+    push,
+    config,
+    doctor,
+    plug,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

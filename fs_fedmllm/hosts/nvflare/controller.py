@@ -27,6 +27,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import agreement, server_data, split_of_clients
+from fs_fedmllm.distributed.roster import stamp
 from fs_fedmllm.distributed.server import RoundServer, Stopped
 from fs_fedmllm.distributed.service import frame_limits, rounds_of
 from fs_fedmllm.errors import FedMLLMError
@@ -111,7 +112,7 @@ class FedMLLMController(Controller):
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._server is not None:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
             if isinstance(collector, GroupInfoCollector):
-                collector.set_info("fs_fedmllm", self._server.status())
+                collector.set_info("fs_fedmllm", {**self._server.status(), "updated": stamp(time.time())})
 
     # The run ----------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,156 @@
-"""What a site's ``local/resources.json`` must say before a job of ours may run there."""
+"""What a site's workspace must say before a job of ours may run there: made ready, and examined.
+
+A workspace is what ``nvflare provision`` gives a site: ``startup`` with its certificate, and ``local`` with what it
+decides for itself. Only ``local`` is touched here.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.errors import ConfigError, FedMLLMError
+from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 
 #: Every component of a job's that is ours begins with this; it goes into the sites' ``class_allow_list``.
 ALLOWED = "fs_fedmllm."
+ALLOW_LIST, STREAMING = "class_allow_list", "allow_log_streaming"
+RESOURCES = "resources.json"
+#: Where NVFlare's template for a server keeps jobs and snapshots, whoever else does on this machine.
+_SHARED = "/tmp/nvflare/"
 
 
 def resources() -> dict[str, Any]:
     """The part of ``resources.json`` that is about us: our classes may be built, and no log goes to the server."""
     from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
-    return {"class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, ALLOWED], "allow_log_streaming": False}
+    return {ALLOW_LIST: [*DEFAULT_CLASS_ALLOW_LIST, ALLOWED], STREAMING: False}
+
+
+def is_server(workspace: Path) -> bool:
+    """Whether a workspace is the server's.
+
+    Raises:
+        ConfigError: it is neither a server's nor a client's.
+    """
+    for role in ("server", "client"):
+        if (workspace / "startup" / f"fed_{role}.json").is_file():
+            return role == "server"
+    raise ConfigError(
+        f"{workspace} is no workspace of NVFlare's: it has no startup/fed_server.json or fed_client.json. Name the "
+        "folder that nvflare provision made for this site."
+    )
+
+
+def read_resources(workspace: Path) -> dict[str, Any]:
+    """``local/resources.json``, or the ``.default`` that NVFlare takes where there is none.
+
+    Raises:
+        ConfigError: neither can be read.
+    """
+    local = workspace / LOCAL
+    path = local / RESOURCES if (local / RESOURCES).is_file() else local / f"{RESOURCES}.default"
+    try:
+        found = parse_json(read_regular(path, RECORDED).decode())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must be a mapping.")
+    return found
+
+
+def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> list[str]:
+    """Let our jobs run at a site, and say where its data is.
+
+    Args:
+        workspace: of the site, as ``nvflare provision`` made it.
+        data: its folder of data; empty leaves it as it is.
+        own_rows: all training rows there are this site's client's.
+
+    Returns:
+        What was changed, a sentence each.
+
+    Raises:
+        ConfigError: it is no workspace, or one of its files cannot be read.
+    """
+    server, found, said = is_server(workspace), read_resources(workspace), []
+    allowed = found.get(ALLOW_LIST)
+    if not isinstance(allowed, list):
+        allowed = resources()[ALLOW_LIST]
+    if not _allows(allowed):
+        allowed = [*allowed, ALLOWED]
+        said.append(f"{ALLOW_LIST} has {ALLOWED!r} now.")
+    found[ALLOW_LIST] = allowed
+    if not server and found.get(STREAMING, True) is not False:
+        found[STREAMING] = False
+        said.append(f"{STREAMING} is false now: the site's error log stays at the site.")
+    if server:
+        found = _moved(found, f"{workspace.absolute()}/storage/")
+    path = workspace / LOCAL / RESOURCES
+    if not path.is_file() or parse_json(path.read_text(encoding="utf-8")) != found:
+        write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+    own = own_settings(workspace)
+    if data:
+        if not Path(data).is_dir():
+            raise ConfigError(f"{data}: there is no such folder.")
+        own["data.root"] = str(Path(data).absolute())
+        said.append(f"data.root is {own['data.root']}.")
+    if own_rows:
+        own["fedmllm.network.own_rows"] = True
+    if own:
+        nested: dict[str, Any] = {}
+        for name, value in own.items():
+            put(nested, name, value)
+        write_atomically(workspace / LOCAL / SITE_FILE, yaml.safe_dump(nested).encode())
+    return said
+
+
+def _allows(allowed: list[Any]) -> bool:
+    return any(entry in ("*", ALLOWED, ALLOWED.rstrip(".")) for entry in allowed)
+
+
+def _moved(value: Any, place: str) -> Any:
+    """A server's settings with its storage inside its own workspace."""
+    if isinstance(value, dict):
+        return {name: _moved(item, place) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, place) for item in value]
+    return value.replace(_SHARED, place, 1) if isinstance(value, str) and value.startswith(_SHARED) else value
+
+
+def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
+    """What is right and wrong with a site's workspace: subject, whether it is right, what was found, what to do.
+
+    Args:
+        workspace: of the site.
+    """
+    remedy = f"fs-fedmllm nvflare site {workspace}"
+    try:
+        server, found = is_server(workspace), read_resources(workspace)
+    except FedMLLMError as error:
+        yield "NVFlare site", False, str(error), "Name the folder that nvflare provision made for this site."
+        return
+    allowed = found.get(ALLOW_LIST)
+    fine = isinstance(allowed, list) and _allows(allowed)
+    says = f"{'holds' if fine else 'does not hold'} {ALLOWED!r}"
+    yield ALLOW_LIST, fine, says, "" if fine else f"{remedy}; without it the whole job is refused"
+    if not server:
+        streams = found.get(STREAMING, True) is not False
+        says = "on: the site's error log goes to the server" if streams else "off"
+        yield "log streaming", not streams, says, remedy if streams else ""
+    try:
+        own = own_settings(workspace)
+        says = ", ".join(f"{name} {value}" for name, value in own.items()) or "says nothing"
+        yield f"{LOCAL}/{SITE_FILE}", True, says, ""
+    except FedMLLMError as error:
+        yield f"{LOCAL}/{SITE_FILE}", False, str(error), "Correct the file."
+    free = shutil.disk_usage(workspace).free
+    yield "workspace", True, f"{free / 1e9:.1f} GB free", ""
