@@ -18,7 +18,8 @@ from waiting import LONG, Clock
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
-from fs_fedmllm.distributed.answering import Handler, RoundClient
+from fs_fedmllm.distributed.answering import Handler
+from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
