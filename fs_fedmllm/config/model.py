@@ -64,6 +64,13 @@ class ModelOptions:
     quantization: QuantizationConfig = section(QuantizationConfig)
 
 
+def whole_modules(options: ModelOptions) -> str:
+    """The keys that ask for modules in full, with what they name."""
+    groups = [name for name in options.federated if name != "lora"]
+    named = {"federated": groups, "modules_to_save": list(options.modules_to_save)}
+    return " and ".join(f"model.fedmllm.{key} [{', '.join(names)}]" for key, names in named.items() if names)
+
+
 def model_faults(config: Any) -> Iterator[str]:
     """A message, naming the keys, for every choice of model, adapter and base that cannot be federated."""
     model = config.model.fedmllm

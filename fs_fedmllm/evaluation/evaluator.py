@@ -29,6 +29,8 @@ from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoded, Encoder
 from fs_fedmllm.models.loader import MLLM
 
+#: What of a checkpoint's generation configuration shapes an answer that is not drawn.
+_DECODING = ("repetition_penalty", "no_repeat_ngram_size", "stop_strings", "num_beams", "bad_words_ids")
 #: What a slice shows of each row.
 SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True)}
 
@@ -137,9 +139,7 @@ class Evaluator:
             sampled: draw tokens as the authors' inference library does by default (temperature 0.7, top-p 0.8,
                 top-k 100, repetition penalty 1.05; seeded per batch) instead of taking the likeliest.
         """
-        style: dict[str, Any] = {"do_sample": False}
-        if sampled:
-            style = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
+        style = self._style(sampled)
         encoded = self.encoder.encode(samples, answered=False)
         tokenizer = self.encoder.mllm.tokenizer
         completions = self.encoder.completions
@@ -155,10 +155,37 @@ class Evaluator:
                     eos_token_id=list(completions.stops),
                     pad_token_id=tokenizer.pad_token_id,
                     use_cache=True,
+                    **({"tokenizer": tokenizer} if self._stated("stop_strings") else {}),
                 )
             for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 answers[i] = completions.without_opening(text)
         return answers
+
+    def decoding(self) -> dict[str, Any] | None:
+        """How answers are written, as it is resolved from the configuration and the checkpoint's generation
+        configuration; None where options are scored and nothing is written."""
+        sampled = self.switches.get("decision") == "sampled_text"
+        if self._options is not None and not sampled:
+            return None
+        names = self.encoder.mllm.tokenizer.convert_ids_to_tokens(list(self.encoder.completions.stops))
+        stated = {name: self._stated(name) for name in _DECODING}
+        return {
+            **{name: value for name, value in stated.items() if value is not None},
+            **self._style(sampled),
+            "max_new_tokens": self.config.max_new_tokens,
+            "stops": sorted(map(str, names)),
+        }
+
+    def _stated(self, name: str) -> Any:
+        """An option of the checkpoint's generation configuration."""
+        mllm = self.encoder.mllm
+        return getattr(mllm.family.generation_config(mllm.inner), name, None)
+
+    @staticmethod
+    def _style(sampled: bool) -> dict[str, Any]:
+        if not sampled:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
 
     def _model(self) -> MLLM:
         self.encoder.mllm.set_training(False)

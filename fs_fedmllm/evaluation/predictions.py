@@ -58,10 +58,10 @@ class Prediction:
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write JSON Lines; what is None or empty is left out. Log-probabilities keep six decimals."""
+    """Write JSON Lines; what is not there is left out, an empty answer is not. Log-probabilities keep six decimals."""
     lines = []
     for prediction in predictions:
-        line = {k: v for k, v in vars(prediction).items() if v is not None and v != ""}
+        line = {k: v for k, v in vars(prediction).items() if v != getattr(Prediction, k, None)}
         if prediction.log_probs is not None:
             line["log_probs"] = [round(value, 6) for value in prediction.log_probs]
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

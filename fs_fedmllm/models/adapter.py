@@ -131,12 +131,16 @@ class Adapter:
         sizes = {name: 4 * p.numel() for name, p in zip(self.names, self.parameters, strict=True)}
         return sum(size for name, size in sizes.items() if ADAPTER.search(name))
 
-    def warn_if_mostly_not_lora(self) -> None:
-        """Say what whole modules cost: with the authors' two, 99 % of what they send is not LoRA."""
+    def warn_if_mostly_not_lora(self, asked: str) -> None:
+        """Say what whole modules cost: with the authors' two, 99 % of what they send is not LoRA.
+
+        Args:
+            asked: the keys that name them.
+        """
         rest = self.bytes - self.lora_bytes
         if rest > self.lora_bytes:
             warnings.warn(
-                f"model.fedmllm.modules_to_save makes {rest / self.bytes:.1%} of what each client sends something "
+                f"{asked} makes {rest / self.bytes:.1%} of what each client sends something "
                 f"other than LoRA: {rest:,} of {self.bytes:,} bytes in float32. Name fewer modules, or send fewer "
                 "bits (fedmllm.compression).",
                 PayloadWarning,

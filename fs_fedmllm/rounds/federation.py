@@ -17,6 +17,7 @@ import torch
 
 from fs_fedmllm.algorithms import REGULARIZERS, ServerOptimizer, State
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.model import whole_modules
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
@@ -104,7 +105,7 @@ class Federation:
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
         dealt = (row for rows in data.clients.values() for row in rows)
         check_shapes((*dealt, *data.dataset.val, *data.dataset.test), mllm.family.widest, mllm.family.name)
-        mllm.adapter.warn_if_mostly_not_lora()
+        mllm.adapter.warn_if_mostly_not_lora(whole_modules(config.model.fedmllm))
         if mllm.groups:
             costs = ", ".join(f"{name} {size:,}" for name, size in mllm.federated_bytes().items())
             logger.warning("Modules go in full: a client sends %s bytes a round.", costs)

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.privacy.accountant import hollow
 from fs_fedmllm.rounds.client_update import ClientUpdate
@@ -151,6 +152,13 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines.insert(-2, f"model: {results['model']}")
     if results.get("privacy"):
         lines.insert(-2, privacy_line(results["privacy"]))
+    if results.get("best_by_loss"):
+        value = evaluations[0].get(results["best_by"])
+        lines[lines.index(f"best by {results['best_by']}: round {best_round}")] += (
+            f" ({results['best_by']} is {value:.4f} in every evaluation, so the lowest loss is the best)"
+        )
+    if results.get("out_of_form"):
+        lines.insert(-2, said_of_form(results["out_of_form"]))
     if results["refused"]:
         lines.insert(-2, f"refused updates: {len(results['refused'])} (see results.json)")
     return "\n".join(lines)

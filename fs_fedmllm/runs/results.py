@@ -8,12 +8,13 @@ from typing import Any
 
 from fs_fedmllm.config import Config, config_digest
 from fs_fedmllm.config.metric_paths import named_metrics
-from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.evaluation.form import form_figures
+from fs_fedmllm.evaluation.predictions import Prediction, shown_as
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.wire import wire_bytes
-from fs_fedmllm.runs.best import best_of
+from fs_fedmllm.runs.best import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, evaluated_rows
@@ -58,6 +59,7 @@ def results_so_far(
         "evaluations": evaluations,
         "best": best_of(evaluations, metric),
         "best_by": metric,
+        **({"best_by_loss": True} if never_moved(evaluations, metric) else {}),
         "bytes_sent": figures["bytes_sent"],
         "adapter_bytes": wire_bytes(state.params),
         "refused": figures["refused"],
@@ -101,6 +103,9 @@ def closing_figures(config: Config, data: FederatedData, predictions: Sequence[P
     template, found = data.template, dict[str, Any]()
     if predictions:
         positive = template.positive if template.metric == "auc" else None
+        form = form_figures(shown_as(predictions, "both"))
+        if form is not None:
+            found["out_of_form"] = form
         found |= {
             "options": list(template.options),
             "positive": positive,

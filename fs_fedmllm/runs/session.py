@@ -32,6 +32,7 @@ import torch
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.errors import UpdateError
+from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
 from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.hub.hook import HubHook
@@ -245,6 +246,10 @@ class Session:
         if self._predictions:
             write_predictions(folder.path / PREDICTIONS, self._predictions)
         results |= closing_figures(self.config, data, self._predictions)
+        if (decoding := self.federation.evaluator.decoding()) is not None:
+            results["decoding"] = decoding
+        if results.get("out_of_form"):
+            logger.warning("%s.", said_of_form(results["out_of_form"]))
         if self._hub is not None and self.federation.optimizer is not None:
             # First without the hub: while a push hangs, the results are there.
             folder.write_json("results.json", results)

@@ -115,16 +115,21 @@ def test_a_payload_that_is_mostly_not_lora_is_told(federation) -> None:
     import warnings
 
     from fs_fedmllm.config import ModelOptions
+    from fs_fedmllm.config.model import whole_modules
     from fs_fedmllm.errors import PayloadWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        federation.mllm.adapter.warn_if_mostly_not_lora()  # LoRA only
+        federation.mllm.adapter.warn_if_mostly_not_lora("")  # LoRA only
     options = dataclasses.replace(ModelOptions(), modules_to_save=["lm_head"])
     adapter = load_mllm(options).adapter
     head = sum(p.numel() for n, p in zip(adapter.names, adapter.parameters, strict=True) if "lora_" not in n)
     assert adapter.bytes - adapter.lora_bytes == 4 * head and adapter.lora_bytes == federation.mllm.adapter.bytes
     assert head > 0
-    with pytest.warns(PayloadWarning, match=f"{4 * head:,} of {adapter.bytes:,} bytes") as caught:
-        adapter.warn_if_mostly_not_lora()
+    asked = whole_modules(ModelOptions(federated=["lora", "projector"]))
+    told = rf"federated \[projector\] makes.*{4 * head:,} of {adapter.bytes:,} bytes"
+    with pytest.warns(PayloadWarning, match=told) as caught:
+        adapter.warn_if_mostly_not_lora(asked)
+    both = ModelOptions(federated=["lora", "projector"], modules_to_save=["lm_head"])
+    assert whole_modules(both) == "model.fedmllm.federated [projector] and model.fedmllm.modules_to_save [lm_head]"
     assert f"{4 * head / adapter.bytes:.1%}" in str(caught[0].message)

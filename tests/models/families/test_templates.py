@@ -253,3 +253,30 @@ def test_turns_are_looked_at_with_what_comes_before(mllm_of) -> None:
     mllm = mllm_of("smolvlm")
     turn = turn_of(lambda messages, **o: mllm.family.render(mllm.processor, messages, **o), [asking("?", image=True)])
     assert turn == dataclasses.replace(turn, before=" ", after="<end_of_utterance>\n")
+
+
+def test_how_answers_are_written_is_told(mllm_of, picture: str, monkeypatch) -> None:
+    """The checkpoint's generation configuration shapes them but for sampling, and its stop strings end them."""
+    mllm = mllm_of("internvl")
+    evaluator = Evaluator(Encoder(mllm, free_question(None), "original", None), EvaluatorConfig(max_new_tokens=8))
+    assert evaluator.decoding() == {"do_sample": False, "max_new_tokens": 8, "stops": ["<|im_end|>"]}
+    stated = mllm.inner.generation_config
+    monkeypatch.setattr(stated, "stop_strings", ["e"])
+    monkeypatch.setattr(stated, "repetition_penalty", 1.3)
+    assert evaluator.decoding() == {
+        **{"do_sample": False, "max_new_tokens": 8, "stops": ["<|im_end|>"]},
+        **{"stop_strings": ["e"], "repetition_penalty": 1.3},
+    }
+    original, told = (
+        mllm.inner.generate,
+        _Says(mllm.tokenizer("the desk is", add_special_tokens=False)["input_ids"], 9),
+    )
+    monkeypatch.setattr(
+        mllm.inner, "generate", lambda **more: original(**more, logits_processor=LogitsProcessorList([told]))
+    )
+    said = evaluator.generate([Sample("1", picture, None, "", question="Which desk?")])[0]
+    assert "e" in said and said.count("desk") == 0, "the stop string did not end it"
+    scored = Evaluator(Encoder(mllm, load_template("digits_triage"), "original", None), EvaluatorConfig())
+    assert scored.decoding() is None
+    drawn = Evaluator(scored.encoder, EvaluatorConfig(), {"decision": "sampled_text"}).decoding()
+    assert drawn is not None and drawn["do_sample"] and drawn["repetition_penalty"] == 1.05
