@@ -1,9 +1,11 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: ``fs-fedmllm``."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import select
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,11 +25,14 @@ from fs_fedmllm.commands import (
     push,
     report,
     run,
+    runs,
     sites,
     sweep,
 )
-from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.commands.completion import complete
+from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.shipped import licence_text
 from fs_fedmllm.version import VERSION
 
 EXIT_USER_ERROR = 2
@@ -35,22 +40,8 @@ EXIT_USER_ERROR = 2
 EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
 COMMANDS = (
-    run,
-    sweep,
-    report,
-    plan,
-    sites,
-    nvflare,
-    certs,
-    data,
-    judge,
-    compare,
-    merge,
-    predict,
-    push,
-    config,
-    doctor,
-    plug,
+    *(run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
+    *(compare, merge, predict, push, config, doctor, plug),
 )
 
 
@@ -61,12 +52,25 @@ def build_parser() -> argparse.ArgumentParser:
         description="Federated fine-tuning of multimodal large language models when clients lack modalities.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--license", "--licence", action=_Licence)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     for leaf in _leaves(parser):
         add_verbosity(leaf)
     return parser
+
+
+class _Licence(argparse.Action):
+    """``--license``: the licence's name and text, and nothing else."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: object):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
+                         help="print the licence of this package and exit")  # fmt: skip
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"fs-fedmllm {VERSION}: Apache-2.0\n\n{licence_text()}".rstrip())
+        parser.exit()
 
 
 def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -107,16 +111,45 @@ def _reader_is_gone() -> bool:
     return gone
 
 
+def _meant(args: argparse.Namespace, more: Sequence[str], options: Sequence[str]) -> str:
+    """What to say of options that are a configuration's keys; empty where one of them is none."""
+    from fs_fedmllm.config import known_keys
+    from fs_fedmllm.config.common_names import BESIDE, meant_key
+
+    known, whole = known_keys(), []
+    for option in options:
+        key = meant_key(option, known)
+        if not key:
+            return ""
+        value = option.partition("=")[2]
+        after = more[more.index(option) + 1 :][:1]
+        whole.append(f"{key}={value or next((word for word in after if word not in options), '...')}")
+        if beside := BESIDE.get(option.lstrip("-").partition("=")[0].replace("-", "_")):
+            whole.append(beside)
+    listed = f"{' and '.join(options)} {'is no option' if len(options) == 1 else 'are no options'}"
+    return (
+        f"{listed} of fs-fedmllm {args.command}: a configuration's keys are written without dashes, "
+        f"{' '.join(whole)}. fs-fedmllm config explains every key."
+    )
+
+
 def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        complete(parser)
     # Overrides may stand before and after options; argparse collects them in one place only.
     args, more = parser.parse_known_args(argv)
-    if more:
-        if not hasattr(args, "overrides") or any(word.startswith("--") for word in more):
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
-        args.overrides += more
+    options = [word for word in more if re.match("--?[A-Za-z]", word)]
+    if more and not hasattr(args, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     apply_verbosity(args)
     try:
+        if options:
+            if said := _meant(args, more, options):
+                raise ConfigError(said)
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        if more:
+            args.overrides += more
         return int(args.function(args))
     except FedMLLMError as error:
         print(f"fs-fedmllm: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "trl": {"trl": "trl"},
     "plot": {"matplotlib": "matplotlib"},
     "nvflare": {"nvflare": "nvflare"},
+    "completion": {"argcomplete": "argcomplete"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
 }
 

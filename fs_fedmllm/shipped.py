@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 from fs_fedmllm.errors import ConfigError
@@ -36,3 +37,24 @@ def find_config(name: str) -> Path:
         ConfigError: there is no such file.
     """
     return find_shipped(name, "configs", "configuration")
+
+
+def shipped_names(folder: str) -> list[str]:
+    """Names, as :func:`find_shipped` takes them, of what ships in ``configs`` or ``tables``."""
+    package = Path(__file__).resolve().parent
+    found: set[str] = set()
+    for shipped in (package / folder, package.parent / folder):
+        found |= {f"{folder}/{path.relative_to(shipped).as_posix()}" for path in shipped.rglob("*.yaml")}
+    return sorted(found)
+
+
+def licence_text() -> str:
+    """The text of the package's licence: of the installation, or of the checkout; empty where neither has it."""
+    beside = Path(__file__).resolve().parent.parent / "LICENSE"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    try:
+        files = importlib.metadata.files("fs-fedmllm") or []
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return next((file.read_text() for file in files if file.name == "LICENSE"), "")

@@ -237,6 +237,16 @@ def nvflare(folder: Path) -> None:
     works("run", CONFIG, "--engine", "nvflare", *RUN, "expname", "simulated")
 
 
+def completion(folder: Path) -> None:
+    """A shell asks what may follow."""
+    line, told = "fs-fedmllm run configs/cross_i3t7.yaml federate.method=fedy", folder / "offered"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    command = [sys.executable, "-m", "fs_fedmllm"]
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(told)}
+    subprocess.run(command, env=environment, check=True)
+    assert told.read_text().strip() == "federate.method=fedyogi", told.read_text()
+
+
 def dev(folder: Path) -> None:
     """The tools start."""
     for tool in ("pytest", "mypy", "build"):
@@ -245,7 +255,7 @@ def dev(folder: Path) -> None:
 
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
-    "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy,
+    "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "completion": completion,
     "nvflare": nvflare, "dev": dev,
 }  # fmt: skip
 

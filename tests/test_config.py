@@ -220,7 +220,7 @@ def test_ranges(valid: schema.Range, text: str, inside: tuple[float, ...], outsi
     [
         ("federate.rounds", "'federate.total_round_num'"),
         ("rounds", "'federate.total_round_num'"),
-        ("epochs", "'train.batch_or_epoch'"),
+        ("epochs", "'train.local_update_steps' (with train.batch_or_epoch=epoch)"),
         ("federate.nums", "'federate.client_num' or 'federate.sample_client_num'"),
         ("federate.methd", "'federate.method'"),
         ("gpu", "'use_gpu'"),

@@ -14,7 +14,8 @@ import pytest
 from waiting import LONG
 
 from fs_fedmllm.config import load, read_yaml
-from fs_fedmllm.config.reading import from_mapping, parse_override
+from fs_fedmllm.config.overrides import parse_override
+from fs_fedmllm.config.reading import from_mapping
 from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import check_image, open_image

@@ -5,23 +5,35 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
+
+from fs_fedmllm.commands.merge import add_which, chosen_adapter
+from fs_fedmllm.errors import ConfigError
 
 
 def add(commands: Any) -> None:
     """Add ``compare`` to the command line's grammar."""
     compare = commands.add_parser("compare", help="two adapters side by side: settings, tensors, products")
     for name in ("first", "second"):
-        compare.add_argument(name, help="an adapter's folder, or hub:owner/name@revision")
+        compare.add_argument(name, help="an adapter's folder, a run folder, or hub:owner/name@revision")
+    add_which(compare)
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.set_defaults(function=_compare)
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from fs_fedmllm.hub.fetch import adapter_folder
+    from fs_fedmllm.hub.fetch import adapter_folder, adapter_of_run
     from fs_fedmllm.tools.adapters.compare import Distance, compare
 
-    found = compare(adapter_folder(args.first, "the first adapter"), adapter_folder(args.second, "the second adapter"))
+    runs = [place for place in (args.first, args.second) if adapter_of_run(Path(place)) is not None]
+    if args.which and not runs:
+        raise ConfigError(f"--which {args.which}: neither is a run folder, which has two adapters.")
+    folders = []
+    for place, key in ((args.first, "the first adapter"), (args.second, "the second adapter")):
+        reference = chosen_adapter(place, args.which if place in runs else None, key)
+        folders.append(adapter_folder(reference, key))
+    found = compare(*folders)
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
         return 0

@@ -10,7 +10,7 @@ def add(commands: Any) -> None:
     """Add ``config`` to the command line's grammar."""
     config = commands.add_parser("config", help="explain every key, or print a resolved configuration")
     config.add_argument("file", nargs="?", help="a .yaml to resolve")
-    config.add_argument("overrides", nargs="*", help="key value pairs")
+    config.add_argument("overrides", nargs="*", help="key=value or key value, as for run")
     add_client_cfg(config)
     config.set_defaults(function=_config)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.commands.targets import Rows, read_target, target_config
 from fs_fedmllm.data.client_names import called, client_by
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, printable
 
@@ -28,16 +29,14 @@ def add(commands: Any) -> None:
     data = commands.add_parser("data", help="check, split, browse and plot data sets")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    check = verbs.add_parser("check", help="validate every row and image; exit code 1 if there are errors")
-    check.add_argument("target", help="name of a data set, with its folder next, or a configuration")
-    check.add_argument("overrides", nargs="*", help="the folder and the adapter's options, or a configuration's keys")
+    check = _targeted(verbs, "check", "validate every row and image; exit code 1 if there are errors")
     check.add_argument("--decode", action=argparse.BooleanOptionalAction, default=True,
                        help="decode every image whole (default); --no-decode reads headers only")  # fmt: skip
     check.add_argument("--baseline", action="store_true", help="fit the question-only baseline too (seconds)")
     check.add_argument("--most", type=int, default=50, help="findings to print (default 50)")
     check.set_defaults(function=_check)
 
-    split = _configured(verbs, "split", "apply a scenario and write the manifest and the clients' files")
+    split = _targeted(verbs, "split", "apply a scenario and write the manifest and the clients' files")
     split.add_argument("--out", default="split", help="folder to write to (default split)")
     split.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
     split.add_argument("--per-client-folders", action="store_true",
@@ -45,13 +44,13 @@ def add(commands: Any) -> None:
     split.add_argument("--images", choices=("link", "copy"), default="link", help="hard links (default) or copies")
     split.set_defaults(function=_split)
 
-    export = _configured(verbs, "export", "write the clients' rows in another program's form")
+    export = _targeted(verbs, "export", "write the clients' rows in another program's form")
     export.add_argument("--format", choices=("trl",), required=True, help="trl: a folder per client for trl sft")
     export.add_argument("--out", default="export", help="folder to write to (default export)")
     export.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
     export.set_defaults(function=_export)
 
-    show = _configured(verbs, "show", "browse rows and their final prompt")
+    show = _targeted(verbs, "show", "browse rows and their final prompt")
     show.add_argument("--client", help="rows of this client (its id or its name), as it may see them")
     show.add_argument("--split", choices=("train", "val", "test"), default="train", help="without --client")
     show.add_argument("--case", choices=CASES, help="only rows that show this")
@@ -59,7 +58,7 @@ def add(commands: Any) -> None:
     show.add_argument("--skip", type=int, default=0, help="rows to pass over first")
     show.set_defaults(function=_show)
 
-    plot = _configured(verbs, "plot", "draw who holds what, as PNG and SVG")
+    plot = _targeted(verbs, "plot", "draw who holds what, as PNG and SVG")
     plot.add_argument("--out", default="plots", help="folder to write to (default plots)")
     plot.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
     plot.add_argument("--embedding", action="store_true",
@@ -68,36 +67,30 @@ def add(commands: Any) -> None:
     plot.set_defaults(function=_plot)
 
 
-def _configured(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
+def _targeted(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=says)
-    parser.add_argument("config", help="a .yaml, or the name of one that ships")
-    parser.add_argument("overrides", nargs="*", help="key value pairs, as for run")
+    parser.add_argument("config", metavar="TARGET",
+                        help="a configuration (a .yaml, or the name of one that ships), a folder of your own data, or "
+                        "the name of a data set with its folder next")  # fmt: skip
+    parser.add_argument("overrides", nargs="*",
+                        help="key=value or key value; beside rows alone also their reader's options")  # fmt: skip
     return parser
-
-
-def _load(name: str, overrides: Sequence[str]) -> Config:
-    from fs_fedmllm import config as schema
-    from fs_fedmllm.shipped import find_config
-
-    return schema.load(find_config(name), overrides)
 
 
 def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
-    from fs_fedmllm.data.registry import EMBEDDED, NAMES
     from fs_fedmllm.scenarios.federated_data import client_column, counted_in, deal_data, named_groups
 
-    words, config, groups, by_client = list(args.overrides), None, [], ""
-    if args.target in NAMES:
-        name, root = args.target, "" if args.target in EMBEDDED else words.pop(0) if words else ""
-        if not root and name not in EMBEDDED:
-            raise ConfigError(f"data check {name} needs the folder that the data lies in.")
-        options, limit = _options(words), (0.0, "")
+    found, config, groups, limit = read_target(args.config, args.overrides), None, list[str](), (0.0, "")
+    by_client = ""
+    if isinstance(found, Rows):
+        name, root, options = found.name, found.root, found.options
+        config = found.config() if found.keys else None
     else:
-        config = _load(args.target, words)
-        name, root, options = config.data.type, config.data.root, config.fedmllm.data
+        config, name, root, options = found, found.data.type, found.data.root, found.fedmllm.data
+    if config is not None:
         limit, groups, by_client = _widest(config), named_groups(config), client_column(config)
     dataset, findings = inspect(
         name, root, options, decode=args.decode, widest=limit[0], family=limit[1], groups=groups, by_client=by_client
@@ -140,12 +133,6 @@ def _widest(config: Config) -> tuple[float, str]:
     return family.widest, family.name
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    from fs_fedmllm.config import apply_overrides
-
-    return apply_overrides({}, words)
-
-
 def _baseline(dataset: Dataset) -> str:
     from fs_fedmllm.evaluation.question_only import question_only
 
@@ -173,14 +160,16 @@ def findings_table(findings: Sequence[Finding], most: int) -> str:
     return "\n".join(lines) or "nothing is wrong"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Text columns, the first to the left and numbers to the right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[int] = (0,)) -> str:
+    """Text columns; those of ``left`` to the left, the others, numbers mostly, to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in cells
-    )
+
+    def line(row: Sequence[str]) -> str:
+        placed = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(placed).rstrip()
+
+    return "\n".join(map(line, cells))
 
 
 def _counts(dataset: Dataset) -> str:
@@ -225,7 +214,7 @@ def _dealt(args: argparse.Namespace) -> tuple[Config, FederatedData, Path]:
     from fs_fedmllm.files.atomic import private_folder
     from fs_fedmllm.scenarios.manifest import read_manifest, write_manifest
 
-    config = _load(args.config, args.overrides)
+    config = target_config(args.config, args.overrides)
     data = federated(config, args.from_manifest)
     out = Path(args.out)
     private_folder(out)
@@ -308,7 +297,7 @@ def _show(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.template import load_template
     from fs_fedmllm.scenarios.federated_data import client_column
 
-    config = _load(args.config, args.overrides)
+    config = target_config(args.config, args.overrides)
     rows: Sequence[Sample]
     if args.client is None:
         dataset = load_dataset(
@@ -342,7 +331,7 @@ def _show(args: argparse.Namespace) -> int:
 def _plot(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.report.plots import draw_all
 
-    config = _load(args.config, args.overrides)
+    config = target_config(args.config, args.overrides)
     data = federated(config, args.from_manifest)
     features = None
     if args.embedding:

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+from fs_fedmllm.errors import ConfigError
 
 
 def add_base_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that loads an adapter into its base."""
-    parser.add_argument("adapter", help="an adapter's folder, or hub:owner/name@revision")
+    parser.add_argument("adapter", help="an adapter's folder, a run folder, or hub:owner/name@revision")
+    add_which(parser)
     parser.add_argument("--base", default="", help="folder or hub id of the base, where the adapter's is elsewhere")
     parser.add_argument("--dtype", default="", choices=("", "float32", "bfloat16", "float16"),
                         help="precision of the base; otherwise that of the training")  # fmt: skip
     parser.add_argument("--gpu", action="store_true", help="use an accelerator")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base")
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Let a command that takes a run folder say which of its adapters is meant."""
+    parser.add_argument("--which", choices=("best", "last"),
+                        help="of a run folder: the best round's adapter (default) or the last round's")  # fmt: skip
+
+
+def chosen_adapter(reference: str, which: str | None, key: str = "the adapter") -> str:
+    """An adapter as the user names it; where that is a run folder, its adapter, which is said on standard error.
+
+    Raises:
+        ConfigError: ``--which`` beside an adapter itself.
+        HubError: it cannot be fetched.
+        ModelError: there is none.
+    """
+    from fs_fedmllm.hub.fetch import adapter_folder
+    from fs_fedmllm.hub.names import PREFIX
+    from fs_fedmllm.runs.verbosity import shows_progress
+
+    found = adapter_folder(reference, key, which or "best")
+    if not reference.startswith(PREFIX) and found not in (Path(reference), Path(reference).parent):
+        if shows_progress():
+            print(f"{key}: {found}", file=sys.stderr)
+    elif which:
+        raise ConfigError(f"--which {which}: {reference} is an adapter, not a run folder with two.")
+    return reference if reference.startswith(PREFIX) else str(found)
 
 
 def add(commands: Any) -> None:
@@ -30,8 +61,9 @@ def _merge(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.adapters.merge import merge
     from fs_fedmllm.tools.adapters.opening import open_adapter
 
+    adapter = chosen_adapter(args.adapter, args.which)
     opened = open_adapter(
-        args.adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code,
+        adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code,
         full_precision=args.full_precision,
     )  # fmt: skip
     done = merge(opened, Path(args.out))

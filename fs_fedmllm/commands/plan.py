@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     """Add ``plan`` to the command line's grammar."""
     plan = commands.add_parser("plan", help="what a run will need: sizes, traffic, memory, steps, hours")
     plan.add_argument("config", help="a .yaml, or the name of one that ships")
-    plan.add_argument("overrides", nargs="*", help="key value pairs")
+    plan.add_argument("overrides", nargs="*", help="key=value or key value, as for run")
     add_client_cfg(plan)
     plan.add_argument("--probe", action="store_true", help="load the model, take a few steps, measure memory and time")
     plan.add_argument("--online", action="store_true", help="ask the hub for licence, gating and configuration")

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.commands.merge import add_base_options
+from fs_fedmllm.commands.merge import add_base_options, chosen_adapter
 from fs_fedmllm.errors import ConfigError, printable
 
 
@@ -37,7 +37,11 @@ def _predict(args: argparse.Namespace) -> int:
 
     rows = read_rows(Path(args.file)) if args.file else [one_row(args.image, args.text, args.question)]
     opened = open_adapter(
-        args.adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code
+        chosen_adapter(args.adapter, args.which),
+        base=args.base,
+        dtype=args.dtype,
+        use_gpu=args.gpu,
+        trust_remote_code=args.trust_remote_code,
     )
     answers = predict(opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size)
     for answer in answers:

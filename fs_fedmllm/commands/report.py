@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ def add(commands: Any) -> None:
     """Add ``report`` to the command line's grammar."""
     report = commands.add_parser("report", help="tables, tests and curves of a sweep, or of runs side by side")
     report.add_argument("folders", nargs="+", metavar="FOLDER",
-                        help="folder of a sweep, or run folders; others are tested against the first")  # fmt: skip
+                        help="folder of a sweep, run folders, or folders that runs lie below; the others are tested "
+                        "against the first")  # fmt: skip
     report.add_argument("--out", help="folder to write to (default FOLDER/report; report for a table file)")
     report.add_argument("--baseline", metavar="ROW", help="compare the other rows with this one")
     report.add_argument("--spread", action="store_true",
@@ -25,23 +27,48 @@ def _report(args: argparse.Namespace) -> int:
     import dataclasses
 
     from fs_fedmllm.errors import ConfigError
+    from fs_fedmllm.runs.listing import run_folder_of
     from fs_fedmllm.tools.report.page import write_report
     from fs_fedmllm.tools.report.runs import read_sheet
 
     folders = [Path(folder) for folder in args.folders]
     if args.spread:
         return _spread(args, folders)
-    sheet = read_sheet(folders)
+    sheet = read_sheet(_runs_of(folders))
     if args.baseline:
         first = sheet.table.rows[0]
         known = [value.name for value in sheet.table.axis(first).values]
         if args.baseline not in known:
             raise ConfigError(f"--baseline {args.baseline}: the rows are {', '.join(known)}.")
         sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline}))
-    out = Path(args.out) if args.out else folders[0] / "report"
+    out = Path(args.out) if args.out else run_folder_of(folders[0]) / "report"
     for path in write_report(sheet, out, pictures=not args.no_curves):
         print(path)
     return 0
+
+
+def _runs_of(places: list[Path]) -> list[Path]:
+    """Run folders or the folder of a sweep, for what was named: a folder above runs stands for the finished ones.
+
+    Those that are not finished are named on standard error.
+    """
+    from fs_fedmllm.runs.listing import DIVERGED, FINISHED, list_runs, run_folder_of
+    from fs_fedmllm.runs.verbosity import shows_progress
+    from fs_fedmllm.tools.sweeps.files import INDEX
+
+    found: list[Path] = []
+    for place in places:
+        folder = run_folder_of(place)
+        if folder != place or not place.is_dir() or (place / INDEX).is_file():
+            found.append(folder)
+            continue
+        below = sorted(list_runs(place), key=lambda run: run.folder)
+        done = [run.folder for run in below if run.status in (FINISHED, DIVERGED)]
+        found += done or [place]
+        left = [f"{run.folder} ({run.status})" for run in below if run.folder not in done]
+        if done and left and shows_progress():
+            print(f"left out: {', '.join(left)}", file=sys.stderr)
+    return list(dict.fromkeys(found))
 
 
 def _spread(args: argparse.Namespace, places: list[Path]) -> int:

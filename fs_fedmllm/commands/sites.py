@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     for role, says in (("server", "start the server of a distributed run"), ("client", "take part in one")):
         site = commands.add_parser(role, help=says)
         site.add_argument("config", help="the run's .yaml, the same on every site")
-        site.add_argument("overrides", nargs="*", help="key value pairs, as for run")
+        site.add_argument("overrides", nargs="*", help="key=value or key value, as for run")
         add_client_cfg(site)
         site.add_argument("--data", help="this site's folder, from data split --per-client-folders (data.root)")
         site.add_argument("--address", help="host:port of the server (fedmllm.network.address)")

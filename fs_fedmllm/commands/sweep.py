@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     """Add ``sweep`` to the command line's grammar."""
     sweep = commands.add_parser("sweep", help="run the grid of a table file; the same command resumes it")
     sweep.add_argument("table", help="a table file, or the name of one that ships, e.g. tables/table4.yaml")
-    sweep.add_argument("overrides", nargs="*", help="key value pairs for every run, e.g. data.root /data")
+    sweep.add_argument("overrides", nargs="*", help="key=value or key value for every run, e.g. data.root=/data")
     sweep.add_argument("--out", help="folder of the sweep (default exp/sweeps/NAME)")
     sweep.add_argument("--workers", type=int, default=0,
                        help="runs at once (default: one per core, or one where an accelerator is used)")  # fmt: skip

@@ -14,17 +14,16 @@ from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import METRICS, SPLITTERS
+from fs_fedmllm.config.overrides import apply_overrides, override_pairs, parse_override
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
-    apply_overrides,
     divide,
     from_mapping,
     given_mapping,
     host_mapping,
     known_keys,
     load,
-    parse_override,
     read_clients,
     read_yaml,
     to_mapping,
@@ -101,6 +100,7 @@ __all__ = [
     "key_facts",
     "known_keys",
     "load",
+    "override_pairs",
     "parse_override",
     "read_clients",
     "read_yaml",

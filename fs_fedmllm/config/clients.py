@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.config.host_reading import leaves, put
+from fs_fedmllm.config.overrides import override_pairs
 from fs_fedmllm.errors import ConfigError
 
 #: What a client may have for itself: how it trains in a round. Everything else is what clients share.
@@ -78,18 +79,21 @@ def own_settings(
     return {name: made[name] for name in sorted(made, key=client_id)}
 
 
-def client_words(words: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Overrides for all clients, and those of single clients: ``client_3.train.optimizer.lr 0.1``.
+def client_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Overrides for all clients, and those of single clients: ``client_3.train.optimizer.lr=0.1``.
 
     Args:
-        words: ``key value key value ...``.
+        words: as :func:`~fs_fedmllm.config.overrides.override_pairs` reads them.
+
+    Returns:
+        ``key value key value ...`` for everyone, and by client.
     """
     everyone: list[str] = []
     single: dict[str, list[str]] = {}
-    for i in range(0, len(words), 2):
-        name, dot, rest = words[i].partition(".")
+    for key, value in override_pairs(words):
+        name, dot, rest = key.partition(".")
         if dot and client_id(name):
-            single.setdefault(name, []).extend([rest, *words[i + 1 : i + 2]])
+            single.setdefault(name, []).extend([rest, value])
         else:
-            everyone += words[i : i + 2]
+            everyone += [key, value]
     return everyone, single

@@ -16,11 +16,13 @@ import yaml
 from fs_fedmllm.algorithms import REGULARIZERS, SECTIONS
 from fs_fedmllm.config.checks import check, numbers
 from fs_fedmllm.config.clients import PER_CLIENT, client_words, own_settings
+from fs_fedmllm.config.common_names import BESIDE, COMMON_NAMES
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import host_key
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.open_names import own_names, scenario_parameters
+from fs_fedmllm.config.overrides import apply_overrides
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
@@ -99,6 +101,9 @@ def unknown_key(path: str) -> str:
         above = path.split(".")[:-1]
         nested = "".join(f"{name}: {{" for name in above) + f"{path.rpartition('.')[2]}: ...{'}' * len(above)}"
         return f"unknown key {path!r}: a name with dots is for the command line. In a file, nest it: {nested}."
+    if "." not in path and path.lower() in COMMON_NAMES:
+        beside = f" (with {BESIDE[path.lower()]})" if path.lower() in BESIDE else ""
+        return f"unknown key {path!r}; did you mean {COMMON_NAMES[path.lower()]!r}{beside}?"
     name = path.rpartition(".")[2]
     elsewhere = [known for known in known_keys() if known.rpartition(".")[2] == name]
     if elsewhere:
@@ -207,13 +212,13 @@ def given_mapping(
 
     Args:
         path: the configuration.
-        overrides: ``key value key value ...``; ``client_3.train.optimizer.lr 0.1`` is for one client.
+        overrides: ``key=value`` or ``key value``; ``client_3.train.optimizer.lr=0.1`` is for one client.
         client_cfg: FederatedScope's file of clients' own settings.
 
     Raises:
         ConfigError: one of them cannot be read, or clients' own settings are given twice.
     """
-    everyone, single = client_words(list(overrides))
+    everyone, single = client_words(overrides)
     raw = apply_overrides(read_yaml(path), everyone)
     if client_cfg is None and not single:
         return raw
@@ -299,38 +304,6 @@ def _outside(cls: Any, given: Mapping[str, Any], where: str, path: str) -> dict[
         if not valid.holds(value):
             raise ConfigError(f"{where}: {name} is {value!r}; it must be {valid}.")
     return dataclasses.asdict(parameters)
-
-
-def parse_override(text: str) -> Any:
-    """The value of a word on the command line, as YAML reads it."""
-    try:
-        return parse_yaml(text)
-    except yaml.YAMLError:
-        return text
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply ``key value key value ...``, FederatedScope's command-line form, to a nested mapping.
-
-    Raises:
-        ConfigError: an odd number of words, or a key through a value that is not a section.
-    """
-    if len(overrides) % 2:
-        raise ConfigError(
-            f"Overrides come in pairs, key then value; {overrides[-1]!r} has no value. Example: seed 7 eval.freq 5"
-        )
-    merged: dict[str, Any] = {k: v for k, v in raw.items()}
-    for name, text in zip(overrides[::2], overrides[1::2], strict=True):
-        node = merged
-        *parents, last = name.split(".")
-        for parent in parents:
-            child = node.get(parent)
-            if child is not None and not isinstance(child, Mapping):
-                raise ConfigError(f"Override {name!r}: {parent!r} is a value, not a section.")
-            node[parent] = dict(child or {})
-            node = node[parent]
-        node[last] = parse_override(text)
-    return merged
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -36,3 +36,23 @@ def describe() -> list[tuple[str, str, str, str]]:
 
     walk(Config, "")
     return rows
+
+
+def choices_of(name: str) -> list[str]:
+    """The texts that a key may have, as a command line writes them; empty where it may have any.
+
+    Args:
+        name: dotted key; one that there is not may have none.
+    """
+    cls: Any = Config
+    *sections, last = name.split(".")
+    for section in sections:
+        cls = typing.get_type_hints(cls).get(section)
+        if not dataclasses.is_dataclass(cls):
+            return []
+    found = next((f for f in dataclasses.fields(cls) if f.name == last), None)
+    if found is None:
+        return []
+    return list(
+        found.metadata.get("choices") or (("True", "False") if typing.get_type_hints(cls)[last] is bool else ())
+    )

@@ -111,6 +111,42 @@ class Lock:
         self._handle = -1
 
 
+def is_held(file: Path) -> bool:
+    """Whether another process holds a lock, or one that nobody can ask, on another machine, may do so.
+
+    A lock whose process is gone is left alone, so that nobody who wants it now finds it taken by this question.
+
+    Args:
+        file: of the lock; it need not be there.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        said = json.loads(os.pread(handle, 1000, 0))
+        if str(said["host"]) == socket.gethostname() and not _is_alive(int(said["pid"])):
+            return False
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def locked(file: Path, *, advice: str = "", patience: float = 0.0) -> Iterator[None]:
     """Hold a lock for the length of a block; arguments as for :class:`Lock`."""

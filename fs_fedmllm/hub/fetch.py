@@ -17,6 +17,8 @@ from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
 from fs_fedmllm.models.export import read_adapter
 
 TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
+#: Folders of adapters in a run folder.
+BEST, LAST = "adapter_best", "adapter"
 #: Seconds to wait for the hub's first answer.
 PATIENCE = 30
 _CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
@@ -95,12 +97,26 @@ def _download(reference: Reference, names: tuple[str, ...], optional: tuple[str,
     return folder, commit
 
 
-def adapter_folder(text: str, key: str = "the adapter") -> Path:
-    """The folder of an adapter: a folder here, its tensor file's, or ``hub:owner/name@revision``, fetched.
+def adapter_of_run(folder: Path, which: str = "best") -> Path | None:
+    """The adapter in a run folder; None where the folder holds none, or is itself an adapter's.
+
+    Args:
+        folder: of a run.
+        which: ``best`` (the last one's where no round was evaluated) or ``last``.
+    """
+    if (folder / TENSORS).is_file():
+        return None
+    names = (BEST, LAST) if which == "best" else (LAST,)
+    return next((folder / name for name in names if (folder / name / TENSORS).is_file()), None)
+
+
+def adapter_folder(text: str, key: str = "the adapter", which: str = "best") -> Path:
+    """The folder of an adapter: a folder here, its tensor file's, a run folder's, or ``hub:owner/name@revision``.
 
     Args:
         text: what the user wrote.
         key: what it was given as, for messages.
+        which: of a run folder, see :func:`adapter_of_run`.
 
     Raises:
         HubError: it cannot be fetched, or is not written as a reference.
@@ -113,6 +129,7 @@ def adapter_folder(text: str, key: str = "the adapter") -> Path:
         path = path.parent
     if not path.is_dir():
         raise ModelError(f"{key}: {text!r} is neither a folder here nor hub:owner/name@revision.")
+    path = adapter_of_run(path, which) or path
     if not (path / TENSORS).is_file():
         pickled = (path / "adapter_model.bin").is_file()
         raise ModelError(

@@ -16,6 +16,7 @@ from fs_fedmllm.algorithms.lora_ranks import RankedClient
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.encoding import Encoder
@@ -142,36 +143,9 @@ class ClientSide:
         )
 
     def halves(self, client: int) -> list[ClientHalf]:
-        """The client halves of one update: of how factors are averaged, the label prior, the method, the regulariser.
-
-        Raises:
-            ConfigError: the regulariser leaves no layer of this model.
-        """
-        config, aggregation = self.config, self.config.fedmllm.aggregation
-        rows, frozen = self.rows.get(client, ()), aggregation.lora == "frozen_a"
-        context = ClientContext(
-            client=client,
-            names=self.adapter.names,
-            device=self.adapter.parameters[0].device,
-            layers=self.adapter.layers,
-            depth=self.adapter.depth,
-            frozen=tuple(i for i, name in enumerate(self.adapter.names) if frozen and is_a(name)),
-            label_counts=option_counts(rows, self.encoder.template),
-            missing_rate=missing_rate(rows) if rows else 0.0,
-            scenario=config.missingness,
-            scenario_params=self.scenario,
-            switches=config.switches,
-        )
-        halves: list[ClientHalf | None] = []
-        if aggregation.ranks:
-            halves.append(RankedClient(int(aggregation.ranks[client - 1])))
-        if context.frozen:
-            halves.append(FrozenAClient(context))
-        if config.fedmllm.label_prior and context.label_counts:
-            halves.append(LabelPriorClient(context.label_counts, config.fedmllm.label_prior))
-        for algorithm in (METHODS[config.federate.method], REGULARIZERS[config.fedmllm.regularizer.type]):
-            halves.append(algorithm.client(parameters_of(config, algorithm), context))
-        return [half for half in halves if half is not None]
+        """As :func:`client_halves`, of a client here."""
+        rows, template = self.rows.get(client, ()), self.encoder.template
+        return client_halves(self.config, self.adapter, template, client, rows, self.scenario)
 
     def _compressed(
         self, received: State, sent: State, client_state: Mapping[str, torch.Tensor], keeps: State
@@ -181,3 +155,51 @@ class ClientSide:
         residual = {name.removeprefix(_RESIDUAL): t for name, t in client_state.items() if name.startswith(_RESIDUAL)}
         coded, residual = self.codec.encode(own, sent, residual)
         return coded, keeps | {_RESIDUAL + name: tensor for name, tensor in residual.items()}
+
+
+def client_halves(
+    config: Config,
+    adapter: Adapter,
+    template: Template,
+    client: int,
+    rows: Sequence[Sample],
+    scenario: Mapping[str, Any],
+) -> list[ClientHalf]:
+    """The client halves of one update: of how factors are averaged, the label prior, the method, the regulariser.
+
+    Args:
+        config: of the run.
+        adapter: of the model, which may be one without weights.
+        template: of the rows.
+        client: id.
+        rows: of the client.
+        scenario: parameters of the scenario, as the manifest has them.
+
+    Raises:
+        ConfigError: the regulariser leaves no layer of this model.
+    """
+    aggregation = config.fedmllm.aggregation
+    frozen = aggregation.lora == "frozen_a"
+    context = ClientContext(
+        client=client,
+        names=adapter.names,
+        device=adapter.parameters[0].device,
+        layers=adapter.layers,
+        depth=adapter.depth,
+        frozen=tuple(i for i, name in enumerate(adapter.names) if frozen and is_a(name)),
+        label_counts=option_counts(rows, template),
+        missing_rate=missing_rate(rows) if rows else 0.0,
+        scenario=config.missingness,
+        scenario_params=scenario,
+        switches=config.switches,
+    )
+    halves: list[ClientHalf | None] = []
+    if aggregation.ranks:
+        halves.append(RankedClient(int(aggregation.ranks[client - 1])))
+    if context.frozen:
+        halves.append(FrozenAClient(context))
+    if config.fedmllm.label_prior and context.label_counts:
+        halves.append(LabelPriorClient(context.label_counts, config.fedmllm.label_prior))
+    for algorithm in (METHODS[config.federate.method], REGULARIZERS[config.fedmllm.regularizer.type]):
+        halves.append(algorithm.client(parameters_of(config, algorithm), context))
+    return [half for half in halves if half is not None]

@@ -14,7 +14,7 @@ from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.wire import wire_bytes
-from fs_fedmllm.runs.best import best_of, never_moved
+from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, evaluated_rows

@@ -24,8 +24,8 @@ def identity(config: Config, data: FederatedData) -> str:
     return f"{config_digest(config)}-{data.manifest_sha256}"
 
 
-def announce(folder: Path, config: Config, data: FederatedData) -> bool:
-    """Say where an interrupted run goes on, before anything expensive is loaded; False if there is nothing to resume.
+def resumes_at(folder: Path, config: Config, data: FederatedData) -> int | None:
+    """Rounds done by the checkpoint that a run would go on from; None if there is nothing to resume.
 
     Args:
         folder: of the run.
@@ -37,9 +37,18 @@ def announce(folder: Path, config: Config, data: FederatedData) -> bool:
     """
     state = folder / "checkpoint"
     head = read_head(state, identity(config, data), belongings(config, data)) if state.is_dir() else None
-    if head is None:
+    return None if head is None else int(head["round"])
+
+
+def announce(folder: Path, config: Config, data: FederatedData) -> bool:
+    """Say where an interrupted run goes on, before anything expensive is loaded; False if there is nothing to resume.
+
+    Arguments and errors as for :func:`resumes_at`.
+    """
+    done = resumes_at(folder, config, data)
+    if done is None:
         return False
-    logger.warning("Resuming after round %d of %d (%s).", head["round"], config.federate.total_round_num, folder)
+    logger.warning("Resuming after round %d of %d (%s).", done, config.federate.total_round_num, folder)
     return True
 
 

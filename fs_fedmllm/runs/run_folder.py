@@ -135,6 +135,22 @@ def claimed(config: Config, label: str = "", digest: str = "") -> Iterator[RunFo
                 path.rmdir()
 
 
+def next_folder(config: Config, label: str = "") -> tuple[Path, list[str]]:
+    """The folder that :func:`claimed` would take, and what it would say of finished runs that it passes over.
+
+    Nothing is made or locked.
+
+    Raises:
+        ConfigError: the name is no folder's name.
+    """
+    passed: list[str] = []
+    for path in _candidates(config, label):
+        if not is_finished(path):
+            break
+        passed.append(passed_over(path, config))
+    return path, passed
+
+
 def check_output(outdir: str) -> None:
     """A run can write where it is to write; nothing is made yet.
 

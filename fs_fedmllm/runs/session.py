@@ -44,7 +44,8 @@ from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.rounds.server import Round
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.belongings import belongings
-from fs_fedmllm.runs.best import best_of, is_better, write_adapters
+from fs_fedmllm.runs.best import write_adapters
+from fs_fedmllm.runs.best_round import best_of, is_better
 from fs_fedmllm.runs.checkpoint import remove_checkpoint, save_checkpoint
 from fs_fedmllm.runs.clock import RunClock
 from fs_fedmllm.runs.listener import Listener

@@ -1,0 +1,70 @@
+"""What a command line says over a configuration: ``key=value`` words, and FederatedScope's ``key value`` pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.files.safe_yaml import parse_yaml
+
+#: A whole override in one word; a key holds no ``=``, so the first one ends it.
+_ONE_WORD = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
+_EXAMPLE = "Write key=value or key value, for example: seed=7 eval.freq 5."
+
+
+def override_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The (key, value) pairs of a command line, in its order.
+
+    A word in a key's place that holds a ``=`` is a whole override; any other takes the next word for its value,
+    whatever that holds. So both forms can be mixed, and a value may hold ``=``.
+
+    Args:
+        words: ``seed=7 eval.freq 5 data.root=/a=b``.
+
+    Raises:
+        ConfigError: a key without a value, or blanks around a ``=``.
+    """
+    pairs: list[tuple[str, str]] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if found := _ONE_WORD.fullmatch(word):
+            pairs.append((found.group(1), found.group(2)))
+            continue
+        if not rest or rest[0] == "=":
+            blanks = " without blanks around the '='" if rest or (pairs and not pairs[-1][1]) else ""
+            raise ConfigError(f"Overrides come in pairs; {word!r} has no value. {_EXAMPLE[:-1]}{blanks}.")
+        pairs.append((word, rest.pop(0)))
+    return pairs
+
+
+def parse_override(text: str) -> Any:
+    """The value of a word on the command line, as YAML reads it."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply overrides, as :func:`override_pairs` reads them, to a nested mapping.
+
+    Raises:
+        ConfigError: a key without a value, or a key through a value that is not a section.
+    """
+    merged: dict[str, Any] = {k: v for k, v in raw.items()}
+    for name, text in override_pairs(overrides):
+        node = merged
+        *parents, last = name.split(".")
+        for parent in parents:
+            child = node.get(parent)
+            if child is not None and not isinstance(child, Mapping):
+                raise ConfigError(f"Override {name!r}: {parent!r} is a value, not a section.")
+            node[parent] = dict(child or {})
+            node = node[parent]
+        node[last] = parse_override(text)
+    return merged
