@@ -11,6 +11,7 @@ from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
+from fs_fedmllm.config.missing_modalities import StandInsConfig
 from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import METRICS, SPLITTERS
@@ -87,6 +88,7 @@ __all__ = [
     "RegularizerConfig",
     "SecureAggregationConfig",
     "ServerConfig",
+    "StandInsConfig",
     "TrainConfig",
     "TrainerConfig",
     "apply_overrides",

@@ -164,9 +164,11 @@ def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
         if dataclasses.is_dataclass(kind):
             values[name] = _build(kind, value if value is not None else {}, where, full)
             continue
-        value = _coerce(value, kind, full, where)
         metadata = next(f.metadata for f in dataclasses.fields(cls) if f.name == name)
         choices = metadata.get("choices", ())
+        if value is False and kind is str and "off" in choices:  # YAML reads the bare word so
+            value = "off"
+        value = _coerce(value, kind, full, where)
         unset = value == "" and full == "data.splitter"
         if choices and isinstance(value, str) and value not in choices and not unset:
             raise ConfigError(

@@ -15,7 +15,7 @@ from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
-from fs_fedmllm.config.missing_modalities import SAMPLERS
+from fs_fedmllm.config.missing_modalities import SAMPLERS, StandInsConfig
 from fs_fedmllm.config.model import ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import GIVEN, PREFIX, SPLITTERS, counts_itself
@@ -296,6 +296,7 @@ class _FedMLLMConfig:
         "of option c; 0 adds nothing. Not for open answers.",
         valid=NOT_NEGATIVE,
     )
+    stand_ins: StandInsConfig = section(StandInsConfig)
     regularizer: RegularizerConfig = section(RegularizerConfig)
     train: LocalConfig = section(LocalConfig)
     server: ServerConfig = section(ServerConfig, owner="server")

@@ -33,6 +33,7 @@ from fs_fedmllm.runs.belongings import base_of
 from fs_fedmllm.scenarios.federated_data import (
     FederatedData,
     check_best,
+    check_stand_ins,
     client_column,
     counted,
     deal,
@@ -73,6 +74,7 @@ def server_data(config: Config) -> FederatedData:
         split = deal(config, dataset, template)[1].sha256
     dataset = dataclasses.replace(dataset, train=())
     check_best(config, dataset, template)
+    check_stand_ins(config, dataset)
     return FederatedData(dataset, template, {}, _manifest(config, dataset), split or _evaluated_on(dataset))
 
 

@@ -113,6 +113,20 @@ class Evaluator:
             numbers |= figures
         return numbers, predictions
 
+    def right_alone(self, samples: Sequence[Sample], shown: str) -> float:
+        """Share of complete rows of a choice that are decided rightly when one modality alone is shown.
+
+        Args:
+            samples: at least one, each with a label and both modalities.
+            shown: ``image`` or ``text``.
+        """
+        started = time.perf_counter()
+        image, text = SHOWN[shown]
+        scores = self.option_log_probs([row.showing(image=image, text=text) for row in samples])
+        right = scores.argmax(axis=1) == np.array([row.label for row in samples])
+        self.seconds += time.perf_counter() - started
+        return float(right.mean())
+
     def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:
         """(rows, options) log-probabilities over the template's options, in the order of the rows.
 

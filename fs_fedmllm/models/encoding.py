@@ -169,11 +169,12 @@ class Encoder:
             self._frames[image] = self._row_text.commands(self.tokens(self._chat("?", image)))
         return self._frames[image]
 
-    def encode(self, samples: Sequence[Sample], *, answered: bool = True) -> list[Encoded]:
+    def encode(self, samples: Sequence[Sample], *, answered: bool = True, keep: bool = True) -> list[Encoded]:
         """Encode rows; each distinct row goes through the processor once.
 
         Args:
             samples: rows.
+            keep: remember them; not rows that are made for one update and never come again.
             answered: whether room is kept for each row's own answer; without it, for one that is yet to be written.
 
         Raises:
@@ -183,9 +184,12 @@ class Encoder:
         for sample in samples:
             prompt = self.template.prompt(sample, self.variant)
             key = (prompt, sample.image, sample.answer, answered)
-            if key not in self._rows:
-                self._rows[key] = self._encode_one(sample, answered)
-            encoded.append(self._rows[key])
+            found = self._rows.get(key)
+            if found is None:
+                found = self._encode_one(sample, answered)
+                if keep:
+                    self._rows[key] = found
+            encoded.append(found)
         return encoded
 
     def _encode_one(self, sample: Sample, answered: bool) -> Encoded:

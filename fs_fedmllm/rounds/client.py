@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from fs_fedmllm.rounds.batches import STREAM_DROPOUT, update_generator
 from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.learning_rate import round_lr
 from fs_fedmllm.rounds.schedule import update_batches
+from fs_fedmllm.rounds.stand_ins import StandIns, allowed_in, place_of
 from fs_fedmllm.rounds.trainer import LocalTrainer, UpdatePlan
 from fs_fedmllm.scenarios.federated_data import missing_rate, option_counts
 
@@ -81,9 +83,11 @@ class ClientSide:
         received = {name: tensor.float() for name, tensor in message.items()}
         start, halves = self.begin(client, received, client_state)
         plan = self.plan(client, round_index, len(rows), halves)
-        used = plan.rows
-        encoded = self.encoder.encode([rows[i] for i in used])
-        trained, log = self.trainer.fit(start, dict(zip(used, encoded, strict=True)), plan)
+        plan, made = self.completed(plan, client, round_index, received)
+        used = [index for index in plan.rows if index not in made]
+        encoded = dict(zip(used, self.encoder.encode([rows[i] for i in used]), strict=True))
+        encoded |= dict(zip(made, self.encoder.encode(list(made.values()), keep=False), strict=True))
+        trained, log = self.trainer.fit(start, encoded, plan)
         keeps: State = {}
         sent = trained
         for half in halves:
@@ -95,6 +99,18 @@ class ClientSide:
         if self.codec.kind != "float32":
             sent, keeps = self._compressed(received, sent, client_state, keeps)
         return ClientUpdate(client, len(rows), sent, log, keeps)
+
+    def completed(
+        self, plan: UpdatePlan, client: int, round_index: int, received: Mapping[str, torch.Tensor]
+    ) -> tuple[UpdatePlan, dict[int, Sample]]:
+        """The plan with stand-ins, where the server allows them, and the rows that this makes, by new indices."""
+        allowed, chosen = allowed_in(received), self.config.fedmllm.stand_ins
+        if not allowed or chosen.use == "off":
+            return plan, {}
+        maker = StandIns(chosen, self.encoder.template.options, self.encoder.mllm.tokenizer)
+        place = place_of(self.config.seed, round_index, client)
+        batches, made = maker.completed(self.rows[client], plan.batches, allowed, place)
+        return dataclasses.replace(plan, batches=batches), made
 
     def attempt(
         self,

@@ -18,6 +18,7 @@ import torch
 from fs_fedmllm.algorithms import REGULARIZERS, ServerOptimizer, State
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.model import whole_modules
+from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
@@ -31,6 +32,7 @@ from fs_fedmllm.rounds.cores import available_cores
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.rounds.server import ServerSide, server_optimizer, upload_codec
+from fs_fedmllm.rounds.stand_ins import neutral_phrases
 from fs_fedmllm.rounds.trainer import LocalTrainer
 from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
 
@@ -126,6 +128,8 @@ class Federation:
             _replayed=recorded_participants(config),
         )
         federation.clients.halves(1)  # what does not fit the model is better known now than in round 0
+        if ours.stand_ins.use != "off" and ours.stand_ins.text == "neutral":
+            neutral_phrases(data.template.options)
         return federation
 
     @property
@@ -191,6 +195,16 @@ class Federation:
             if keep is not None:
                 keep += predictions
         return numbers
+
+    def right_alone(self, state: Mapping[str, torch.Tensor], rows: Sequence[Sample]) -> dict[str, float]:
+        """Share of complete rows that a global adapter decides rightly by their image alone, and by their text alone.
+
+        Args:
+            state: the adapter.
+            rows: of a choice, with both modalities.
+        """
+        self.mllm.adapter.load(state)
+        return {shown: self.evaluator.right_alone(rows, shown) for shown in ("image", "text")}
 
     def shortened_rows(self) -> dict[str, int]:
         """How many rows lose a part of their text, by what they are for, and the limit (0: none is shortened).

@@ -79,3 +79,27 @@ def slices_due(config: Config, done_rounds: int) -> bool:
     """Whether an evaluation after so many rounds also shows each modality alone."""
     wanted = config.fedmllm.eval.slices
     return wanted == "always" or (wanted == "ends" and done_rounds in (0, config.federate.total_round_num))
+
+
+#: Rounds from one asking of the validation rows about stand-ins to the next.
+GUARD_EVERY = 2
+
+
+def guard_asks(config: Config, round_index: int) -> bool:
+    """Whether the complete validation rows are asked, before a round, what one modality alone decides."""
+    guarded = config.fedmllm.stand_ins.use != "off" and config.fedmllm.stand_ins.guard == "validation"
+    return guarded and round_index > 0 and round_index % GUARD_EVERY == 0
+
+
+def stand_in_kinds(config: Config, presence: Presence | None = None) -> frozenset[str]:
+    """The modalities that may be stood in for.
+
+    Args:
+        config: the run's configuration.
+        presence: what every client's rows show; with it, none where ``use: auto`` finds a complete training row.
+    """
+    chosen = config.fedmllm.stand_ins
+    complete = any(own.get("both", 0) > 0 for own in (presence or {}).values())
+    if chosen.use == "off" or (chosen.use == "auto" and complete):
+        return frozenset()
+    return frozenset(kind for kind in ("image", "text") if getattr(chosen, kind) != "off")

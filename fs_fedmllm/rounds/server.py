@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
@@ -23,6 +24,8 @@ from fs_fedmllm.privacy.clipped_sum import ClippedSum
 from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.protocols import secure_sum
 from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.schedule import stand_in_kinds
+from fs_fedmllm.rounds.stand_ins import telling
 
 
 @dataclass
@@ -99,7 +102,14 @@ class ServerSide:
             on_image_path=on_image_path,
         )
 
-    def begin(self, index: int, clients: Sequence[int], params: State, server_state: State) -> Round:
+    def begin(
+        self,
+        index: int,
+        clients: Sequence[int],
+        params: State,
+        server_state: State,
+        beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> Round:
         """Open a round.
 
         Args:
@@ -107,8 +117,9 @@ class ServerSide:
             clients: the round's clients, ascending.
             params: the global adapter.
             server_state: the server optimizer's state.
+            beside: what clients are told beside the algorithm's message, by names with a slash.
         """
-        message = self.message(params, server_state)
+        message = {**self.message(params, server_state), **beside}
         received = {name: message[name].float() for name in params}
         return Round(index, list(clients), message, received, self._aggregator(received, clients))
 
@@ -264,4 +275,6 @@ def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) ->
     if server.aggregation.ranks:
         up = to_rank(up, int(server.aggregation.ranks[client - 1]))
     down = server.message(adapter, optimizer.init(adapter) if optimizer is not None else {})
+    if stand_in_kinds(config):
+        down = {**down, **telling(frozenset())}
     return down, server.codec.encode(adapter, up, {})[0]

@@ -78,6 +78,8 @@ def results_so_far(
         results["data"] = data.report
     if ours.clients:
         results["client_settings"] = dict(ours.clients)
+    if "stand_ins" in figures:
+        results["stand_ins"] = figures["stand_ins"]
     privacy: dict[str, Any] = {}
     if dp:
         privacy["differential_privacy"] = dp.report()

@@ -135,8 +135,15 @@ def _presence(value: Any) -> bool:
     )
 
 
+def _decisions(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(e, dict) and _count(e.get("round")) and all(type(e.get(kind)) is bool for kind in ("image", "text"))
+        for e in value
+    )
+
+
 #: Of what only some runs have.
-_OPTIONAL = ("presence",)
+_OPTIONAL = ("presence", "stand_ins")
 _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluations": (_evaluations, "list of figures by round"),
     "refused": (_refused, "list of refusals"),
@@ -144,5 +151,6 @@ _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (_seconds, "mapping of times"),
     "bytes_sent": (_number, "number"),
     "turns": (_count, "count"),
+    "stand_ins": (_decisions, "list of decisions on stand-ins by round"),
     "presence": (_presence, "mapping of what clients told of their rows"),
 }

@@ -42,6 +42,8 @@ from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.rounds.server import Round
+from fs_fedmllm.rounds.stand_in_guard import allowed_by, decision, sentence
+from fs_fedmllm.rounds.stand_ins import telling
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.best import write_adapters
@@ -106,7 +108,7 @@ class Session:
     @property
     def message(self) -> State:
         """What the server sends to clients as the run stands."""
-        return self._server.message(self.state.params, self.state.server)
+        return {**self._server.message(self.state.params, self.state.server), **self._told}
 
     def zero_shot(self) -> None:
         """Evaluate before round 0, unless a resumed run has done so."""
@@ -119,8 +121,27 @@ class Session:
         self._clock.begin_round()
         # Not a function of the seed under differential privacy: see privacy.sampling.
         clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
-        self.round = self._server.begin(self.state.round, clients, self.state.params, self.state.server)
-        return self.round
+        self._decide_stand_ins()
+        current = self._server.begin(self.state.round, clients, self.state.params, self.state.server, self._told)
+        self.round = current
+        return current
+
+    @property
+    def _told(self) -> State:
+        """What clients are told beside the adapter and the algorithm's message."""
+        decisions = self.state.figures.get("stand_ins")
+        return telling(allowed_by(decisions)) if decisions else {}
+
+    def _decide_stand_ins(self) -> None:
+        decisions = self.state.figures.get("stand_ins", [])
+        entry = decision(self.federation, self.state.round, self.state.params, decisions)
+        if entry is None:
+            return
+        if not decisions or any(entry[kind] != decisions[-1][kind] for kind in ("image", "text")):
+            logger.warning("%s", sentence(entry))
+        else:
+            logger.info("%s", sentence(entry))
+        self.state.figures["stand_ins"] = [*decisions, entry]
 
     def retake(self) -> None:
         """Begin the round that is under way again: what its clients gave came to nothing, and refused nobody."""

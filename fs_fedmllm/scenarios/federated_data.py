@@ -96,6 +96,12 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
                 f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
                 "it to 0."
             )
+        if config.fedmllm.stand_ins.use != "off":
+            raise ConfigError(
+                f"fedmllm.stand_ins.use is {config.fedmllm.stand_ins.use}, and the answers of {dataset.name} "
+                f"(template {template.name!r}) are open: whether a modality alone decides them, as its guard "
+                "asks, has no meaning there, and nobody has tried it. Set it to off."
+            )
         return template
     for row in (*dataset.train, *dataset.val, *dataset.test):
         if row.label is None or not 0 <= row.label < len(template.options):
@@ -204,6 +210,7 @@ def deal_data(config: Config, dataset: Dataset) -> FederatedData:
     if config.method.pooled:
         clients = {1: [row for client in sorted(clients) for row in clients[client]]}
     check_best(config, dataset, template)
+    check_stand_ins(config, dataset)
     return FederatedData(dataset, template, clients, manifest, names=manifest.names)
 
 
@@ -325,6 +332,26 @@ def missing_rate(rows: Sequence[Sample]) -> float:
     without_image = sum(row.image is None for row in rows)
     without_text = sum(row.text is None and not (row.image is None and row.question is not None) for row in rows)
     return max(without_image, without_text) / len(rows)
+
+
+def complete_validation_rows(config: Config, dataset: Dataset) -> list[Sample]:
+    """The validation rows that are evaluated and show both modalities."""
+    return [row for row in evaluated_rows(config, dataset.val) if row.presence == "both"]
+
+
+def check_stand_ins(config: Config, dataset: Dataset) -> None:
+    """The guard of stand-ins has rows to ask.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    chosen = config.fedmllm.stand_ins
+    if chosen.use != "off" and chosen.guard == "validation" and not complete_validation_rows(config, dataset):
+        raise ConfigError(
+            f"fedmllm.stand_ins.guard is validation, and {dataset.called} has no validation row at the server that "
+            "shows both modalities, so nothing can say whether stand-ins do harm. Give it such rows, or set "
+            "fedmllm.stand_ins.guard to none (nothing then watches them) or use to off."
+        )
 
 
 def option_counts(rows: Sequence[Sample], template: Template) -> tuple[int, ...]:

@@ -156,6 +156,10 @@ class _LockedFederation(Federation):
         with _LOCK:
             return super().evaluate(*args, **kwargs)
 
+    def right_alone(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with _LOCK:
+            return super().right_alone(*args, **kwargs)
+
 
 def locked(federation: Federation) -> Federation:
     """The federation with one update or evaluation at a time."""

@@ -20,21 +20,31 @@ from fs_fedmllm.scenarios.federated_data import prepare_data
 
 WORDS = [*SHORT, "federate.client_num", "4", "federate.sample_client_num", "2", "fedmllm.eval.limit", "4",
          "data.splitter_args", "[{alpha: 5.0, image_clients: 1, text_clients: 3}]",
-         "fedmllm.sampler", "modality", "fedmllm.label_prior", "1",
+         "fedmllm.sampler", "modality", "fedmllm.label_prior", "1", "fedmllm.stand_ins.use", "auto",
+         "federate.total_round_num", "3", "eval.freq", "3",
          "fedmllm.aggregation.client_weights", "balanced"]  # fmt: skip
+
+
+def lets_in(self: Federation, state: Any, rows: Any) -> dict[str, float]:
+    """The guard's question of the validation rows, answered so that stand-ins are on whatever the rows."""
+    return {"image": 2.0, "text": 2.0}
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict[str, Any]]:
     config = schema.load(CONFIGS / "cross_i3t7.yaml", [*WORDS, "outdir", str(tmp_path_factory.mktemp("embedded"))])
-    embedded, _ = run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Federation, "right_alone", lets_in)
+        embedded, _ = run(config)
+    assert [d["round"] for d in embedded["stand_ins"] if d["image"] and d["text"]] == [2]
     federation = locked(Federation.build(config, prepare_data(config)))
     federation.config = replace(config, federate=replace(config.federate, mode="distributed"))
     return federation, embedded
 
 
-def test_a_distributed_run_draws_and_weighs_as_one_machine_does(shared, tmp_path: Path) -> None:
+def test_a_distributed_run_draws_weighs_and_stands_in_as_one_machine_does(shared, tmp_path: Path, monkeypatch) -> None:
     federation, embedded = shared
+    monkeypatch.setattr(type(federation), "right_alone", lets_in)
     wire = Wire()
     server = server_of(federation, tmp_path / "server", wire)
     federation.presence.clear()  # a server knows nothing before it is told
@@ -43,6 +53,7 @@ def test_a_distributed_run_draws_and_weighs_as_one_machine_does(shared, tmp_path
     results = loop.join()
     assert results["adapter_sha256"] == embedded["adapter_sha256"]
     assert results["participants"] == embedded["participants"]
+    assert results["stand_ins"] == embedded["stand_ins"]
     (pictured,) = [client for client, own in federation.presence.items() if "image" in own]
     assert all(pictured in clients for clients in results["participants"])
     for site in sites:
@@ -53,13 +64,18 @@ def test_kinds_are_told_where_kinds_suffice_and_nothing_where_nothing_is_asked(s
     federation, _ = shared
     rows, kind = len(federation.data.clients[1]), federation.data.clients[1][0].presence
 
-    def told(*, sampler: str = "uniform", weights: str = "default") -> Any:
+    def told(*, sampler: str = "uniform", weights: str = "default", use: str = "off") -> Any:
         ours = federation.config.fedmllm
-        ours = replace(ours, sampler=sampler, aggregation=replace(ours.aggregation, client_weights=weights))
+        ours = replace(
+            ours,
+            sampler=sampler,
+            stand_ins=replace(ours.stand_ins, use=use),
+            aggregation=replace(ours.aggregation, client_weights=weights),
+        )
         return introduction(replace(federation.config, fedmllm=ours), 1, federation.data).get("presence")
 
-    assert told() is told(weights="samples") is None
-    assert told(sampler="modality") == {kind: 1}
+    assert told() is told(weights="samples") is told(use="force") is None
+    assert told(sampler="modality") == told(use="auto") == {kind: 1}
     assert told(weights="balanced") == told(sampler="modality", weights="complete") == {kind: rows}
 
 

@@ -104,6 +104,26 @@ def test_compressed_updates(plugged, host, tmp_path) -> None:
     assert inside["bytes_sent"] == embedded["bytes_sent"]
 
 
+def test_the_switches_for_missing_modalities(plugged, host, tmp_path) -> None:
+    """All of them, in a file with a bare ``off``, which YAML reads as False and FederatedScope would refuse."""
+    file = tmp_path / "switches.yaml"
+    file.write_text(
+        (CONFIGS / "cross_i3t7.yaml").read_text()
+        + "  label_prior: 1.0\n  sampler: modality\n  aggregation: {client_weights: balanced}\n"
+        "  stand_ins: {use: force, guard: none, text: off}\n"
+    )
+    outdir = tmp_path / "fs"
+    done = host.run(MAIN, "--cfg", file, *SHORT, "outdir", outdir, "expname", "job", cwd=plugged)
+    assert done.returncode == 0, done.stderr[-3000:]
+    inside = json.loads((outdir / "job" / "results.json").read_text())
+    embedded, _ = run(schema.load(file, [*SHORT, "outdir", str(tmp_path / "embedded")]))
+    plain, _ = run(schema.load(CONFIGS / "cross_i3t7.yaml", [*SHORT, "outdir", str(tmp_path / "embedded")]))
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"] != plain["adapter_sha256"]
+    assert inside["participants"] == embedded["participants"] and inside["bytes_sent"] == embedded["bytes_sent"]
+    said = [{"round": 0, "image": True, "text": False, "why": "no guard"}]
+    assert inside["stand_ins"] == embedded["stand_ins"] == said
+
+
 def test_the_scenarios_are_splitters(plugged, host, tmp_path) -> None:
     """FederatedScope's own splitter builder finds them; validation and test rows keep every modality."""
     code = (

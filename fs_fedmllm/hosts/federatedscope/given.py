@@ -45,6 +45,7 @@ def watch_merges() -> None:
         if _NOTED in vars(cfg_other):  # a whole configuration brings its own notes
             _noted(self).update(_noted(cfg_other))
         else:  # a text is read as Python where it is one, as the merge itself does
+            _words(cfg_other, self)
             _noted(self).update({path: _plain(self._decode_cfg_value(item)) for path, item in _leaves(cfg_other)})
         return merge_node(self, cfg_other, *args, **kwargs)
 
@@ -61,6 +62,15 @@ def watch_merges() -> None:
 
     from_list.noting = True  # type: ignore[attr-defined]
     CN.merge_from_other_cfg, CN.merge_from_list, CN.merge_from_file = from_node, from_list, from_file
+
+
+def _words(new: Any, known: Any) -> None:
+    """The bare word off, which YAML reads as False, where the tree has a text; the merge would refuse it."""
+    for name, value in new.items():
+        if isinstance(value, Mapping) and isinstance(known.get(name), Mapping):
+            _words(value, known[name])
+        elif value is False and isinstance(known.get(name), str):
+            new[name] = "off"
 
 
 def _noted(cfg: Any) -> dict[Path, Any]:

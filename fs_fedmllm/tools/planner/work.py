@@ -6,6 +6,8 @@ differential privacy clients are drawn in secret, and the count is that of one d
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +15,15 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
-from fs_fedmllm.rounds.schedule import evaluation_due, round_clients, slices_due, update_batches
-from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
+from fs_fedmllm.rounds.schedule import (
+    evaluation_due,
+    guard_asks,
+    round_clients,
+    slices_due,
+    stand_in_kinds,
+    update_batches,
+)
+from fs_fedmllm.scenarios.federated_data import FederatedData, complete_validation_rows, evaluated_rows
 
 #: Turns that a probe may go through.
 FIRST_TURNS = 6
@@ -67,6 +76,33 @@ def _longest_batches(rows: Sequence[Sample], batch: int) -> list[list[Sample]]:
     return [sorted(kind, key=length)[-batch:] for kind in kinds if kind]
 
 
+def _noise_images(config: Config, kinds: frozenset[str], texts: int) -> int:
+    """Images of noise that a run is expected to show: each is a pass of the vision tower, once in a process."""
+    from fs_fedmllm.rounds.stand_ins import POOL
+
+    return min(POOL, math.ceil(config.fedmllm.stand_ins.q * texts)) if "image" in kinds else 0
+
+
+def _completed(
+    config: Config, data: FederatedData, kinds: frozenset[str], batches: Sequence[Sequence[Sample]]
+) -> list[list[Sample]]:
+    """The heaviest steps with stand-ins in every row of one modality: what they need at most."""
+    if not kinds:
+        return []
+    from fs_fedmllm.rounds.stand_ins import neutral_phrases, noise_image
+
+    longest = " ".join(max(part, key=len) for part in neutral_phrases(data.template.options))
+
+    def whole(row: Sample) -> Sample:
+        if row.presence == "text" and "image" in kinds:
+            return dataclasses.replace(row, image=noise_image(0))
+        if row.presence == "image" and "text" in kinds:
+            return dataclasses.replace(row, text=longest)
+        return row
+
+    return [[whole(row) for row in batch] for batch in batches]
+
+
 def count_work(config: Config, data: FederatedData) -> Work:
     """Count what the run will do.
 
@@ -80,7 +116,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     recorded = recorded_participants(config)
     presence = {client: record.presence for client, record in data.manifest.clients.items()}
     rounds = config.federate.total_round_num
-    turns = steps = rows = 0
+    turns = steps = rows = text_rows = 0
     touched: dict[tuple[object, ...], Sample] = {}
 
     def touch(row: Sample) -> None:
@@ -97,6 +133,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
             mine = data.clients[client]
+            text_rows += sum(mine[i].presence == "text" for batch in batches for i in batch)
             if len(first) < FIRST_TURNS:
                 first.append([[mine[i] for i in batch] for batch in batches])
             for batch in batches:
@@ -121,6 +158,11 @@ def count_work(config: Config, data: FederatedData) -> Work:
     scored += len(sliced) * len(shown)
     for row in (*val, *test, *shown):
         touch(row)
+    kinds = stand_in_kinds(config, presence)
+    if kinds:
+        asked = len(complete_validation_rows(config, data.dataset))
+        scored += 2 * asked * sum(guard_asks(config, index) for index in range(rounds))
+    completed = _completed(config, data, kinds, [batch for _, batch in heaviest.values()])
     used = list(touched.values())
     eval_batch = min(config.fedmllm.eval.batch_size, max(len(val), len(test), 1))
     by_length = sorted((*val, *test), key=length)
@@ -133,8 +175,8 @@ def count_work(config: Config, data: FederatedData) -> Work:
         evaluations=len(due),
         scored=scored,
         used=used,
-        images=len({row.image for row in used if row.image is not None}),
-        heaviest=[batch for _, batch in heaviest.values()],
+        images=len({row.image for row in used if row.image is not None}) + _noise_images(config, kinds, text_rows),
+        heaviest=[*(batch for _, batch in heaviest.values()), *completed],
         longest=_longest_batches(by_length, eval_batch),
         first=first,
         scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch]],
