@@ -30,7 +30,8 @@ def make(rounds: int, steps: int) -> dict[str, Any]:
     from fs_fedmllm import config as schema
     from fs_fedmllm.models.loader import TINY
     from fs_fedmllm.rounds.federation import Federation
-    from fs_fedmllm.scenarios.federated_data import evaluated_rows, prepare_data
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+    from fs_fedmllm.scenarios.judged import evaluated_rows
 
     config = schema.load(PRESET, overrides(rounds, steps))
     federation = Federation.build(config, prepare_data(config))

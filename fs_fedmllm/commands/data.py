@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.data.findings import Finding
     from fs_fedmllm.data.sample import Dataset, Sample
     from fs_fedmllm.scenarios.federated_data import FederatedData
+    from fs_fedmllm.scenarios.test_sets import NamedTestSet
 
 CASES = ("both", "image", "text", "neither")
 EXIT_FINDINGS = 1
@@ -78,6 +79,7 @@ def _targeted(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from fs_fedmllm.commands.further_sets import check_test_sets, labels_of
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
@@ -95,7 +97,10 @@ def _check(args: argparse.Namespace) -> int:
     dataset, findings = inspect(
         name, root, options, decode=args.decode, widest=limit[0], family=limit[1], groups=groups, by_client=by_client
     )
-    dealt = None
+    dealt, further = None, dict[str, Any]()
+    if config is not None and dataset is not None:
+        further, own = check_test_sets(config, dataset, decode=args.decode, widest=limit[0], family=limit[1])
+        findings = sorted([*findings, *own], key=lambda f: ("error", "warning", "note").index(f.severity))
     if config is not None and dataset is not None and not any(f.severity == "error" for f in findings):
         try:
             dealt = deal_data(counted_in(config, dataset), dataset)
@@ -103,9 +108,11 @@ def _check(args: argparse.Namespace) -> int:
             findings.insert(0, as_finding(error))
     print(findings_table(grouped([finding for finding in findings if finding.severity != "note"]), args.most))
     if dataset is not None:
-        print(_counts(dataset))
+        print(_counts(dataset, further))
         if said := _labels(dataset):
             print(said)
+    for line in labels_of(further):
+        print(line)
     if dealt is not None:
         print(client_table(dealt.clients, dealt.names))
     for finding in findings:
@@ -172,10 +179,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequenc
     return "\n".join(map(line, cells))
 
 
-def _counts(dataset: Dataset) -> str:
+def _counts(dataset: Dataset, further: Mapping[str, NamedTestSet]) -> str:
+    splits: dict[str, Sequence[Sample]] = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    splits |= {f"test set {name}": test_set.rows for name, test_set in further.items()}
     rows = []
-    for split in ("train", "val", "test"):
-        samples: Sequence[Sample] = getattr(dataset, split)
+    for split, samples in splits.items():
         shown = Counter(sample.presence for sample in samples)
         kinds = Counter(sample.kind for sample in samples if sample.kind)
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
@@ -199,13 +207,16 @@ def _labels(dataset: Dataset) -> str:
 
 
 def federated(config: Config, manifest: str | None = None) -> FederatedData:
-    """The data after the scenario: drawn, or as a manifest records it.
+    """The data after the scenario: drawn, or as a manifest records it; further test sets are no part of it.
 
     Raises:
         ScenarioError: the manifest was made from other files or rows.
     """
+    import dataclasses
+
     from fs_fedmllm.scenarios.federated_data import counted, prepare_data, recorded_data
 
+    config = dataclasses.replace(config, fedmllm=dataclasses.replace(config.fedmllm, test_sets={}))
     return prepare_data(*counted(config)) if manifest is None else recorded_data(config, manifest)
 
 

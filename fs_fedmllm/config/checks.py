@@ -24,6 +24,7 @@ from fs_fedmllm.config.open_names import GIVEN, METRICS, SPLITTERS, misplaced, o
 from fs_fedmllm.config.privacy import privacy_faults
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
+from fs_fedmllm.config.test_sets import test_set_faults
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import ANY, Range
 
@@ -58,6 +59,7 @@ def faults(config: Config) -> Iterator[str]:
     yield from compression_faults(config)
     if not config.counts_clients:
         yield from aggregation_faults(config)
+    yield from test_set_faults(config)
     yield from _evaluation_faults(config)
 
 

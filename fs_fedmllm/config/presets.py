@@ -121,8 +121,10 @@ TASKS = (
          note="All images of a tweet stay with one client; take keep_together out for the authors' partition.",
          together="tweet"),
     Task("medical", "medical", "data", 50, "test_acc", "acc, open_acc, closed_acc",
-         note="VQA-RAD gives the images and the flashcards the text; the data root holds vqa_rad/, flashcards/ and,\n"
-              "# for fedmllm.data.test slake or both, slake/. No validation rows exist: report the last round.",
+         note="VQA-RAD gives the images and the flashcards the text; the data root holds vqa_rad/ and flashcards/.\n"
+              "# With slake/ there too, SLAKE is a further test set of the same run, as in tables/table6.yaml:\n"
+              "# fedmllm.test_sets.slake.type slake fedmllm.test_sets.slake.root slake. No validation rows exist:\n"
+              "# report the last round.",
          options="  eval:\n    max_new_tokens: 32\n"),
 )  # fmt: skip
 

@@ -260,6 +260,12 @@ class _FedMLLMConfig:
         "Parameters of an algorithm from another package, as a mapping under the section's name that it declares.",
     )
     data: dict = key({}, "Options of the data set's adapter.", owner="site", aside=("title", "extract_images"))
+    test_sets: dict = key(
+        {},
+        "Further test sets, evaluated beside the run's own: name -> type (as data.type), root (its folder, from "
+        "data.root on), template (empty takes the set's own) and options (as fedmllm.data).",
+        owner="server",
+    )
     threads: int = key(
         0, "CPU threads; 0 takes what the machine offers.", unit="threads", valid=PARALLEL, owner="site"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def inspect(
     family: str = "",
     groups: Sequence[str] = (),
     by_client: str = "",
+    test_only: bool = False,
 ) -> tuple[Dataset | None, list[Finding]]:
     """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all.
 
@@ -56,11 +58,14 @@ def inspect(
         family: of the model.
         groups: keys of rows whose values should not stand in two splits, beside those that the options name.
         by_client: as for :func:`fs_fedmllm.data.registry.load_dataset`.
+        test_only: leave out training and validation rows, of which nothing is used.
     """
     found = Findings(strict=False)
     dataset = None
     try:
         dataset = load_dataset(name, root, options, findings=found, by_client=by_client)
+        if test_only:
+            dataset = replace(dataset, train=(), val=())
         absent_ok = (options or {}).get("require_images", True) is False
         rows = [*chain(dataset.train, dataset.val, dataset.test)]
         good = _images(rows, decode, absent_ok, found)

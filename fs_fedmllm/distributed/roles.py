@@ -44,6 +44,7 @@ from fs_fedmllm.scenarios.federated_data import (
 )
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 from fs_fedmllm.scenarios.rates import MOST
+from fs_fedmllm.scenarios.test_sets import read_test_sets
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ def server_data(config: Config) -> FederatedData:
     dataset = dataclasses.replace(dataset, train=())
     check_best(config, dataset, template)
     check_stand_ins(config, dataset)
-    return FederatedData(dataset, template, {}, _manifest(config, dataset), split or _evaluated_on(dataset))
+    further = read_test_sets(config, dataset, template)
+    manifest = _manifest(config, dataset)
+    return FederatedData(dataset, template, {}, manifest, split or _evaluated_on(dataset), test_sets=further)
 
 
 def _evaluated_on(dataset: Dataset) -> str:

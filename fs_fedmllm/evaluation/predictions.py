@@ -1,7 +1,7 @@
 """What a run predicted for each row at its last evaluation: the ground of slices, intervals and paired tests.
 
-They lie in ``predictions.jsonl`` of the run folder, a line per row and view of it, so that a report never runs a
-model again.
+They lie in ``predictions.jsonl`` of the run folder (``predictions_<name>.jsonl`` for a further test set), a line per
+row and view of it, so that a report never runs a model again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
 
 FILE = "predictions.jsonl"
+
+
+def file_of(test_set: str = "", stem: str = "predictions", ending: str = ".jsonl") -> str:
+    """The name of a file about test rows: of the run's own, or of a further set (``predictions_slake.jsonl``)."""
+    return f"{stem}_{test_set}{ending}" if test_set else stem + ending
 
 
 class PredictionsError(FedMLLMError):

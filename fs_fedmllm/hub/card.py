@@ -95,6 +95,69 @@ def _metrics(facts: Facts) -> list[tuple[str, str, float, tuple[float, float] | 
     return lines
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """What a card says of test rows: the run's own, or those of a further set.
+
+    Attributes:
+        name: of the set; empty for the run's own rows.
+        dataset: as a sentence may name it.
+        type: the value of ``data.type``.
+        facts: with the entry and the intervals of these rows.
+        counted: ``test_rows`` of these rows.
+    """
+
+    name: str
+    dataset: str
+    type: str
+    facts: Facts
+    counted: Mapping[str, Any]
+
+    def table(self) -> list[str]:
+        """The figures, and of how many rows they are; empty without an evaluation of the card's round."""
+        metrics = _metrics(self.facts)
+        lines = ["| shown | rows | metric | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+        prefixes, entry = {view: prefix for prefix, view in VIEWS}, self.facts.entry or {}
+        for view, name, value, interval, source in metrics:
+            told = f"{interval[0]:.4f} to {interval[1]:.4f} ({source})" if interval else "not available"
+            rows = entry.get(f"test_{prefixes[view]}total")
+            lines.append(f"| {view} | {'' if rows is None else int(rows)} | {name} | {value:.4f} | {told} |")
+        of = phrases.test_rows({"test_rows": self.counted}, entry, self.dataset)
+        after = f"After round {self.facts.round}, on {of}."
+        return [*([f"Test set {self.name}:", ""] if self.name else []), *lines, "", after] if metrics else []
+
+    def results(self) -> list[Any]:
+        """The figures in the hub's form."""
+        from huggingface_hub import EvalResult
+
+        return [
+            EvalResult(
+                task_type="image-text-to-text",
+                dataset_type=self.type,
+                dataset_name=f"{self.dataset}, {view}",
+                # results of one configuration are merged under the first one's name
+                dataset_config=f"{self.name}, {view}" if self.name else view,
+                metric_type=name,
+                metric_value=round(value, 6),
+            )
+            for view, name, value, _, _ in _metrics(self.facts)
+        ]
+
+
+def _tested(facts: Facts) -> list[_Tested]:
+    """The run's own test rows, and the further test sets that have an evaluation of the card's round."""
+    results, config = facts.results, facts.config
+    own = phrases.dataset(str(results.get("dataset", "")))
+    found = [_Tested("", own, str(config["data"]["type"]), facts, results.get("test_rows") or {})]
+    for name, figures in (results.get("test_sets") or {}).items():
+        entry = next((e for e in figures.get("evaluations") or [] if e["round"] == facts.round), None)
+        called = phrases.dataset(str(figures.get("dataset", "")))
+        kind = str(config["fedmllm"]["test_sets"][name]["type"])
+        of_set = dataclasses.replace(facts, entry=entry, intervals={})
+        found.append(_Tested(name, called, kind, of_set, figures.get("test_rows") or {}))
+    return found
+
+
 def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     """What is configured, and what the run accounted for; told as it stands."""
     if config["federate"]["method"] == "global":
@@ -156,12 +219,12 @@ def card(facts: Facts) -> str:
     Args:
         facts: what to write.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
     results, config = facts.results, facts.config
     federate, ours = config["federate"], config["fedmllm"]
-    metrics = _metrics(facts)
-    dataset = phrases.dataset(str(results.get("dataset", "")))
+    tested = _tested(facts)
+    dataset = tested[0].dataset
     model = config["model"]["fedmllm"]
     lacking = phrases.lacks_modalities(facts.manifest)
     data = ModelCardData(
@@ -171,18 +234,7 @@ def card(facts: Facts) -> str:
         license=facts.licence or None,
         tags=phrases.tags(model, lacking),
         model_name=facts.repo.split("/")[-1],
-        eval_results=[
-            EvalResult(
-                task_type="image-text-to-text",
-                dataset_type=str(config["data"]["type"]),
-                dataset_name=f"{dataset}, {view}",
-                dataset_config=view,  # results of one configuration are merged under the first one's name
-                metric_type=name,
-                metric_value=round(value, 6),
-            )
-            for view, name, value, _, _ in metrics
-        ]
-        or None,
+        eval_results=[result for rows in tested for result in rows.results()] or None,
     )
     args = (config["data"].get("splitter_args") or [{}])[0]
     scenario = f"{results.get('scenario')} ({', '.join(f'{k} {v}' for k, v in args.items())})"
@@ -193,12 +245,6 @@ def card(facts: Facts) -> str:
         + (f" (gamma_max {ours['regularizer']['gamma_max']})" if regularizer == "adaptive" else ""),
         f"profile: {ours['profile']}",
     ]
-    table = ["| shown | rows | metric | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    prefixes = {view: prefix for prefix, view in VIEWS}
-    for view, name, value, interval, source in metrics:
-        told = f"{interval[0]:.4f} to {interval[1]:.4f} ({source})" if interval else "not available"
-        rows = (facts.entry or {}).get(f"test_{prefixes[view]}total")
-        table.append(f"| {view} | {'' if rows is None else int(rows)} | {name} | {value:.4f} | {told} |")
     refused = len(results.get("refused") or [])
     licence = facts.licence or "not stated by the publisher; the base model's terms apply to what is made with it"
     sections: list[tuple[str, Sequence[str]]] = [
@@ -219,9 +265,8 @@ def card(facts: Facts) -> str:
         ("Clients", _clients(facts.manifest)),
         (
             "Results",
-            [*table, "", f"After round {facts.round}, on {phrases.test_rows(results, facts.entry or {}, dataset)}."]
-            if metrics
-            else ["No evaluation of this round was made."],
+            [line for rows in tested if (table := rows.table()) for line in (*table, "")][:-1]
+            or ["No evaluation of this round was made."],
         ),
         ("Privacy", _privacy(config, results)),
         (
@@ -234,7 +279,7 @@ def card(facts: Facts) -> str:
             [
                 f"Research on federated fine-tuning{' with missing modalities' if lacking else ''}, for questions "
                 f"like those of {dataset}, asked with the template in `fedmllm.json`. It was evaluated on nothing "
-                "else.",
+                + ("else." if len(tested) == 1 else "but that and the further test sets above."),
                 "",
                 "Do not use it to decide about people. Expect less where a row lacks a modality, and where few "
                 "clients held what it shows. A client's rows may leave traces in an adapter; see "

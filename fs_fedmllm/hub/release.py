@@ -23,8 +23,10 @@ from fs_fedmllm.models.export import TINY_NAME
 FIGURES = (
     *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
     *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
-    "test_rows",
+    *("test_rows", "test_sets"),
 )
+#: The same, of a further test set.
+SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best")
 
 
 def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -45,8 +47,12 @@ def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
         value["fedmllm"].pop(name, None)
     value["fedmllm"]["vision_cache"].pop("folder", None)
     value["fedmllm"]["data"] = {k: v for k, v in value["fedmllm"]["data"].items() if not _is_path(v)}
-    if _is_path(value["fedmllm"]["template"]):
-        value["fedmllm"]["template"] = Path(value["fedmllm"]["template"]).name
+    for own in value["fedmllm"].get("test_sets", {}).values():
+        own.pop("root", None)
+        own["options"] = {k: v for k, v in (own.get("options") or {}).items() if not _is_path(v)}
+    for section in (value["fedmllm"], *value["fedmllm"].get("test_sets", {}).values()):
+        if _is_path(section.get("template")):
+            section["template"] = Path(section["template"]).name
     value["model"]["fedmllm"]["path"] = "tiny" if base == TINY_NAME else base
     return _without_paths(value)
 
@@ -138,6 +144,11 @@ def make_release(
     base = str(json.loads(adapter_config)["base_model_name_or_path"])
     require_public_base(base)
     figures = {name: results[name] for name in FIGURES if name in results}
+    if "test_sets" in figures:
+        figures["test_sets"] = {
+            name: {figure: own[figure] for figure in SET_FIGURES if figure in own}
+            for name, own in figures["test_sets"].items()
+        }
     evaluations = results.get("evaluations") or []
     entry = next((e for e in evaluations if e["round"] == round_index), None)
     shown = public_config(config, base)

@@ -20,6 +20,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.config.model import whole_modules
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoder
@@ -34,7 +35,8 @@ from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.rounds.server import ServerSide, server_optimizer, upload_codec
 from fs_fedmllm.rounds.stand_ins import neutral_phrases
 from fs_fedmllm.rounds.trainer import LocalTrainer
-from fs_fedmllm.scenarios.federated_data import FederatedData, evaluated_rows
+from fs_fedmllm.scenarios.federated_data import FederatedData
+from fs_fedmllm.scenarios.judged import evaluated_rows
 
 logger = logging.getLogger("fs_fedmllm")
 
@@ -81,6 +83,7 @@ class Federation:
         optimizer: the server optimizer; None for the baseline ``local``.
         presence: rows of each client by what they show, of the manifest; at the server of a distributed run, what the
             clients told of it when they joined.
+        test_sets: scores of the further test sets, by name.
     """
 
     config: Config
@@ -92,6 +95,7 @@ class Federation:
     optimizer: ServerOptimizer | None
     presence: dict[int, Mapping[str, int]] = field(default_factory=dict)
     _replayed: Sequence[Sequence[int]] = ()
+    test_sets: Mapping[str, Evaluator] = field(default_factory=dict)
 
     @classmethod
     def build(cls, config: Config, data: FederatedData) -> Federation:
@@ -106,7 +110,9 @@ class Federation:
         set_threads(ours.threads)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
         dealt = (row for rows in data.clients.values() for row in rows)
-        check_shapes((*dealt, *data.dataset.val, *data.dataset.test), mllm.family.widest, mllm.family.name)
+        further = (row for test_set in data.test_sets.values() for row in test_set.rows)
+        evaluated = (*data.dataset.val, *data.dataset.test, *further)
+        check_shapes((*dealt, *evaluated), mllm.family.widest, mllm.family.name)
         mllm.adapter.warn_if_mostly_not_lora(whole_modules(config.model.fedmllm))
         if mllm.groups:
             costs = ", ".join(f"{name} {size:,}" for name, size in mllm.federated_bytes().items())
@@ -115,7 +121,8 @@ class Federation:
         vision, cache = None, ours.vision_cache
         if cache.enabled and mllm.takes_vision_features and mllm.vision_is_frozen:
             vision = VisionFeatures(mllm, cache.memory_mib << 20, Path(cache.folder) if cache.folder else None)
-        encoder = Encoder(mllm, data.template, ours.prompt, vision, configured_lengths(config, mllm))
+        lengths = configured_lengths(config, mllm)
+        encoder = Encoder(mllm, data.template, ours.prompt, vision, lengths)
         federation = cls(
             config=config,
             data=data,
@@ -126,6 +133,12 @@ class Federation:
             optimizer=server_optimizer(config),
             presence={client: record.presence for client, record in data.manifest.clients.items()},
             _replayed=recorded_participants(config),
+            test_sets={
+                name: Evaluator(
+                    Encoder(mllm, test_set.template, ours.prompt, vision, lengths), ours.eval, config.switches
+                )
+                for name, test_set in data.test_sets.items()
+            },
         )
         federation.clients.halves(1)  # what does not fit the model is better known now than in round 0
         if ours.stand_ins.use != "off" and ours.stand_ins.text == "neutral":
@@ -183,11 +196,30 @@ class Federation:
         """
         self.mllm.adapter.load(state)
         val = evaluated_rows(self.config, self.data.dataset.val)
-        test = evaluated_rows(self.config, self.data.dataset.test)
         numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(val).items()}
+        return numbers | self._tested(self.evaluator, self.data.dataset.test, slices, keep)
+
+    def evaluate_test_set(
+        self, name: str, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None
+    ) -> dict[str, float]:
+        """Metrics of a global adapter on a further test set, called as those of the run's own test rows.
+
+        Args:
+            name: of the set.
+            state: the adapter.
+            slices: as for :meth:`evaluate`.
+            keep: as for :meth:`evaluate`.
+        """
+        self.mllm.adapter.load(state)
+        return self._tested(self.test_sets[name], self.data.test_sets[name].rows, slices, keep)
+
+    def _tested(
+        self, evaluator: Evaluator, rows: Sequence[Sample], slices: bool, keep: list[Prediction] | None
+    ) -> dict[str, float]:
+        test, numbers = evaluated_rows(self.config, rows), dict[str, float]()
         views = ("both", "image", "text") if slices and any(row.presence == "both" for row in test) else ("both",)
         for shown in views:
-            figures, predictions = self.evaluator.predict(
+            figures, predictions = evaluator.predict(
                 test, shown, str(self.config.scenario_args.get("keep_together", ""))
             )
             prefix = "test" if shown == "both" else f"test_{shown}"
@@ -206,6 +238,24 @@ class Federation:
         self.mllm.adapter.load(state)
         return {shown: self.evaluator.right_alone(rows, shown) for shown in ("image", "text")}
 
+    def load_metrics(self) -> None:
+        """Load the metrics that the configuration gives by path, for every set that is evaluated.
+
+        Raises:
+            ConfigError: one cannot be loaded, or takes what these rows do not have.
+        """
+        self.evaluator.load_metrics()
+        for name, evaluator in self.test_sets.items():
+            try:
+                evaluator.load_metrics()
+            except ConfigError as error:
+                raise ConfigError(f"fedmllm.test_sets.{name}: {error}") from error
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """What all evaluations of this process took."""
+        return sum(evaluator.seconds for evaluator in (self.evaluator, *self.test_sets.values()))
+
     def shortened_rows(self) -> dict[str, int]:
         """How many rows lose a part of their text, by what they are for, and the limit (0: none is shortened).
 
@@ -221,6 +271,9 @@ class Federation:
         }
         limit = self.encoder.lengths.limit
         counts = {part: self.encoder.count_shortened(own) for part, own in rows.items()}
+        for name, evaluator in self.test_sets.items():
+            of_set = evaluated_rows(self.config, self.data.test_sets[name].rows)
+            counts[f"test_sets.{name}"] = evaluator.encoder.count_shortened(of_set)
         if any(counts.values()):
             told = ", ".join(f"{count} {part}" for part, count in counts.items() if count)
             logger.warning(

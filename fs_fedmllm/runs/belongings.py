@@ -28,7 +28,7 @@ def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
     """
     replayed = recorded_participants(config)
     return {
-        "template": template_sha256(data.template),
+        "template": _templates(data),
         "data": data.content_sha256,
         "base": base_of(config),
         "replay": hashlib.sha256(json.dumps(replayed).encode()).hexdigest() if replayed else "",
@@ -40,6 +40,14 @@ def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
 def _without_paths(value: Any) -> Any:
     text = json.dumps(value, sort_keys=True)
     return f"path {hashlib.sha256(text.encode()).hexdigest()[:8]}" if "/" in text or "\\" in text else value
+
+
+def _templates(data: FederatedData) -> str:
+    own = template_sha256(data.template)
+    if not data.test_sets:
+        return own
+    further = {name: template_sha256(test_set.template) for name, test_set in data.test_sets.items()}
+    return hashlib.sha256(json.dumps([own, further], sort_keys=True).encode()).hexdigest()
 
 
 def template_sha256(template: Template) -> str:

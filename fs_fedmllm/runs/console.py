@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -58,6 +59,11 @@ class ConsoleProgress(Listener):
         if shows_progress():
             self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}")
 
+    def test_set_evaluated(self, done_rounds: int, name: str, figures: dict[str, float]) -> None:
+        """Print a further test set's figures, above the bar."""
+        if shows_progress():
+            self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}, {name}: {_told(figures)}")
+
     def trained(self, round_index: int, update: ClientUpdate) -> None:
         """Advance the bar."""
         self._bar.set_description(f"round {round_index + 1}/{self._rounds} client {update.client}", refresh=False)
@@ -75,6 +81,25 @@ class ConsoleProgress(Listener):
         """Finish the bar."""
         if self._made is not None:
             self._made.close()
+
+
+def _told(figures: Mapping[str, Any]) -> str:
+    """The main figures of an evaluation of test rows, on one line."""
+    shown = ("test_macro_f1", "test_auc", "test_acc", "test_open_acc", "test_closed_acc")
+    return ", ".join(f"{name.removeprefix('test_')} {figures[name]:.4f}" for name in shown if name in figures)
+
+
+def _test_set_lines(results: Mapping[str, Any]) -> list[str]:
+    """A line for each further test set of a run's results: its last figures, and what the questions alone give."""
+    lines = []
+    for name, own in (results.get("test_sets") or {}).items():
+        if own["evaluations"]:
+            rows = own["test_rows"]
+            of = "" if rows["evaluated"] == rows["all"] else f" of {rows['all']:,}"
+            lines.append(f"test set {name} ({rows['evaluated']:,}{of} rows): {_told(own['evaluations'][-1])}")
+            if baseline := own.get("question_only"):
+                lines[-1] += f"; question only: acc {baseline['acc']:.4f}"
+    return lines
 
 
 def _bytes(count: float) -> str:
@@ -146,6 +171,8 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
     ]
     if results.get("question_only") and evaluations:
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
+    if further := _test_set_lines(results):
+        lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", *further]
     if missing := said_rates(results.get("missing_rates") or {}):
         lines.insert(-2, f"missing modalities: {missing}")
     if results.get("model"):

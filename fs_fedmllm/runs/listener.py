@@ -16,7 +16,10 @@ class Listener:
         """Before a run goes on that has taken so many client updates."""
 
     def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
-        """After an evaluation."""
+        """After an evaluation on the run's own rows."""
+
+    def test_set_evaluated(self, done_rounds: int, name: str, figures: dict[str, float]) -> None:
+        """After an evaluation on a further test set."""
 
     def trained(self, round_index: int, update: ClientUpdate) -> None:
         """After a client's training."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from fs_fedmllm.config import Config, config_digest
 from fs_fedmllm.config.metric_paths import named_metrics
+from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.form import form_figures
 from fs_fedmllm.evaluation.predictions import Prediction, shown_as
 from fs_fedmllm.evaluation.question_only import question_only
@@ -17,7 +19,8 @@ from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
-from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, evaluated_rows
+from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric
+from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.version import VERSION
 
 
@@ -49,7 +52,7 @@ def results_so_far(
         "commit": commit(),
         "profile": ours.profile,
         "dataset": data.dataset.called,
-        "test_rows": _test_rows(config, data),
+        "test_rows": _test_rows(config, data.dataset.test),
         "scenario": config.scenario,
         "model": config.model.fedmllm.path,
         "method": config.federate.method,
@@ -70,6 +73,8 @@ def results_so_far(
         "config_sha256": config_digest(config),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+    if data.test_sets:
+        results["test_sets"] = {name: _of_set(config, data, state, name, results["best"]) for name in data.test_sets}
     if data.manifest.clients:
         results["missing_rates"] = data.manifest.missing_rates
     if data.names:
@@ -94,15 +99,26 @@ def results_so_far(
     return results
 
 
-def closing_figures(config: Config, data: FederatedData, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def closing_figures(
+    config: Config,
+    template: Template,
+    predictions: Sequence[Prediction],
+    *,
+    clients: Mapping[int, Sequence[Sample]],
+    train: Sequence[Sample],
+    test: Sequence[Sample],
+) -> dict[str, Any]:
     """What is added at the end: slices with intervals, and what the questions alone give away.
 
     Args:
         config: of the run.
-        data: its rows.
+        template: the prompts of the test rows.
         predictions: of the last evaluation; empty where there was none.
+        clients: training rows of each client, for slices by client; empty makes none.
+        train: training rows before any scenario; empty where nobody sees them all.
+        test: the test rows.
     """
-    template, found = data.template, dict[str, Any]()
+    found = dict[str, Any]()
     if predictions:
         positive = template.positive if template.metric == "auc" else None
         form = form_figures(shown_as(predictions, "both"))
@@ -116,19 +132,36 @@ def closing_figures(config: Config, data: FederatedData, predictions: Sequence[P
                 metric=template.metric,
                 options=template.options,
                 positive=positive,
-                clients=data.clients,
+                clients=clients,
                 seed=config.seed,
                 further=named_metrics(config.fedmllm.eval.metrics),
             ),
         }
-    if template.task == "vqa" and data.dataset.train and not config.fedmllm.eval.limit:
+    if template.task == "vqa" and train and not config.fedmllm.eval.limit:
         # What the questions alone give away belongs beside every such result.
-        found["question_only"] = question_only(data.dataset.train, data.dataset.test)
+        found["question_only"] = question_only(train, test)
     return found
 
 
-def _test_rows(config: Config, data: FederatedData) -> dict[str, Any]:
+def _of_set(
+    config: Config, data: FederatedData, state: RunState, name: str, best: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A further test set's part, with the names that the run's own test rows have."""
+    test_set, evaluations = data.test_sets[name], state.figures["test_sets"][name]
+    at_best = [entry for entry in evaluations if best and entry["round"] == best["round"]]
+    return {
+        "dataset": test_set.dataset.called,
+        "template": test_set.template.name,
+        "test_rows": _test_rows(config, test_set.rows),
+        "zero_shot": evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None,
+        "evaluations": evaluations,
+        "best": at_best[0] if at_best else None,
+        "data": dict(test_set.report),
+    }
+
+
+def _test_rows(config: Config, test: Sequence[Sample]) -> dict[str, Any]:
     """How many test rows an evaluation takes, of how many, and what they show."""
-    rows = evaluated_rows(config, data.dataset.test)
+    rows = evaluated_rows(config, test)
     presence = Counter(row.presence for row in rows)
-    return {"evaluated": len(rows), "all": len(data.dataset.test), "presence": dict(sorted(presence.items()))}
+    return {"evaluated": len(rows), "all": len(test), "presence": dict(sorted(presence.items()))}

@@ -78,6 +78,8 @@ def check_fit(folder: Path, saved: RunState, config: Config, params: State, serv
         for name, (fits, kind) in _FIGURES.items():
             if not fits(saved.figures.get(name)) and (name in saved.figures or name not in _OPTIONAL):
                 raise ValueError(f"{name} is no {kind}")
+        if set(saved.figures.get("test_sets") or {}) != set(map(str, config.fedmllm.test_sets)):
+            raise ValueError("test_sets has figures of other test sets")
         if len(saved.figures["participants"]) != saved.round:
             raise ValueError(f"participants has {len(saved.figures['participants'])} rounds, round is {saved.round}")
     except ValueError as error:
@@ -109,6 +111,10 @@ def _evaluations(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(e, dict) and _count(e.get("round")) and all(map(_number, e.values())) for e in value
     )
+
+
+def _test_sets(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_evaluations, value.values())))
 
 
 def _refused(value: Any) -> bool:
@@ -146,6 +152,7 @@ def _decisions(value: Any) -> bool:
 _OPTIONAL = ("presence", "stand_ins")
 _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluations": (_evaluations, "list of figures by round"),
+    "test_sets": (_test_sets, "mapping of test sets to lists of figures by round"),
     "refused": (_refused, "list of refusals"),
     "participants": (_participants, "list of clients by round"),
     "seconds": (_seconds, "mapping of times"),

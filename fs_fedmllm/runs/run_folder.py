@@ -4,7 +4,9 @@ resolved_config.yaml  the resolved configuration
 manifest.json         which client got which rows and what they show
 metrics.jsonl         one line per client update, round and evaluation
 results.json          the closing figures, with slices and intervals
-predictions.jsonl     what the last evaluation predicted, a line per test row and view
+predictions.jsonl     what the last evaluation predicted, a line per test row and view; predictions_<name>.jsonl for a
+                      further test set
+zero_shot/            answers before round 0, where they were written ones
 adapter/              the final adapter in PEFT's format; adapter_best/ the best round's
 events/               TensorBoard
 checkpoint/           the state to resume from (removed when the run ends)
@@ -35,6 +37,8 @@ from fs_fedmllm.files.locks import Lock
 logger = logging.getLogger(__name__)
 
 LOCK = "run.lock"
+#: Folder of the answers before round 0.
+ZERO_SHOT = "zero_shot"
 _SAME = re.compile("this very configuration")
 
 
@@ -218,7 +222,9 @@ class RunFolder:
             needed="two runs in it would spend more privacy than either reports." if private else "",
             advice="Wait until it has ended, or give this run another expname.",
         )
-        inside = [self.path / name for name in ("checkpoint", "adapter", "adapter_best", "clients", "state")]
+        inside = [
+            self.path / name for name in ("checkpoint", "adapter", "adapter_best", "clients", "state", ZERO_SHOT)
+        ]
         remove_torn(self.path, *inside, *(self.path / "clients").glob("*/"))
         if self.config.federate.save_to:  # among files that are not ours
             copy = Path(self.config.federate.save_to)
@@ -245,7 +251,7 @@ class RunFolder:
         """Append a line to metrics.jsonl, and its numbers to the TensorBoard events.
 
         Args:
-            kind: ``turn``, ``round`` or ``evaluation``.
+            kind: ``turn``, ``round``, ``evaluation``, or ``test_set``, whose figures name the ``set``.
             round_index: the round, from 0; an evaluation's round is the number of rounds done.
             figures: numbers and names.
         """
@@ -253,7 +259,8 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
         events = self._writer()
-        prefix = f"client_{figures['client']}" if kind == "turn" else kind
+        of = {"turn": f"client_{figures.get('client')}", "test_set": f"test_set_{figures.get('set')}"}
+        prefix = of.get(kind, kind)
         for name, value in figures.items():
             # A penalty of exactly 0 is switched off, and a panel of zeros says nothing.
             if isinstance(value, int | float) and name != "client" and (name != "penalty" or value):

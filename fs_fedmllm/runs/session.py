@@ -55,6 +55,7 @@ from fs_fedmllm.runs.opening import open_run
 from fs_fedmllm.runs.results import closing_figures, results_so_far
 from fs_fedmllm.runs.resumption import identity
 from fs_fedmllm.runs.run_folder import RunFolder
+from fs_fedmllm.runs.test_sets import TestSetScores, mean_figures
 from fs_fedmllm.scenarios.federated_data import best_metric
 
 logger = logging.getLogger(__name__)
@@ -94,9 +95,10 @@ class Session:
         # Before the folder is opened: a row that is too long, a metric that cannot be loaded, or a repository that
         # cannot be pushed to, is better known now.
         self._shortened = federation.shortened_rows()
-        federation.evaluator.load_metrics()
+        federation.load_metrics()
         self._hub = HubHook(federation, folder.path) if config.fedmllm.hub.repo else None
         self.state = open_run(federation, folder, self._listener, self._identity, self._belongs)
+        self._test_sets = TestSetScores(federation, folder, self.state)
         if seconds := self.state.figures.get("seconds"):
             self._clock.resume(seconds)
         self.dp: CentralPrivacy | None = None
@@ -114,6 +116,7 @@ class Session:
         """Evaluate before round 0, unless a resumed run has done so."""
         if self.config.fedmllm.eval.zero_shot and not self.state.figures["evaluations"]:
             self.evaluate()
+            self._test_sets.write_zero_shot(self._predictions)
 
     def begin_round(self) -> Round:
         """Open the next round: its clients, and what they are sent."""
@@ -235,6 +238,7 @@ class Session:
         figures = self.federation.evaluate(self.state.params, slices=slices, keep=kept)
         self._predictions = kept
         self._note_evaluation(figures)
+        self._evaluate_test_sets()
         return figures
 
     def evaluate_local(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
@@ -248,9 +252,9 @@ class Session:
             self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
             write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))
             per_client.append(figures)
-        names = [name for name in per_client[0] if all(name in figures for figures in per_client)]
-        means = {name: sum(figures[name] for figures in per_client) / len(per_client) for name in names}
+        means = mean_figures(per_client)
         self._note_evaluation(means)
+        self._evaluate_test_sets(states)
         return means
 
     def checkpoint(self) -> None:
@@ -267,7 +271,13 @@ class Session:
         results = self._results(write_adapters(folder.path, self.federation, self.state))
         if self._predictions:
             write_predictions(folder.path / PREDICTIONS, self._predictions)
-        results |= closing_figures(self.config, data, self._predictions)
+        self._test_sets.write()
+        dataset, clients = data.dataset, data.clients
+        results |= closing_figures(
+            self.config, data.template, self._predictions, clients=clients, train=dataset.train, test=dataset.test
+        )
+        for name, figures in self._test_sets.closing().items():
+            results["test_sets"][name] |= figures
         if (decoding := self.federation.evaluator.decoding()) is not None:
             results["decoding"] = decoding
         if results.get("out_of_form"):
@@ -301,8 +311,13 @@ class Session:
             self.state.best = dict(self.state.params)
         self._listener.evaluated(done, figures)
 
+    def _evaluate_test_sets(self, states: Mapping[int, Mapping[str, torch.Tensor]] | None = None) -> None:
+        for name, figures in self._test_sets.evaluate(states).items():
+            self._record("test_set", self.state.round, {"set": name, **figures})
+            self._listener.test_set_evaluated(self.state.round, name, figures)
+
     def _seconds(self) -> dict[str, float]:
-        return self._clock.seconds(self.federation.evaluator.seconds)
+        return self._clock.seconds(self.federation.evaluation_seconds)
 
     def _save(self) -> None:
         self.state.figures["seconds"] = self._seconds()

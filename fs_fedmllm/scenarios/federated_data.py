@@ -20,10 +20,12 @@ from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sente
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
-from fs_fedmllm.errors import ConfigError, DataError, ScenarioError
+from fs_fedmllm.errors import ConfigError, ScenarioError
 from fs_fedmllm.scenarios.build import apply_scenario, clients_of, params_of
+from fs_fedmllm.scenarios.judged import check_classes, evaluated_rows, template_that_fits
 from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
 from fs_fedmllm.scenarios.switches import ScenarioParams
+from fs_fedmllm.scenarios.test_sets import NamedTestSet, read_test_sets
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class FederatedData:
         names: what the data calls its clients, by id; empty where they are numbers alone.
         report: labels of each split, rows of each client and what splits share, as in results.json; empty where nobody
             sees all rows.
+        test_sets: further test sets by name; empty where nobody evaluates.
     """
 
     dataset: Dataset
@@ -48,6 +51,7 @@ class FederatedData:
     split: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    test_sets: Mapping[str, NamedTestSet] = field(default_factory=dict)
 
     @property
     def manifest_sha256(self) -> str:
@@ -58,15 +62,8 @@ class FederatedData:
     def content_sha256(self) -> str:
         """sha256 of the rows and the content of their images; of a site, of those that it has."""
         rows = self.dataset
-        return rows_sha256(row for part in (rows.train, rows.val, rows.test) for row in part)
-
-
-def evaluated_rows(config: Config, rows: Sequence[Sample]) -> Sequence[Sample]:
-    """Rows of a split, thinned out evenly where ``fedmllm.eval.limit`` says so."""
-    limit = config.fedmllm.eval.limit
-    if not 0 < limit < len(rows):
-        return rows
-    return [rows[i * len(rows) // limit] for i in range(limit)]
+        further = [self.test_sets[name].rows for name in sorted(self.test_sets)]
+        return rows_sha256(row for part in (rows.train, rows.val, rows.test, *further) for row in part)
 
 
 def scenario_params(config: Config, dataset: Dataset) -> ScenarioParams:
@@ -82,33 +79,25 @@ def scenario_params(config: Config, dataset: Dataset) -> ScenarioParams:
 
 
 def fitting_template(config: Config, dataset: Dataset) -> Template:
-    """The prompts of a data set; every row's label is one of their options.
+    """The prompts of the run's own data set; every row's label is one of their options.
 
     Raises:
-        ConfigError: there is no such template.
+        ConfigError: there is no such template, or it has no options for ``fedmllm.label_prior``.
         DataError: a label is outside the template's options.
     """
-    template = load_template(config.fedmllm.template or dataset.template)
-    if template.task != "choice":
-        if config.fedmllm.label_prior:
-            raise ConfigError(
-                f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
-                f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
-                "it to 0."
-            )
-        if config.fedmllm.stand_ins.use != "off":
-            raise ConfigError(
-                f"fedmllm.stand_ins.use is {config.fedmllm.stand_ins.use}, and the answers of {dataset.name} "
-                f"(template {template.name!r}) are open: whether a modality alone decides them, as its guard "
-                "asks, has no meaning there, and nobody has tried it. Set it to off."
-            )
-        return template
-    for row in (*dataset.train, *dataset.val, *dataset.test):
-        if row.label is None or not 0 <= row.label < len(template.options):
-            raise DataError(
-                f"{row.source or row.id}: the label {row.label!r} is outside the {len(template.options)} options of "
-                f"the template {template.name!r}. Correct the row or name another template (fedmllm.template)."
-            )
+    template = template_that_fits(config.fedmllm.template, dataset)
+    if template.task != "choice" and config.fedmllm.label_prior:
+        raise ConfigError(
+            f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
+            f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
+            "it to 0."
+        )
+    if template.task != "choice" and config.fedmllm.stand_ins.use != "off":
+        raise ConfigError(
+            f"fedmllm.stand_ins.use is {config.fedmllm.stand_ins.use}, and the answers of {dataset.name} "
+            f"(template {template.name!r}) are open: whether a modality alone decides them, as its guard "
+            "asks, has no meaning there, and nobody has tried it. Set it to off."
+        )
     return template
 
 
@@ -192,7 +181,9 @@ def prepare_data(config: Config, dataset: Dataset | None = None) -> FederatedDat
     for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
         logging.getLogger("fs_fedmllm").warning("%s", sentence)
     rows = {str(client): len(own) for client, own in sorted(data.clients.items())}
-    return dataclasses.replace(data, report={"labels": labels, "client_rows": rows, "shared": shared})
+    report = {"labels": labels, "client_rows": rows, "shared": shared}
+    further = read_test_sets(config, data.dataset, data.template)
+    return dataclasses.replace(data, report=report, test_sets=further)
 
 
 def named_groups(config: Config) -> list[str]:
@@ -271,16 +262,8 @@ def check_best(config: Config, dataset: Dataset, template: Template) -> None:
         ConfigError: no evaluation has the metric that picks the best round.
         DataError: the AUC is asked of rows of one class.
     """
-    for split in SPLITS if template.metric == "auc" else ():
-        judged = evaluated_rows(config, getattr(dataset, split))
-        labels = {row.label for row in judged}
-        if len(labels) == 1:
-            (label,) = labels
-            raise DataError(
-                f"The {split} rows of {dataset.name} that are evaluated ({len(judged):,}) all have the label "
-                f"{template.options[label or 0]!r}, and the AUC, the metric of the template {template.name!r}, needs "
-                "two. Give rows of both, set the template's metric to accuracy, or raise fedmllm.eval.limit if set."
-            )
+    for split in SPLITS:
+        check_classes(config, getattr(dataset, split), template, f"{split} rows of {dataset.name}")
     name = config.eval.best_res_update_round_wise_key
     part, _, metric = name.partition("_")
     rows: Sequence[Sample] = evaluated_rows(config, getattr(dataset, part))

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from fs_fedmllm.config.presets import TINY as PRESET_TINY
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.evaluation.question_only import beside, question_only
 
@@ -73,3 +75,36 @@ def test_your_own_data_runs(cli, own_config, own_vqa, tmp_path, scenario, args):
     shown = beside(after, baseline).splitlines()
     assert [line.split()[0] for line in shown[1:]] == ["open", "closed", "overall"]
     assert shown[2].endswith("50.0 %")
+
+
+@pytest.mark.slow
+def test_table_6_is_one_sweep_on_the_real_annotations(cli, real_data, tmp_path) -> None:
+    """Both halves and the zero-shot row from one training a cell; SLAKE's pictures are made up."""
+    root = tmp_path / "data"
+    (root / "slake").mkdir(parents=True)
+    for name in ("vqa_rad", "medquad"):
+        (root / name).symlink_to(real_data / name)
+    test = json.loads((real_data / "slake" / "test.json").read_text())
+    (root / "slake" / "test.json").write_text(json.dumps(test))
+    for name in {row["img_name"] for row in test}:
+        path = root / "slake" / "imgs" / name
+        path.parent.mkdir(parents=True)
+        Image.new("L", (32, 32), len(name) * 10).save(path)
+    out = tmp_path / "out"
+    words = ["--only", "level=cross_i5t5", "--only", "seed=0", "--only", "method=fedyogi", "--out", out, "--workers",
+             "1", "data.root", root, "fedmllm.data", "{flashcards: medquad, max_repeats: 20}", *PRESET_TINY,
+             *SHORT[2:], "federate.method", "fedyogi", "fedmllm.eval.max_new_tokens", "4"]  # fmt: skip
+    code, said = cli("sweep", "tables/table6.yaml", *words)
+    assert code == 0, said
+    (cell,) = (out / "cells").iterdir()
+    results = json.loads((cell / "results.json").read_text())
+    slake = results["test_sets"]["slake"]
+    assert (results["test_rows"]["all"], slake["test_rows"]["all"]) == (451, 2094)
+    assert [len(part["evaluations"]) for part in (results, slake)] == [2, 2]
+    assert {file.name for file in (cell / "zero_shot").iterdir()} == {"predictions.jsonl", "predictions_slake.jsonl"}
+    code, _ = cli("report", out)
+    page = (out / "report" / "report.md").read_text()
+    assert code == 0 and "## SLAKE: exact match, overall" in page
+    parts = page.split("## SLAKE: exact match, overall")[1].split("##")[0]
+    zero, trained = (f"{100 * slake[name]['test_acc']:.2f}" for name in ("zero_shot", "best"))
+    assert "| Zero-shot | – |" not in parts and zero in parts and trained in parts

@@ -11,7 +11,7 @@ from short_runs import CONFIGS
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
-from fs_fedmllm.distributed.roles import client_data, introduction, server_data, split_of_clients
+from fs_fedmllm.distributed.roles import agreement, client_data, introduction, server_data, split_of_clients
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -35,6 +35,17 @@ def test_a_client_with_the_whole_data_set_takes_its_share(name: str) -> None:
         assert data.manifest_sha256 == whole.manifest.sha256
     said = introduction(config, 1, client_data(config, 1)[1])
     assert said["manifest"] == whole.manifest.sha256 and said["rows"] == len(whole.clients[1])
+
+
+def test_further_test_sets_are_the_servers_own_affair() -> None:
+    config, plain = load("cross_i3t7", "fedmllm.test_sets", "{panel: {type: digits_panel}}"), load("cross_i3t7")
+    assert len(server_data(config).test_sets["panel"].rows) == 360
+    elsewhere = load("cross_i3t7", "fedmllm.test_sets", "{gone: {type: slake, root: /nowhere}}")
+    _, data = client_data(elsewhere, 1)  # a client reads none, so that what it names need not be there
+    assert data.test_sets == {}
+    assert agreement(elsewhere, data.template) == agreement(config, data.template) == agreement(plain, data.template)
+    with pytest.raises(ConfigError, match=r"fedmllm\.test_sets\.gone\.root: /nowhere is not a folder"):
+        server_data(elsewhere)
 
 
 def test_own_rows_are_the_clients_all_of_them() -> None:

@@ -16,7 +16,7 @@ from fs_fedmllm import cli
 from fs_fedmllm import config as schema
 from fs_fedmllm.config import config_digest
 from fs_fedmllm.evaluation.predictions import Prediction, write_predictions
-from fs_fedmllm.tools.report.runs import Run
+from fs_fedmllm.tools.report.finished import Run
 
 MODEL = "judge-2024-08-06"
 

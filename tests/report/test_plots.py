@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="plots need the extra 'plot'")
 
 from fs_fedmllm.tools.report import curves, plots
-from fs_fedmllm.tools.report.runs import Run
+from fs_fedmllm.tools.report.finished import Run
 
 
 def axes_drawn(monkeypatch: pytest.MonkeyPatch, draw: Any) -> Any:

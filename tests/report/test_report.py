@@ -21,8 +21,9 @@ import short_table
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.tools.report.figures import entries, holm
+from fs_fedmllm.tools.report.finished import ReportError
 from fs_fedmllm.tools.report.page import model_name
-from fs_fedmllm.tools.report.runs import ReportError, read_sheet
+from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

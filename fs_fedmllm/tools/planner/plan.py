@@ -144,6 +144,7 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
         "train": len(data.dataset.train),
         "val": len(data.dataset.val),
         "test": len(data.dataset.test),
+        "test_sets": {name: len(test_set.rows) for name, test_set in data.test_sets.items()},
         "clients": len(sizes_of_clients),
         "smallest_client": min(sizes_of_clients),
         "largest_client": max(sizes_of_clients),
@@ -157,6 +158,11 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
         plan.notes.append(
             "Differential privacy draws clients in secret, so the run will draw others than this plan: turns, steps, "
             "rows, images and the heaviest step are those of one draw that it could make."
+        )
+    if any(test_set.template.task != data.template.task for test_set in data.test_sets.values()):
+        plan.notes.append(
+            "A further test set is answered in another way (written answers, or options) than the run's own rows; the "
+            "time of its evaluation is that of as many rows of the run's own."
         )
     plan.data |= {"rows_used": len(work.used), "images_used": work.images}
     plan.work = {

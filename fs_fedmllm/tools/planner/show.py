@@ -47,6 +47,9 @@ def table(plan: Plan) -> str:
     if data.get("present"):
         lines.append(("data", f"{data['type']} ({data['root']}): {data['train']} training, {data['val']} validation, "
                               f"{data['test']} test rows"))  # fmt: skip
+        if data["test_sets"]:
+            told = ", ".join(f"{name} {count:,} rows" for name, count in data["test_sets"].items())
+            lines.append(("test sets", told))
         lines.append(("clients", f"{data['clients']} with {data['smallest_client']} to {data['largest_client']} rows"))
     else:
         lines.append(("data", f"{data['type']} ({data['root']}): NOT there"))

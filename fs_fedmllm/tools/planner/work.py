@@ -23,7 +23,8 @@ from fs_fedmllm.rounds.schedule import (
     stand_in_kinds,
     update_batches,
 )
-from fs_fedmllm.scenarios.federated_data import FederatedData, complete_validation_rows, evaluated_rows
+from fs_fedmllm.scenarios.federated_data import FederatedData, complete_validation_rows
+from fs_fedmllm.scenarios.judged import evaluated_rows
 
 #: Turns that a probe may go through.
 FIRST_TURNS = 6
@@ -103,6 +104,14 @@ def _completed(
     return [[whole(row) for row in batch] for batch in batches]
 
 
+def _slices(rows: Sequence[Sample]) -> list[Sample]:
+    """Rows as the slices show them, with one modality each; none where no row has both."""
+    if not any(row.presence == "both" for row in rows):
+        return []
+    shown = [row.showing(image=image, text=not image) for row in rows for image in (True, False)]
+    return [row for row in shown if row.presence != "neither"]
+
+
 def count_work(config: Config, data: FederatedData) -> Work:
     """Count what the run will do.
 
@@ -151,13 +160,16 @@ def count_work(config: Config, data: FederatedData) -> Work:
         due = [rounds] * config.federate.client_num
     if config.fedmllm.eval.zero_shot:
         due = [0, *due]
-    scored = len(due) * (len(val) + len(test))
     sliced = [done for done in due if slices_due(config, done)]
-    shown = [row.showing(image=image, text=not image) for row in test for image in (True, False)] if sliced else []
-    shown = [row for row in shown if row.presence != "neither"] if any(r.presence == "both" for r in test) else []
-    scored += len(sliced) * len(shown)
-    for row in (*val, *test, *shown):
+    scored = len(due) * len(val)
+    for row in val:
         touch(row)
+    further = [evaluated_rows(config, test_set.rows) for test_set in data.test_sets.values()]
+    for tested in (test, *further):
+        shown = _slices(tested) if sliced else []
+        scored += len(due) * len(tested) + len(sliced) * len(shown)
+        for row in (*tested, *shown):
+            touch(row)
     kinds = stand_in_kinds(config, presence)
     if kinds:
         asked = len(complete_validation_rows(config, data.dataset))

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.plots import _pyplot, count_axis
-from fs_fedmllm.tools.report.runs import Run
 
 #: Told apart on white and on near-black; after the last the lines are dashed.
 COLOURS = ("#3b82f6", "#e8590c", "#2b9a66", "#d6336c", "#9065e0", "#0e9aa7", "#c98a04", "#7f8c99", "#b5651d",

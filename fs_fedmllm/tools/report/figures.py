@@ -12,7 +12,8 @@ from fs_fedmllm.evaluation.predictions import shown_as
 from fs_fedmllm.evaluation.row_metrics import RowMetric, StatisticsError, mean_of
 from fs_fedmllm.evaluation.slices import groups_of, row_metric
 from fs_fedmllm.evaluation.statistics import Difference, Interval, Spread, bootstrap, over_seeds, paired_bootstrap
-from fs_fedmllm.tools.report.runs import Run, Sheet, split_name
+from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.runs import Sheet, split_name
 from fs_fedmllm.tools.sweeps.table import Metric, Reported
 
 #: Resamples of a report's intervals and tests.
@@ -112,11 +113,11 @@ def _over_runs(runs: Iterable[Run], metric: Metric) -> tuple[RowMetric, list[str
     split = split_name(metric)
     if split is None:
         return None
-    shown, name = split
+    test_set, shown, name = split
     metrics: list[RowMetric] = []
     ids: list[str] | None = None
     groups: list[object] = []
-    for run in runs:
+    for run in (run.of(test_set) for run in runs):
         predictions = shown_as(run.predictions, shown)
         first = [p for p in predictions if p.client == (predictions[0].client if predictions else None)]
         try:

@@ -15,7 +15,8 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
-from fs_fedmllm.tools.report.runs import Run, Sheet
+from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.report.seeds import Claim, claims
 from fs_fedmllm.tools.sweeps.table import Metric
 from fs_fedmllm.version import VERSION

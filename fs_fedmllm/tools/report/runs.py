@@ -1,112 +1,25 @@
-"""Finished runs and sweeps, read from their folders; nothing is computed again."""
+"""Finished runs and sweeps side by side, read from their folders; nothing is computed again."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.config import read_yaml
-from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.evaluation.predictions import FILE, Prediction, read_predictions
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
-from fs_fedmllm.tools.sweeps.files import CELLS, ENDED, INDEX
+from fs_fedmllm.config.test_sets import NAME
+from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.tools.report.finished import TEST_SETS, ReportError, Run, of_test_set, read_run
+from fs_fedmllm.tools.sweeps.files import CELLS, INDEX
 from fs_fedmllm.tools.sweeps.table import Metric, Table, parse_table
 
 Place = tuple[tuple[str, str], ...]
 
 
-class ReportError(FedMLLMError):
-    """A folder that holds no finished run or sweep."""
-
-
 def place_of(coordinates: Mapping[str, str]) -> Place:
     """Coordinates as a key."""
     return tuple(coordinates.items())
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: its run folder.
-        seed: of the run.
-        results: ``results.json``; of a run that diverged, what is known of it.
-        diverged: the last round that all clients could be averaged in, or None: the run came to its last round.
-    """
-
-    folder: Path
-    seed: int
-    results: Mapping[str, Any]
-    diverged: int | None = None
-
-    @cached_property
-    def config(self) -> Mapping[str, Any]:
-        """The resolved configuration, as a nested mapping."""
-        return read_yaml(self.folder / "resolved_config.yaml")
-
-    @cached_property
-    def predictions(self) -> list[Prediction]:
-        """Of the last evaluation; empty for a run of an older version."""
-        path = self.folder / FILE
-        return read_predictions(path) if path.is_file() else []
-
-    @cached_property
-    def lines(self) -> list[Mapping[str, Any]]:
-        """``metrics.jsonl``."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        try:
-            text = read_regular(path, RECORDED).decode("utf-8")
-            return [parse_json(line) for line in text.splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
-            raise ReportError(f"{path} cannot be read ({error}).") from error
-
-    @cached_property
-    def judge(self) -> Mapping[str, Any]:
-        """``judge.json``, if the answers were graded."""
-        path = self.folder / "judge.json"
-        try:
-            return read_json(path) if path.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise ReportError(f"{path} cannot be read ({error}).") from error
-
-    def value(self, name: str, at: str) -> float | None:
-        """A figure of the run; None if it has none of that name.
-
-        Args:
-            name: of an evaluation, or a path after ``results.`` or ``judge.``.
-            at: which evaluation: ``last``, ``best`` or ``zero_shot``.
-        """
-        for prefix, tree in (("results.", self.results), ("judge.", self.judge)):
-            if name.startswith(prefix):
-                return _number(tree, name.removeprefix(prefix).split("."))
-        if self.diverged is not None and at == "last":
-            return None
-        evaluations = self.results.get("evaluations") or [{}]
-        chosen = evaluations[-1] if at == "last" else self.results.get(at)
-        return _number(chosen, [name])
-
-    def curve(self, name: str) -> dict[int, float]:
-        """Round -> a turn's figure, mean over the clients; or rounds done -> an evaluation's figure."""
-        found: dict[int, list[float]] = {}
-        for line in self.lines:
-            if line.get("kind") in ("turn", "evaluation"):
-                number = _number(line, [name])
-                if number is not None:
-                    found.setdefault(int(line["round"]) + (line["kind"] == "turn"), []).append(number)
-        return {place: sum(values) / len(values) for place, values in sorted(found.items())}
-
-
-def _number(tree: Any, path: Sequence[str]) -> float | None:
-    for part in path:
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return float(tree) if isinstance(tree, int | float) and not isinstance(tree, bool) else None
 
 
 @dataclass(frozen=True)
@@ -154,39 +67,6 @@ class Sheet:
     def title(self, coordinates: Mapping[str, str]) -> str:
         """A row's or a column's title."""
         return ", ".join(value.title for value in self.table.values(coordinates))
-
-
-def read_run(folder: Path) -> Run | None:
-    """A finished run, or None if the folder holds none.
-
-    Raises:
-        ReportError: its results are no results of ours.
-    """
-    path = folder / "results.json"
-    if not path.is_file():
-        return _diverged(folder)
-    try:
-        results = read_json(path)
-        return Run(folder, int(results["seed"]), results)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} cannot be read ({error}).") from error
-
-
-def _diverged(folder: Path) -> Run | None:
-    path = folder / ENDED
-    if not path.is_file():
-        return None
-    try:
-        ended = read_json(path)
-        seed = int(ended["seed"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} cannot be read ({error}).") from error
-    lines = Run(folder, seed, {}).lines
-    evaluations = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluation"]
-    rounds = sum(line["kind"] == "round" for line in lines)
-    first = evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None
-    results = {**ended, "evaluations": evaluations, "zero_shot": first, "rounds": rounds}
-    return Run(folder, seed, results, rounds)
 
 
 def read_sheet(folders: Sequence[Path]) -> Sheet:
@@ -243,12 +123,8 @@ def _side_by_side(runs: Sequence[Run]) -> Sheet:
         while name in names:
             name += "'"
         names[name] = sorted(group, key=lambda run: run.seed)
-    last = [run.results["evaluations"][-1] for run in runs if run.results.get("evaluations")]
-    metrics = [
-        {"name": name, "scale": 1 if name.endswith("loss") else 100, "decimals": 3 if name.endswith("loss") else 1}
-        for name in _USUAL
-        if any(name in figures for figures in last)
-    ]
+    sets = dict.fromkeys(name for run in runs for name in run.results.get("test_sets") or {} if NAME.fullmatch(name))
+    metrics = [metric for name in ("", *sets) for metric in _usual_metrics(runs, name)]
     if not metrics:
         raise ReportError("None of these runs was evaluated on test rows.")
     titles = {
@@ -264,10 +140,25 @@ def _side_by_side(runs: Sequence[Run]) -> Sheet:
     return Sheet(table, {(("run", name),): group for name, group in names.items()}, len(runs))
 
 
-def split_name(metric: Metric) -> tuple[str, str] | None:
-    """(view, metric without its split) of a figure of the test rows; None for any other."""
-    name = metric.name
+def _usual_metrics(runs: Sequence[Run], test_set: str) -> list[dict[str, Any]]:
+    """The usual figures that any of the runs has of its own test rows, or of a further set."""
+    of = [run.of(test_set).results.get("evaluations") or [{}] for run in runs]
+    found = []
+    for name in _USUAL:
+        if any(name in evaluations[-1] for evaluations in of):
+            loss = name.endswith("loss")
+            metric = {"name": name, "scale": 1 if loss else 100, "decimals": 3 if loss else 1}
+            if test_set:
+                title = f"{test_set}: {name.removeprefix('test_').replace('_', ' ')}"
+                metric |= {"name": f"{TEST_SETS}{test_set}.{name}", "title": title}
+            found.append(metric)
+    return found
+
+
+def split_name(metric: Metric) -> tuple[str, str, str] | None:
+    """(test set, view, metric without its split) of a figure of test rows; None for any other."""
+    test_set, name = of_test_set(metric.name)
     for prefix, shown in (("test_image_", "image"), ("test_text_", "text"), ("test_", "both")):
         if name.startswith(prefix):
-            return shown, name.removeprefix(prefix)
+            return test_set, shown, name.removeprefix(prefix)
     return None

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fs_fedmllm.evaluation.statistics import SeedDifference, paired_over_seeds
 from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, holm
-from fs_fedmllm.tools.report.runs import Run, Sheet
+from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.sweeps.table import Metric
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from fs_fedmllm.config import Config, from_mapping
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.tools.report.finished import ReportError
 from fs_fedmllm.tools.report.plots import MARKERS, _pyplot, _save, shades
-from fs_fedmllm.tools.report.runs import ReportError, Sheet, read_sheet
+from fs_fedmllm.tools.report.runs import Sheet, read_sheet
 from fs_fedmllm.tools.sweeps.grid import cells
 from fs_fedmllm.tools.sweeps.table import TableError, load_table
 

@@ -34,7 +34,15 @@ def as_tiny(raw: Mapping[str, Any]) -> dict[str, Any]:
             data["splitter"], args = "fedmllm_aligned", {"alpha": 0.5, "by": "kind"}
         made["data"] = {**data, "type": stand_in, "splitter_args": [args]}
         made["fedmllm"] = {**made.get("fedmllm", {}), "data": {}}
+    sets = (made.get("fedmllm") or {}).get("test_sets") or {}
+    made["fedmllm"] = {**made.get("fedmllm", {}), "test_sets": {name: _tiny_set(own) for name, own in sets.items()}}
     if made.get("federate", {}).get("method") == "local":
         made["federate"] = {**made["federate"], "total_round_num": 1}
     made["fedmllm"] = {**made.get("fedmllm", {}), "template": ""}
     return made
+
+
+def _tiny_set(given: Any) -> Any:
+    """A further test set with an embedded data set in its place, where there is one of its kind."""
+    stand_in = STAND_INS.get(str(given.get("type", ""))) if isinstance(given, Mapping) else None
+    return given if stand_in is None else {"type": stand_in}
