@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,11 +52,13 @@ def add(commands: Any) -> None:
     export.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
     export.set_defaults(function=_export)
 
-    show = _targeted(verbs, "show", "browse rows and their final prompt")
+    show = _targeted(verbs, "show", "browse rows and their prompt as the model sees it")
     show.add_argument("--client", help="rows of this client (its id or its name), as it may see them")
     show.add_argument("--split", choices=("train", "val", "test"), default="train", help="without --client")
     show.add_argument("--case", choices=CASES, help="only rows that show this")
     show.add_argument("-n", type=int, default=3, help="rows (default 3)")
+    show.add_argument("--plain", action="store_true",
+                      help="the template's words alone, without chat template and placeholder (quicker)")  # fmt: skip
     show.add_argument("--skip", type=int, default=0, help="rows to pass over first")
     show.set_defaults(function=_show)
 
@@ -83,7 +86,8 @@ def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
-    from fs_fedmllm.scenarios.federated_data import client_column, counted_in, deal_data, named_groups
+    from fs_fedmllm.scenarios.federated_data import counted_in, deal_data, named_groups
+    from fs_fedmllm.scenarios.reading import client_column, dataset_options
 
     found, config, groups, limit = read_target(args.config, args.overrides), None, list[str](), (0.0, "")
     by_client = ""
@@ -91,7 +95,7 @@ def _check(args: argparse.Namespace) -> int:
         name, root, options = found.name, found.root, found.options
         config = found.config() if found.keys else None
     else:
-        config, name, root, options = found, found.data.type, found.data.root, found.fedmllm.data
+        config, name, root, options = found, found.data.type, found.data.root, dataset_options(found)
     if config is not None:
         limit, groups, by_client = _widest(config), named_groups(config), client_column(config)
     dataset, findings = inspect(
@@ -239,9 +243,10 @@ def _dealt(args: argparse.Namespace) -> tuple[Config, FederatedData, Path]:
 def _split(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.client_folders import SERVER, place_template, write_client, write_server
     from fs_fedmllm.data.records import write_records
+    from fs_fedmllm.scenarios.reading import template_of
 
     config, data, out = _dealt(args)
-    asked = config.fedmllm.template or data.dataset.template
+    asked = template_of(config, data.dataset)
     for client, rows in data.clients.items():
         if args.per_client_folders:
             record = data.manifest.clients.get(client)
@@ -304,18 +309,14 @@ def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, st
 
 
 def _show(args: argparse.Namespace) -> int:
-    from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.data.template import load_template
-    from fs_fedmllm.scenarios.federated_data import client_column
+    from fs_fedmllm.scenarios.reading import read_dataset, template_of
 
     config = target_config(args.config, args.overrides)
     rows: Sequence[Sample]
     if args.client is None:
-        dataset = load_dataset(
-            config.data.type, Path(config.data.root), config.fedmllm.data, by_client=client_column(config)
-        )
-        template, rows, of = load_template(config.fedmllm.template or dataset.template), [], args.split
-        rows = getattr(dataset, args.split)
+        dataset = read_dataset(config)
+        template, rows, of = load_template(template_of(config, dataset)), getattr(dataset, args.split), args.split
     else:
         data = federated(config)
         client = client_by(args.client, data.names)
@@ -329,11 +330,20 @@ def _show(args: argparse.Namespace) -> int:
     if not chosen:
         raise DataError(f"No row of {of} shows {args.case}.")
     shown = chosen[max(0, args.skip) : max(0, args.skip) + max(0, args.n)]
-    for number, row in enumerate(shown, max(0, args.skip) + 1):
+    prompts = [template.prompt(row, config.fedmllm.prompt) for row in shown]
+    if not args.plain and shown:
+        from fs_fedmllm.errors import ModelError
+        from fs_fedmllm.models.seen_prompts import seen_prompts
+
+        try:
+            prompts = list(seen_prompts(config, template, shown))
+        except ModelError as error:
+            print(f"Without the model's chat template and image placeholder: {error}", file=sys.stderr)
+    for number, (row, prompt) in enumerate(zip(shown, prompts, strict=True), max(0, args.skip) + 1):
         lines = [f"--- {of}, row {number} of {len(chosen):,}: id {row.id}, shows {row.presence}, {row.source}"]
         if row.image is not None:
             lines.append(f"image: {row.image}")
-        lines += [template.prompt(row, config.fedmllm.prompt), f"=> {row.answer}"]
+        lines += [prompt, f"=> {row.answer}"]
         lines[-1] += f"  ({row.kind})" if row.kind else ""
         print(printable("\n".join(lines)))
     return 0

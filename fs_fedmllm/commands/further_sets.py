@@ -34,6 +34,7 @@ def check_test_sets(
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import Finding, as_finding
     from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.scenarios.reading import template_of
     from fs_fedmllm.scenarios.test_sets import fitted, folder_of, sentences
 
     found: dict[str, NamedTestSet] = {}
@@ -48,7 +49,7 @@ def check_test_sets(
             findings += its
             if dataset is not None and not any(finding.severity == "error" for finding in its):
                 found[name] = fitted(config, name, dataset, options, own)
-                own_template = load_template(config.fedmllm.template or own.template)
+                own_template = load_template(template_of(config, own))
                 said = sentences(found[name], own, own_template)
                 findings += [Finding("warning", place, "", sentence, "") for sentence in said]
         except FedMLLMError as error:

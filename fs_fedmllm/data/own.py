@@ -116,9 +116,10 @@ def load(
             f"own: delimiter and encoding are for CSV and TSV files, and {named} is none. Take them out."
         )
     mapping = check_mapping(columns)
+    asked = load_template(path)
     reader = RowReader(
         found,
-        Options.of(load_template(path)),
+        Options.of(asked),
         ImageFolder(root / image_root, required=require_images),
         _store(root, extract_images),
         tuple(dict.fromkeys([*groups, *division.together])),
@@ -134,8 +135,10 @@ def load(
     for source in sources:
         columns = {**source.columns, **mapping}
         reader.begin(source, columns)
+        # A question that the template has is nobody's to bring.
+        wanted = [name for name in WANTED[asked.task] if name != "question" or not asked.question]
         used = [*reader.groups, split_column, by_client]
-        unread = UnreadColumns(used, columns, WANTED[reader.options.template.task])
+        unread = UnreadColumns(used, columns, wanted)
         try:
             convert(read_source(source, found, form), partial(reader.make, source, unread), found)
         except TooManyErrorsError:

@@ -157,6 +157,7 @@ class RowReader:
         if image is None and text is None and (question is None or template.task == "choice"):
             empty = "no image and no text" if template.task == "choice" else "no image, no text and no question"
             raise RowError(where, f"the row has {empty}.", "Fill in one, or remove the row.")
+        question = question or template.question or None
         label, kind = None, _optional(row, "kind", where) or ""
         if template.task == "choice":
             label = self.options.label(row, where, self._names)

@@ -4,7 +4,8 @@ The grammar is that of the authors' released prompts (checked against 5,200 gene
 
     instruction + basis + ".\\n" + [text + "\\n"] + question + "?\\nOptions:" + options + "\\n" + closing
 
-The augmented ("modality-agnostic") variant is the prompt augmentation of FedMLLM, section 4.1.
+The augmented ("modality-agnostic") variant is the prompt augmentation of FedMLLM, section 4.1. What a template leaves
+out of this is derived (:mod:`fs_fedmllm.data.short_templates`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,25 @@ import yaml
 
 from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.short_templates import (
+    CASES,
+    CLOSING,
+    INSTRUCTION,
+    VARIANTS,
+    bare_question,
+    choice_case,
+    is_short,
+    open_case,
+)
 from fs_fedmllm.errors import ConfigError, DataError, TemplateError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
 from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 
-VARIANTS = ("original", "augmented")
-CASES = ("both", "text", "image", "neither")
 TASKS = ("choice", "vqa")
 METRICS = ("auc", "macro_f1", "accuracy")
 #: A field's name in braces; not what LaTeX puts behind a command, nor doubled braces.
 _FIELD = re.compile(r"(?<![\w{}\\])\{([A-Za-z_]\w*)\}(?!\})")
-_KEYS = {"name", "task", "metric", "options", "positive", "instruction", "closing", *VARIANTS}
+_KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", *VARIANTS}
 
 #: Options are lettered, so a template can have at most this many.
 LETTERS = string.ascii_uppercase
@@ -64,6 +73,7 @@ class Template:
         instruction: opening of a choice prompt.
         closing: end of a choice prompt.
         cases: variant -> presence case -> what changes.
+        question: ``vqa``: what rows without a question of their own are asked; empty where they must have one.
     """
 
     name: str
@@ -74,6 +84,7 @@ class Template:
     instruction: str
     closing: str
     cases: Mapping[str, Mapping[str, Case]]
+    question: str = ""
 
     def answer(self, label: int) -> str:
         """The completion for an option, ``(A) name``."""
@@ -106,13 +117,42 @@ class Template:
         return ("<image>\n" if sample.image is not None else "") + self.prompt(sample, variant)
 
 
+def _cases(raw: Mapping[str, Any], task: str, question: str, path: str) -> dict[str, dict[str, Case]]:
+    """The eight prompts: those that are written down, and the derived ones in the place of the others."""
+    if task == "choice" and not question and is_short(raw):
+        raise TemplateError(
+            f"{path}: the key 'question' is missing. Write what every row is asked, or each of the eight prompts "
+            f"under {' and '.join(VARIANTS)}."
+        )
+    cases: dict[str, dict[str, Case]] = {}
+    own = 0
+    for variant in VARIANTS:
+        given = raw.get(variant) or {}
+        if not isinstance(given, Mapping) or not set(given) <= set(CASES):
+            raise TemplateError(f"{path}: {variant} may have the keys {', '.join(CASES)}, got {given!r}.")
+        made: dict[str, Case] = {}
+        for case in CASES:
+            value, where = given.get(case), f"{path}: {variant}.{case}"
+            if task == "choice" and question:
+                derived = choice_case(question, variant, case)
+                own += isinstance(value, Mapping) and "question" in value
+                value = {**derived, **value} if isinstance(value, Mapping) else derived if value is None else value
+            elif task == "vqa" and value is None and case not in given:
+                value = open_case(variant)
+            made[case] = _case(value, task, where)
+        cases[variant] = made
+    if own == len(VARIANTS) * len(CASES):
+        raise TemplateError(f"{path}: question is shown nowhere: all eight prompts have their own. Take it out.")
+    return cases
+
+
 def _case(value: Any, task: str, where: str) -> Case:
     if task == "vqa":
         if not isinstance(value, str) or "{question}" not in value:
             raise TemplateError(f"{where} must be a text that contains {{question}}.")
         return Case("", _shown(value, where, "question"))
     if not isinstance(value, Mapping) or set(value) != {"basis", "question"}:
-        raise TemplateError(f"{where} must have exactly the keys basis and question.")
+        raise TemplateError(f"{where} must be a mapping of basis and question.")
     if isinstance(value["question"], str) and not value["question"].strip():
         raise TemplateError(f"{where}.question is blank. Write what is asked, without the question mark.")
     return Case(_shown(value["basis"], f"{where}.basis"), _shown(value["question"], f"{where}.question"))
@@ -212,10 +252,13 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         close = get_close_matches(unknown[0], sorted(_KEYS), n=1)
         meant = f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(sorted(_KEYS))}."
         raise TemplateError(f"{path}: unknown key {unknown[0]!r}{meant}")
-    missing = sorted({"task", "metric", *VARIANTS} - set(raw))
-    if missing:
-        raise TemplateError(f"{path}: the key {missing[0]!r} is missing.")
-    task, metric = raw["task"], raw["metric"]
+    task = raw.get("task", "choice" if raw.get("options") is not None else "vqa" if "question" in raw else None)
+    if task is None:
+        raise TemplateError(
+            f"{path}: say what rows are asked: question and options (a choice), question alone (an open answer), or "
+            "task: vqa (every row brings its own question)."
+        )
+    metric = raw.get("metric", "macro_f1" if task == "choice" else "accuracy")
     if task not in TASKS:
         raise TemplateError(f"{path}: task must be one of {', '.join(TASKS)}, not {task!r}.")
     if metric not in METRICS:
@@ -226,19 +269,30 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     positive = raw.get("positive", 1)
     if type(positive) is not int or (metric == "auc" and (len(options) != 2 or positive not in (0, 1))):
         raise TemplateError(f"{path}: metric auc needs exactly two options and positive: 0 or 1.")
-    cases: dict[str, dict[str, Case]] = {}
-    for variant in VARIANTS:
-        given = raw[variant]
-        if not isinstance(given, Mapping) or set(given) != set(CASES):
-            raise TemplateError(f"{path}: {variant} must have exactly the keys {', '.join(CASES)}.")
-        cases[variant] = {case: _case(given[case], task, f"{path}: {variant}.{case}") for case in CASES}
+    question = _shown(raw["question"], f"{path}: question").strip() if "question" in raw else ""
+    if "question" in raw and not bare_question(question):
+        raise TemplateError(f"{path}: question is blank. Write what is asked, or take it out.")
+    short = task == "choice" and bool(question)
+    idle = next((key for key in ("instruction", "closing") if raw.get(key) and task == "vqa"), None)
+    if idle is not None:
+        raise TemplateError(f"{path}: {idle} is of a choice's prompt, and answers are open here. Take it out.")
     return Template(
         name=name,
         task=task,
         metric=metric,
         options=options,
         positive=int(positive),
-        instruction=_shown(raw.get("instruction", ""), f"{path}: instruction"),
-        closing=_shown(raw.get("closing", ""), f"{path}: closing"),
-        cases=cases,
+        instruction=_shown(raw.get("instruction", INSTRUCTION if short else ""), f"{path}: instruction"),
+        closing=_shown(raw.get("closing", CLOSING if short else ""), f"{path}: closing"),
+        cases=_cases(raw, task, bare_question(question) if short else "", path),
+        question=question if task == "vqa" else "",
     )
+
+
+def template_content(template: Template) -> dict[str, Any]:
+    """What a template says, for digests: what it leaves out does not count, nor do its name and its place."""
+    content = asdict(template)
+    content.pop("name")
+    if not template.question:  # of an earlier release, perhaps
+        content.pop("question")
+    return content

@@ -18,9 +18,8 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, head_of, read_client, read_server, template_of
 from fs_fedmllm.data.content import rows_sha256
-from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template import Template, template_content
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
 from fs_fedmllm.distributed.answering import Handler
 from fs_fedmllm.distributed.messages import Message
@@ -34,7 +33,6 @@ from fs_fedmllm.scenarios.federated_data import (
     FederatedData,
     check_best,
     check_stand_ins,
-    client_column,
     counted,
     deal,
     fitting_template,
@@ -44,6 +42,7 @@ from fs_fedmllm.scenarios.federated_data import (
 )
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 from fs_fedmllm.scenarios.rates import MOST
+from fs_fedmllm.scenarios.reading import read_dataset
 from fs_fedmllm.scenarios.test_sets import read_test_sets
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def server_data(config: Config) -> FederatedData:
         dataset = Dataset(str(head.get("dataset")), template_of(root, head), (), rows["val"], rows["test"])
         split = str(head.get("manifest_sha256") or "")
     else:
-        dataset = load_dataset(config.data.type, root, config.fedmllm.data, by_client=client_column(config))
+        dataset = read_dataset(config)
         split = ""
     template = fitting_template(config, dataset)
     if dataset.train and not config.fedmllm.network.own_rows:
@@ -131,9 +130,7 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
     else:
         _check_id(config, client)
         own = config.fedmllm.network.own_rows
-        dataset = load_dataset(
-            config.data.type, root, config.fedmllm.data, by_client="" if own else client_column(config)
-        )
+        dataset = read_dataset(config, by_client=not own)
         rows, split = dataset.train, ""
         if not own:
             clients, manifest = deal(config, dataset, fitting_template(config, dataset))
@@ -201,7 +198,7 @@ def agreement(config: Config, template: Template) -> dict[str, Any]:
     """What server and clients must have alike: keys of the configuration, and the prompts' content."""
     keys = agreed_keys(config)
     keys.pop("fedmllm.template", None)  # a path, perhaps; what is in it counts
-    content = json.dumps(dataclasses.asdict(template), sort_keys=True, default=str)
+    content = json.dumps({"name": template.name, **template_content(template)}, sort_keys=True, default=str)
     return {**keys, "the prompt template": f"{template.name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"}
 
 

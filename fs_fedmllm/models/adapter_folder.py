@@ -63,6 +63,7 @@ def template_mapping(template: Template) -> dict[str, Any]:
         "positive": template.positive,
         "instruction": template.instruction,
         "closing": template.closing,
+        **({"question": template.question} if template.question else {}),
         **cases,
     }
 

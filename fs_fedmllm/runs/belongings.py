@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.config import Config, settings
-from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template import Template, template_content
 from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.scenarios.federated_data import FederatedData
@@ -52,9 +51,7 @@ def _templates(data: FederatedData) -> str:
 
 def template_sha256(template: Template) -> str:
     """sha256 of what a template says; its name and its place do not count."""
-    content = dataclasses.asdict(template)
-    content.pop("name")
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(template_content(template), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def base_of(config: Config) -> str:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
@@ -17,13 +16,13 @@ from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.schema import SPLITS
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
-from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
 from fs_fedmllm.errors import ConfigError, ScenarioError
 from fs_fedmllm.scenarios.build import apply_scenario, clients_of, params_of
 from fs_fedmllm.scenarios.judged import check_classes, evaluated_rows, template_that_fits
 from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
+from fs_fedmllm.scenarios.reading import client_column, read_dataset, template_of
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.test_sets import NamedTestSet, read_test_sets
 
@@ -85,7 +84,7 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
         ConfigError: there is no such template, or it has no options for ``fedmllm.label_prior``.
         DataError: a label is outside the template's options.
     """
-    template = template_that_fits(config.fedmllm.template, dataset)
+    template = template_that_fits(template_of(config, dataset), dataset)
     if template.task != "choice" and config.fedmllm.label_prior:
         raise ConfigError(
             f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
@@ -101,15 +100,8 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
     return template
 
 
-def client_column(config: Config) -> str:
-    """The column that says which client a row belongs to; empty where a scenario draws that."""
-    return str(config.scenario_args.get("client") or "")
-
-
 def _read(config: Config) -> Dataset:
-    dataset = load_dataset(
-        config.data.type, Path(config.data.root), config.fedmllm.data, by_client=client_column(config)
-    )
+    dataset = read_dataset(config)
     for warning in dataset.warnings:
         logging.getLogger("fs_fedmllm").warning("%s", warning)
     return dataset
@@ -238,7 +230,7 @@ def recorded_data(config: Config, path: str) -> FederatedData:
     """
     recorded = read_manifest(path)
     dataset = _read(config)
-    template = load_template(config.fedmllm.template or dataset.template)
+    template = load_template(template_of(config, dataset))
     split = apply_manifest(recorded, dataset.train, fingerprint=dataset.fingerprint)
     clients = _labelled(config, split.clients, template)
     return FederatedData(dataset, template, clients, split.manifest, names=split.manifest.names)

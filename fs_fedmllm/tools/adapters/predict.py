@@ -18,7 +18,8 @@ from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
-from fs_fedmllm.data.template import CASES, VARIANTS, Case, Template, load_template
+from fs_fedmllm.data.short_templates import CASES, VARIANTS
+from fs_fedmllm.data.template import Case, Template, load_template
 from fs_fedmllm.errors import DataError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
@@ -117,6 +118,10 @@ def predict(
     check_shapes(rows, opened.mllm.family.widest, opened.mllm.family.name)
     known = opened.description
     chosen = load_template(template) if template else known.template if known is not None else None
+    if chosen is not None and chosen.question:  # what rows without a question of their own are asked
+        rows = [
+            row if row.question is not None else dataclasses.replace(row, question=chosen.question) for row in rows
+        ]
     variant = prompt or (known.prompt if known is not None else "original")
     tokens = known.max_new_tokens if known is not None else EvaluatorConfig().max_new_tokens
     config = EvaluatorConfig(batch_size=batch_size, max_new_tokens=tokens)
