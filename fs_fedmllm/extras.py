@@ -23,6 +23,8 @@ EXTRAS: dict[str, dict[str, str]] = {
     "evaluate": {"evaluate": "evaluate"},
     "trl": {"trl": "trl"},
     "plot": {"matplotlib": "matplotlib"},
+    "dicom": {"pydicom": "pydicom"},
+    "heif": {"pillow_heif": "pillow-heif"},
     "nvflare": {"nvflare": "nvflare"},
     "completion": {"argcomplete": "argcomplete"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},

@@ -1,11 +1,12 @@
 """The one way to an image file: only inside the data root, only real images, only of a sane size.
 
 Every reader goes through this module. Nothing is unpickled or executed: only the raster formats
-of ``FORMATS`` are tried (Pillow would hand PostScript to an external interpreter).
+of ``FORMATS`` are tried (Pillow would hand PostScript to an external interpreter), and DICOM and HEIC by their extras.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -21,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fs_fedmllm.data import pixels
+from fs_fedmllm.data.dicom import SUFFIXES, DicomImage, is_dicom
 from fs_fedmllm.data.findings import RowError
+from fs_fedmllm.data.heif import is_heif, open_heif
 from fs_fedmllm.data.pixels import UnusablePixels, has_more_frames, to_rgb
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.untrusted import open_regular
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: Largest image in pixels (8192 x 8192; 192 MiB as RGB). A file of a few kB can declare far more.
 MAX_PIXELS = 2**26
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: Bytes of a file's beginning that tell what it is.
+HEAD = 256
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 
 _LEAVES = "Put the file inside the data folder and name it relative to that folder."
@@ -197,7 +203,7 @@ def _missing_remedy(name: str, kinds: dict[str, str]) -> str:
 
 
 @contextmanager
-def _opened(path: str, where: str) -> Iterator[Image]:
+def _opened(path: str, where: str) -> Iterator[Any]:
     """The image with its header read and checked, its pixels not yet decoded."""
     from PIL import Image as pil
     from PIL import UnidentifiedImageError
@@ -213,19 +219,30 @@ def _opened(path: str, where: str) -> Iterator[Image]:
             where, f"the image {path} cannot be read: {error.strerror}.", "Check its permissions."
         ) from error
     with stream:
-        if is_lfs_pointer(stream.read(len(LFS_MARK))):
+        head = stream.read(HEAD)
+        if is_lfs_pointer(head):
             raise lfs_error(where, path)
         stream.seek(0)
         try:
-            image = pil.open(stream, formats=FORMATS)
+            if is_dicom(head):
+                image: Any = DicomImage(stream, path)
+            else:
+                image = open_heif(stream, path) if is_heif(head) else pil.open(stream, formats=FORMATS)
+        except ConfigError as error:  # an extra is missing
+            said, _, remedy = str(error).partition(": ")
+            raise RowError(where, f"{said}.", remedy) from error
         except pil.DecompressionBombError as error:
             raise _bomb(where, path, "more") from error
         except UnidentifiedImageError as error:
-            known = ", ".join(FORMATS)
+            if path.lower().endswith(SUFFIXES):
+                problem = f"{path} is called as DICOM files are, and does not begin as they do."
+                remedy = "Write it with its preamble and file meta information, such as with dcmtk's dcmconv."
+                raise RowError(where, problem, remedy) from error
+            known = ", ".join((*FORMATS, "DICOM (extra dicom)", "HEIC (extra heif)"))
             raise RowError(where, f"{path} is not an image.", f"Replace it; formats are {known}.") from error
         except Exception as error:  # a parser that is fed a hostile file may raise anything
             raise _broken(where, path, error) from error
-        with image:
+        with contextlib.nullcontext() if isinstance(image, DicomImage) else image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _bomb(where, path, f"{width:,} x {height:,}")
@@ -276,7 +293,7 @@ def open_image(path: str, where: str = "") -> Image:
 
 def _decoded(image: Any, path: str, where: str) -> Image:
     try:
-        return to_rgb(image)
+        return image.picture() if isinstance(image, DicomImage) else to_rgb(image)
     except Exception as error:  # as above
         raise _broken(where, path, error) from error
 
