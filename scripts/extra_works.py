@@ -253,10 +253,41 @@ def dev(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", tool, "--version"], check=True)
 
 
+def dicom(folder: Path) -> None:
+    """A DICOM file is seen."""
+    import numpy as np
+    import pydicom
+
+    from fs_fedmllm.data.images import open_image
+
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3"
+    made.Rows, made.Columns, made.SamplesPerPixel, made.PixelRepresentation = 1, 4, 1, 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.PhotometricInterpretation = "MONOCHROME1"
+    made.add_new("PixelData", "OW", np.array([0, 100, 200, 4000], "<u2").tobytes())
+    made.save_as(folder / "a.dcm", enforce_file_format=True)
+    assert open_image(str(folder / "a.dcm")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def heif(folder: Path) -> None:
+    """A HEIC file is seen."""
+    import pillow_heif
+    from PIL import Image
+
+    from fs_fedmllm.data.images import open_image
+
+    pillow_heif.from_pillow(Image.new("RGB", (8, 4), "white")).save(folder / "a.heic", quality=-1)
+    assert open_image(str(folder / "a.heic")).size == (8, 4)
+
+
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
     "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "completion": completion,
-    "nvflare": nvflare, "dev": dev,
+    "nvflare": nvflare, "dicom": dicom, "heif": heif, "dev": dev,
 }  # fmt: skip
 
 

@@ -324,9 +324,7 @@ def _quiet() -> Iterator[None]:
             yield
     except UnusablePixels:
         raise
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a parser that is fed a hostile file may raise anything
+    except Exception as error:  # a parser that is fed a hostile file may raise anything
         kind = type(error).__name__
     else:
         return

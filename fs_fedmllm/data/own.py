@@ -137,7 +137,7 @@ def load(
         reader.begin(source, columns)
         # A question that the template has is nobody's to bring.
         wanted = [name for name in WANTED[asked.task] if name != "question" or not asked.question]
-        used = [*reader.groups, split_column, by_client]
+        used = [name for name in (*reader.groups, split_column, by_client) if name]
         unread = UnreadColumns(used, columns, wanted)
         try:
             convert(read_source(source, found, form), partial(reader.make, source, unread), found)

@@ -274,6 +274,100 @@ def json_list(folder: Path) -> Reader:
     return Reader([json.dumps(_rows()).encode()], _own(folder, "d.json"), changed_text)
 
 
+def _table(delimiter: str) -> bytes:
+    import csv
+
+    stream = io.StringIO()
+    rows = [
+        *_rows(),
+        {"id": "4", "image": "a.png", "text": 'two "lines"; of\ntext, quoted', "label": "2", "split": "train"},
+    ]
+    writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def csv_table(folder: Path) -> Reader:
+    """Your own data as CSV, whose delimiter is looked for."""
+    seeds = [_table(mark) for mark in (",", ";", "\t")]
+    seeds += [b"\xef\xbb\xbf" + seeds[0], b"sep=;\r\n" + seeds[1], seeds[0].replace(b"\r\n", b"\r")]
+    return Reader(seeds, _own(folder, "d.csv"), changed_bytes)
+
+
+def gzip_table(folder: Path) -> Reader:
+    """Your own data as CSV packed with gzip: its content changed, or the packed bytes."""
+    import gzip
+
+    def change(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
+        if draw.random() < 0.5:
+            return changed_bytes(data, others, draw)
+        return gzip.compress(changed_bytes(gzip.decompress(data), others, draw), mtime=0)
+
+    return Reader([gzip.compress(_table(","), mtime=0)], _own(folder, "d.csv.gz"), change)
+
+
+def dicom(folder: Path) -> Reader:
+    """DICOM files: made here, and small ones that come with pydicom, without those that need the network."""
+    from pydicom import config
+    from pydicom.data import get_testdata_file
+
+    from fs_fedmllm.data.images import check_image, open_image
+
+    config.settings.reading_validation_mode = config.WARN
+    names = (
+        *("MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_jp2klossless.dcm", "CT_small.dcm"),
+        *(
+            "SC_rgb_small_odd.dcm",
+            "SC_rgb_small_odd_jpeg.dcm",
+            "SC_rgb_rle_2frame.dcm",
+            "rtdose_1frame.dcm",
+        ),
+        *("SC_ybr_full_422_uncompressed.dcm", "image_dfl.dcm"),
+    )
+    found = [get_testdata_file(name, download=False) for name in names]
+    seeds = [Path(str(name)).read_bytes() for name in found if name]
+    path = folder / "i"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        check_image(str(path))
+        open_image(str(path))
+
+    def change(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
+        """Mostly in what stands before the pixels, and behind the mark."""
+        head, rest = (data[:132], data[132:]) if draw.random() < 0.9 else (b"", data)
+        if draw.random() < 0.6:
+            at = rest.rfind(b"\xe0\x7f\x10\x00")
+            if at > 0:
+                return head + changed_bytes(rest[:at], others, draw) + rest[at:]
+        return head + changed_bytes(rest, others, draw)
+
+    return Reader(seeds, read, change)
+
+
+def heif(folder: Path) -> Reader:
+    """HEIC files."""
+    import pillow_heif
+    from PIL import Image
+
+    from fs_fedmllm.data.images import check_image, open_image
+
+    seeds = []
+    for mode in ("RGB", "L", "RGBA"):
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(Image.linear_gradient("L").resize((24, 16)).convert(mode)).save(stream, quality=50)
+        seeds.append(stream.getvalue())
+    path = folder / "i"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        check_image(str(path))
+        open_image(str(path))
+
+    return Reader(seeds, read, changed_bytes)
+
+
 def parquet(folder: Path) -> Reader:
     """Your own data as Parquet."""
     import pyarrow as pa
@@ -401,6 +495,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     made.__name__: made
     for made in (
         frames, site_store, checkpoint, ledger, certificates, manifest, images, json_lines, json_list, parquet,
-        template, adapter, config,
+        template, adapter, config, csv_table, gzip_table, dicom, heif,
     )
 }  # fmt: skip
