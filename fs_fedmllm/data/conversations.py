@@ -22,6 +22,8 @@ from fs_fedmllm.data.template import Template
 
 #: Columns that hold a conversation.
 MESSAGES, PROMPT, COMPLETION = ("messages", "conversations"), "prompt", "completion"
+#: Columns of rows of preferences, which TRL's ``DPOTrainer`` takes; nothing here learns from what was rejected.
+PREFERENCE = ("chosen", "rejected")
 #: What a conversation says, and a column beside it would say again.
 _SAID = ("text", "question", "label", "answer")
 #: What ShareGPT's turns, ``{from: human, value: ...}``, call the roles.
@@ -48,8 +50,15 @@ def told(row: Row, where: str, template: Template) -> Row:
         template: the run's.
 
     Raises:
-        DataError: the conversation is not one question and one answer, or another column says the same again.
+        DataError: the conversation is not one question and one answer, another column says the same again, or the
+            row says which of two answers is preferred.
     """
+    if not any(missing(row.get(name)) for name in PREFERENCE):
+        raise RowError(
+            where,
+            "the row has chosen and rejected, a preference (TRL's DPO), and training here is on right answers alone.",
+            "Write prompt and the chosen answer as completion, and take rejected out (docs/trl.md says why).",
+        )
     columns = conversation_columns(row)
     if not columns:
         return row

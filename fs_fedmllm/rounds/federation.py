@@ -20,7 +20,6 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.config.model import whole_modules
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
-from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoder
@@ -37,6 +36,7 @@ from fs_fedmllm.rounds.stand_ins import neutral_phrases
 from fs_fedmllm.rounds.trainer import LocalTrainer
 from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.scenarios.judged import evaluated_rows
+from fs_fedmllm.scenarios.test_sets import naming_set
 
 logger = logging.getLogger("fs_fedmllm")
 
@@ -246,10 +246,8 @@ class Federation:
         """
         self.evaluator.load_metrics()
         for name, evaluator in self.test_sets.items():
-            try:
+            with naming_set(name):
                 evaluator.load_metrics()
-            except ConfigError as error:
-                raise ConfigError(f"fedmllm.test_sets.{name}: {error}") from error
 
     @property
     def evaluation_seconds(self) -> float:

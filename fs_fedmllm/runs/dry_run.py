@@ -16,8 +16,10 @@ from fs_fedmllm.errors import FedMLLMError, LockedError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.files.locks import is_held
 from fs_fedmllm.runs.run_folder import LOCK, check_copy, check_output, next_folder
-from fs_fedmllm.scenarios.federated_data import FederatedData, counted, evaluated_rows, prepare_data
+from fs_fedmllm.scenarios.federated_data import FederatedData, counted, prepare_data
+from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.scenarios.rates import said_rates
+from fs_fedmllm.scenarios.test_sets import naming_set
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,11 @@ class _DryRun:
         shown = Counter(row.presence for row in rows)
         limited = f", of {len(every):,} (fedmllm.eval.limit)" if len(rows) < len(every) else ""
         listed = ", ".join(f"{count:,} show {case}" for case, count in sorted(shown.items()))
-        return f"{len(rows):,} are evaluated{limited}: {listed}"
+        further = "".join(
+            f"; test set {name}: {len(evaluated_rows(self.config, test_set.rows)):,} of {len(test_set.rows):,}"
+            for name, test_set in self.data.test_sets.items()
+        )
+        return f"{len(rows):,} are evaluated{limited}: {listed}{further}"
 
     def _metrics(self) -> str:
         from fs_fedmllm.evaluation.local_metrics import load_local_metrics
@@ -149,6 +155,9 @@ class _DryRun:
         assert self.data is not None
         scores = self.config.switches["decision"] != "sampled_text"
         local = load_local_metrics(self.config.fedmllm.eval.metrics, self.data.template, scores=scores)
+        for name, test_set in self.data.test_sets.items():
+            with naming_set(name):
+                load_local_metrics(self.config.fedmllm.eval.metrics, test_set.template, scores=scores)
         further = f"; {len(local)} local metrics load" if local else ""
         return f"{best_metric(self.config, self.data.dataset)} picks the best round{further}"
 
@@ -200,13 +209,12 @@ class _DryRun:
         said = f"{options.path}: {counted.base:,} parameters, an adapter of {counted.adapter:,} in {tensors} tensors"
         if self.data is None:
             return said
-        encoder = Encoder(mllm, self.data.template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
-        Evaluator(encoder, config.fedmllm.eval, config.switches)
-        data = self.data
+        data, lengths = self.data, configured_lengths(config, mllm)
+        for template in (data.template, *(test_set.template for test_set in data.test_sets.values())):
+            encoder = Encoder(mllm, template, config.fedmllm.prompt, None, lengths)
+            Evaluator(encoder, config.fedmllm.eval, config.switches)
         client_halves(config, mllm.adapter, data.template, 1, data.clients.get(1, ()), data.manifest.params)
-        check_shapes(
-            (*(row for rows in self.data.clients.values() for row in rows), *self.data.dataset.test),
-            mllm.family.widest,
-            mllm.family.name,
-        )
+        dealt = (row for rows in data.clients.values() for row in rows)
+        further = (row for test_set in data.test_sets.values() for row in test_set.rows)
+        check_shapes((*dealt, *data.dataset.test, *further), mllm.family.widest, mllm.family.name)
         return said

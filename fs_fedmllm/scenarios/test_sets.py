@@ -6,9 +6,10 @@ modality from them. Only the test rows of such a data set are taken.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,22 @@ def read_test_sets(config: Config, own: Dataset, own_template: Template) -> dict
     for name, options in set_options(config).items():
         key = f"fedmllm.test_sets.{name}"
         root = folder_of(config, name, options)
-        try:
+        with naming_set(name):
             dataset = load_dataset(options.type, root, options.options)
             found[name] = fitted(config, name, dataset, options, own)
-        except FedMLLMError as error:
-            kind = ConfigError if isinstance(error, ConfigError) else DataError
-            raise kind(f"{key}: {error}") from error
         for sentence in (*dataset.warnings, *sentences(found[name], own, own_template)):
             logging.getLogger("fs_fedmllm").warning("%s: %s", key, sentence)
     return found
+
+
+@contextlib.contextmanager
+def naming_set(name: str) -> Iterator[None]:
+    """What is wrong with a set is said with its key in front."""
+    try:
+        yield
+    except FedMLLMError as error:
+        kind = ConfigError if isinstance(error, ConfigError) else DataError
+        raise kind(f"fedmllm.test_sets.{name}: {error}") from error
 
 
 def folder_of(config: Config, name: str, options: SetOptions) -> Path:

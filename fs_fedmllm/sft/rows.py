@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, List
 
+from fs_fedmllm.data.conversations import PREFERENCE
 from fs_fedmllm.errors import DataError
 
 #: The column in which an exported row says what it shows: ``both``, ``image`` or ``text``.
@@ -28,11 +29,16 @@ def even_rows(rows: Any, what: str, *, vision: bool) -> Any:
         vision: whether a processor, and not a tokenizer alone, will read it.
 
     Raises:
-        DataError: a conversation does not end with an answer.
+        DataError: a conversation does not end with an answer, or the rows are preferences.
     """
     if not isinstance(rows, Dataset | IterableDataset) or rows.column_names is None:
         return rows
     columns, table = set(rows.column_names), isinstance(rows, Dataset)
+    if columns.issuperset(PREFERENCE):
+        raise DataError(
+            f"{what} has the columns chosen and rejected, preferences for TRL's DPOTrainer: FedMLLMTrainer learns "
+            "right answers. Rename chosen to completion and remove rejected, or train with trl.DPOTrainer."
+        )
     if vision and {"image", "images"} <= columns:
         raise DataError(f"{what} has a column image and a column images: give one of them.")
     told = "messages" in columns

@@ -255,6 +255,20 @@ def test_a_relative_root_begins_at_the_data_root(tmp_path) -> None:
     assert options["c"].template == ""
 
 
+def test_a_metric_that_does_not_fit_a_set_names_it_and_a_dry_run_says_so(tmp_path, capsys) -> None:
+    pytest.importorskip("evaluate")
+    from test_local_metrics import metric
+
+    path = metric(tmp_path, given="float64", wanted="int32")  # a score and a label, as the AUC of match has them
+    words = ["run", str(CONFIGS / "cross_i3t7.yaml"), *SHORT, "outdir", str(tmp_path), "data.type", "digits_match",
+             "eval.best_res_update_round_wise_key", "val_auc", "fedmllm.eval.metrics", f"[{path}]"]  # fmt: skip
+    assert cli.main([*words, "--dry-run"]) == 0
+    capsys.readouterr()
+    assert cli.main([*words, "fedmllm.test_sets", "{panel: {type: digits_panel}}", "--dry-run"]) == 2
+    said = capsys.readouterr().out
+    assert "test set panel: 16 of 360" in said and "metrics: fedmllm.test_sets.panel: " in said
+
+
 def test_a_checkpoint_of_other_sets_is_refused(tmp_path) -> None:
     config = config_of(tmp_path, "fedmllm.test_sets", "{panel: {type: digits_panel}}")
     federation = Federation.build(config, prepare_data(config))

@@ -122,11 +122,19 @@ def test_a_systems_turn_stands_before_the_question(tmp_path: Path) -> None:
         ({"messages": "Which? This."}, "no list of turns"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}, *SAY]}, "a part of type 'video'"),
         ({"messages": [{"role": "user", "content": None}, *SAY]}, "has no content"),
+        ({"prompt": ASK, "chosen": SAY, "rejected": SAY}, r"has chosen and rejected, a preference \(TRL's DPO\)"),
+        ({"prompt": "Which?", "chosen": "This.", "rejected": "That.", "answer": "This."}, "chosen and rejected"),
     ],
 )
 def test_what_is_no_question_and_answer_is_refused_with_its_row(tmp_path: Path, row: Any, said: str) -> None:
     with pytest.raises(DataError, match=f"data.jsonl:1.*{said}"):
         own(tmp_path, row)
+
+
+def test_rows_of_preferences_are_no_rows_for_the_trainer() -> None:
+    rows = Dataset.from_list([{"prompt": ASK, "chosen": SAY, "rejected": SAY}])
+    with pytest.raises(DataError, match=r"train_dataset has the columns chosen and rejected.*trl\.DPOTrainer"):
+        even_rows(rows, "train_dataset", vision=True)
 
 
 def test_a_choice_row_holds_its_text_and_its_label(tmp_path: Path) -> None:
