@@ -22,6 +22,10 @@ def add(commands: Any) -> None:
     predict.add_argument("--file", default="", help="JSON Lines with image, text, question, id; images beside it")
     predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
+    predict.add_argument(
+        "--combine", default="", choices=("", "joint", "product"),
+        help="ask with both modalities, or multiply what each says alone; otherwise as the training says",
+    )  # fmt: skip
     predict.add_argument("--batch-size", type=int, default=16, help="rows in one forward pass")
     predict.add_argument("--json", action="store_true", help="print a JSON line for each row")
     predict.set_defaults(function=_predict)
@@ -43,7 +47,9 @@ def _predict(args: argparse.Namespace) -> int:
         use_gpu=args.gpu,
         trust_remote_code=args.trust_remote_code,
     )
-    answers = predict(opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size)
+    answers = predict(
+        opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size, combine=args.combine
+    )
     for answer in answers:
         if args.json or args.file:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))

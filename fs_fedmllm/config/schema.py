@@ -234,6 +234,17 @@ class EvaluatorConfig:
 
 
 @dataclass(frozen=True)
+class PredictConfig:
+    """``fedmllm.predict``: how the finished adapter is asked by ``fs-fedmllm predict``, unless it says otherwise."""
+
+    combine: str = key(
+        "joint",
+        "A row with both modalities: asked with both, or the product of what its image and its text say alone.",
+        choices=("joint", "product"),
+    )
+
+
+@dataclass(frozen=True)
 class CacheConfig:
     """``fedmllm.vision_cache``: outputs of the frozen vision tower, computed once per image."""
 
@@ -308,6 +319,7 @@ class _FedMLLMConfig:
     server: ServerConfig = section(ServerConfig, owner="server")
     aggregation: AggregationConfig = section(AggregationConfig)
     eval: EvaluatorConfig = section(EvaluatorConfig, owner="server")
+    predict: PredictConfig = section(PredictConfig, owner="server", numbers=False)
     vision_cache: CacheConfig = section(CacheConfig, owner="site")
     network: NetworkConfig = section(NetworkConfig, owner="site", numbers=False)
     privacy: PrivacyConfig = section(PrivacyConfig)

@@ -35,6 +35,7 @@ class Description:
         prompt: ``original`` or ``augmented``.
         max_new_tokens: longest generated answer.
         max_length: ``fedmllm.train.max_length``.
+        combine: ``fedmllm.predict.combine``.
     """
 
     base: str
@@ -43,6 +44,7 @@ class Description:
     prompt: str
     max_new_tokens: int
     max_length: int = -1
+    combine: str = "joint"
 
 
 def template_mapping(template: Template) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def describe(config: Config, template: Template) -> bytes:
         "prompt": config.fedmllm.prompt,
         "max_new_tokens": config.fedmllm.eval.max_new_tokens,
         "max_length": config.fedmllm.train.max_length,
+        "combine": config.fedmllm.predict.combine,
     }
     return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -108,6 +111,9 @@ def read_description(folder: Path) -> Description | None:
         if not isinstance(model, dict):
             raise ModelError(f"{file}: model must be a mapping.")
         lengths = int(raw["max_new_tokens"]), int(raw.get("max_length", -1))
-        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths)
+        combine = str(raw.get("combine", "joint"))
+        if combine not in ("joint", "product"):
+            raise ModelError(f"{file}: combine is {combine[:20]!r}; it must be joint or product.")
+        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths, combine)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error

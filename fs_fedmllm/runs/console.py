@@ -11,8 +11,10 @@ from tqdm import tqdm
 from fs_fedmllm.config import Config
 from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.question_only import beside
+from fs_fedmllm.evaluation.views import said_views
 from fs_fedmllm.privacy.accountant import hollow
 from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.runs.decisions import said_decisions
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.verbosity import shows_progress
 from fs_fedmllm.scenarios.rates import said_rates
@@ -173,6 +175,10 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
     if further := _test_set_lines(results):
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", *further]
+    if results.get("views"):
+        lines[-2:-2] = said_views(results["views"]).splitlines()
+    for line in said_decisions(results.get("stand_ins") or []):
+        lines.insert(-2, line)
     if missing := said_rates(results.get("missing_rates") or {}):
         lines.insert(-2, f"missing modalities: {missing}")
     if results.get("model"):

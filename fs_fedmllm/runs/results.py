@@ -14,6 +14,7 @@ from fs_fedmllm.evaluation.form import form_figures
 from fs_fedmllm.evaluation.predictions import Prediction, shown_as
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
+from fs_fedmllm.evaluation.views import view_figures
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.best_round import best_of, never_moved
@@ -137,6 +138,9 @@ def closing_figures(
                 further=named_metrics(config.fedmllm.eval.metrics),
             ),
         }
+        names = ["acc", *([template.metric] if template.metric != "accuracy" else [])]
+        if template.task == "choice" and (views := view_figures(predictions, names, positive, config.seed)):
+            found["views"] = views
     if template.task == "vqa" and train and not config.fedmllm.eval.limit:
         # What the questions alone give away belongs beside every such result.
         found["question_only"] = question_only(train, test)

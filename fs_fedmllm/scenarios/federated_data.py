@@ -91,6 +91,11 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
             f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
             "it to 0."
         )
+    if template.task != "choice" and config.fedmllm.predict.combine != "joint":
+        raise ConfigError(
+            f"fedmllm.predict.combine is {config.fedmllm.predict.combine}, and the answers of {dataset.name} (template "
+            f"{template.name!r}) are open: they have no options whose probabilities to multiply. Set it to joint."
+        )
     if template.task != "choice" and config.fedmllm.stand_ins.use != "off":
         raise ConfigError(
             f"fedmllm.stand_ins.use is {config.fedmllm.stand_ins.use}, and the answers of {dataset.name} "

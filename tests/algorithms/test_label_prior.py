@@ -142,6 +142,8 @@ def test_open_answers_have_no_prior(short_config) -> None:
     asked = Dataset("questions", "medical", (), (), ())
     with pytest.raises(ConfigError, match=r"fedmllm\.label_prior is 1, .* are open: they have no options"):
         fitting_template(config, asked)
+    with pytest.raises(ConfigError, match=r"fedmllm\.predict\.combine is product, .* are open: they have no options"):
+        fitting_template(short_config("cross_i3t7", "fedmllm.predict.combine", "product"), asked)
 
 
 @pytest.mark.parametrize("field", ["loss_type: dft", "label_smoothing_factor: 0.1"])

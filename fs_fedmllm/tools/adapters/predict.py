@@ -22,6 +22,7 @@ from fs_fedmllm.data.short_templates import CASES, VARIANTS
 from fs_fedmllm.data.template import Case, Template, load_template
 from fs_fedmllm.errors import DataError
 from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import row_lengths
 from fs_fedmllm.tools.adapters.opening import Opened
@@ -100,8 +101,27 @@ def free_question(template: Template | None) -> Template:
     return Template("question", "vqa", "accuracy", (), 1, "", "", {variant: ask for variant in VARIANTS})
 
 
+def _shares(evaluator: Evaluator, rows: Sequence[Sample], combine: str) -> np.ndarray:
+    """(rows, options) probabilities; where it is asked, of rows with both modalities by the product of their views."""
+    scores = evaluator.option_log_probs(rows)
+    pairs = [i for i, row in enumerate(rows) if row.presence == "both"] if combine == "product" else []
+    if pairs:
+        image, text = (
+            evaluator.option_log_probs([rows[i].showing(image=pictured, text=not pictured) for i in pairs])
+            for pictured in (True, False)
+        )
+        scores[pairs] = product_of_views(image, text)
+    return np.exp(scores)
+
+
 def predict(
-    opened: Opened, rows: Sequence[Sample], *, template: str = "", prompt: str = "", batch_size: int = 16
+    opened: Opened,
+    rows: Sequence[Sample],
+    *,
+    template: str = "",
+    prompt: str = "",
+    batch_size: int = 16,
+    combine: str = "",
 ) -> list[Answer]:
     """Answers, in the order of the rows. Rows with a question of their own are answered in writing.
 
@@ -111,9 +131,11 @@ def predict(
         template: name or path of a template; empty takes the training's.
         prompt: ``original`` or ``augmented``; empty takes the training's.
         batch_size: rows in one forward pass.
+        combine: ``joint`` or ``product``; empty takes the training's.
 
     Raises:
-        DataError: there is no template, and a row has no question; an image cannot be read, or is too long.
+        DataError: there is no template, and a row has no question; an image cannot be read, or is too long; a product
+            of views is asked of a row that is answered in writing.
     """
     check_shapes(rows, opened.mllm.family.widest, opened.mllm.family.name)
     known = opened.description
@@ -133,6 +155,11 @@ def predict(
             f"{rows[others[0]].source} has no question, and the adapter's template asks the row's own: give "
             "--question, or --template with options."
         )
+    if asked and combine == "product":
+        raise DataError(
+            f"{rows[asked[0]].source} has a question of its own, which is answered in writing: there are no options "
+            "whose probabilities could be multiplied. Leave --combine product out, or the question."
+        )
     answers: dict[int, Answer] = {}
     cut = 0
     if asked:
@@ -146,7 +173,7 @@ def predict(
         evaluator = Evaluator(Encoder(opened.mllm, chosen, variant, None, lengths), config)
         # The completion plays no part in scoring; any option's will do.
         scored = [dataclasses.replace(rows[i], answer=chosen.answer(0), label=0) for i in others]
-        shares = np.exp(evaluator.option_log_probs(scored))
+        shares = _shares(evaluator, scored, combine or (known.combine if known is not None else "joint"))
         cut += sum(row.shortened for row in evaluator.encoder.encode(scored))
         for i, share in zip(others, shares, strict=True):
             probabilities = {name: float(p) for name, p in zip(chosen.options, share, strict=True)}

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
+from fs_fedmllm.evaluation.views import VIEWS
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.runs.decisions import spans
 from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
@@ -58,7 +60,8 @@ class Content:
         legend: (title, colour, dash pattern) of the rows in the pictures.
         notes: of the rows.
         models: that ran, by name.
-        missing: nominal and measured missing rates, a row for each setting; none where nothing was missing.
+        missing: nominal and measured missing rates, a row for each setting, none where nothing was missing; the four
+            readings of the rows; when modalities were stood in for.
         sources: a row for every run: what made it.
         seeds: rows against the baseline over seeds; none where no two seeds are shared.
     """
@@ -171,7 +174,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
                 seen.add(run.folder)
                 content.sources.append({"run": sheet.title(dict(place)), **source_of(run)})
     content.models = sorted({source["model"] for source in content.sources if source["model"]})
-    content.missing = missing_rates(sheet)
+    content.missing = [*missing_rates(sheet), *views_of(sheet), *decisions_of(sheet)]
     return content
 
 
@@ -229,6 +232,44 @@ def missing_rates(sheet: Sheet) -> list[Grid]:
         body.append((sheet.title(common) or "all runs", cells))
     head = [f"{name}, {kind}" for name in MODALITIES for kind in ("nominal", "measured")]
     return [Grid("Missing modalities, nominal and measured", head, body)] if body else []
+
+
+def views_of(sheet: Sheet) -> list[Grid]:
+    """Joint, product of views, image only, text only: accuracy in per cent, means over the seeds, for each column.
+
+    The difference of product and joint is named by what the runs' own intervals agree on.
+    """
+    grids = []
+    for column in sheet.columns():
+        body = []
+        for row in sheet.rows():
+            runs = [] if sheet.table.place(row) == "zero_shot" else sheet.at({**row, **column})
+            found = [run.results["views"] for run in runs if run.results.get("views")]
+            if not found:
+                continue
+            mean = {view: sum(own[view]["acc"] for own in found) / len(found) for view in VIEWS}
+            gap = sum(own["gap"]["acc"] for own in found) / len(found)
+            meant = {own["gap"]["means"] for own in found}
+            cells = [Cell(f"{100 * mean[view]:.1f}") for view in VIEWS]
+            said = next(iter(meant)) if len(meant) == 1 else "not the same in all runs"
+            cells.append(Cell(f"{100 * gap:+.1f}".replace("-", MINUS), (said,)))
+            body.append((sheet.title(row), cells))
+        if body:
+            heads = ["joint", "product of views", "image only", "text only", "product minus joint"]
+            title = sheet.title(column)
+            grids.append(Grid(f"Views of the same rows, accuracy{f': {title}' if title else ''}", heads, body))
+    return grids
+
+
+def decisions_of(sheet: Sheet) -> list[Grid]:
+    """When a modality was stood in for, a row for each run that has stand-ins."""
+    body = []
+    for place, runs in sheet.runs.items():
+        for run in runs:
+            if decisions := run.results.get("stand_ins"):
+                cells = [Cell(spans(decisions, kind)) for kind in ("image", "text")]
+                body.append((f"{sheet.title(dict(place))} seed {run.seed}".strip(), cells))
+    return [Grid("Stand-ins, by round", ["for images", "for texts"], body)] if body else []
 
 
 def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:
