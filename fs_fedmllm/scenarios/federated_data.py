@@ -93,8 +93,9 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
         )
     if template.task != "choice" and config.fedmllm.predict.combine != "joint":
         raise ConfigError(
-            f"fedmllm.predict.combine is {config.fedmllm.predict.combine}, and the answers of {dataset.name} (template "
-            f"{template.name!r}) are open: they have no options whose probabilities to multiply. Set it to joint."
+            f"fedmllm.predict.combine is {config.fedmllm.predict.combine}, and the answers of {dataset.name} "
+            f"(template {template.name!r}) are open: they have no options whose probabilities to multiply. Set it to "
+            "joint."
         )
     if template.task != "choice" and config.fedmllm.stand_ins.use != "off":
         raise ConfigError(
