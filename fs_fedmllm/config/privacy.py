@@ -41,6 +41,12 @@ class DPConfig:
         "probability.",
         choices=("fixed", "poisson"),
     )
+    accountant: str = key(
+        "auto",
+        "What epsilon is worked out by. rdp: Renyi divergences; pld: privacy loss distributions, for Poisson "
+        "sampling; auto: the tighter of those that hold.",
+        choices=("auto", "rdp", "pld"),
+    )
 
     @property
     def enabled(self) -> bool:
@@ -95,6 +101,8 @@ def _differential_privacy(config: Any) -> Iterator[str]:
                     f"{prefix}.{name} is {getattr(dp, name):g}, but {prefix}.clip_norm is 0, so no noise could cover "
                     "a client's update. Set clip_norm above 0, or leave the whole section out."
                 )
+        if dp.accountant != "auto":
+            yield f"{prefix}.accountant is {dp.accountant} without {prefix}.clip_norm; it has no effect. Set that."
         if dp.sampling != "fixed":
             yield f"{prefix}.sampling is {dp.sampling} without {prefix}.clip_norm; it has no effect. Set clip_norm."
         return
@@ -124,6 +132,16 @@ def _differential_privacy(config: Any) -> Iterator[str]:
         yield (
             f"{prefix}.sampling is poisson, but every client takes part in every round. Set "
             "federate.sample_client_num below federate.client_num, or sampling to fixed."
+        )
+    elif dp.accountant != "auto" and config.sampled_clients >= clients:
+        yield (
+            f"{prefix}.accountant is {dp.accountant}, but every client takes part in every round, where epsilon is "
+            "exact and neither is used. Set it to auto."
+        )
+    elif dp.accountant == "pld" and dp.sampling != "poisson":
+        yield (
+            f"{prefix}.accountant is pld, which holds for clients that are drawn each by itself; {prefix}.sampling is "
+            f"{dp.sampling}. Set sampling to poisson, or accountant to auto."
         )
     regularizer = REGULARIZERS[config.fedmllm.regularizer.type]
     fixed = profile_switches("fixed")

@@ -4,7 +4,9 @@ Which accountant applies depends on how clients are drawn, and the answer holds 
 
 - every client in every round: the Gaussian mechanism, exactly (Balle and Wang, ICML 2018); no amplification.
   Neighbours: one client's data is taken out and its contribution becomes zero ("zero-out"); sensitivity C.
-- Poisson sampling: the sampled Gaussian's Renyi divergence (Mironov, Talwar and Zhang 2019); zero-out, sensitivity C.
+- Poisson sampling: the sampled Gaussian's Renyi divergence (Mironov, Talwar and Zhang 2019), or its privacy loss
+  distribution (Doroshenko et al., PoPETs 2022), whose rounding is upwards; zero-out, sensitivity C. Each is a bound
+  that depends on no data, so the smaller of the two is one too.
 - a fixed number without replacement: Wang, Balle and Kasiviswanathan, AISTATS 2019, Theorem 27. It holds where one
   client is *replaced* by another, and two clipped deltas can be 2 C apart. The library's multiplier is the noise over
   that sensitivity, so it is given half of ours; to pass ours unchanged, as is often done, understates epsilon.
@@ -26,6 +28,11 @@ from fs_fedmllm.extras import require_extra
 ORDERS = (*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256)
 
 _LARGEST_MULTIPLIER = 1.0e6
+
+#: ``fedmllm.privacy.dp.accountant``. ``auto`` takes the smallest bound that holds.
+AUTO, RDP, PLD = "auto", "rdp", "pld"
+#: Width of a step of the privacy loss distribution, relative to the Renyi epsilon; a wider one rounds up further.
+_STEP, _LEAST_STEP = 2.0e-4, 1.0e-6
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Release:
 def _library() -> Any:
     require_extra("privacy", "fedmllm.privacy.dp", "dp_accounting", error=PrivacyError)
     import dp_accounting
+    import dp_accounting.pld
     import dp_accounting.rdp
 
     return dp_accounting
@@ -82,40 +90,93 @@ def renyi(release: Release, orders: tuple[int, ...] = ORDERS) -> tuple[float, ..
     return tuple(float(value) for value in accountant.rdp)
 
 
-def epsilon(releases: Iterable[Release], delta: float, orders: tuple[int, ...] = ORDERS) -> float:
+@dataclass(frozen=True)
+class Bound:
+    """An epsilon, and where it comes from.
+
+    Attributes:
+        epsilon: of all releases together.
+        accountant: ``gaussian`` (exact without sampling), ``rdp`` or ``pld``; empty without a release or noise.
+    """
+
+    epsilon: float
+    accountant: str = ""
+
+
+def bound(
+    releases: Iterable[Release], delta: float, orders: tuple[int, ...] = ORDERS, accountant: str = AUTO
+) -> Bound:
     """Epsilon of all releases together.
 
     Args:
         releases: in any order; they may differ in their noise, not in their sampling.
         delta: probability with which epsilon may fail, in (0, 1).
         orders: Renyi orders, where they are used.
+        accountant: :data:`AUTO`, :data:`RDP` or :data:`PLD`; the last for Poisson sampling.
 
     Returns:
-        Epsilon; 0 without a release, infinite without noise.
+        Epsilon: 0 without a release, infinite without noise.
 
     Raises:
-        PrivacyError: the library is missing, or the releases hold for different neighbouring relations.
+        PrivacyError: the library is missing, the releases hold for different neighbouring relations, or the accountant
+            does not apply to them.
     """
     counts = Counter(releases)
     if not counts:
-        return 0.0
-    if len({release.mechanism for release in counts}) > 1:
+        return Bound(0.0)
+    mechanisms = {release.mechanism for release in counts}
+    if len(mechanisms) > 1:
         raise PrivacyError("These releases were sampled in different ways; no single epsilon holds for all of them.")
+    if accountant == PLD and mechanisms != {"poisson"}:
+        raise PrivacyError(
+            f"fedmllm.privacy.dp.accountant {PLD} holds for Poisson sampling; these releases were drawn otherwise "
+            f"({mechanisms.pop()}). Take {AUTO}."
+        )
     if any(release.noise_multiplier <= 0 for release in counts):
-        return math.inf
-    dp = _library()
-    mechanism = next(iter(counts)).mechanism
+        return Bound(math.inf)
+    ordered = sorted(counts.items(), key=lambda pair: (pair[0].noise_multiplier, pair[1]))
+    return _bound(tuple(ordered), delta, orders, accountant)
+
+
+@lru_cache(maxsize=256)
+def _bound(counts: tuple[tuple[Release, int], ...], delta: float, orders: tuple[int, ...], accountant: str) -> Bound:
+    dp, mechanism = _library(), counts[0][0].mechanism
     # Gaussians on the same data compose to one Gaussian whose precisions add up.
-    precision = sum(count / release.noise_multiplier**2 for release, count in counts.items())
+    precision = sum(count / release.noise_multiplier**2 for release, count in counts)
     sensitivity = 2.0 if mechanism == "fixed" else 1.0
-    unsampled = float(dp.get_epsilon_gaussian(1 / (math.sqrt(precision) * sensitivity), delta))
+    unsampled = Bound(float(dp.get_epsilon_gaussian(1 / (math.sqrt(precision) * sensitivity), delta)), "gaussian")
     if mechanism == "full":
         return unsampled
     total = [0.0] * len(orders)
-    for release, count in counts.items():
+    for release, count in counts:
         total = [t + count * value for t, value in zip(total, renyi(release, orders), strict=True)]
+    sampled = Bound(float(dp.rdp.compute_epsilon(orders, total, delta)[0]), RDP)
     # Sampling never does harm, but with little noise the bound for it can be the looser one.
-    return max(0.0, min(unsampled, float(dp.rdp.compute_epsilon(orders, total, delta)[0])))
+    found = [unsampled, sampled]
+    if mechanism == "poisson" and accountant != RDP:
+        loss = Bound(_by_privacy_loss(counts, delta, min(unsampled.epsilon, sampled.epsilon)), PLD)
+        found = [unsampled, loss] if accountant == PLD else [*found, loss]
+    best = min(found, key=lambda each: each.epsilon)
+    return Bound(max(0.0, best.epsilon), best.accountant)
+
+
+def _by_privacy_loss(counts: tuple[tuple[Release, int], ...], delta: float, about: float) -> float:
+    """Epsilon by the privacy loss distribution of Poisson-sampled Gaussians; ``about`` it."""
+    dp = _library()
+    accountant = dp.pld.PLDAccountant(dp.NeighboringRelation.REPLACE_SPECIAL, max(_LEAST_STEP, _STEP * about))
+    for release, count in counts:
+        event = dp.PoissonSampledDpEvent(
+            release.expected / release.clients, dp.GaussianDpEvent(release.noise_multiplier)
+        )
+        accountant.compose(event, count)
+    return float(accountant.get_epsilon(delta))
+
+
+def epsilon(
+    releases: Iterable[Release], delta: float, orders: tuple[int, ...] = ORDERS, accountant: str = AUTO
+) -> float:
+    """The number of :func:`bound`."""
+    return bound(releases, delta, orders, accountant).epsilon
 
 
 #: From here on, delta is a chance that nobody would call a promise.
@@ -139,7 +200,13 @@ def hollow(epsilon: float, delta: float) -> str:
 
 
 def solve_noise(
-    target: float, delta: float, rounds: int, like: Release, spent: Sequence[Release] = (), precision: float = 1.0e-3
+    target: float,
+    delta: float,
+    rounds: int,
+    like: Release,
+    spent: Sequence[Release] = (),
+    precision: float = 1.0e-3,
+    accountant: str = AUTO,
 ) -> float:
     """The smallest noise multiplier that keeps the whole run within an epsilon.
 
@@ -150,6 +217,7 @@ def solve_noise(
         like: their sampling; its noise does not count.
         spent: releases so far.
         precision: relative width at which the search ends, on the safe side.
+        accountant: as for :func:`bound`.
 
     Raises:
         PrivacyError: no noise is enough, because the releases so far have spent the budget.
@@ -157,16 +225,17 @@ def solve_noise(
 
     def after(multiplier: float) -> float:
         coming = Release(multiplier, like.expected, like.clients, like.sampling)
-        return epsilon([*spent, *[coming] * rounds], delta)
+        return epsilon([*spent, *[coming] * rounds], delta, accountant=accountant)
 
     low, high = 0.0, 1.0
     while after(high) > target:
         low, high = high, high * 2
         if high > _LARGEST_MULTIPLIER:
+            spent_so_far = epsilon(spent, delta, accountant=accountant)
             raise PrivacyError(
                 f"fedmllm.privacy.dp.target_epsilon is {target:g}, but {len(spent)} rounds have spent "
-                f"{epsilon(spent, delta):.4g} already and no noise keeps {rounds} more within it. Raise it, or take "
-                "fewer rounds."
+                f"{spent_so_far:.4g} already and no noise keeps {rounds} more within it. Raise it, or take fewer "
+                "rounds."
             )
     while high - low > precision * high:
         middle = (low + high) / 2

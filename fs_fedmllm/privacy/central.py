@@ -12,7 +12,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config.privacy import DPConfig
-from fs_fedmllm.privacy.accountant import Release, epsilon, hollow, solve_noise
+from fs_fedmllm.privacy.accountant import Bound, Release, bound, hollow, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger
 from fs_fedmllm.privacy.noise import add_noise
 from fs_fedmllm.privacy.sampling import draw
@@ -46,21 +46,23 @@ class CentralPrivacy:
         self._clients = clients
         self._expected = sampled
         self.delta = dp.delta or clients**-1.1
-        self._ledger = Ledger(ledger, self.delta)
+        self._ledger = Ledger(ledger, self.delta, dp.accountant)
         like = Release(dp.noise_multiplier, self._expected, clients, dp.sampling)
         if dp.target_epsilon and left > 0:
             # Rounds that are taken again after a crash cost, and the remaining ones get the more noise.
-            solved = solve_noise(dp.target_epsilon, self.delta, left, like, self._ledger.releases)
+            solved = solve_noise(
+                dp.target_epsilon, self.delta, left, like, self._ledger.releases, accountant=dp.accountant
+            )
             like = Release(solved, self._expected, clients, dp.sampling)
         self._next = like
         self._told = False
-        planned = epsilon([*self._ledger.releases, *[like] * left], self.delta)
+        planned = self._bound([*self._ledger.releases, *[like] * left])
         logger.warning(
             "Differential privacy: epsilon %.4g at delta %.3g after all rounds (noise multiplier %.4g, clip norm %g); "
-            "neighbouring: %s; sampling: %s; clients weigh equally%s. Noise and draws come from the operating system, "
-            "so this run cannot be repeated to the same bytes.",
-            *(planned, self.delta, like.noise_multiplier, dp.clip_norm, like.neighbouring, _SAMPLING[like.mechanism]),
-            hollow(planned, self.delta),
+            "neighbouring: %s; sampling: %s; clients weigh equally; accountant: %s%s. Noise and draws come from "
+            "the operating system, so this run cannot be repeated to the same bytes.",
+            *(planned.epsilon, self.delta, like.noise_multiplier, dp.clip_norm, like.neighbouring),
+            *(_SAMPLING[like.mechanism], planned.accountant or dp.accountant, hollow(planned.epsilon, self.delta)),
         )
         if len(self._ledger.releases) > done:
             logger.warning(
@@ -87,7 +89,10 @@ class CentralPrivacy:
 
     def epsilon(self) -> float:
         """Epsilon of everything released so far."""
-        return epsilon(self._ledger.releases, self.delta)
+        return self._bound(self._ledger.releases).epsilon
+
+    def _bound(self, releases: list[Release]) -> Bound:
+        return bound(releases, self.delta, accountant=self._dp.accountant)
 
     def spent(self) -> dict[str, float]:
         """What everything released so far amounts to, for a status: epsilon, its delta, and how many releases."""
@@ -96,8 +101,9 @@ class CentralPrivacy:
     def report(self) -> dict[str, Any]:
         """What results.json says: epsilon and every assumption that it rests on."""
         releases = self._ledger.releases
+        found = self._bound(releases)
         return {
-            "epsilon": self.epsilon(),
+            "epsilon": found.epsilon,
             "delta": self.delta,
             "neighbouring": self._next.neighbouring,
             "sampling": _SAMPLING[self._next.mechanism],
@@ -105,6 +111,7 @@ class CentralPrivacy:
             "clip_norm": self._dp.clip_norm,
             "noise_multipliers": sorted({release.noise_multiplier for release in releases}),
             "releases": len(releases),
+            "accountant": found.accountant,
             "weighting": "uniform, divided by the expected number of clients",
             "unit": "a client's whole data set",
             "covers": "the adapters of all rounds; not metrics.jsonl, refusals, the manifest, or other runs",

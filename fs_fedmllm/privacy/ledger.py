@@ -16,7 +16,7 @@ from typing import Any
 
 from fs_fedmllm.errors import PrivacyError
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
-from fs_fedmllm.privacy.accountant import Release
+from fs_fedmllm.privacy.accountant import AUTO, PLD, RDP, Release
 
 
 class Ledger:
@@ -25,14 +25,17 @@ class Ledger:
     Args:
         path: ``privacy.jsonl``; made at the first release.
         delta: what epsilon holds for; a ledger with another one is not continued.
+        accountant: that of the run. A ledger with another one is not continued either: its noise was chosen, and its
+            epsilon told, by that one. Lines of releases that had no choice name none, and go on with any.
 
     Raises:
         PrivacyError: the file is damaged beyond a torn last line.
     """
 
-    def __init__(self, path: Path, delta: float):
+    def __init__(self, path: Path, delta: float, accountant: str = AUTO):
         self._path = path
         self._delta = delta
+        self._accountant = accountant
         self.releases: list[Release] = []
         if path.exists():
             self._read()
@@ -45,7 +48,7 @@ class Ledger:
         complete, _, torn = data.rpartition(b"\n")
         for number, line in enumerate(complete.splitlines(), 1):
             try:
-                delta, release = _release(parse_json(line))
+                delta, accountant, release = _release(parse_json(line))
             except (ValueError, TypeError, KeyError) as error:
                 raise PrivacyError(
                     f"{self._path}, line {number}, is damaged ({error}), so what this run has given away is not "
@@ -55,6 +58,11 @@ class Ledger:
                 raise PrivacyError(
                     f"{self._path} holds the releases of a run with delta {delta:g}, this one has {self._delta:g}. "
                     "Use another expname."
+                )
+            if accountant not in ("", self._accountant):
+                raise PrivacyError(
+                    f"{self._path} holds the releases of a run with fedmllm.privacy.dp.accountant {accountant}, this "
+                    f"one has {self._accountant}. Set it to {accountant}, or use another expname."
                 )
             self.releases.append(release)
         if torn:
@@ -69,7 +77,8 @@ class Ledger:
         Raises:
             OSError: it could not be written; then no noise may be drawn.
         """
-        line = json.dumps({"round": round_index, **asdict(release), "delta": self._delta}) + "\n"
+        about = {"round": round_index, **asdict(release), "delta": self._delta, "accountant": self._accountant}
+        line = json.dumps(about) + "\n"
         new = not self._path.exists()
         with self._path.open("ab") as stream:
             stream.write(line.encode())
@@ -84,15 +93,15 @@ class Ledger:
 SAMPLINGS = ("fixed", "poisson")
 
 
-def _release(entry: Any) -> tuple[float, Release]:
-    """A line's delta and release.
+def _release(entry: Any) -> tuple[float, str, Release]:
+    """A line's delta, accountant (empty where it names none) and release.
 
     Raises:
         ValueError: it is not what :meth:`Ledger.append` writes (TypeError and KeyError likewise).
     """
     if not isinstance(entry, dict):
         raise ValueError("no mapping")
-    delta, round_index = entry.pop("delta"), entry.pop("round")
+    delta, round_index, accountant = entry.pop("delta"), entry.pop("round"), entry.pop("accountant", "")
     release = Release(**entry)
     noise, expected, clients = release.noise_multiplier, release.expected, release.clients
     if not all(type(n) in (int, float) and 0 < n < 1e9 for n in (noise, expected, clients)):
@@ -101,7 +110,9 @@ def _release(entry: Any) -> tuple[float, Release]:
         raise ValueError("no round, or no delta")
     if expected > clients or release.sampling not in SAMPLINGS:
         raise ValueError("clients that cannot be drawn so")
-    return delta, release
+    if accountant not in ("", AUTO, RDP, PLD):
+        raise ValueError("an accountant that is none")
+    return delta, accountant, release
 
 
 def _sync_folder(folder: Path) -> None:

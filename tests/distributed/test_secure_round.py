@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -211,17 +212,25 @@ def test_a_server_that_crashed_goes_on_in_its_session(pieces, embedded, tmp_path
     def stop(*args, **kwargs):
         raise Crash
 
-    def after(client: int, message: Message, answer: Message) -> None:
-        if message.kind != "answer" or answer.kind != "accepted" or crashed:
-            return
-        phase, done = message.header["phase"], len(wire.server.desk.opened.answered) if wire.server.desk.opened else 4
-        if (phase, done, moment) in (
-            (secure.TURN, 1, "first masked update"),
-            (secure.UNMASK, 1, "first shares"),
-        ):
-            crash()
+    phase = {"first masked update": secure.TURN, "first shares": secure.UNMASK}.get(moment)
+    came, accepted, lock = [], threading.Event(), threading.Lock()
 
-    wire.after = after
+    def before(client: int, message: Message) -> None:
+        if message.kind != "answer" or message.header["phase"] != phase or crashed:
+            return
+        with lock:
+            came.append(client)
+        if client != came[0]:  # the first one's answer is there, and no other
+            assert accepted.wait(LONG)
+            with lock:
+                if not crashed:
+                    crash()
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if message.kind == "answer" and message.header["phase"] == phase and client == came[0]:
+            accepted.set()
+
+    wire.before, wire.after = before, after
     if moment in ("last masked update", "sum is open"):
         stage = {"last masked update": "unmask", "sum is open": "opened"}[moment]
         write = secure.RoundStore.write

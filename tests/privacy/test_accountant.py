@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from fs_fedmllm.errors import PrivacyError
-from fs_fedmllm.privacy.accountant import Release, epsilon, renyi, solve_noise
+from fs_fedmllm.privacy.accountant import Bound, Release, bound, epsilon, renyi, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger
 
 
@@ -47,8 +47,8 @@ def test_conversion_at_one_order() -> None:
     release, delta, order = Release(1.1, 20, 2000, "poisson"), 1e-5, 8
     total = 30 * renyi(release, (order,))[0]
     expected = total + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-    assert epsilon([release] * 30, delta, (order,)) == pytest.approx(expected, rel=1e-9)
-    assert epsilon([release] * 30, delta) <= expected
+    assert epsilon([release] * 30, delta, (order,), "rdp") == pytest.approx(expected, rel=1e-9)
+    assert epsilon([release] * 30, delta, accountant="rdp") <= expected
 
 
 def test_published_value() -> None:
@@ -56,8 +56,62 @@ def test_published_value() -> None:
 
     Their figure is from an older, looser conversion of the same divergences; ours must be below and near.
     """
-    value = epsilon([Release(1.3, 250, 60000, "poisson")] * 3600, 1e-5)
+    value = epsilon([Release(1.3, 250, 60000, "poisson")] * 3600, 1e-5, accountant="rdp")
     assert 0.9 < value <= 1.19
+
+
+def sampled_delta(eps: float, z: float, q: float) -> float:
+    """Hockey-stick divergences of N(0, z^2) and (1 - q) N(0, z^2) + q N(1, z^2), the larger of both directions."""
+    import numpy as np
+
+    x = np.linspace(-12 * z, 12 * z + 1, 400_001)
+    without = norm.pdf(x, 0, z)
+    with_it = (1 - q) * without + q * norm.pdf(x, 1, z)
+    step = x[1] - x[0]
+    sides = ((with_it, without), (without, with_it))
+    return max(float(np.maximum(one - math.exp(eps) * other, 0).sum() * step) for one, other in sides)
+
+
+@pytest.mark.parametrize(("z", "expected", "clients", "delta"), [(0.8, 5, 20, 1e-3), (2.0, 3, 10, 1e-2)])
+def test_privacy_loss_of_one_round_is_exact(z: float, expected: int, clients: int, delta: float) -> None:
+    found = bound([Release(z, expected, clients, "poisson")], delta, accountant="pld")
+    assert found.accountant == "pld"
+    assert sampled_delta(found.epsilon, z, expected / clients) == pytest.approx(delta, rel=5e-3)
+    assert found.epsilon < epsilon([Release(z, expected, clients, "poisson")], delta, accountant="rdp")
+
+
+@pytest.mark.parametrize(
+    ("z", "expected", "clients", "rounds", "delta", "saved"),
+    [(1.8, 5, 20, 50, 1e-3, 0.14), (1.0, 2, 10, 20, 1e-2, 0.27), (6.0, 10, 100, 500, 1e-4, 0.10)],
+)
+def test_the_tighter_of_two_bounds_is_taken(z, expected, clients, rounds, delta, saved) -> None:
+    releases = [Release(z, expected, clients, "poisson")] * rounds
+    rdp, pld = (epsilon(releases, delta, accountant=name) for name in ("rdp", "pld"))
+    best = bound(releases, delta)
+    assert best == Bound(min(rdp, pld), "pld") and 1 - pld / rdp == pytest.approx(saved, abs=0.01)
+
+
+def test_an_accountant_that_does_not_apply_is_refused() -> None:
+    for release in (Release(1.0, 5, 10, "fixed"), Release(1.0, 10, 10, "fixed")):
+        with pytest.raises(PrivacyError, match=r"accountant pld holds for Poisson sampling.*Take auto"):
+            bound([release], 1e-3, accountant="pld")
+    assert bound([Release(1.0, 10, 10, "fixed")], 1e-3).accountant == "gaussian"
+    assert bound([Release(4.0, 5, 100, "fixed")] * 5, 1e-3).accountant == "rdp"
+
+
+def test_a_ledger_goes_on_with_its_accountant(tmp_path) -> None:
+    path, release = tmp_path / "privacy.jsonl", Release(1.25, 5, 10, "poisson")
+    Ledger(path, 1e-2, "rdp").append(0, release)
+    assert json.loads(path.read_text())["accountant"] == "rdp"
+    with pytest.raises(PrivacyError, match=r"accountant rdp, this one has auto\. Set it to rdp"):
+        Ledger(path, 1e-2)
+    # Older releases wrote none, and had no choice.
+    path.write_text(path.read_text().replace(', "accountant": "rdp"', ""))
+    for name in ("auto", "rdp", "pld"):
+        assert Ledger(path, 1e-2, name).releases == [release]
+    path.write_text(path.read_text().replace("}", ', "accountant": "mine"}'))
+    with pytest.raises(PrivacyError, match="an accountant that is none"):
+        Ledger(path, 1e-2)
 
 
 def test_sampling_amplifies_and_more_costs_more() -> None:

@@ -10,6 +10,7 @@ import torch
 from fs_fedmllm.aggregators.norms import l2_norm
 from fs_fedmllm.errors import ConfigError, PrivacyError, UpdateError
 from fs_fedmllm.privacy import central
+from fs_fedmllm.privacy.accountant import epsilon
 from fs_fedmllm.runs import simulation
 from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.session import Session
@@ -32,6 +33,9 @@ DP = ("fedmllm.privacy.dp.clip_norm", "0.05", "fedmllm.privacy.dp.noise_multipli
         ((*DP, "fedmllm.privacy.dp.sampling", "poisson", "federate.sample_client_num", "10"), "every client"),
         ((*DP, "fedmllm.switches", "{fedavg: accumulate}"), "fedmllm.switches.fedavg"),
         ((*DP, "fedmllm.switches", "{client_sampling: round_seed}"), "client_sampling"),
+        (("fedmllm.privacy.dp.accountant", "rdp"), "has no effect"),
+        ((*DP, "fedmllm.privacy.dp.accountant", "pld"), r"accountant is pld.*sampling is fixed"),
+        ((*DP, "fedmllm.privacy.dp.accountant", "rdp", "federate.sample_client_num", "10"), "epsilon is exact"),
         ((*DP, "fedmllm.privacy.dp.clip_norm", "-1"), "at least 0"),
     ],
 )
@@ -79,6 +83,7 @@ def test_poisson_rounds_of_any_size(short_config, monkeypatch) -> None:
     )
     results, _ = simulation.run(config)
     assert results["rounds"] == 2 and said(results)["releases"] == 2
+    assert said(results)["accountant"] == "pld"
 
 
 def test_target_epsilon(short_config) -> None:
@@ -125,7 +130,7 @@ def test_kill_between_noise_and_checkpoint_counts_twice(short_config, monkeypatc
     monkeypatch.setattr(Session, "checkpoint", original)
     results, _ = simulation.run(config)
     assert results["rounds"] == 2 and said(results)["releases"] == 3
-    uninterrupted = central.epsilon(results_releases(ledger)[:2], said(results)["delta"])
+    uninterrupted = epsilon(results_releases(ledger)[:2], said(results)["delta"])
     assert said(results)["epsilon"] > uninterrupted
     first, second = (torch.cat([t.flatten() for t in d.values()]) for d in drawn[:2])
     assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.05  # the noise was drawn anew
