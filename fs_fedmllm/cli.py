@@ -16,6 +16,7 @@ from fs_fedmllm.commands import (
     config,
     data,
     doctor,
+    evaluate,
     judge,
     merge,
     nvflare,
@@ -41,7 +42,7 @@ EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
 COMMANDS = (
     *(run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
-    *(compare, merge, predict, push, config, doctor, plug),
+    *(compare, merge, predict, evaluate, push, config, doctor, plug),
 )
 
 
