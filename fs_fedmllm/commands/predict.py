@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def add(commands: Any) -> None:
     predict.add_argument("--image", default="", help="an image file")
     predict.add_argument("--text", default="", help="the text modality")
     predict.add_argument("--question", default="", help="a question of your own; answered in writing")
-    predict.add_argument("--file", default="", help="JSON Lines with image, text, question, id; images beside it")
+    predict.add_argument("--file", default="",
+                         help="JSON Lines with image, text, question, id, and, to be scored, label or answer")  # fmt: skip
     predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
     predict.add_argument(
@@ -36,8 +38,10 @@ def _predict(args: argparse.Namespace) -> int:
         raise ConfigError("predict needs --file, or --image, --text or --question for one row.")
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1.")
+    from fs_fedmllm.data.template import load_template
     from fs_fedmllm.tools.adapters.opening import open_adapter
     from fs_fedmllm.tools.adapters.predict import one_row, predict, read_rows
+    from fs_fedmllm.tools.adapters.score import read_truths, said_right, score
 
     rows = read_rows(Path(args.file)) if args.file else [one_row(args.image, args.text, args.question)]
     opened = open_adapter(
@@ -50,11 +54,17 @@ def _predict(args: argparse.Namespace) -> int:
     answers = predict(
         opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size, combine=args.combine
     )
-    for answer in answers:
+    asked = opened.description.template if opened.description is not None else None
+    asked = load_template(args.template) if args.template else asked
+    scored = score(answers, read_truths(Path(args.file)), asked) if args.file else None
+    for index, answer in enumerate(answers):
         if args.json or args.file:
-            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+            print(json.dumps({**dataclasses.asdict(answer), **said_right(scored, index)}, ensure_ascii=False))
             continue
         print(printable(answer.answer))
         for name, share in sorted((answer.probabilities or {}).items(), key=lambda item: -item[1]):
             print(f"  {share:7.2%}  {printable(name)}")
+    if scored is not None:
+        sys.stdout.flush()
+        print(scored.said(), file=sys.stderr)  # rows go to standard output, a line each
     return 0

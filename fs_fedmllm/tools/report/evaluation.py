@@ -40,12 +40,9 @@ def grids_of(document: Mapping[str, Any]) -> Iterator[Grid]:
                     for name, own in values.items()]  # fmt: skip
             yield Grid(f"Accuracy by {key}", ["rows", "acc"], rows)
     if document["classes"]:
-        names = ("precision", "recall", "f1", "support")
-        rows = [
-            (name, [Cell(shown(n, own[n]) if n != "support" else f"{own[n]:,.0f}") for n in names if n in own])
-            for name, own in document["classes"].items()
-        ]
-        yield Grid("Classes", [n for n in names if n in next(iter(document["classes"].values()))], rows)
+        head = ["precision", "recall", "f1", "support"]
+        rows = [(name, [_of_class(own, figure) for figure in head]) for name, own in document["classes"].items()]
+        yield Grid("Classes", head, rows)
     if table := document["confusion"]:
         rows = [
             (name, [Cell(f"{count:,}") for count in counts])
@@ -61,6 +58,13 @@ def grids_of(document: Mapping[str, Any]) -> Iterator[Grid]:
             for own in found["bins"]
         ]
         yield Grid("Calibration (rows by the probability of the decision)", ["rows", "confidence", "acc"], rows)
+
+
+def _of_class(own: Mapping[str, float], figure: str) -> Cell:
+    """What is undefined (the recall of a class that no row has) is no number."""
+    if figure not in own:
+        return Cell("–")
+    return Cell(f"{own[figure]:,.0f}" if figure == "support" else shown(figure, own[figure]))
 
 
 def _metrics(document: Mapping[str, Any]) -> Grid:
