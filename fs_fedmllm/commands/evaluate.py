@@ -43,8 +43,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from fs_fedmllm.hub.fetch import adapter_folder
     from fs_fedmllm.runs.run_folder import check_output
     from fs_fedmllm.runs.verbosity import shows_progress
-    from fs_fedmllm.scenarios.federated_data import client_column, evaluated_rows
-    from fs_fedmllm.tools.adapters.evaluate import evaluate, tensors_sha256
+    from fs_fedmllm.scenarios.federated_data import client_column
+    from fs_fedmllm.tools.adapters.evaluate import chosen_rows, evaluate, tensors_sha256
     from fs_fedmllm.tools.adapters.opening import open_adapter
     from fs_fedmllm.tools.report import evaluation as shown
 
@@ -57,7 +57,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         if shows_progress():
             print(printable(warning), file=sys.stderr)
     adapter = chosen_adapter(args.adapter, args.which)
-    rows = evaluated_rows(config, getattr(dataset, args.split))
+    rows = chosen_rows(config, dataset, args.split)
     _check_out(out, tensors_sha256(adapter_folder(adapter)), rows_sha256(rows))
     opened = open_adapter(
         adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu or config.use_gpu,

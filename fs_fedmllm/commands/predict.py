@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     predict.add_argument("--text", default="", help="the text modality")
     predict.add_argument("--question", default="", help="a question of your own; answered in writing")
     predict.add_argument("--file", default="",
-                         help="JSON Lines with image, text, question, id, and, to be scored, label or answer")  # fmt: skip
+                         help="JSON Lines: image, text, question, id; label or answer to be scored")  # fmt: skip
     predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
     predict.add_argument(

@@ -25,6 +25,7 @@ from fs_fedmllm.evaluation.predictions import Prediction, shown_as
 from fs_fedmllm.evaluation.row_metrics import StatisticsError, accuracy, among
 from fs_fedmllm.evaluation.slices import PREFIXES, RESAMPLES, groups_of, slice_figures
 from fs_fedmllm.evaluation.statistics import bootstrap
+from fs_fedmllm.evaluation.views import view_figures
 from fs_fedmllm.files.untrusted import open_regular
 from fs_fedmllm.hub.fetch import TENSORS
 from fs_fedmllm.models.encoding import Encoder
@@ -71,11 +72,7 @@ def evaluate(
     """
     started = time.perf_counter()
     template = fitting_template(config, dataset)
-    every: Sequence[Sample] = getattr(dataset, split)
-    rows = evaluated_rows(config, every)
-    if not rows:
-        there = ", ".join(name for name in ("train", "val", "test") if getattr(dataset, name)) or "none"
-        raise DataError(f"{dataset.called} has no {split} rows to evaluate on (splits with rows: {there}).")
+    rows, every = chosen_rows(config, dataset, split), getattr(dataset, split)
     for key in by:
         if not any(row.keys.get(key) for row in rows):
             known = ", ".join(sorted({name for row in rows for name in row.keys})) or "none; see fedmllm.data.groups"
@@ -107,6 +104,8 @@ def evaluate(
         seed=config.seed, further=named_metrics(settings.metrics),
     )  # fmt: skip
     intervals = {name.removeprefix("test_"): value for name, value in sliced["intervals"].items()}
+    names = ["acc", *([template.metric] if template.metric != "accuracy" else [])]
+    seen_apart = view_figures(predictions, names, positive, config.seed) if template.task == "choice" else {}
     found = calibration(whole)
     if found is not None:
         figures["ece"] = found["ece"]
@@ -140,6 +139,8 @@ def evaluate(
         "figures": figures,
         "intervals": intervals,
         "classes": sliced["classes"],
+        "combine": known_as.combine if known_as is not None else "joint",
+        "views": seen_apart,
         "slices": slices,
         "calibration": found,
         "confusion": confusion(whole, template.options),
@@ -147,6 +148,19 @@ def evaluate(
         "shortened_rows": encoder.count_shortened(rows),
         "seconds": round(time.perf_counter() - started, 3),
     }, predictions
+
+
+def chosen_rows(config: Config, dataset: Dataset, split: str) -> Sequence[Sample]:
+    """The rows that are evaluated on.
+
+    Raises:
+        DataError: the split has none.
+    """
+    rows = evaluated_rows(config, getattr(dataset, split))
+    if not rows:
+        there = ", ".join(name for name in ("train", "val", "test") if getattr(dataset, name)) or "none"
+        raise DataError(f"{dataset.called} has no {split} rows to evaluate on (splits with rows: {there}).")
+    return rows
 
 
 def _slices(predictions: Sequence[Prediction], values: Sequence[str], seed: int) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.evaluation.views import said_views
 from fs_fedmllm.tools.report.page import Cell, Grid
 
 #: Views of the rows, as the metrics' names begin, and what they are called.
@@ -98,6 +99,8 @@ def notes_of(document: Mapping[str, Any]) -> list[str]:
             "ece: expected calibration error, the mean distance between the probability of the decision and the share "
             "of right decisions, in ten bins of equal width. The probabilities are over the options alone."
         )
+    if document["views"]:
+        notes += said_views(document["views"]).splitlines()
     if document["shortened_rows"]:
         notes.append(f"{document['shortened_rows']:,} rows were too long, and their texts were shortened.")
     notes.append(
@@ -118,6 +121,11 @@ def warnings_of(document: Mapping[str, Any]) -> list[str]:
         found.append(
             f"The adapter was trained with the prompts {document['trained_with']}, these rows ask those of "
             f"{document['template']}."
+        )
+    if document["combine"] == "product":
+        found.append(
+            "The adapter is meant to be asked for the product of what image and text say alone "
+            "(fedmllm.predict.combine); the metrics are those of the joint prompt, and the product is in the notes."
         )
     if form := document["out_of_form"]:
         found.append(f"{form['rows']} of {form['of']} answers do not have the form asked for.")
