@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method, Regularizer
 from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
+from fs_fedmllm.config.places import placed
 from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, **overrides: An
         from fs_fedmllm.shipped import find_config
 
         path = find_config(str(config))
-        raw, where = read_yaml(path), str(path)
+        given = [name.replace("__", ".") for name in overrides]
+        raw, where = placed(read_yaml(path), path, given), str(path)
     for name, value in overrides.items():
         raw = _with(raw, name.replace("__", ".").split("."), value, name)
     return from_mapping(raw, where)

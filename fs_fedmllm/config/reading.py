@@ -23,6 +23,7 @@ from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_value
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.open_names import own_names, scenario_parameters
 from fs_fedmllm.config.overrides import apply_overrides
+from fs_fedmllm.config.places import placed
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
@@ -221,7 +222,7 @@ def given_mapping(
         ConfigError: one of them cannot be read, or clients' own settings are given twice.
     """
     everyone, single = client_words(overrides)
-    raw = apply_overrides(read_yaml(path), everyone)
+    raw = apply_overrides(placed(read_yaml(path), path, everyone[::2]), everyone)
     if client_cfg is None and not single:
         return raw
     clients: Any = read_yaml(client_cfg) if client_cfg is not None else {}

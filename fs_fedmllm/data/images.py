@@ -70,11 +70,13 @@ class ImageFolder:
     Args:
         root: the data root.
         required: whether a missing file is an error; if not, its path is still checked.
+        follow: whether symbolic links may lead out of the root; None where the user cannot say so.
     """
 
-    def __init__(self, root: str | os.PathLike[str], required: bool = True) -> None:
+    def __init__(self, root: str | os.PathLike[str], required: bool = True, follow: bool | None = None) -> None:
         self.root = os.path.abspath(root)
         self.required = required
+        self._follow = follow
         self._real = os.path.realpath(self.root)
         self._listed: dict[str, dict[str, str]] = {}
         self._regular: dict[str, tuple[str, dict[str, str]]] = {}
@@ -109,13 +111,17 @@ class ImageFolder:
                 raise RowError(where, f"the image {full} does not exist.", _missing_remedy(name, kinds))
         elif kind == "link":
             target = os.path.realpath(full)
-            if not _inside(target, self._real):
-                raise RowError(where, f"the image {full} is a symbolic link out of the data folder.", _LINK)
+            if not self._follow and not _inside(target, self._real):
+                raise self._leads_out(f"the image {full}", where)
             if not os.path.isfile(target):
                 raise RowError(where, f"the image {full} is a symbolic link to no file.", "Restore the file it names.")
         elif kind != "file":
             raise RowError(where, f"the image {full} is not a regular file.", "Name an image file.")
         return full
+
+    def _leads_out(self, what: str, where: str) -> RowError:
+        remedy = _LINK if self._follow is None else f"{_LINK[:-1]}, or say fedmllm.data: {{follow_links: true}}."
+        return RowError(where, f"{what} is a symbolic link out of the data folder.", remedy)
 
     def _lexical(self, relative: object, where: str) -> str:
         if (foreign := _foreign(relative)) is not None:
@@ -135,8 +141,8 @@ class ImageFolder:
         listed = self._listed.get(folder)
         if listed is None:
             real = os.path.realpath(folder)
-            if real != self._real and not _inside(real, self._real):
-                raise RowError(where, f"the folder {folder} is a symbolic link out of the data folder.", _LINK)
+            if not self._follow and real != self._real and not _inside(real, self._real):
+                raise self._leads_out(f"the folder {folder}", where)
             try:
                 with os.scandir(folder) as entries:
                     listed = {entry.name: _kind(entry) for entry in entries}

@@ -63,6 +63,7 @@ def load(
     split: Mapping[str, Any] = MappingProxyType({}),
     split_column: str = "split",
     image_root: str = "",
+    follow_links: bool = False,
     groups: Sequence[str] = (),
     columns: Mapping[str, str] = MappingProxyType({}),
     absent: Sequence[str] = (),
@@ -88,6 +89,7 @@ def load(
             :class:`fs_fedmllm.data.dividing.Division`.
         split_column: the column that says which split a row is in.
         image_root: the folder that the images must lie in, relative to ``root``; empty for ``root``.
+        follow_links: whether symbolic links below ``image_root`` may lead out of it.
         groups: columns that rows can be grouped by, such as a patient or a site.
         columns: what the columns are called here, such as ``{image: image_path, text: note}``; ``''`` says that there
             is no such column, whatever another looks like.
@@ -102,7 +104,7 @@ def load(
             have it.
         findings: where to put what is wrong; without it the first error is raised.
     """
-    found = findings or Findings()
+    found, root = findings or Findings(), root.absolute()
     if isinstance(groups, str) or not all(isinstance(name, str) for name in groups):
         raise ConfigError(f"own: groups must be a list of column names, not {groups!r}.")
     if isinstance(absent, str) or not all(isinstance(text, str) for text in absent):
@@ -120,7 +122,7 @@ def load(
     reader = RowReader(
         found,
         Options.of(asked),
-        ImageFolder(root / image_root, required=require_images),
+        ImageFolder(root / image_root, required=require_images, follow=follow_links),
         _store(root, extract_images),
         tuple(dict.fromkeys([*groups, *division.together])),
         division,

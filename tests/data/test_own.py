@@ -289,3 +289,27 @@ def test_a_letter_means_nothing_where_an_option_is_called_by_anothers(clinic, js
     jsonl(clinic / "train.jsonl", [ward(0, label="A")])
     with pytest.raises(DataError, match="'A' is none of the options"):
         load_dataset("own", clinic, OPTIONS)
+
+
+def test_links_out_of_the_folder_are_followed_where_the_user_says_so(clinic, jsonl, picture, tmp_path_factory):
+    archive = tmp_path_factory.mktemp("archive")
+    picture(archive / "deep" / "x.png")
+    (clinic / "pacs").symlink_to(archive)
+    (clinic / "one.png").symlink_to(archive / "deep" / "x.png")
+    (clinic / "dead.png").symlink_to(archive / "gone.png")
+    for path, what in (("pacs/deep/x.png", "folder"), ("one.png", "image")):
+        jsonl(clinic / "train.jsonl", [ward(0, image=path)])
+        said = rf"train\.jsonl:1: the {what} .* is a symbolic link out of the data folder.*follow_links: true"
+        with pytest.raises(DataError, match=said):
+            load_dataset("own", clinic, OPTIONS)
+        row = load_dataset("own", clinic, OPTIONS | {"follow_links": True}).train[0]
+        assert row.image == str(clinic / path) and open_image(row.image).size == (8, 8)
+    for path, said in (
+        ("pacs/../../x.png", "leaves the data folder"),
+        (str(archive / "deep" / "x.png"), "leaves the data folder"),
+        ("dead.png", "symbolic link to no file"),
+        ("pacs/deep", "not a regular file"),
+    ):
+        jsonl(clinic / "train.jsonl", [ward(0, image=path)])
+        with pytest.raises(DataError, match=said):
+            load_dataset("own", clinic, OPTIONS | {"follow_links": True})

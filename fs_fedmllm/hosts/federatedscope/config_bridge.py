@@ -15,6 +15,7 @@ from typing import Any
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves, put
+from fs_fedmllm.config.places import placed
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.data.registry import NAMES
 from fs_fedmllm.errors import ConfigError
@@ -117,11 +118,13 @@ def to_config(cfg: Any, client_cfgs: Any = None) -> schema.Config:
             "FederatedScope's command line loses values that begin with 'client'. Or start the site with fs-fedmllm "
             "server or fs-fedmllm client."
         )
-    raw, file = given(cfg), _command_line(client_cfgs)
+    raw, clients_file = given(cfg), _command_line(client_cfgs)
     if client_cfgs:
         if raw.get("fedmllm", {}).get("clients"):
             raise ConfigError("--client_cfg and fedmllm.clients both hold clients' own settings. Leave one out.")
-        put(raw, "fedmllm.clients", schema.read_clients(dict(client_cfgs), file or "--client_cfg"))
+        put(raw, "fedmllm.clients", schema.read_clients(dict(client_cfgs), clients_file or "--client_cfg"))
+    if file := raw.get("cfg_file"):
+        raw = placed(raw, file)
     config = schema.from_mapping(raw, raw.get("cfg_file") or "configuration", host=True)
     if config.fedmllm.privacy.dp.sampling != "fixed":
         raise ConfigError(

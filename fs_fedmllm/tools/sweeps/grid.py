@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config, apply_overrides, config_digest, from_mapping, read_yaml
+from fs_fedmllm.config.overrides import override_pairs
+from fs_fedmllm.config.places import placed
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.shipped import find_config
 from fs_fedmllm.tools.sweeps.table import SEED, Table, TableError
@@ -59,7 +61,8 @@ def cells(
         TableError: a cell does not resolve; the message names it and the configuration's own error.
     """
     found = []
-    read = cache(read_yaml)  # many cells, few files
+    given = [key for key, _ in override_pairs(overrides)]
+    read = cache(lambda path: placed(read_yaml(path), path, given))  # many cells, few files
     for place in _ordered(table):
         coordinates = {axis.name: place[axis.name] for axis in table.axes}
         if table.skipped(coordinates) or table.place(coordinates) == "zero_shot":

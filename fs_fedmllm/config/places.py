@@ -1,0 +1,70 @@
+"""Where a configuration's relative paths lead: from the folder that the command runs in, or from that of the file.
+
+What the command line gives is relative to where the command runs, as everywhere. A path in the file that leads nowhere
+from there is taken from the file's own folder, so that a study's folder works from anywhere. Where it leads to two
+places, neither is guessed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.errors import ConfigError
+
+#: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
+_PLACES = (("data.root", True), ("fedmllm.data.template", False), ("fedmllm.template", False))
+_TEMPLATE = (".yaml", ".yml")
+
+
+def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()) -> dict[str, Any]:
+    """A file's mapping, its relative paths made absolute where they lead to something from the file's folder alone.
+
+    Args:
+        raw: as the file has it.
+        path: the file.
+        given: keys that the command line gives, whose values in the file do not count.
+
+    Raises:
+        ConfigError: a path leads to one thing from the file's folder and to another from here.
+    """
+    made = dict(raw)
+    beside = Path(os.path.abspath(path)).parent
+    for key, folder in _PLACES:
+        value = _value(made, key)
+        if any(key == name or key.startswith(f"{name}.") for name in given) or not isinstance(value, str) or not value:
+            continue
+        if os.path.isabs(value) or not (folder or value.endswith(_TEMPLATE)):
+            continue
+        here, there = Path(os.path.abspath(value)), beside / value
+        exists = os.path.isdir if folder else os.path.isfile
+        if not exists(there) or (not folder and _in_data(made, value)):
+            continue
+        if not exists(here):
+            made = _with(made, key.split("."), os.path.normpath(there))
+        elif not os.path.samefile(here, there):
+            raise ConfigError(
+                f"{path}: {key} is {value!r}, which is {os.path.normpath(there)} beside this file and {here} from "
+                f"where the command runs. Write the path in full, or give it on the command line ({key}={here})."
+            )
+    return made
+
+
+def _in_data(raw: Mapping[str, Any], template: str) -> bool:
+    """Whether a template lies in the folder of the data, where it is looked for first."""
+    root = _value(raw, "data.root")
+    return isinstance(root, str) and os.path.isfile(os.path.join(root, template))
+
+
+def _value(raw: Mapping[str, Any], key: str) -> Any:
+    value: Any = raw
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _with(raw: Mapping[str, Any], names: list[str], value: Any) -> dict[str, Any]:
+    first, *rest = names
+    return {**raw, first: _with(raw[first], rest, value) if rest else value}
