@@ -79,3 +79,15 @@ def test_tiny_swaps_the_model_and_nothing_that_is_measured():
     assert (tiny.model.fedmllm.path, tiny.use_gpu) == ("tiny", False)
     assert tiny.data == config.load(path).data
     assert tiny.federate == config.load(path).federate
+
+
+def test_the_corrected_preset_is_the_main_one_with_the_switches():
+    plain, corrected = (config.load(CONFIGS / f"cross_i3t7{end}.yaml") for end in ("", "_corrected"))
+    there, here = config.settings(plain), config.settings(corrected)
+    assert {name: value for name, value in here.items() if there.get(name) != value} == {
+        "fedmllm.label_prior": 1.0,
+        "fedmllm.sampler": "modality",
+        "fedmllm.stand_ins.use": "auto",
+        "fedmllm.aggregation.client_weights": "balanced",
+    }
+    assert not there.keys() - here.keys()

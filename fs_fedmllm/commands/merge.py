@@ -23,8 +23,9 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
 
 def add_which(parser: argparse.ArgumentParser) -> None:
     """Let a command that takes a run folder say which of its adapters is meant."""
-    parser.add_argument("--which", choices=("best", "last"),
-                        help="of a run folder: the best round's adapter (default) or the last round's")  # fmt: skip
+    parser.add_argument("--which", choices=("best", "last", "average"),
+                        help="of a run folder: the best round's adapter (default), the last round's, or the mean of "
+                        "the last rounds' where the run kept it")  # fmt: skip
 
 
 def chosen_adapter(reference: str, which: str | None, key: str = "the adapter") -> str:

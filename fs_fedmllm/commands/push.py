@@ -30,12 +30,12 @@ def _which(place: Path, given: str | None) -> tuple[Path, str]:
     Raises:
         ConfigError: the place and ``--which`` choose differently.
     """
-    from fs_fedmllm.hub.fetch import BEST, LAST
+    from fs_fedmllm.hub.fetch import FOLDERS
     from fs_fedmllm.runs.listing import run_folder_of
 
     folder = run_folder_of(place)
     inside = place.absolute().relative_to(folder.absolute()).parts[:1] if folder != place else ()
-    named = {BEST: "best", LAST: "last"}.get(inside[0], "") if inside else ""
+    named = {folder: which for which, folder in FOLDERS.items()}.get(inside[0], "") if inside else ""
     if named and given and named != given:
         raise ConfigError(f"--which {given}: {place} is the {named} round's adapter. Name the run folder {folder}.")
     return folder, given or named or "best"

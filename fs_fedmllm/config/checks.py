@@ -53,6 +53,7 @@ def faults(config: Config) -> Iterator[str]:
         yield from _cross_faults(config)
     yield from _trainer_faults(config)
     yield from missing_modality_faults(config)
+    yield from _average_faults(config)
     yield from hub_faults(config)
     if not config.counts_clients:
         yield from privacy_faults(config)
@@ -137,6 +138,24 @@ def _federation_faults(config: Config) -> Iterator[str]:
         yield (
             f"fedmllm.network.min_clients is {config.fedmllm.network.min_clients}, but a round has "
             f"{config.sampled_clients} clients. Lower it."
+        )
+
+
+def _average_faults(config: Config) -> Iterator[str]:
+    count, total = config.fedmllm.average_last, config.federate.total_round_num
+    if not count:
+        return
+    if not config.method.has_global:
+        yield (
+            f"fedmllm.average_last is {count}, and federate.method {config.federate.method} has no global adapter. "
+            "Set it to 0."
+        )
+    if count > total:
+        yield f"fedmllm.average_last is {count}, and federate.total_round_num is {total}. Lower the first."
+    if config.fedmllm.aggregation.lora == "exact":
+        yield (
+            f"fedmllm.average_last is {count}, and fedmllm.aggregation.lora exact turns the factors' basis in every "
+            "round, so that their mean over rounds means nothing. Set average_last to 0, or lora to factors."
         )
 
 

@@ -165,7 +165,7 @@ TABLE: dict[str, HostKey] = {
         "but the server's optimizer is the method. Set federate.method to fedavgm, fedadagrad, fedadam or fedyogi, "
         "and fedmllm.server.lr."
     ),
-    "fedswa": _refused("but the server keeps no average over rounds. Remove it; adapter_best/ is the best round's."),
+    "fedswa": _refused("set fedmllm.average_last: the mean of the last rounds' adapters, beside the run's own."),
     "asyn": _refused(
         "but rounds are synchronous. Remove it; across machines, fedmllm.network.turn_timeout and min_clients end a "
         "round without the slow ones."

@@ -25,6 +25,9 @@ class HubConfig:
         "n-th round (the last adapter).",
         choices=("end", "best", "every"),
     )
+    average: bool = key(
+        False, "Let the closing push be the mean of the last rounds' adapters; needs fedmllm.average_last."
+    )
     every: int = key(10, "n, where push is every.", unit="rounds", valid=ONE_OR_MORE)
     private: bool = key(True, "Make the repository private, and refuse to push to a public one.")
     checkpoint: bool = key(
@@ -45,6 +48,10 @@ def hub_faults(config: Any) -> Iterator[str]:
         yield f"fedmllm.hub.repo is {hub.repo!r}; write owner/name."
     if hub.repo and not config.method.has_global:
         yield "fedmllm.hub.repo is set, but federate.method local has no global adapter to push. Leave it empty."
+    if hub.average and not config.fedmllm.average_last:
+        yield "fedmllm.hub.average is True, and fedmllm.average_last is 0: there is no mean to push. Set it above 1."
+    if hub.average and not hub.repo:
+        yield "fedmllm.hub.average is True without fedmllm.hub.repo; it has no effect. Name a repository."
     if hub.resume_from and config.federate.restore_from:
         yield (
             "fedmllm.hub.resume_from and federate.restore_from are both set: the first goes on with a run, the second "

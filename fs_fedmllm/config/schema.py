@@ -297,6 +297,13 @@ class _FedMLLMConfig:
         owner="server",
         numbers=False,
     )
+    average_last: int = key(
+        0,
+        "k: also keep and evaluate the mean of the last k rounds' adapters, A with A and B with B; 0 keeps none.",
+        unit="rounds",
+        valid=Range(2, default=0),
+        owner="server",
+    )
     replay: str = key(
         "",
         "results.json of a run: its recorded clients take part in each round, in place of those that would be drawn.",

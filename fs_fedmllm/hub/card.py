@@ -32,6 +32,7 @@ class Facts:
         base_licence: its licence, or ``unknown``.
         licence: the adapter's, or empty.
         intervals: metric (``acc``, ``image_acc``) -> (low, high) of 95 %, from row decisions.
+        mean_of: of how many of the last rounds' adapters it is the mean; 0: of none, it is a round's own.
     """
 
     repo: str
@@ -44,6 +45,7 @@ class Facts:
     base_licence: str
     licence: str
     intervals: Mapping[str, tuple[float, float]]
+    mean_of: int = 0
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -123,7 +125,9 @@ class _Tested:
             rows = entry.get(f"test_{prefixes[view]}total")
             lines.append(f"| {view} | {'' if rows is None else int(rows)} | {name} | {value:.4f} | {told} |")
         of = phrases.test_rows({"test_rows": self.counted}, entry, self.dataset)
-        after = f"After round {self.facts.round}, on {of}."
+        count = self.facts.mean_of
+        made = f"Mean of the adapters of the last {count} rounds, after" if count else "After"
+        after = f"{made} round {self.facts.round}, on {of}."
         return [*([f"Test set {self.name}:", ""] if self.name else []), *lines, "", after] if metrics else []
 
     def results(self) -> list[Any]:
@@ -150,7 +154,8 @@ def _tested(facts: Facts) -> list[_Tested]:
     own = phrases.dataset(str(results.get("dataset", "")))
     found = [_Tested("", own, str(config["data"]["type"]), facts, results.get("test_rows") or {})]
     for name, figures in (results.get("test_sets") or {}).items():
-        entry = next((e for e in figures.get("evaluations") or [] if e["round"] == facts.round), None)
+        evaluations = [] if facts.mean_of else figures.get("evaluations") or []
+        entry = next((e for e in evaluations if e["round"] == facts.round), None)
         called = phrases.dataset(str(figures.get("dataset", "")))
         kind = str(config["fedmllm"]["test_sets"][name]["type"])
         of_set = dataclasses.replace(facts, entry=entry, intervals={})

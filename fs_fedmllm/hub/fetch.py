@@ -18,7 +18,9 @@ from fs_fedmllm.models.export import read_adapter
 
 TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
 #: Folders of adapters in a run folder.
-BEST, LAST = "adapter_best", "adapter"
+BEST, LAST, AVERAGE = "adapter_best", "adapter", "adapter_average"
+#: Folder by what ``--which`` calls it.
+FOLDERS = {"best": BEST, "last": LAST, "average": AVERAGE}
 #: Seconds to wait for the hub's first answer.
 PATIENCE = 30
 _CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
@@ -102,11 +104,11 @@ def adapter_of_run(folder: Path, which: str = "best") -> Path | None:
 
     Args:
         folder: of a run.
-        which: ``best`` (the last one's where no round was evaluated) or ``last``.
+        which: ``best`` (the last one's where no round was evaluated), ``last``, or ``average`` of the last rounds.
     """
     if (folder / TENSORS).is_file():
         return None
-    names = (BEST, LAST) if which == "best" else (LAST,)
+    names = (BEST, LAST) if which == "best" else (FOLDERS[which],)
     return next((folder / name for name in names if (folder / name / TENSORS).is_file()), None)
 
 

@@ -74,15 +74,27 @@ class HubHook:
             self._offer(entry["round"], best, figures, save)
 
     def close(
-        self, params: Mapping[str, torch.Tensor], best: Mapping[str, torch.Tensor], results: dict[str, Any]
+        self,
+        params: Mapping[str, torch.Tensor],
+        best: Mapping[str, torch.Tensor],
+        results: dict[str, Any],
+        average: Mapping[str, torch.Tensor],
     ) -> dict[str, Any]:
         """Offer the closing release and wait for the publisher.
+
+        Args:
+            params: the global adapter.
+            best: the best one.
+            results: as in results.json.
+            average: the mean of the last rounds' adapters; empty where the run keeps none.
 
         Returns:
             What results.json says of the hub.
         """
         hub, entry = self._hub, results["best"]
-        if hub.push == "every" or entry is None or not best:
+        if hub.average and average:
+            self._offer(results["rounds"], average, results, None, averaged=True)
+        elif hub.push == "every" or entry is None or not best:
             self._offer(results["rounds"], params, results, None)
         else:
             self._offer(entry["round"], best, results, None)
@@ -95,6 +107,7 @@ class HubHook:
         state: Mapping[str, torch.Tensor],
         results: dict[str, Any],
         save: Callable[[], None] | None,
+        averaged: bool = False,
     ) -> None:
         hub = self._hub
         try:
@@ -104,7 +117,7 @@ class HubHook:
                 files = [f for f in (self.folder / "checkpoint").iterdir() if f.suffix in (".json", ".safetensors")]
                 extra = {f"checkpoint/{file.name}": file.read_bytes() for file in files}
                 extra["metrics.jsonl"] = (self.folder / "metrics.jsonl").read_bytes()
-            closing = save is None and done == results["rounds"]
+            closing = save is None and done == results["rounds"] and not averaged
             release = make_release(
                 repo=hub.repo,
                 config=to_mapping(self.config),
@@ -117,6 +130,7 @@ class HubHook:
                 licence=hub.licence,
                 predictions=self.folder / "predictions.jsonl" if closing else None,
                 extra=extra,
+                averaged=averaged,
             )
         except (FedMLLMError, OSError) as error:  # a card that cannot be written must not end a run either
             logger.warning("HubPushFailed: round %d was not prepared for %s: %s", done, hub.repo, error)

@@ -13,7 +13,7 @@ from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.card import Facts, card, intervals_from_rows
-from fs_fedmllm.hub.fetch import CONFIG, TENSORS
+from fs_fedmllm.hub.fetch import CONFIG, FOLDERS, TENSORS
 from fs_fedmllm.hub.names import is_public_id
 from fs_fedmllm.hub.publisher import Release
 from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
@@ -23,7 +23,7 @@ from fs_fedmllm.models.export import TINY_NAME
 FIGURES = (
     *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
     *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
-    *("test_rows", "test_sets"),
+    *("test_rows", "test_sets", "average_last", "views", "stand_ins"),
 )
 #: The same, of a further test set.
 SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best")
@@ -122,6 +122,7 @@ def make_release(
     licence: str = "",
     predictions: Path | None = None,
     extra: Mapping[str, bytes] | None = None,
+    averaged: bool = False,
 ) -> Release:
     """Put a release together.
 
@@ -137,6 +138,7 @@ def make_release(
         licence: the adapter's.
         predictions: ``predictions.jsonl`` of this round, for intervals.
         extra: further files (a checkpoint).
+        averaged: it is the mean of the last rounds' adapters, whose figures are ``average_last`` of the results.
 
     Raises:
         HubError: the base model has no public id.
@@ -151,6 +153,9 @@ def make_release(
         }
     evaluations = results.get("evaluations") or []
     entry = next((e for e in evaluations if e["round"] == round_index), None)
+    mean_of = results["average_last"]["rounds"] if averaged else []
+    if averaged:
+        entry = results["average_last"]
     shown = public_config(config, base)
     facts = Facts(
         repo=repo,
@@ -163,12 +168,13 @@ def make_release(
         base_licence=base_licence(str(config["model"]["fedmllm"]["path"])),
         licence=licence,
         intervals=intervals_from_rows(predictions) if predictions is not None else {},
+        mean_of=len(mean_of),
     )
     best = results.get("best_by")
     figure = f": {best} {entry[best]:.4f}" if entry and best in entry else ""
     return Release(
         round=round_index,
-        message=f"Round {round_index}{figure}",
+        message=f"{f'Mean of rounds {mean_of[0]} to {mean_of[-1]}' if mean_of else f'Round {round_index}'}{figure}",
         files={
             TENSORS: tensors,
             CONFIG: adapter_config,
@@ -189,14 +195,14 @@ def release_of_folder(
     Args:
         folder: the run folder.
         repo: ``owner/name``.
-        which: ``best`` or ``last``.
+        which: ``best``, ``last`` or ``average``.
         base_model: public id of the base, where the run had a folder.
         licence: the adapter's.
 
     Raises:
         HubError: the folder is not a finished run's, or the base has no public id.
     """
-    adapter = folder / ("adapter_best" if which == "best" else "adapter")
+    adapter = folder / FOLDERS[which]
     missing = [f for f in ("results.json", "resolved_config.yaml") if not (folder / f).is_file()]
     if missing:
         raise HubError(f"{folder} has no {missing[0]}: name the folder of a finished run.")
@@ -223,5 +229,6 @@ def release_of_folder(
         description=(json.dumps(description, indent=2) + "\n").encode(),
         licence=licence,
         # They are of the last evaluation.
-        predictions=folder / "predictions.jsonl" if round_index == results["rounds"] else None,
+        predictions=folder / "predictions.jsonl" if round_index == results["rounds"] and which != "average" else None,
+        averaged=which == "average",
     )

@@ -17,9 +17,11 @@ import torch
 
 from fs_fedmllm.algorithms import REGULARIZERS, ServerOptimizer, State
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.config.model import whole_modules
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoder
@@ -179,6 +181,12 @@ class Federation:
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""
+        if told_of_rows(self.config) and not self.presence:
+            raise ConfigError(
+                "fedmllm.sampler modality, fedmllm.stand_ins.use auto and fedmllm.aggregation.client_weights balanced "
+                "or complete need to know what every client's rows show, which the server of this engine is not told. "
+                "Set them to uniform, off and default."
+            )
         return round_clients(self.config, round_index, self._replayed, self.presence)
 
     def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fs_fedmllm.algorithms import State
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.models.adapter_folder import describe
@@ -25,14 +26,23 @@ def write_adapters(folder: Path, federation: Federation, state: RunState) -> str
     """
     if federation.optimizer is None:
         return None
-    config, mllm = federation.config, federation.mllm
-    public = config.fedmllm.hub.base_model
-    digest = write_adapter(folder / "adapter", mllm, state.params, public)
-    description = describe(config, federation.data.template)
-    write_atomically(folder / "adapter" / DESCRIPTION, description)
-    if config.federate.save_to:
-        write_atomically(Path(config.federate.save_to), adapter_bytes(state.params))
+    digest = write_adapter_folder(folder / "adapter", federation, state.params)
+    if save_to := federation.config.federate.save_to:
+        write_atomically(Path(save_to), adapter_bytes(state.params))
     if state.best:
-        write_adapter(folder / "adapter_best", mllm, state.best, public)
-        write_atomically(folder / "adapter_best" / DESCRIPTION, description)
+        write_adapter_folder(folder / "adapter_best", federation, state.best)
+    return digest
+
+
+def write_adapter_folder(folder: Path, federation: Federation, params: State) -> str:
+    """Write an adapter with what it needs to be used by itself; returns the sha256 of its tensor file.
+
+    Args:
+        folder: made if it is not there.
+        federation: the run's pieces.
+        params: the adapter.
+    """
+    config = federation.config
+    digest = write_adapter(folder, federation.mllm, params, config.fedmllm.hub.base_model)
+    write_atomically(folder / DESCRIPTION, describe(config, federation.data.template))
     return digest

@@ -41,6 +41,7 @@ class RunState:
         figures: evaluations, bytes, seconds and refusals so far; plain JSON values.
         lines: lines of metrics.jsonl that belong to this state.
         clients: what each client keeps between its updates (``ClientUpdate.client_state``); absent ids keep nothing.
+        recent: the adapters of the last ``fedmllm.average_last`` rounds, oldest first.
         stored: what of ``clients`` is in the checkpoint's folder: client id -> the state and its file.
     """
 
@@ -51,6 +52,7 @@ class RunState:
     figures: dict[str, Any] = field(default_factory=dict)
     lines: int = 0
     clients: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    recent: list[dict[str, torch.Tensor]] = field(default_factory=list)
     stored: dict[int, tuple[dict[str, torch.Tensor], dict[str, str]]] = field(default_factory=dict)
 
 
@@ -82,6 +84,8 @@ def save_checkpoint(folder: Path, state: RunState, digest: str, belongs: Mapping
     tensors |= {f"server/{k}": v for k, v in state.server.items()}
     # The best adapter may be the current one; safetensors refuses tensors that share memory.
     tensors |= {f"best/{k}": v.clone() for k, v in state.best.items()}
+    # The last of these is the current one.
+    tensors |= {f"recent/{i}/{k}": v.clone() for i, kept in enumerate(state.recent) for k, v in kept.items()}
     entry = _write(folder / f"round-{state.round}.safetensors", tensors)
     # One file for each client, and only for those that took part: a round's cost depends on its clients alone.
     for client, kept in sorted(state.clients.items()):
@@ -182,7 +186,7 @@ def load_checkpoint(folder: Path, digest: str, belongs: Mapping[str, Any] | None
         _keep_only(folder, set())
         return None
     with _damage(folder):
-        parts: dict[str, dict[str, torch.Tensor]] = {"params": {}, "server": {}, "best": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = {"params": {}, "server": {}, "best": {}, "recent": {}}
         for name, tensor in _read(folder, header["tensors"]).items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
@@ -195,9 +199,21 @@ def load_checkpoint(folder: Path, digest: str, belongs: Mapping[str, Any] | None
             best=parts["best"],
             figures=header["figures"],
             lines=header["lines"],
+            recent=_numbered(parts["recent"]),
             clients={client: kept for client, (kept, _) in stored.items()},
             stored=stored,
         )
+
+
+def _numbered(tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """``<index>/<name>`` as a list of states."""
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, rest = name.partition("/")
+        found.setdefault(int(index), {})[rest] = tensor
+    if sorted(found) != list(range(len(found))):
+        raise ValueError("recent has gaps")
+    return [found[index] for index in range(len(found))]
 
 
 def remove_checkpoint(folder: Path) -> None:

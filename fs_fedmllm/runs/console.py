@@ -175,6 +175,10 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", beside(evaluations[-1], results["question_only"])]
     if further := _test_set_lines(results):
         lines[len(evaluations) + 1 : len(evaluations) + 1] = ["", *further]
+    if average := results.get("average_last"):
+        names = [name for name in columns if name in average]
+        told = ", ".join(f"{name} {average[name]:.4f}" for name in names)
+        lines.insert(-2, f"mean of the last {len(average['rounds'])} rounds' adapters: {told}")
     if results.get("views"):
         lines[-2:-2] = said_views(results["views"]).splitlines()
     for line in said_decisions(results.get("stand_ins") or []):

@@ -70,6 +70,10 @@ def check_fit(folder: Path, saved: RunState, config: Config, params: State, serv
         _like("the server's state", saved.server, server)
         if saved.best:
             _like("the best adapter", saved.best, params)
+        for index, kept in enumerate(saved.recent):
+            _like(f"the adapter {index} of the last rounds", kept, params)
+        if len(saved.recent) != min(config.fedmllm.average_last, saved.round):
+            raise ValueError(f"it holds the adapters of {len(saved.recent)} rounds")
         if saved.round > config.federate.total_round_num:
             raise ValueError(f"round is {saved.round}, of {config.federate.total_round_num}")
         strange = sorted(set(saved.clients) - set(range(1, config.federate.client_num + 1)))

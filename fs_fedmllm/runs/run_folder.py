@@ -7,7 +7,8 @@ results.json          the closing figures, with slices and intervals
 predictions.jsonl     what the last evaluation predicted, a line per test row and view; predictions_<name>.jsonl for a
                       further test set
 zero_shot/            answers before round 0, where they were written ones
-adapter/              the final adapter in PEFT's format; adapter_best/ the best round's
+adapter/              the final adapter in PEFT's format; adapter_best/ the best round's; adapter_average/ the mean of
+                      the last rounds', where fedmllm.average_last keeps it
 events/               TensorBoard
 checkpoint/           the state to resume from (removed when the run ends)
 run.log               what a site of a distributed run said; the folder of client 3 there is client_3/
@@ -222,9 +223,8 @@ class RunFolder:
             needed="two runs in it would spend more privacy than either reports." if private else "",
             advice="Wait until it has ended, or give this run another expname.",
         )
-        inside = [
-            self.path / name for name in ("checkpoint", "adapter", "adapter_best", "clients", "state", ZERO_SHOT)
-        ]
+        adapters = ("adapter", "adapter_best", "adapter_average")
+        inside = [self.path / name for name in ("checkpoint", *adapters, "clients", "state", ZERO_SHOT)]
         remove_torn(self.path, *inside, *(self.path / "clients").glob("*/"))
         if self.config.federate.save_to:  # among files that are not ours
             copy = Path(self.config.federate.save_to)

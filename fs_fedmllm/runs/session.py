@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ from fs_fedmllm.runs.best import write_adapters
 from fs_fedmllm.runs.best_round import best_of, is_better
 from fs_fedmllm.runs.checkpoint import remove_checkpoint, save_checkpoint
 from fs_fedmllm.runs.clock import RunClock
+from fs_fedmllm.runs.last_rounds import average_last, kept_rounds
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.opening import open_run
 from fs_fedmllm.runs.results import closing_figures, results_so_far
@@ -125,9 +126,11 @@ class Session:
         # Not a function of the seed under differential privacy: see privacy.sampling.
         clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
         self._decide_stand_ins()
-        current = self._server.begin(self.state.round, clients, self.state.params, self.state.server, self._told)
-        self.round = current
-        return current
+        self.round = self._open(self.state.round, clients)
+        return self.round
+
+    def _open(self, index: int, clients: Sequence[int]) -> Round:
+        return self._server.begin(index, clients, self.state.params, self.state.server, self._told)
 
     @property
     def _told(self) -> State:
@@ -153,7 +156,7 @@ class Session:
         self._uploaded = 0
         refused = self.state.figures["refused"]
         refused[:] = [entry for entry in refused if entry["round"] != current.index]
-        self.round = self._server.begin(current.index, current.clients, self.state.params, self.state.server)
+        self.round = self._open(current.index, current.clients)
 
     def take(self, update: ClientUpdate | FailedUpdate) -> bool:
         """Record what a client gives back, check it and add it to the round; in ascending client order.
@@ -213,6 +216,7 @@ class Session:
             current.client_states.pop(client, None)
             self._refuse(client, reason)
         state.params, state.server = params, server
+        state.recent = kept_rounds(state.recent, params, self.config.fedmllm.average_last)
         # Only now: a client whose update was refused stays where it was, and so does what it keeps.
         state.clients = state.clients | current.client_states
         state.figures["bytes_sent"] += moved
@@ -268,7 +272,9 @@ class Session:
     def close(self) -> dict[str, Any]:
         """Write the adapters and results.json, publish, and return the results."""
         folder, data = self.folder, self.federation.data
-        results = self._results(write_adapters(folder.path, self.federation, self.state))
+        digest = write_adapters(folder.path, self.federation, self.state)
+        average, figures = average_last(self.federation, folder, self.state)
+        results = self._results(digest) | ({"average_last": figures} if figures else {})
         if self._predictions:
             write_predictions(folder.path / PREDICTIONS, self._predictions)
         self._test_sets.write()
@@ -285,7 +291,7 @@ class Session:
         if self._hub is not None and self.federation.optimizer is not None:
             # First without the hub: while a push hangs, the results are there.
             folder.write_json("results.json", results)
-            results["hub"] = self._hub.close(self.state.params, self.state.best, results)
+            results["hub"] = self._hub.close(self.state.params, self.state.best, results, average)
         folder.write_json("results.json", results)
         folder.close()
         remove_checkpoint(folder.path / "checkpoint")

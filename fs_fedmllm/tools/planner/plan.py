@@ -247,7 +247,9 @@ def _disk(plan: Plan, config: Config) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    adapters = 2 + 2 + _optimizer_copies(config)  # last and best; a checkpoint's global and best, and the server's
+    # Last and best; a checkpoint's global and best, and the server's; those of the last rounds, and their mean.
+    recent = config.fedmllm.average_last
+    adapters = 2 + 2 + _optimizer_copies(config) + recent + bool(recent)
     need = adapters * plan.traffic.get("adapter_bytes", 0)
     plan.data["output_free_bytes"] = free
     if need > free:
