@@ -4,6 +4,7 @@
     python benchmarks/rounds.py host         the same inside FederatedScope (needs a checkout)
     python benchmarks/rounds.py vision       a turn with the vision-feature cache off and on
     python benchmarks/rounds.py grouping     a turn in passes of 4 rows, grouped by length and modality and as drawn
+    python benchmarks/rounds.py backends     a client's update by TRL's trainer and by the lean loop, on the same rows
     python benchmarks/rounds.py evaluation   forced choice against generating 32 tokens, one row at a time
     python benchmarks/rounds.py memory       growth from 2 to 100 clients
 
@@ -17,6 +18,7 @@ others use, the ratio of the latter is the one to read. Of these only ``memory``
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
@@ -35,8 +37,15 @@ HERE = Path(__file__).resolve().parent
 PRESET = HERE.parent / "configs" / "cross_i3t7.yaml"
 REPEATS = 5
 STEPS = 20
+#: What can be measured; the last two are parts of ``backends``.
+ROWS = ("overhead", "host", "vision", "grouping", "backends", "evaluation", "memory", "only-lean", "only-trl")
 #: Command-line words for another model or device, from ``main``.
 MODEL: list[str] = []
+#: Rows with both modalities and with one, and a penalty.
+MIXED = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]",
+         "fedmllm.regularizer.type", "adaptive")  # fmt: skip
+#: The words after the row's name, for a process of its own.
+BACK_AGAIN: list[str] = []
 #: Wall and CPU seconds.
 Seconds = tuple[float, float]
 
@@ -244,6 +253,51 @@ def grouping() -> None:
           f"{_ratio(medians['drawn'], medians['grouped'])}")  # fmt: skip
 
 
+def backends() -> None:
+    """A client's update by both trainers: seconds in turns in this process, memory of a process for each."""
+    from fs_fedmllm.rounds.backends import local_trainer
+
+    federation = _federation(_config(*MIXED))
+    rows = federation.data.clients[1]
+    plan = federation.clients.plan(1, 0, len(rows))
+    encoded = dict(zip(plan.rows, federation.encoder.encode([rows[i] for i in plan.rows]), strict=True))
+    trainers = {
+        name: local_trainer(
+            federation.mllm, federation.encoder, dataclasses.replace(federation.config.fedmllm.train, backend=name)
+        )
+        for name in ("lean", "trl")
+    }
+
+    def timed(name: str) -> Callable[[int], Seconds]:
+        def run(_: int) -> Seconds:
+            start = federation.initial_state()
+            started = _now()
+            trainers[name].fit(start, encoded, plan)
+            return _since(started)
+
+        return run
+
+    medians = _alternating(trl=timed("trl"), lean=timed("lean"))
+    print(f"an update of {STEPS} steps: TRL's trainer {medians['trl'][0]:.2f} s, lean {medians['lean'][0]:.2f} s; "
+          f"{_ratio(medians['trl'], medians['lean'])}")  # fmt: skip
+    peaks = {}
+    for name in ("trl", "lean"):
+        words = [sys.executable, __file__, f"only-{name}", *BACK_AGAIN]
+        peaks[name] = float(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
+    print(f"memory of a process at most: TRL's trainer {peaks['trl']:.0f} MiB, lean {peaks['lean']:.0f} MiB; "
+          f"{peaks['trl'] / peaks['lean']:.2f} x (TRL's imports included)")  # fmt: skip
+
+
+def only(name: str) -> None:
+    """Two updates by one trainer and nothing else; prints the most memory that the process had, in MiB (Linux)."""
+    federation = _federation(_config(*MIXED, "fedmllm.train.backend", name))
+    for round_index in range(2):
+        federation.clients.update(1, round_index, federation.server.message(federation.initial_state(), {}))
+    # Of this process alone; what wait4 tells counts the memory of the parent at the fork.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
 def evaluation() -> None:
     """Forced choice against generation, and whether both decide alike."""
     import torch
@@ -323,7 +377,7 @@ def main() -> None:
     """Parse the command line and run one row."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("overhead", "host", "vision", "grouping", "evaluation", "memory"))
+    parser.add_argument("what", choices=ROWS, metavar="ROW", help=", ".join(ROWS[:7]))
     parser.add_argument("--model", default="tiny", help="tiny, a folder, a hub id, realistic or small")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--gpu", action="store_true")
@@ -337,7 +391,12 @@ def main() -> None:
             path = folder
             print("random weights, in millions:", write_model(Path(folder), chosen.model, chosen.dtype))
         MODEL.extend(["model.fedmllm.path", path, "model.fedmllm.dtype", chosen.dtype, "use_gpu", str(chosen.gpu)])
-        globals()[chosen.what]()
+        BACK_AGAIN.extend(["--model", path, "--dtype", chosen.dtype, "--steps", str(STEPS)])
+        BACK_AGAIN.extend(["--gpu"] if chosen.gpu else [])
+        if chosen.what.startswith("only-"):
+            only(chosen.what.removeprefix("only-"))
+        else:
+            globals()[chosen.what]()
 
 
 if __name__ == "__main__":

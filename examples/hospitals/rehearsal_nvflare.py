@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -109,4 +110,10 @@ def main(root: Path, *overrides: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder that is empty, or not there yet")
+    parser.add_argument("overrides", nargs="*", help="key value pairs for every site, e.g. federate.total_round_num 2")
+    args = parser.parse_args()
+    if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
+        parser.error(f"{args.folder} is no empty folder; name another.")
+    sys.exit(main(args.folder, *args.overrides))

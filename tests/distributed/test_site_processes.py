@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import pytest
 import yaml
 from forks import Forked, Forks
 from short_runs import CONFIGS, REPOSITORY, SHORT
@@ -36,6 +37,14 @@ def started_by(forks: Forks, environment: dict[str, str]) -> types.SimpleNamespa
         return forks.start(words[1:], cwd, environment, Path(stdout.name))
 
     return types.SimpleNamespace(run=run, Popen=start, STDOUT=subprocess.STDOUT)
+
+
+@pytest.mark.parametrize("script", ["rehearsal.py", "rehearsal_nvflare.py"])
+def test_a_rehearsal_says_how_it_is_called(script: str, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    for words, said in (((), "usage: "), ((str(tmp_path),), "is no empty folder; name another.")):
+        done = subprocess.run([sys.executable, EXAMPLE / script, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_hospitals_end_with_the_adapter_of_one_machine(forks, tmp_path: Path) -> None:
