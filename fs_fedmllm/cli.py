@@ -17,6 +17,7 @@ from fs_fedmllm.commands import (
     data,
     doctor,
     evaluate,
+    init,
     judge,
     merge,
     nvflare,
@@ -41,7 +42,7 @@ EXIT_USER_ERROR = 2
 EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
 COMMANDS = (
-    *(run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
+    *(init, run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
     *(compare, merge, predict, evaluate, push, config, doctor, plug),
 )
 

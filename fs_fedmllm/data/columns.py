@@ -33,23 +33,25 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_IMAGE = _words(
+#: Words in the names of columns that hold images, paths, texts.
+IMAGE_WORDS = _words(
     "image images img imgs picture pictures pic pics photo photos photograph pixel pixels xray xrays radiograph"
     " jpg jpeg png"
 )
-_PATH = _words("path paths file files name filename filepath uri url src bytes data the input")
-_TEXT = _words(
+PATH_WORDS = _words("path paths file files name filename filepath uri url src bytes data the input")
+TEXT_WORDS = _words(
     "text texts caption captions note notes report reports sentence sentences content contents description body "
     "comment tweet post title headline message transcript abstract summary passage paragraph document review "
     "utterance narrative story ocr findings impression history complaint symptoms context article txt"
 )
 #: A name with one of these is about a text, or is what the model is to say, and is no modality.
-_NO_TEXT = _words(
+NO_TEXT_WORDS = _words(
     "id ids index label labels class category type kind lang language length len count num n date time source url "
     "uri link path file hash sha md5 license author citation answer answers question response completion output "
     "target rationale explanation reasoning solution lecture hint options choices version prompt image img"
 )
-_REQUIRED = {
+#: Words in the names of columns that hold what a task needs of every row.
+REQUIRED_WORDS = {
     "question": _words("question questions query instruction prompt input q"),
     "answer": _words("answer answers output response completion target reply"),
     "label": _words("label labels class category target answer gold y"),
@@ -171,9 +173,9 @@ class _Column:
             self.varies = bool(value != self.first)
         if self.seen <= SAMPLED:
             self.turns += isinstance(value, list | tuple) and bool(value) and _spoken(value[0])
-            self.pictures += _pictured(value)
+            self.pictures += pictured(value)
             text = " ".join(map(str, value)) if isinstance(value, list) else value
-            if isinstance(text, str) and not _pictured(text):
+            if isinstance(text, str) and not pictured(text):
                 self.words += any(letter.isalpha() for letter in text)
                 self.prose += len(text) >= 30 and len(text.split()) >= 5
 
@@ -181,9 +183,10 @@ class _Column:
         return 2 * count > min(self.seen, SAMPLED)
 
 
-def _pictured(value: Any) -> bool:
+def pictured(value: Any) -> bool:
+    """Whether a value is an image, or looks like the name of one's file."""
     if isinstance(value, list | tuple):
-        return bool(value) and _pictured(value[0])
+        return bool(value) and pictured(value[0])
     if isinstance(value, Mapping):
         return not {"bytes", "path", "url"}.isdisjoint(value)
     if isinstance(value, bytes):
@@ -196,7 +199,8 @@ def _spoken(value: Any) -> bool:
     return isinstance(value, Mapping) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
 
 
-def _tokens(name: str) -> set[str]:
+def words_of(name: str) -> set[str]:
+    """The words in a column's name, in lower case: ``imagePath2`` is image, path and 2."""
     return {word.lower() for word in _TOKEN.findall(name)}
 
 
@@ -261,20 +265,20 @@ class UnreadColumns:
         return alike
 
     def _meanings(self, name: str, column: _Column) -> list[str]:
-        words = _tokens(name)
+        words = words_of(name)
         if name == "question" and "question" not in self._wanted:  # one that all rows have alike tells nothing
             return ["text"] if column.words and column.varies and "question" not in self._columns else []
         same = [known for known in FIELDS if name.strip().casefold() == known]
         if same:
             return same
-        if (words & _IMAGE and words <= _IMAGE | _PATH) or column.most(column.pictures):
+        if (words & IMAGE_WORDS and words <= IMAGE_WORDS | PATH_WORDS) or column.most(column.pictures):
             return ["image"]
         if column.most(column.turns):
             return ["text"]
-        no_text = words & _NO_TEXT
-        if not no_text and ((words & _TEXT and column.words) or column.most(column.prose)):
+        no_text = words & NO_TEXT_WORDS
+        if not no_text and ((words & TEXT_WORDS and column.words) or column.most(column.prose)):
             return ["text"]
-        return [wanted for wanted in self._wanted if wanted not in self.fields and words & _REQUIRED[wanted]]
+        return [wanted for wanted in self._wanted if wanted not in self.fields and words & REQUIRED_WORDS[wanted]]
 
     def fault(self, file: str, remedy: Callable[[Mapping[str, str]], str]) -> RowError | None:
         """What is wrong with the columns, in one paragraph, or None.

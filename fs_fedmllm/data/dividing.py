@@ -110,7 +110,13 @@ def divide(rows: Sequence[Sample], division: Division) -> dict[str, list[Sample]
         made[placed[i]].append(row)
     empty = next((part for part in shares if not made[part]), None)
     if empty is not None:
-        of = f", which are {len(units):,} that can be apart," if len(units) < len(rows) else ""
+        alike = " or ".join(["the same picture", *(f"one {name}" for name in division.together)])
+        of = (
+            f" in {len(units):,} {'group' if len(units) == 1 else 'groups'} that can be apart (rows of {alike} stay "
+            "together, and so do those that these join)"
+            if len(units) < len(rows)
+            else ""
+        )
         share = "what is left" if empty == "train" else f"a share of {shares[empty]:g}"
         raise ConfigError(
             f"own: split: {len(rows):,} rows{of} give no {empty} row with {share}. Raise the share, give more rows, "

@@ -1,0 +1,215 @@
+"""``fs-fedmllm init``: from a file or folder of rows to a configuration, a template, and what to run next."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fs_fedmllm.errors import ConfigError, FedMLLMError, printable
+
+if TYPE_CHECKING:
+    from fs_fedmllm.tools.init.proposing import Doubt, Proposal, Told
+
+_ROLES = {
+    "image": "images, or paths of image files",
+    "text": "texts",
+    "label": "labels of a choice",
+    "question": "a question for each row",
+    "answer": "answers in words",
+    "id": "an id for each row",
+    "split": "train, val or test",
+    "group": "what stays together, such as a patient",
+    "site": "clients, such as hospitals",
+}
+
+
+def add(commands: Any) -> None:
+    """Add ``init`` to the command line's grammar."""
+    init = commands.add_parser("init", help="look at your own rows and write a configuration for them")
+    init.add_argument("path", help="a file of rows (CSV, TSV, JSON Lines, JSON, Parquet) or their folder")
+    init.add_argument("--out", default="my.yaml", help="configuration to write (default my.yaml); its template goes "
+                      "beside it")  # fmt: skip
+    init.add_argument("-y", "--yes", action="store_true", help="write what is proposed, and ask nothing")
+    init.add_argument("--force", action="store_true", help="write over files that are there")
+    for role, says in _ROLES.items():
+        init.add_argument(f"--{role}", metavar="COLUMN", help=f"the column with {says}; '' for none")
+    init.add_argument("--task", choices=("choice", "vqa"), help="options to choose from, or answers in words")
+    init.add_argument("--options", help="the options, with commas between, in the order of their numbers")
+    init.add_argument("--ask", help="the question that every row is asked")
+    init.add_argument("--val", type=float, help="share of the rows for validation (default 0.1)")
+    init.add_argument("--test", type=float, help="share of the rows for the test (default 0.2)")
+    init.add_argument("--clients", type=int, help="deal rows to so many clients by chance (default: one for each "
+                      "hospital or site, else 4)")  # fmt: skip
+    init.set_defaults(function=_init)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from fs_fedmllm.data.client_names import shown_name
+    from fs_fedmllm.tools.init.looking import look
+
+    asks = not args.yes
+    if asks and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            "init asks before it writes, and this is no terminal. Say --yes to have what it proposes written; --label "
+            "and the like answer what it cannot tell."
+        )
+    out = Path(args.out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out {args.out}: a configuration's name ends in .yaml.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {args.out}: there is no folder {out.parent}.")
+    template = out.with_name(f"{out.stem}_template.yaml")
+    there = [str(path) for path in (out, template) if os.path.lexists(path)]
+    if there and not args.force:
+        raise ConfigError(
+            f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} there already. Name another file with --out, "
+            "or write over it with --force."
+        )
+    told, found = _told(args), look(Path(args.path))
+    read = f"the first {found.total:,} rows" if not found.whole else f"{found.total:,} rows"
+    print(f"Read {read} of {', '.join(shown_name(source.path.name) for source in found.sources)}; columns: "
+          f"{', '.join(map(shown_name, found.columns))}")  # fmt: skip
+    for note in found.notes:
+        print(printable(note))
+    proposal, told = _settled(found, told, asks)
+    print(_shown(proposal))
+    if asks and not _agreed(f"Write {out} and {template}?"):
+        print("nothing was written")
+        return 1
+    return _write(args, found, proposal, out, template)
+
+
+def _told(args: argparse.Namespace) -> Told:
+    from fs_fedmllm.tools.init.proposing import Told
+
+    columns = {role: getattr(args, role) for role in _ROLES if getattr(args, role) is not None}
+    named = [name for name in columns.values() if name]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"The column {twice!r} is named for two things; it can be one.")
+    shares = {part: getattr(args, part) for part in ("val", "test") if getattr(args, part) is not None}
+    for part, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"--{part} {share:g}: a share of the rows is between 0 and 1, such as 0.2.")
+    if args.clients is not None and args.clients < 1:
+        raise ConfigError(f"--clients {args.clients}: there is at least one.")
+    if args.clients is not None and columns.get("site"):
+        raise ConfigError("--clients deals rows by chance, and --site says whose they are. Leave one of them out.")
+    if args.task == "vqa" and (args.options or columns.get("label")):
+        raise ConfigError("--task vqa has answers in words, so --options and --label say nothing. Leave them out.")
+    return Told(columns, args.task or "", _options(args.options), args.ask or "", shares, args.clients or 0)
+
+
+def _options(text: str | None) -> tuple[str, ...]:
+    options = tuple(option.strip() for option in text.split(",")) if text is not None else ()
+    if text is not None and (len(options) < 2 or not all(options) or len(set(options)) < len(options)):
+        raise ConfigError(f"--options {text!r}: name two or more different ones, with commas between.")
+    return options
+
+
+def _settled(found: Any, told: Told, asks: bool) -> tuple[Proposal, Told]:
+    """The proposal without doubts: what cannot be told is asked, or refused with the options that answer it."""
+    from fs_fedmllm.tools.init.looking import images_below
+    from fs_fedmllm.tools.init.proposing import propose
+
+    while True:
+        proposal = propose(found, told)
+        column = found.columns.get(proposal.columns.get("image", ""))
+        if column is not None and not found.layout:
+            below = images_below(found.root, column.sample)
+            if below:
+                proposal = propose(found, told, below)
+                proposal.say("image folder", below, "the images are there")
+            elif below is None:
+                proposal.warnings.append(
+                    f"The images are not found: {column.sample[0]!r} is no file in {found.root}, nor in a folder "
+                    "there. Put them there, or correct the column."
+                )
+        if not proposal.doubts:
+            return proposal, told
+        if not asks:
+            said = " ".join(f"{doubt.question} --{doubt.option} {_choices(doubt)}." for doubt in proposal.doubts)
+            raise ConfigError(f"Some things cannot be told from the rows. {said}")
+        print(_shown(proposal))
+        told = _answered(told, proposal.doubts[0])
+
+
+def _choices(doubt: Doubt) -> str:
+    more = " and more" if len(doubt.choices) > 8 else ""
+    return " or ".join(map(printable, doubt.choices[:8])) + more if doubt.choices else "..."
+
+
+def _answered(told: Told, doubt: Doubt) -> Told:
+    while True:
+        listed = f" ({', '.join(printable(choice) for choice in doubt.choices)})" if doubt.choices else ""
+        try:
+            answer = input(f"{doubt.question}{listed} ").strip()
+        except EOFError:
+            raise ConfigError(f"nobody answered: {doubt.question} Say --{doubt.option}.") from None
+        if answer and (not doubt.choices or answer in doubt.choices):
+            break
+        print(f"Name one of {', '.join(doubt.choices)}." if doubt.choices else "An answer is needed.")
+    if doubt.option == "ask":
+        return replace(told, ask=answer)
+    if doubt.option == "options":
+        return replace(told, options=_options(answer))
+    return replace(told, columns={**told.columns, doubt.option: answer})
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
+    except EOFError:
+        return False
+
+
+def _shown(proposal: Proposal) -> str:
+    """Every guess with its reason, and what the user should know."""
+    rows = [[guess.what, printable(guess.value), printable(guess.why)] for guess in proposal.guesses]
+    widest = max((len(row[0]) for row in rows), default=0), max((min(len(row[1]), 40) for row in rows), default=0)
+    lines = [f"  {what.ljust(widest[0])}  {value.ljust(widest[1])}  {why}".rstrip() for what, value, why in rows]
+    return "\n".join([*lines, *(f"Note: {printable(warning)}" for warning in proposal.warnings)])
+
+
+def _write(args: argparse.Namespace, found: Any, proposal: Proposal, out: Path, template: Path) -> int:
+    from fs_fedmllm.files.atomic import write_atomically
+    from fs_fedmllm.tools.init.writing import config_yaml, next_steps, template_yaml
+
+    here = out.parent.resolve() == Path.cwd()
+    root = str(found.root) if here else str(found.root.resolve())
+    beside = found.root / template.name
+    # A path that begins here would be looked for in the data folder first.
+    clash = beside.exists() and beside.resolve() != template.resolve()
+    named = template.name if here and not clash else str(template.resolve())
+    texts = {
+        template: template_yaml(proposal, args.path),
+        out: config_yaml(proposal, found, root=root, template=named, about=args.path),
+    }
+    for path, text in texts.items():
+        write_atomically(path, text.encode())
+    print(f"\nwritten: {out}, {template}")
+    wrong = _checked(out) if found.whole else ""
+    if wrong:
+        print(f"But not all is well with the rows yet: {wrong}")
+    print("\nNext:\n" + "\n".join(f"  {line}" for line in next_steps(shlex.quote(str(out)))))
+    return 1 if wrong else 0
+
+
+def _checked(out: Path) -> str:
+    """What is wrong with the rows as the configuration reads and deals them; empty if nothing is."""
+    from fs_fedmllm import config as schema
+    from fs_fedmllm.scenarios.federated_data import counted_in, deal_data
+    from fs_fedmllm.scenarios.reading import read_dataset
+
+    try:
+        config = schema.load(out)
+        dataset = read_dataset(config)
+        deal_data(counted_in(config, dataset), dataset)
+    except FedMLLMError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,206 @@
+"""What a file or folder of rows holds, column by column, read within bounds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.data.columns import NOTHING, missing, pictured
+from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.findings import Findings, RowError
+from fs_fedmllm.data.own_files import Source, find_sources, is_read, read_source
+from fs_fedmllm.errors import ConfigError, DataError
+
+#: Rows that are read at most, and bytes of their values, over all files.
+MOST_ROWS, MOST_BYTES = 50_000, 256 << 20
+#: Different values of a column that are counted, and values that are looked at.
+MOST_VALUES, SAMPLED = 2_000, 64
+_WHOLE = re.compile(r"\d{1,6}(\.0+)?")
+
+
+@dataclass(eq=False)
+class Column:
+    """What a column has held.
+
+    Attributes:
+        name: of the column.
+        seen: rows that have a value.
+        values: how often each value stands, stripped, as text; of the first ``MOST_VALUES`` different ones.
+        many: whether there are more than those.
+        sample: the first values, as they are.
+        pictures: of the sample, how many are images or names of image files.
+        prose: of the sample, how many are sentences.
+        longest: characters of the longest value.
+        kinds: names of the values' types.
+        nothing: texts that people write where there is nothing, as they are written.
+    """
+
+    name: str
+    seen: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    many: bool = False
+    sample: list[Any] = field(default_factory=list)
+    pictures: int = 0
+    prose: int = 0
+    longest: int = 0
+    kinds: set[str] = field(default_factory=set)
+    nothing: Counter[str] = field(default_factory=Counter)
+
+    def note(self, value: Any) -> None:
+        """Take one row's value into account."""
+        if missing(value):
+            return
+        self.seen += 1
+        self.kinds.add(type(value).__name__)
+        if len(self.sample) < SAMPLED:
+            self.sample.append(value if not isinstance(value, bytes) else value[:16])
+            self.pictures += pictured(value)
+            self.prose += isinstance(value, str) and len(value) >= 30 and len(value.split()) >= 5
+        if not isinstance(value, str | int | float):
+            self.many = True
+            return
+        text = str(value).strip()
+        self.longest = max(self.longest, len(text))
+        if text.lower() in NOTHING:
+            self.nothing[text] += 1
+        if text in self.values or len(self.values) < MOST_VALUES:
+            self.values[text if len(text) <= 200 else f"{text[:200]}..."] += 1
+        else:
+            self.many = True
+
+    @property
+    def repeats(self) -> bool:
+        """Whether values stand in more than one row."""
+        return self.many or any(count > 1 for count in self.values.values())
+
+    @property
+    def unique(self) -> bool:
+        """Whether no value that was counted stands twice, and all are counted."""
+        return not self.many and len(self.values) == self.seen
+
+    @property
+    def numbers(self) -> bool:
+        """Whether every value is a whole number of 0 or more, however it is written."""
+        return not self.many and bool(self.values) and all(_WHOLE.fullmatch(value) for value in self.values)
+
+    def mostly(self, count: int) -> bool:
+        """Whether that many of the sample are more than half of it."""
+        return 2 * count > len(self.sample)
+
+
+@dataclass
+class Look:
+    """What was seen.
+
+    Attributes:
+        root: the folder of the data (``data.root``).
+        file: the one file in it that was named or found; empty where the usual names say what is read.
+        sources: files and folders that are read.
+        columns: by name, in their order.
+        rows: that were read, by split; the split is empty where no file says it.
+        whole: whether that is all there is.
+        class_labels: names that a file declares for its labels, by column.
+        notes: what the readers said.
+    """
+
+    root: Path
+    file: str
+    sources: Sequence[Source]
+    columns: dict[str, Column] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    whole: bool = True
+    class_labels: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Rows that were read."""
+        return self.rows.total()
+
+    @property
+    def layout(self) -> str:
+        """``metadata`` or ``classes`` where folders of images are read; empty elsewhere."""
+        return next((source.layout for source in self.sources if source.layout), "")
+
+
+def look(path: Path) -> Look:
+    """Read a file or folder of rows, at most ``MOST_ROWS`` and ``MOST_BYTES`` of it.
+
+    Args:
+        path: a file of rows, or a folder as ``data.type: own`` reads it, or one that holds a single file of rows.
+
+    Raises:
+        ConfigError: there is no such file or folder.
+        DataError: nothing in it can be read; the message names the file and line.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: there is no such file or folder. Name a file of rows, or the folder that it is in."
+        )
+    root, file = (path, "") if path.is_dir() else (path.parent, path.name)
+    if path.is_dir():
+        try:
+            sources = find_sources(root, "", {})
+        except DataError:
+            others = sorted(entry.name for entry in root.iterdir() if is_read(entry) and entry.is_file())
+            if len(others) != 1:
+                if len(others) > 1:
+                    raise DataError(
+                        f"{root} holds {', '.join(others[:8])}{' and more' if len(others) > 8 else ''}. Name the file "
+                        f"that has the rows: fs-fedmllm init {root / others[0]}"
+                    ) from None
+                raise
+            file = others[0]
+            sources = find_sources(root, file, {})
+    else:
+        sources = find_sources(root, file, {})
+    found = Look(root, file, sources)
+    size = 0
+    for source in sources:
+        findings = Findings(strict=False)
+        share = max(1, (MOST_ROWS - found.total) // (len(sources) - list(sources).index(source)))
+        found.class_labels |= source.class_labels
+        for count, row in enumerate(_rows(source, findings)):
+            if count >= share or size > MOST_BYTES:
+                found.whole = False
+                break
+            found.rows[source.split] += 1
+            for name, value in row.items():
+                size += len(value) if isinstance(value, str | bytes) else 64
+                found.columns.setdefault(name, Column(name)).note(value)
+        wrong = [item for item in findings.items if item.severity == "error"]
+        if wrong and not found.total:
+            raise RowError(f"{wrong[0].file}:{wrong[0].row}", wrong[0].problem, wrong[0].remedy)
+        found.notes += [f"{Path(item.file).name}: {item.problem}" for item in findings.items[:5]]
+    if not found.total:
+        raise RowError(str(path), "there is no row in it.", "Fill the file in, or name another one.")
+    return found
+
+
+def _rows(source: Source, findings: Findings) -> Iterator[Row]:
+    for _, row in read_source(source, findings):
+        yield row
+
+
+def images_below(root: Path, values: Sequence[object], most: int = 200) -> str | None:
+    """The folder below the data root that image paths begin at; None if the images are nowhere there.
+
+    Args:
+        root: of the data.
+        values: of the image column.
+        most: folders that are looked into.
+    """
+    names = [value for value in values if isinstance(value, str) and "://" not in value][:8]
+    if not names:
+        return ""
+    folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and not path.is_symlink())][:most]
+    folders += [inner for folder in folders[1:] for inner in sorted(folder.iterdir())
+                if inner.is_dir() and not inner.is_symlink()][: most - len(folders)]  # fmt: skip
+    for folder in folders:
+        if all((folder / name).is_file() for name in names):
+            return "" if folder == root else folder.relative_to(root).as_posix()
+    return None

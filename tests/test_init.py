@@ -1,0 +1,322 @@
+"""`fs-fedmllm init`: what it proposes, why, what it writes, and that this runs as it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+from short_runs import SHORT
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.cli import main
+from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.tools.init import looking
+from fs_fedmllm.tools.init.looking import Column, Look, look
+from fs_fedmllm.tools.init.proposing import Told, propose
+from fs_fedmllm.tools.init.writing import config_yaml, scalar, template_yaml
+
+SITES = ("Nord", "Süd", "West")
+
+
+def wounds(root, count=60):
+    """Rows as a hospital might have them, and their pictures in ``photos``."""
+    draw = random.Random(3)
+    (root / "photos").mkdir(parents=True)
+    rows = []
+    for i in range(count):
+        infected = i % 2 == 0
+        picture = Image.new("RGB", (16, 16), (draw.randrange(256), 40 if infected else 120, draw.randrange(256)))
+        picture.save(root / f"photos/w{i:03d}.png")
+        note = "Redness spreads around the margin, warm and painful." if infected else "Clean and dry, no pain at all."
+        rows.append({
+            "photo": f"w{i:03d}.png", "patient_id": f"P{i // 3:02d}", "hospital": SITES[i // 3 % 3], "age": 20 + i,
+            "nurse_note": "" if i % 5 == 4 else f"{note} Day {i}.", "finding": "infected" if infected else "clean",
+        })  # fmt: skip
+    return rows
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_table_with_hospitals_and_patients_runs_as_it_is_written(here, capsys):
+    write_csv_rows = wounds(here / "wounds")
+    write_csv(here / "wounds/wounds.csv", write_csv_rows)
+    assert main(["init", "wounds/wounds.csv", "--yes"]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "image          photo ", "its values are names of image files, such as w000.png",
+        "text           nurse_note", "label          finding", "its values are clean, infected",
+        "kept together  patient_id", "20 different ones in 60 rows", "clients        hospital",
+        "3 different ones: Nord, Süd, West", "image folder   photos", "fs-fedmllm run my.yaml",
+    ):  # fmt: skip
+        assert line in said, line
+    written = (here / "my.yaml").read_text()
+    raw = yaml.safe_load(written)
+    assert raw["data"] == {"type": "own", "root": "wounds", "splitter": "fedmllm_given",
+                           "splitter_args": [{"client": "hospital"}]}  # fmt: skip
+    assert raw["fedmllm"]["data"] == {
+        "file": "wounds.csv", "columns": {"image": "photo", "text": "nurse_note", "label": "finding"},
+        "image_root": "photos", "split": {"val": 0.1, "test": 0.2, "together": "patient_id"},
+    }  # fmt: skip
+    assert written.count("  # ") >= 8  # commented
+    assert yaml.safe_load((here / "my_template.yaml").read_text()) == {
+        "question": "Which finding fits?", "options": ["clean", "infected"], "metric": "macro_f1"
+    }  # fmt: skip
+    assert main(["data", "check", "my.yaml"]) == 0
+    assert "own: 0 errors, 0 warnings" in capsys.readouterr().out
+    assert main(["plan", "my.yaml"]) == 0
+    assert main(["run", "my.yaml", *SHORT, "expname", "job", "--engine", "embedded"]) == 0
+    results = json.loads((here / "exp/job/results.json").read_text())
+    assert results["client_names"] == {"1": "Nord", "2": "Süd", "3": "West"} and results["rounds"] == 2
+
+
+def runs_as_written(capsys, *words):
+    assert main(["init", *words, "--yes"]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert main(["data", "check", "my.yaml"]) == 0, capsys.readouterr().out
+    assert main(["plan", "my.yaml"]) == 0, capsys.readouterr().out
+    return said, yaml.safe_load(open("my.yaml")), yaml.safe_load(open("my_template.yaml"))
+
+
+def test_json_lines_without_clients_are_dealt_by_chance(here, capsys):
+    (here / "d").mkdir()
+    topics = ["damage", "help", "no"]
+    rows = [
+        {
+            "id": f"r{i}",
+            "tweet": f"The bridge is down at place {i}." if i % 3 else None,
+            "photo": f"x{i}.png" if i % 4 else None,
+            "topic": topics[i % 3],
+        }
+        for i in range(1, 49)
+    ]
+    rows = [row for row in rows if row["tweet"] or row["photo"]]
+    for i, row in enumerate(rows):
+        if row["photo"]:
+            Image.new("RGB", (8, 8), (i, 2 * i, 255 - i)).save(here / "d" / row["photo"])
+    (here / "d/reports.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said, raw, template = runs_as_written(capsys, "d")
+    assert "no column is called like a hospital or a site; rows are dealt to them by chance" in said
+    assert raw["federate"]["client_num"] == 4 and raw["data"]["splitter"] == "fedmllm_aligned"
+    assert template["options"] == ["damage", "help", "no"]  # "no" in quotes, or YAML would read False
+
+
+def test_questions_and_answers(here, capsys):
+    (here / "d").mkdir()
+    rows = [{"question": f"What is {i} and one?", "answer": str(i + 1), "question_id": i} for i in range(40)]
+    (here / "d/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
+    (here / "d/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[30:]))
+    said, raw, template = runs_as_written(capsys, "d")
+    assert template == {"task": "vqa"} and raw["fedmllm"]["data"]["split"] == {"val": 0.1}
+    assert "a column or a file says which they are" in said
+    assert raw["data"]["splitter_args"] == [{"alpha": 0.5, "by": "kind"}]
+    said, raw, template = runs_as_written(
+        capsys, "d", "--force", "--question", "", "--text", "question", "--answer", "answer", "--task", "vqa",
+        "--ask", "What is it?",
+    )  # fmt: skip
+    assert template == {"question": "What is it?"} and raw["fedmllm"]["data"]["columns"]["text"] == "question"
+
+
+def test_conversations(here, capsys):
+    (here / "d").mkdir()
+    turns = [[{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": str(i)}] for i in range(30)]
+    (here / "d/data.jsonl").write_text("".join(json.dumps({"messages": turn}) + "\n" for turn in turns))
+    _, raw, template = runs_as_written(capsys, "d")
+    assert template == {"task": "vqa"} and "columns" not in raw["fedmllm"]["data"]
+
+
+def test_folders_of_images(here, capsys):
+    for split, count in (("train", 12), ("test", 6)):
+        for label in ("cat", "dog"):
+            (here / "pets" / split / label).mkdir(parents=True)
+            for i in range(count):
+                colour = (10 * i + (5 if split == "test" else 0), 200 if label == "cat" else 20, 50)
+                Image.new("RGB", (8, 8), colour).save(here / f"pets/{split}/{label}/{i}.png")
+    said, raw, template = runs_as_written(capsys, "pets")
+    assert template["options"] == ["cat", "dog"] and raw["fedmllm"]["data"]["split"] == {"val": 0.1}
+    assert "imagefolder" in said
+
+
+def test_parquet_and_saved_data_sets_with_their_labels_names(here, capsys):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({
+        "picture": datasets.Image(), "sentence": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=["calm", "angry"]),
+    })  # fmt: skip
+    rows = []
+    for i in range(40):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), (i, 40, 5 * i)).save(stream, "PNG")
+        rows.append({"picture": {"bytes": stream.getvalue(), "path": None}, "sentence": f"s {i}", "label": i % 2})
+    made = datasets.Dataset.from_list(rows, features=features)
+    (here / "p").mkdir()
+    made.to_parquet(str(here / "p/data.parquet"))
+    made.save_to_disk(str(here / "saved"))
+    for words in (["p"], ["saved", "--force"]):
+        said, raw, template = runs_as_written(capsys, *words)
+        assert template["options"] == ["calm", "angry"], said
+        assert raw["fedmllm"]["data"]["columns"]["image"] == "picture"
+
+
+def test_it_asks_on_a_terminal_only_and_nothing_that_flags_answer(here, capsys, monkeypatch):
+    write_csv(here / "r.csv", [{"a": f"x{i % 3}", "b": f"y{i % 2}", "note": f"words {i}"} for i in range(40)])
+    assert main(["init", "r.csv"]) == 2
+    assert "this is no terminal. Say --yes" in capsys.readouterr().err and os.listdir(here) == ["r.csv"]
+    assert main(["init", "r.csv", "--yes"]) == 2
+    assert "Which column holds the label? --label a or b." in capsys.readouterr().err
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    asked = []
+
+    def answers(*given):
+        left = iter(given)
+
+        def answer(question=""):
+            asked.append(question)
+            return next(left)
+
+        monkeypatch.setattr("builtins.input", answer)
+
+    answers("c", "b", "n")
+    assert main(["init", "r.csv"]) == 1 and os.listdir(here) == ["r.csv"]
+    assert asked[0].startswith("Which column holds the label? (a, b)") and asked[-1].startswith("Write my.yaml")
+    asked.clear()
+    answers("")
+    assert main(["init", "r.csv", "--label", "b"]) == 0 and len(asked) == 1
+    assert yaml.safe_load((here / "my_template.yaml").read_text())["options"] == ["y0", "y1"]
+    answers()
+    assert main(["init", "r.csv", "--label", "a", "--yes", "--force"]) == 0
+
+
+def test_nothing_is_written_over_without_force(here, capsys):
+    write_csv(here / "r.csv", [{"label": f"x{i % 2}", "note": f"words {i}"} for i in range(40)])
+    (here / "my_template.yaml").write_text("mine")
+    assert main(["init", "r.csv", "--yes"]) == 2
+    assert "my_template.yaml is there already" in capsys.readouterr().err
+    assert (here / "my_template.yaml").read_text() == "mine" and not (here / "my.yaml").exists()
+    assert main(["init", "r.csv", "--yes", "--force"]) == 0
+    assert main(["init", "r.csv", "--yes", "--out", "other.yaml"]) == 0
+    assert main(["init", "r.csv", "--yes", "--out", "other.txt"]) == 2
+    assert main(["init", "r.csv", "--yes", "--out", "nowhere/other.yaml"]) == 2
+    (here / "sub").mkdir()
+    assert main(["init", "r.csv", "--yes", "--out", "sub/other.yaml"]) == 0
+    raw = yaml.safe_load((here / "sub/other.yaml").read_text())
+    assert os.path.isabs(raw["data"]["root"]) and os.path.isabs(raw["fedmllm"]["template"])
+
+
+def test_what_the_rows_lack_is_said_and_ends_in_1(here, capsys):
+    write_csv(here / "r.csv", [{"label": f"x{i % 2}" if i else "", "note": f"words {i}"} for i in range(40)])
+    assert main(["init", "r.csv", "--yes"]) == 1
+    said = capsys.readouterr().out
+    assert "1 row has no label, and will be refused" in said and "r.csv:2" in said
+    write_csv(here / "p.csv", [{"label": f"x{i % 2}", "img": f"none/{i}.png"} for i in range(40)])
+    assert main(["init", "p.csv", "--yes", "--force"]) == 1
+    assert "The images are not found: 'none/0.png' is no file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["nowhere"], "there is no such file or folder"),
+        (["r.csv", "--label", "lable"], "--label lable: there is no such column. Columns here: label, note"),
+        (["r.csv", "--label", "note", "--text", "note"], "is named for two things"),
+        (["r.csv", "--val", "1.5"], "a share of the rows is between 0 and 1"),
+        (["r.csv", "--clients", "0"], "there is at least one"),
+        (["r.csv", "--clients", "3", "--site", "note"], "Leave one of them out"),
+        (["r.csv", "--options", "a"], "name two or more different ones"),
+        (["r.csv", "--task", "vqa", "--options", "a,b"], "say nothing"),
+        (["r.csv", "--label", "note"], "has 40 different values, and a choice has 2 to 26"),
+        (["."], r"holds b.tsv, r.csv. Name the file"),
+    ],
+)
+def test_what_cannot_be_is_refused(here, capsys, words, match):
+    write_csv(here / "r.csv", [{"label": f"x{i % 2}", "note": f"words {i}"} for i in range(40)])
+    (here / "b.tsv").write_text("a\tb\n1\t2\n")
+    assert main(["init", *words, "--yes"]) == 2
+    assert match in capsys.readouterr().err and not (here / "my.yaml").exists()
+
+
+def test_of_a_large_file_only_the_beginning_is_read(here, monkeypatch, capsys):
+    monkeypatch.setattr(looking, "MOST_ROWS", 30)
+    write_csv(here / "r.csv", [{"label": f"x{i % 2}", "note": f"words {i}"} for i in range(100)])
+    found = look(here / "r.csv")
+    assert found.total == 30 and not found.whole
+    assert main(["init", "r.csv", "--yes"]) == 0
+    assert "Only the first 30 rows were looked at" in capsys.readouterr().out
+    monkeypatch.setattr(looking, "MOST_BYTES", 100)
+    assert look(here / "r.csv").total < 30
+
+
+def columns_of(rows):
+    found = Look(root=None, file="", sources=[])
+    for row in rows:
+        found.rows[""] += 1
+        for name, value in row.items():
+            found.columns.setdefault(name, Column(name)).note(value)
+    return found
+
+
+def test_numbers_count_the_options():
+    for start, options in ((0, ("0", "1")), (1, ("0", "1", "2"))):
+        rows = columns_of([{"label": start + i % 2, "note": f"w {i}"} for i in range(20)])
+        made = propose(rows, Told())
+        assert made.options == options and "tells a model nothing" in made.warnings[0]
+        assert propose(rows, Told(options=("no", "yes"))).options == ("no", "yes")
+    texts = propose(columns_of([{"label": "10" if i % 2 else "9", "note": f"w {i}"} for i in range(20)]), Told())
+    assert texts.options == ("9", "10")
+
+
+def test_each_guess_has_a_reason_and_names_stay_on_their_line():
+    hostile = "lab\x1b[2Jel"
+    rows = columns_of([{hostile: "a" if i % 2 else 'b"\n- c', "note": f"words {i}", "NA": "x"} for i in range(20)])
+    made = propose(rows, Told())
+    assert made.columns["label"] == hostile and all(guess.why for guess in made.guesses)
+    text = template_yaml(made, "x\ny.csv")
+    assert yaml.safe_load(text)["options"] == ["a", 'b"\n- c']
+    written = config_yaml(made, rows, root="a: b", template="t.yaml", about="x\ny.csv")
+    raw = yaml.safe_load(written)
+    assert raw["fedmllm"]["data"]["columns"]["label"] == hostile and raw["data"]["root"] == "a: b"
+    assert "\x1b" not in written and schema.from_mapping(raw)
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "on", "a: b", "#x", "1", "1e3", "", " x ", "ü", '"', "\\", "\u2028", "🏥", "-", "2020-01-01", "~"]
+)
+def test_texts_come_back_from_yaml_as_they_were(text):
+    assert yaml.safe_load(f"key: {scalar(text)}") == {"key": text}
+
+
+def test_texts_for_nothing_are_absent():
+    rows = columns_of([{"label": "a" if i % 2 else "none", "note": "NA" if i % 3 else f"w {i}"} for i in range(30)])
+    assert propose(rows, Told()).absent == ("NA",)
+
+
+def test_addresses_of_images_are_no_images():
+    rows = columns_of([{"label": f"x{i % 2}", "url": f"https://a.b/{i}.png", "note": f"w {i}"} for i in range(20)])
+    made = propose(rows, Told())
+    assert "image" not in made.columns and "not downloaded" in made.warnings[0]
+
+
+def test_a_file_that_is_no_table_is_said_with_its_line(here):
+    (here / "r.csv").write_bytes(b"PK\x03\x04zip")
+    with pytest.raises(DataError, match="zip archive or a spreadsheet"):
+        look(here / "r.csv")
+    with pytest.raises(ConfigError, match="no such file"):
+        look(here / "x.csv")
