@@ -13,6 +13,8 @@ def add(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="check the installation and the FederatedScope checkout")
     doctor.add_argument("checkout", nargs="?", default="", help="folder of FederatedScope; otherwise it is looked for")
     doctor.add_argument("--outdir", default="exp", help="folder that runs write into")
+    says = "also this site's workspace of NVFlare: class_allow_list, log streaming, its own settings"
+    doctor.add_argument("--nvflare", default="", metavar="KIT", help=says)
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(function=_doctor)
 
@@ -20,7 +22,7 @@ def add(commands: Any) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.doctor import BAD, examine_installation
 
-    findings = examine_installation(args.checkout, args.outdir)
+    findings = examine_installation(args.checkout, args.outdir, args.nvflare)
     bad = [finding for finding in findings if finding.verdict == BAD]
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

@@ -124,6 +124,23 @@ class Identity:
             raise IdentityError(f"{path} is the certificate of {role.name}, not of {name}.")
         return cls(role, pem(authority), pem(certificate), key_pem(key), Revoked(folder / REVOKED))
 
+    def belongs_to(self, certificate: x509.Certificate, client: int) -> bool:
+        """Whether a certificate, whose issuer the caller has checked, is that of a client of this federation.
+
+        Raises:
+            IdentityError: it does not say whose it is.
+        """
+        role = role_of(certificate)
+        return client > 0 and (role.federation, role.client) == (self.role.federation, client)
+
+    def owner_of(self, certificate: x509.Certificate) -> str:
+        """Whose certificate it says that it is, for messages.
+
+        Raises:
+            IdentityError: it does not say.
+        """
+        return role_of(certificate).name
+
     def check_dates(self) -> None:
         """Look at this end's certificate again: a run may last longer than it.
 

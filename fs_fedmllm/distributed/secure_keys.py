@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from fs_fedmllm.distributed.errors import IdentityError
-from fs_fedmllm.distributed.identity import UNREADABLE, Identity, require_current, role_of
+from fs_fedmllm.distributed.identity import UNREADABLE, Identity, require_current
 from fs_fedmllm.errors import PrivacyError
 
 #: Longest certificate, in letters.
 _LONGEST = 16_384
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_RSA = (padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH), hashes.SHA256())
 
 
 def prove(identity: Identity, session: bytes, round_index: int, keys: Mapping[str, bytes]) -> dict[str, str]:
@@ -35,8 +36,12 @@ def prove(identity: Identity, session: bytes, round_index: int, keys: Mapping[st
     if not identity.encrypted:
         return {}
     key = serialization.load_pem_private_key(identity.key, password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    signature = key.sign(_statement(session, round_index, identity.role.client, keys), _ALGORITHM)
+    said = _statement(session, round_index, identity.role.client, keys)
+    if isinstance(key, rsa.RSAPrivateKey):  # of another authority than ours
+        signature = key.sign(said, *_RSA)
+    else:
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        signature = key.sign(said, _ALGORITHM)
     return {"certificate": identity.certificate.decode("ascii"), "signature": signature.hex()}
 
 
@@ -71,15 +76,19 @@ def check(
         certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(identity.authority))
         require_current(certificate, f"The certificate of client {client}")
-        role = role_of(certificate)
-        if (role.federation, role.client) != (identity.role.federation, client) or not client:
-            raise PrivacyError(f"The roster has keys of client {client} under the certificate of {role.name}.")
+        if not identity.belongs_to(certificate, client):
+            owner = identity.owner_of(certificate)
+            raise PrivacyError(f"The roster has keys of client {client} under the certificate of {owner}.")
         if certificate.serial_number in identity.revoked:
             raise PrivacyError(f"The roster has keys of client {client} under a certificate that was revoked.")
         public = certificate.public_key()
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise ValueError("no P-256 key")
-        public.verify(bytes.fromhex(signature), _statement(session, round_index, client, keys), _ALGORITHM)
+        said = _statement(session, round_index, client, keys)
+        if isinstance(public, rsa.RSAPublicKey):
+            public.verify(bytes.fromhex(signature), said, *_RSA)
+        elif isinstance(public, ec.EllipticCurvePublicKey):
+            public.verify(bytes.fromhex(signature), said, _ALGORITHM)
+        else:
+            raise ValueError("neither a P-256 nor an RSA key")
     except (*UNREADABLE, InvalidSignature, IdentityError) as error:
         raise PrivacyError(
             f"The roster has keys of client {client} that it did not sign for this round "

@@ -169,12 +169,26 @@ def _federatedscope(named: str) -> Iterator[Finding]:
         yield Finding("plug", GOOD, "present" if plugged.plugged else "absent (fs-fedmllm plug <checkout>)")
 
 
-def examine_installation(checkout: str = "", outdir: str = "exp") -> list[Finding]:
+def _nvflare(kit: Path) -> Iterator[Finding]:
+    """NVFlare, and a site's workspace of it."""
+    from fs_fedmllm.extras import is_installed
+    from fs_fedmllm.hosts.nvflare.policy import examined
+
+    if is_installed("nvflare"):  # its version is among the packages
+        yield Finding("nvflare", GOOD, "installed")
+    else:
+        yield Finding("nvflare", BAD, "not installed", "pip install 'fs-fedmllm[nvflare]'")
+    for subject, right, found, remedy in examined(kit):
+        yield Finding(subject, GOOD if right else BAD, found, remedy)
+
+
+def examine_installation(checkout: str = "", outdir: str = "exp", nvflare: str = "") -> list[Finding]:
     """Look at everything; nothing is changed.
 
     Args:
         checkout: folder of FederatedScope; empty looks where a run would look.
         outdir: folder that runs would write into.
+        nvflare: a site's workspace of NVFlare; empty for none.
     """
     parts: list[Callable[[], Iterator[Finding]]] = [
         _python,
@@ -184,4 +198,6 @@ def examine_installation(checkout: str = "", outdir: str = "exp") -> list[Findin
         lambda: _federatedscope(checkout),
         lambda: _writing(Path(outdir)),
     ]
+    if nvflare:
+        parts.append(lambda: _nvflare(Path(nvflare)))
     return [finding for part in parts for finding in part()]

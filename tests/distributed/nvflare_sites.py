@@ -34,23 +34,24 @@ class Sites:
         for site in work:
             threading.Thread(target=self._live, args=(site,), daemon=True).start()
 
-    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> object:
+    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> int:
         """Give a site a task."""
-        task = object()
         self.given.append((site, message))
+        task = len(self.given)
         self._tasks[site].put((task, fobs.dumps(pack(message)), back))
         return task
 
-    def take_back(self, task: object) -> None:
+    def take_back(self, task: int | None) -> None:
         """A task that nobody waits for any more: its result is dropped."""
-        self._back.add(id(task))
+        if task is not None:
+            self._back.add(task)
 
     def _live(self, site: str) -> None:
         while True:
             task, data, back = self._tasks[site].get()
-            if id(task) in self._back:
+            if task in self._back:
                 continue
             answer = self._work[site](unpack(fobs.loads(data), lambda kind, header: ANY_TENSORS))
-            if id(task) not in self._back:
+            if task not in self._back:
                 found: Shareable = fobs.loads(fobs.dumps(pack(answer)))
                 back(site, found)

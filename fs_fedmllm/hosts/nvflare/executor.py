@@ -20,7 +20,7 @@ from nvflare.apis.signal import Signal
 from fs_fedmllm.config import to_mapping
 from fs_fedmllm.distributed.frames import ANY_TENSORS
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
@@ -55,9 +55,11 @@ class FedMLLMExecutor(Executor):
 
     def _start(self, fl_ctx: FLContext) -> None:
         name = fl_ctx.get_identity_name()
+        if name not in self._sites:
+            raise ConfigError(f"This site is {name!r}, and the job has {', '.join(self._sites)}.")
         workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
         config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
-        self._process = SiteProcess(to_mapping(config), self._sites.get(name, []), self._label)
+        self._process = SiteProcess(to_mapping(config), workspace, name, self._sites, self._label)
         self._process.start()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

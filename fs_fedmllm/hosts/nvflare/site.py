@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from fs_fedmllm.extras import check_extras
 from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.log_file import log_in
-from fs_fedmllm.runs.run_folder import RunFolder, check_output, claimed_by_client
+from fs_fedmllm.runs.run_folder import check_output, claimed_by_client
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
 #: What a site is asked beside the phases of a round.
@@ -34,15 +34,52 @@ JOIN, FINISH = "join", "finish"
 
 
 @dataclass
-class _Client:
-    """One client of the site."""
+class SiteClient:
+    """One client of the site.
+
+    Attributes:
+        data: its rows.
+        folder: its run folder.
+        store: what it keeps from one answer to the next.
+        handlers: what it does, by phase.
+        journal: its events.
+        status: what it is doing.
+    """
 
     data: FederatedData
-    folder: RunFolder
+    folder: Path
     store: SiteStore
     handlers: Mapping[str, Handler]
     journal: Journal
     status: StatusFile
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        client: int,
+        data: FederatedData,
+        folder: Path,
+        federation: Federation,
+        identity: Identity,
+    ) -> SiteClient:
+        """A client that goes on from what its folder holds.
+
+        Args:
+            config: of the site.
+            client: id.
+            data: its rows.
+            folder: its run folder.
+            federation: trains.
+            identity: what it signs with.
+
+        Raises:
+            ConfigError: the folder holds another run's state, or a damaged one.
+        """
+        belongs = site_identity(config, client, data.clients[client], data.template)
+        store = SiteStore(folder / STATE, belongs, needed=bool(config.method.keeps))
+        handlers = handlers_of(config, client, federation, folder, identity)
+        return cls(data, folder, store, handlers, Journal(folder, f"client {client}"), StatusFile(folder))
 
 
 class Site:
@@ -54,7 +91,7 @@ class Site:
         federation: trains.
     """
 
-    def __init__(self, config: Config, clients: Mapping[int, _Client], federation: Federation):
+    def __init__(self, config: Config, clients: Mapping[int, SiteClient], federation: Federation):
         self._config = config
         self._clients = clients
         self._federation = federation
@@ -90,7 +127,7 @@ class Site:
             own.status.write(_status(client, "waiting"), now=True)
         return Message("introduced", {"clients": said})
 
-    def _work(self, client: int, own: _Client, task: Message) -> Message:
+    def _work(self, client: int, own: SiteClient, task: Message) -> Message:
         place = place_of(task)
         figures = {"round": place["round"], "phase": place["phase"]}
         pending = kept_answer(task, own.store)
@@ -103,11 +140,11 @@ class Site:
         answer = pending.answer
         return Message(p.ANSWER, {**answer.header, "client": client}, answer.tensors)
 
-    def _finish(self, client: int, own: _Client, final: Message) -> Message:
+    def _finish(self, client: int, own: SiteClient, final: Message) -> Message:
         state = self._federation.initial_state()
         if set(final.tensors) >= set(state):
             adapter = {name: final.tensors[name] for name in state}
-            write_adapter(own.folder.path / "adapter", self._federation.mllm, adapter)
+            write_adapter(own.folder / "adapter", self._federation.mllm, adapter)
         own.store.clear()
         own.journal.write("finished", adapter_sha256=final.header.get("adapter_sha256"))
         own.status.write(_status(client, "finished", final.header.get("rounds")), now=True)
@@ -119,17 +156,18 @@ def _status(client: int, doing: str, round_index: object = None) -> dict[str, ob
 
 
 @contextlib.contextmanager
-def opened(config: Config, clients: Sequence[int], label: str) -> Iterator[Site]:
+def opened(config: Config, identities: Mapping[int, Identity], label: str) -> Iterator[Site]:
     """The site, with its folders held for this process alone.
 
     Args:
         config: of the site.
-        clients: ids of its clients, as the job says.
+        identities: the site's clients by id, with what they sign with.
         label: name of the configuration, for the run folder's name where there is no ``expname``.
 
     Raises:
         FedMLLMError: bad configuration, data or model; or another process has a client's folder.
     """
+    clients = list(identities)
     check_extras(config, evaluates=False)
     check_output(config.outdir)
     with contextlib.ExitStack() as stack:
@@ -141,17 +179,5 @@ def opened(config: Config, clients: Sequence[int], label: str) -> Iterator[Site]
         together = dataclasses.replace(first, clients={client: data[client].clients[client] for client in clients})
         federation = Federation.build(config, together)
         federation.shortened_rows()
-        yield Site(config, {c: _client(config, c, data[c], folders[c], federation) for c in clients}, federation)
-
-
-def _client(config: Config, client: int, data: FederatedData, folder: RunFolder, federation: Federation) -> _Client:
-    identity = site_identity(config, client, data.clients[client], data.template)
-    store = SiteStore(Path(folder.path) / STATE, identity, needed=bool(config.method.keeps))
-    return _Client(
-        data,
-        folder,
-        store,
-        handlers_of(config, client, federation, Path(folder.path), Identity.plaintext(client)),
-        Journal(folder.path, f"client {client}"),
-        StatusFile(folder.path),
-    )
+        own = {c: SiteClient.of(config, c, data[c], folders[c].path, federation, identities[c]) for c in clients}
+        yield Site(config, own, federation)

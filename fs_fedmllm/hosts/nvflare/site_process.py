@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.distributed.frames import Contract, decode, encode
@@ -49,12 +50,23 @@ class SiteProcess:
 
     Args:
         settings: the site's configuration, nested.
-        clients: ids of the site's clients.
+        workspace: of the site, with its startup kit.
+        site: its name.
+        sites: site -> ids of its clients.
         label: name of the configuration.
     """
 
-    def __init__(self, settings: Mapping[str, Any], clients: Sequence[int], label: str):
-        self._begin = Message(_BEGIN, {"settings": dict(settings), "clients": list(clients), "label": label})
+    def __init__(
+        self, settings: Mapping[str, Any], workspace: Path, site: str, sites: Mapping[str, Sequence[int]], label: str
+    ):
+        header = {
+            "settings": dict(settings),
+            "workspace": str(workspace),
+            "site": site,
+            "sites": sites,
+            "label": label,
+        }
+        self._begin = Message(_BEGIN, header)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -149,10 +161,13 @@ def main(descriptor: int) -> None:
 
 def _serve(pipe: Connection, begin: Message) -> None:
     from fs_fedmllm.config import from_mapping
+    from fs_fedmllm.hosts.nvflare.certificates import identity_of
     from fs_fedmllm.hosts.nvflare.site import opened
 
     header = begin.header
-    with opened(from_mapping(header["settings"]), header["clients"], header["label"]) as site:
+    workspace, name, sites = Path(header["workspace"]), header["site"], header["sites"]
+    identities = {client: identity_of(workspace, client, name, sites) for client in sites[name]}
+    with opened(from_mapping(header["settings"]), identities, header["label"]) as site:
         while True:
             message = _read(pipe)
             try:

@@ -1,0 +1,238 @@
+"""Rounds whose clients are reached by NVFlare's tasks: the adapter of one machine, whatever a site does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from short_runs import CONFIGS, SHORT
+from sites import Started, Wire, locked, server_of
+from waiting import LONG, Clock, wait_until
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.distributed.frames import FrameLimits
+from fs_fedmllm.distributed.identity import Identity
+from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.server import RoundServer, Stopped
+from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
+
+pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
+
+from nvflare_sites import Sites, Work
+
+from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
+from fs_fedmllm.hosts.nvflare.site import Site, SiteClient
+
+WORDS = [*SHORT, "federate.total_round_num", "3", "federate.client_num", "3", "federate.sample_client_num", "3",
+         "eval.freq", "3", "fedmllm.eval.limit", "4", "data.splitter_args", "[{alpha: 5.0}]"]  # fmt: skip
+SITES = {"site-1": [1, 3], "site-2": [2]}
+#: Algorithms of which each has something of its own on the way.
+RUNS = {
+    "fedavg": [],
+    "fedyogi_adaptive": ["federate.method", "fedyogi", "fedmllm.regularizer.type", "adaptive"],
+    "fedyogi_fedprox": ["federate.method", "fedyogi", "fedmllm.regularizer.type", "fedprox"],
+    "scaffold": ["federate.method", "scaffold"],
+    "compressed": ["fedmllm.compression.upload", "int8"],
+    "dp": ["fedmllm.privacy.dp.noise_multiplier", "0.0", "fedmllm.privacy.dp.clip_norm", "0.1"],
+}
+
+
+def federation_of(config: schema.Config) -> Federation:
+    """The pieces, as every site and the server have them: one model behind a lock."""
+    made = locked(Federation.build(config, prepare_data(config)))
+    made.config = replace(config, federate=replace(config.federate, mode="distributed"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict[str, Any]]:
+    """A federation of three clients, and the results of its embedded run."""
+    words = [*WORDS, "outdir", str(tmp_path_factory.mktemp("embedded"))]
+    config = schema.load(CONFIGS / "aligned_a50.yaml", words)
+    embedded, _ = run(config)
+    return federation_of(config), embedded
+
+
+def site(federation: Federation, clients: Sequence[int], folder: Path) -> Site:
+    """A site with these clients, over the shared model."""
+    whole = federation.data
+    own = {}
+    for client in clients:
+        data = FederatedData(whole.dataset, whole.template, {client: whole.clients[client]}, whole.manifest)
+        place = folder / f"client_{client}"
+        place.mkdir(parents=True, exist_ok=True)
+        own[client] = SiteClient.of(federation.config, client, data, place, federation, Identity.plaintext(client))
+    return Site(federation.config, own, federation)
+
+
+def works(federation: Federation, folder: Path) -> dict[str, Work]:
+    """What every site does, honestly."""
+    return {name: site(federation, clients, folder).answer for name, clients in SITES.items()}
+
+
+@contextmanager
+def dispatched(server: RoundServer, sites: Mapping[str, Work]) -> Iterator[tuple[Dispatch, Sites]]:
+    """Tasks go from the server to the sites, for the length of a block."""
+    carrier = Sites(sites)
+    dispatch = Dispatch(server.desk, SITES, carrier, FrameLimits())
+    thread = threading.Thread(target=dispatch.run, daemon=True)
+    thread.start()
+    try:
+        yield dispatch, carrier
+    finally:
+        dispatch.end()
+        thread.join(LONG)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """Holds the server, so that one which a test leaves behind is ended."""
+    made = Wire()
+    yield made
+    made.end()
+
+
+def after(work: Work, change: Callable[[Message, Message], Message]) -> Work:
+    """A site whose answers to tasks of a round are something else."""
+
+    def changed(message: Message) -> Message:
+        answer = work(message)
+        return change(message, answer) if message.kind == "task" else answer
+
+    return changed
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_adapter_is_that_of_one_machine(name: str, shared: Any, wire: Wire, tmp_path: Path) -> None:
+    if name == "fedavg":
+        federation, embedded = shared
+    else:
+        config = schema.load(CONFIGS / "aligned_a50.yaml", [*WORDS, *RUNS[name], "outdir", str(tmp_path / "e")])
+        embedded, federation = run(config)[0], federation_of(config)
+    server = server_of(federation, tmp_path / "server", wire)
+    with dispatched(server, works(federation, tmp_path)) as (dispatch, carrier):
+        results = server.run()
+    assert results["adapter_sha256"] == embedded["adapter_sha256"]
+    assert results["refused"] == []
+    assert results["evaluations"] == embedded["evaluations"]
+    kinds = [message.kind for _, message in carrier.given]
+    assert (kinds.count("join"), kinds.count("task"), kinds.count("finish")) == (2, 9, 3)
+    assert dispatch.sent > dispatch.received > 0
+    for client in (1, 2, 3):
+        assert (tmp_path / f"client_{client}" / "adapter" / "adapter_model.safetensors").is_file()
+        assert not list((tmp_path / f"client_{client}" / "state").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda task, answer: Message("failed", {"failed": "it has no more memory"}), "no more memory"),
+        (lambda task, answer: Message("answer", {}, {}), "something else than it was asked for"),
+        (lambda task, answer: replace(answer, header={**answer.header, "round": 7}), "something else"),
+        (lambda task, answer: replace(answer, tensors={"no": torch.ones(1)}), "'no' is not expected"),
+        (lambda task, answer: replace(answer, tensors={n: t.double() for n, t in answer.tensors.items()}), "float64"),
+        (lambda task, answer: replace(answer, tensors={n: t * torch.nan for n, t in answer.tensors.items()}),
+         "not finite"),
+        (lambda task, answer: replace(answer, header={**answer.header, "rows": 9999}), "now reports 9999"),
+        (lambda task, answer: replace(answer, header={**answer.header, "client": 1}), None),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_refused_by_name_and_the_round_goes_on(
+    change: Any, says: str | None, shared: Any, wire: Wire, tmp_path: Path
+) -> None:
+    federation, embedded = shared
+    server = server_of(federation, tmp_path / "server", wire)
+    sites = works(federation, tmp_path)
+    sites["site-2"] = after(sites["site-2"], lambda task, answer: change(task, answer))
+    with dispatched(server, sites):
+        results = server.run()
+    if says is None:  # what an answer says of its sender counts for nothing: the certificate does
+        assert results["adapter_sha256"] == embedded["adapter_sha256"]
+        return
+    assert results["participants"] == [[1, 3]] * 3
+    assert [entry["client"] for entry in results["refused"]] == [2, 2, 2]
+    assert all(says in entry["reason"] for entry in results["refused"])
+
+
+def test_a_site_that_is_another_runs_takes_no_part(shared: Any, wire: Wire, tmp_path: Path) -> None:
+    federation, _ = shared
+    server = server_of(federation, tmp_path / "server", wire, join_timeout=0.5, min_clients=2)
+
+    def other(message: Message) -> Message:
+        answer = sites["site-2"](message)
+        if message.kind == "join":
+            own = {**answer.header["clients"]["2"], "agreed": {"seed": 99}}
+            return Message(answer.kind, {"clients": {"2": own, "1": own}})  # and says that it is client 1, too
+        return answer
+
+    sites = works(federation, tmp_path)
+    with dispatched(server, {**sites, "site-2": other}):
+        results = server.run()
+    assert results["participants"] == [[1, 3]] * 3
+    assert "another configuration" in server.desk.last_error
+
+
+def test_a_site_that_misses_its_deadline_is_asked_again_and_comes_back(
+    shared: Any, wire: Wire, tmp_path: Path
+) -> None:
+    federation, _ = shared
+    clock, hold, held = Clock(), threading.Event(), threading.Event()
+    server = server_of(federation, tmp_path / "server", wire, clock, turn_timeout=10.0, min_clients=2)
+    sites = works(federation, tmp_path)
+
+    def slow(message: Message) -> Message:
+        if message.kind == "task" and message.header["round"] == 0:
+            held.set()
+            assert hold.wait(LONG)
+        return honest(message)
+
+    def lets_go(message: Message) -> Message:
+        if message.kind == "task" and message.header["round"] == 1 and message.header["client"] == 3:
+            hold.set()  # in the middle of round 1, which goes on without it
+            wait_until(lambda: server.desk.is_there(2))
+        return first(message)
+
+    honest, first = sites["site-2"], sites["site-1"]
+    with dispatched(server, {"site-1": lets_go, "site-2": slow}):
+        started = Started(server.run)
+        assert held.wait(LONG)
+        wait_until(lambda: server.desk.opened is not None and server.desk.opened.answered == {1, 3})
+        clock.advance(11)
+        results = started.join()
+    assert results["participants"] == [[1, 3], [1, 3], [1, 2, 3]]
+
+
+def test_a_server_that_comes_back_takes_the_answers_that_sites_hold(shared: Any, wire: Wire, tmp_path: Path) -> None:
+    """The job breaks off when all have trained and none was taken; submitted again, nobody trains twice."""
+    federation, embedded = shared
+    server = server_of(federation, tmp_path / "server", wire)
+    sites, lost = works(federation, tmp_path), threading.Event()
+
+    def breaks_off(work: Work) -> Work:
+        def until(message: Message) -> Message:
+            answer = work(message)
+            if message.kind == "task" and message.header["round"] == 1:
+                server.stop()
+                lost.set()
+                threading.Event().wait(0.2)
+            return answer
+
+        return until
+
+    with dispatched(server, {name: breaks_off(work) for name, work in sites.items()}), pytest.raises(Stopped):
+        server.run()
+    assert lost.is_set() and server.session.state.round == 1
+    again = server_of(federation, tmp_path / "server", wire)
+    with dispatched(again, works(federation, tmp_path)) as (_, carrier):
+        results = again.run()
+    assert results["adapter_sha256"] == embedded["adapter_sha256"]
+    assert any(message.header.get("held") for _, message in carrier.given if message.kind == "task")

@@ -1,0 +1,205 @@
+"""A job's folder, a site's own settings and policy, and an admin who stays with a job; NVFlare itself is not run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from short_runs import CONFIGS, REPOSITORY
+
+from fs_fedmllm.cli import main
+from fs_fedmllm.errors import ConfigError, HostError
+from fs_fedmllm.hosts.nvflare.admin import follow, standing
+from fs_fedmllm.hosts.nvflare.settings import site_config
+from fs_fedmllm.hosts.nvflare.sites import check_sites, dealt
+
+pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
+
+HOSPITALS = str(REPOSITORY / "examples" / "hospitals" / "hospitals.yaml")
+
+
+def kit(folder: Path, role: str = "client", **resources: Any) -> Path:
+    """What ``nvflare provision`` gives a site, as far as we look at it."""
+    (folder / "startup").mkdir(parents=True)
+    (folder / "local").mkdir()
+    (folder / "startup" / f"fed_{role}.json").write_text("{}")
+    found = {"class_allow_list": ["nvflare.app_common."], "allow_log_streaming": True} | resources
+    (folder / "local" / "resources.json.default").write_text(json.dumps(found))
+    return folder
+
+
+def job(folder: Path, *words: str) -> Path:
+    """A job's ``config`` folder as a site finds it."""
+    assert main(["nvflare", "job", HOSPITALS, "--out", str(folder), *words]) == 0
+    return folder / "app" / "config"
+
+
+def test_a_job_is_a_configuration_and_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = job(tmp_path / "job", "--sites", "b,a", "seed", "5", "data.root", "/somewhere")
+    assert "b: clients 1, 3\na: client 2\n" in (said := capsys.readouterr().out)
+    assert "each site has its own (local/fedmllm.yaml): " in said and "data.root" in said and "outdir" in said
+    files = sorted(str(path.relative_to(tmp_path / "job")) for path in (tmp_path / "job").rglob("*") if path.is_file())
+    assert files == ["app/config/config_fed_client.json", "app/config/config_fed_server.json",
+                     "app/config/fedmllm.yaml", "meta.json"]  # fmt: skip
+    meta = json.loads((tmp_path / "job" / "meta.json").read_text())
+    assert (meta["deploy_map"], meta["min_clients"]) == ({"app": ["server", "b", "a"]}, 1)
+    for name in ("client", "server"):
+        text = (place / f"config_fed_{name}.json").read_text()
+        assert '"path": "fs_fedmllm.' in text and "nvflare." not in text.replace("hosts.nvflare.", "")
+    config = site_config(place, kit(tmp_path / "kit"))
+    assert (config.seed, config.federate.mode) == (5, "distributed")
+    assert config.data.root == str(tmp_path / "kit" / "data")
+    assert config.outdir == str(tmp_path / "kit" / "exp")  # outside the job's own folder, which goes with the job
+    assert main(["nvflare", "job", HOSPITALS, "--out", str(tmp_path / "job")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["federate.method", "local"], "federate.method local has no meaning"),
+        (["fedmllm.checkpoint_every", "2"], "fedmllm.checkpoint_every"),
+        (["fedmllm.eval.metrics", "[metrics/mine.py]"], "names the file metrics/mine.py, which is code"),
+        (["federate.save_to", "/etc/adapter"], "federate.save_to"),
+        (["--sites", "a,b,c,d"], "4 sites are named for 3 clients"),
+        (["--sites", "server,b"], "'server' cannot be a site's name"),
+        (["--sites", "a,../b"], "cannot be a site's name"),
+    ],
+)
+def test_what_does_not_run_is_refused_before_anything_is_written(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["nvflare", "job", HOSPITALS, "--out", str(tmp_path / "job"), *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["outdir: /etc", "data: {root: /etc}", "model: {type: fedmllm, fedmllm: {trust_remote_code: True}}",
+     "fedmllm: {vision_cache: {folder: /etc}}", "federate: {save_to: /etc/x}", "fedmllm: {eval: {metrics: [x/y.py]}}"],
+)  # fmt: skip
+def test_a_site_refuses_a_job_that_names_its_places_or_brings_code(line: str, tmp_path: Path) -> None:
+    place = tmp_path / "config"
+    place.mkdir()
+    (place / "fedmllm.yaml").write_text(line + "\n")
+    with pytest.raises(ConfigError):
+        site_config(place, kit(tmp_path / "kit"))
+
+
+def test_a_sites_own_file_holds_its_own_affair_and_nothing_else(tmp_path: Path) -> None:
+    place, site = job(tmp_path / "job"), kit(tmp_path / "kit")
+    own = site / "local" / "fedmllm.yaml"
+    own.write_text("data: {root: here}\nfedmllm: {threads: 3}\n")
+    config = site_config(place, site)
+    assert (config.data.root, config.fedmllm.threads) == (str(site / "here"), 3)
+    own.write_text("train: {local_update_steps: 50}\n")
+    with pytest.raises(ConfigError, match=r"train\.local_update_steps is not a site's own affair"):
+        site_config(place, site)
+
+
+def test_a_site_is_made_ready_once_and_the_doctor_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fs_fedmllm.tools import doctor
+
+    site, data = kit(tmp_path / "site"), tmp_path / "rows"
+    data.mkdir()
+
+    def findings() -> dict[str, doctor.Finding]:
+        return {finding.subject: finding for finding in doctor._nvflare(site)}
+
+    before = findings()
+    assert before["class_allow_list"].verdict == before["log streaming"].verdict == doctor.BAD
+    assert f"fs-fedmllm nvflare site {site}" in before["class_allow_list"].remedy
+    assert main(["nvflare", "site", str(site), "--data", str(data), "--own-rows"]) == 0
+    assert "log_streaming is false now" in capsys.readouterr().out
+    found = json.loads((site / "local" / "resources.json").read_text())
+    assert found == {"class_allow_list": ["nvflare.app_common.", "fs_fedmllm."], "allow_log_streaming": False}
+    assert {finding.verdict for finding in findings().values()} == {doctor.GOOD}
+    assert str(data) in findings()["local/fedmllm.yaml"].found
+    assert main(["nvflare", "site", str(site)]) == 0  # again: nothing is left to change, and nothing is lost
+    assert capsys.readouterr().out == f"{site} is ready.\n"
+    assert str(data) in findings()["local/fedmllm.yaml"].found
+    assert main(["nvflare", "site", str(tmp_path)]) == 2
+    assert "no workspace of NVFlare's" in capsys.readouterr().err
+    assert main(["nvflare", "site", str(site), "--data", str(tmp_path / "none")]) == 2
+
+
+def test_a_servers_jobs_lie_in_its_own_workspace(tmp_path: Path) -> None:
+    site = kit(tmp_path / "site", "server", components=[{"args": {"uri_root": "/tmp/nvflare/jobs-storage"}}])
+    assert main(["nvflare", "site", str(site)]) == 0
+    found = json.loads((site / "local" / "resources.json").read_text())
+    assert found["components"][0]["args"]["uri_root"] == f"{site}/storage/jobs-storage"
+    assert found["allow_log_streaming"] is True  # what a server receives is not a site's log
+
+
+def test_every_client_has_one_site() -> None:
+    assert dealt(["x", "y", "z"], 10) == {"x": [1, 4, 7, 10], "y": [2, 5, 8], "z": [3, 6, 9]}
+    for sites in ({"x": [1], "y": [1]}, {"x": [1, 3]}, {"x": [1, 2, 3]}, {"x": [1, 2], "y": []}):
+        with pytest.raises(ConfigError):
+            check_sites(sites, 2)
+
+
+class Server:
+    """NVFlare's admin session: each job is what a list says of it, look by look."""
+
+    def __init__(self, *jobs: list[tuple[str, int]]):
+        self._jobs = list(jobs)
+        self.submitted = 0
+        self._now: list[tuple[str, int]] = []
+
+    def submit_job(self, path: str) -> str:
+        self._now = self._jobs[self.submitted]
+        self.submitted += 1
+        return f"job-{self.submitted}"
+
+    def get_job_meta(self, job_id: str) -> dict[str, str]:
+        if not self._now:
+            raise RuntimeError("no such job")
+        return {"status": self._now[0][0]}
+
+    def show_stats(self, job_id: str, target: str) -> dict[str, Any]:
+        done = self._now.pop(0)[1]
+        return {"server": {"fs_fedmllm": {"round": done, "rounds": 3, "doing": "turn"}, "ServerRunner": {}}}
+
+
+BROKEN, GOOD, RUNNING = "FINISHED:EXECUTION_EXCEPTION", "FINISHED:COMPLETED", "RUNNING"
+
+
+def test_a_job_that_breaks_off_is_submitted_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    jobs = [[(RUNNING, 1), (BROKEN, 0)], [("SUBMITTED", 0)], [(RUNNING, 2), (GOOD, 0)]]
+    jobs[1] = [(RUNNING, 1), (RUNNING, 2), (BROKEN, 0)]
+    server = Server(*jobs)
+    assert follow(server, tmp_path, said.append, lambda seconds: None) == "job-3"
+    assert sum("goes on from its last round" in line for line in said) == 2
+    assert "round 2 of 3 done, turn" in said
+    assert standing(server, "job-3") == (GOOD, {})
+
+
+def test_a_job_that_gets_no_further_is_given_up(tmp_path: Path) -> None:
+    server = Server([(RUNNING, 1), (BROKEN, 0)], *([(RUNNING, 1), (BROKEN, 0)] for _ in range(9)))
+    with pytest.raises(HostError, match="4 times in a row without a round more"):
+        follow(server, tmp_path, lambda line: None, lambda seconds: None)
+    assert server.submitted == 4
+    with pytest.raises(HostError, match="was aborted"):
+        follow(Server([("FINISHED:ABORTED", 0)]), tmp_path, lambda line: None, lambda seconds: None)
+    with pytest.raises(HostError, match="knows no job"):
+        standing(Server(), "job-9")
+
+
+def test_what_is_no_job_or_no_kit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nvflare", "submit", str(tmp_path), "--admin", str(tmp_path)]) == 2
+    assert "has no meta.json" in capsys.readouterr().err
+    assert main(["nvflare", "status", "x", "--admin", str(tmp_path)]) == 2
+    assert "fed_admin.json cannot be read" in capsys.readouterr().err
+
+
+def test_presets_of_this_engine_are_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = str(CONFIGS / "cross_i3t7.yaml")
+    words = ["federate.method", "local", "outdir", str(tmp_path)]
+    assert main(["run", path, "--engine", "nvflare", *words]) == 2
+    assert "federate.method local has no meaning" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
