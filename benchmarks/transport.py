@@ -1,11 +1,13 @@
-"""Our transport beside FederatedScope's own gRPC manager, in one run on loopback.
+"""Our transport beside FederatedScope's own gRPC manager and NVFlare's cells, in one run on loopback.
 
     python benchmarks/transport.py                  # the table, into transport.md; needs FEDERATEDSCOPE_HOME
     python benchmarks/transport.py large --gib 2.2  # one large adapter through ours: seconds and peak memory
 
 The server is a process of its own. Kinds of transport alternate, so that other work on the machine falls on all of
 them; medians and ratios of medians are reported. FederatedScope's messages go through its managers unchanged, and its
-tensors are unpickled as its aggregator does it (``param2tensor``), because only then can they be used.
+tensors are unpickled as its aggregator does it (``param2tensor``), because only then can they be used. NVFlare's are
+payloads of ``hosts/nvflare`` over its cells, under the scheme of a provisioned server: without its task polling, which
+comes on top.
 """
 
 from __future__ import annotations
@@ -33,8 +35,13 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "distributed"))
 
 from recording_proxy import RecordingProxy  # noqa: E402
 
-KINDS = ("fs", "plain", "tls")
-NAMES = {"fs": "FederatedScope", "plain": "ours, no TLS", "tls": "ours, mutual TLS"}
+KINDS = ("fs", "nvflare", "plain", "tls")
+NAMES = {
+    "fs": "FederatedScope",
+    "nvflare": "NVFlare, mutual TLS",
+    "plain": "ours, no TLS",
+    "tls": "ours, mutual TLS",
+}
 HOST = "127.0.0.1"
 #: What a small message carries; FederatedScope cannot send an empty mapping.
 NOTHING = {"n": torch.zeros(1)}
@@ -155,6 +162,99 @@ class OurClient:
         self._connection.close()
 
 
+# --- NVFlare ---------------------------------------------------------------------------------------------------------
+
+
+def cell(fqcn: str, folder: str, port: int) -> Any:
+    """A cell of NVFlare's with our certificates."""
+    import logging
+
+    from nvflare.fuel.f3.cellnet.cell import Cell
+    from nvflare.fuel.f3.drivers.driver_params import DriverParams
+    from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
+
+    from fs_fedmllm.hosts.nvflare.payload import prepare
+
+    logging.getLogger().setLevel(logging.CRITICAL)
+    nvflare_fobs_initialize()
+    prepare()
+    name = "server" if fqcn == "server" else "client-1"
+    role = "SERVER" if fqcn == "server" else "CLIENT"
+    credentials = {
+        DriverParams.CA_CERT.value: f"{folder}/ca.crt",
+        getattr(DriverParams, f"{role}_CERT").value: f"{folder}/{name}.crt",
+        getattr(DriverParams, f"{role}_KEY").value: f"{folder}/{name}.key",
+    }
+    made = Cell(
+        fqcn=fqcn,
+        root_url=f"http://{HOST}:{port}",
+        secure=True,
+        credentials=credentials,
+        create_internal_listener=False,
+    )
+    made.start()
+    return made
+
+
+def serve_nvflare(folder: str, port: int) -> None:
+    from nvflare.fuel.f3.cellnet.core_cell import Message as CellMessage
+    from nvflare.private.defs import CellChannel
+
+    from fs_fedmllm.distributed.frames import ANY_TENSORS
+    from fs_fedmllm.distributed.messages import Message
+    from fs_fedmllm.hosts.nvflare.payload import pack, unpack
+
+    def handle(request: Any) -> Any:
+        message = unpack(request.payload, lambda kind, header: ANY_TENSORS)
+        answer = Message("ok", {"round": 3}, message.tensors if message.header["back"] else NOTHING)
+        reply = CellMessage(payload=pack(answer))
+        reply.set_header("return_code", "ok")
+        return reply
+
+    made = cell("server", folder, port)
+    made.register_request_cb(channel=CellChannel.AUX_COMMUNICATION, topic="bench", cb=handle)
+    print("ready", flush=True)
+    sys.stdin.read()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+    os._exit(0)
+
+
+class NVFlareClient:
+    def __init__(self, folder: str, port: int) -> None:
+        self._folder, self._count = folder, 0
+        self._cell: Any = None
+        self.connect(port)
+
+    def connect(self, port: int) -> None:
+        self.close()
+        self._count += 1
+        self._cell = cell(f"site-{self._count}", self._folder, port)
+        until = time.monotonic() + 60
+        while not self._cell.is_cell_connected("server"):
+            if time.monotonic() > until:
+                raise SystemExit("NVFlare's cells do not connect.")
+            time.sleep(0.1)
+
+    def exchange(self, tensors: dict[str, torch.Tensor], back: bool, kind: str = "model_para") -> None:
+        from nvflare.fuel.f3.cellnet.core_cell import Message as CellMessage
+        from nvflare.private.defs import CellChannel
+
+        from fs_fedmllm.distributed.frames import ANY_TENSORS
+        from fs_fedmllm.distributed.messages import Message
+        from fs_fedmllm.hosts.nvflare.payload import pack, unpack
+
+        message = Message(kind, {"round": 3, "client": 1, "back": back}, tensors)
+        request = CellMessage(payload=pack(message))
+        reply = self._cell.send_request(
+            channel=CellChannel.AUX_COMMUNICATION, topic="bench", target="server", request=request, timeout=600
+        )
+        unpack(reply.payload, lambda kind, header: ANY_TENSORS)
+
+    def close(self) -> None:
+        if self._cell is not None:
+            self._cell.stop()
+
+
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +285,11 @@ class Setup:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None and self.process.stdout.readline().strip() == "ready"
         self.proxy = RecordingProxy(port, keep=False)
-        self.client: Any = HostClient(own, port) if kind == "fs" else OurClient(kind, folder, port)
+        self.client: Any
+        if kind == "nvflare":
+            self.client = NVFlareClient(folder, port)
+        else:
+            self.client = HostClient(own, port) if kind == "fs" else OurClient(kind, folder, port)
 
     def count(self, call: Callable[[Any], object]) -> int:
         """Bytes that go through the proxy, both ways."""
@@ -317,6 +421,15 @@ def large(args: argparse.Namespace) -> None:
     print(f"server's peak memory {peak / 2**20:.2f} GiB; sender's grew by {grown / 2**20:.2f} GiB sending")
 
 
+def start_serving(args: argparse.Namespace) -> None:
+    if args.kind == "fs":
+        serve_host(args.port, args.peer)
+    elif args.kind == "nvflare":
+        serve_nvflare(args.folder, args.port)
+    else:
+        serve_ours(args.kind, args.folder, args.port)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(function=compare)
@@ -333,8 +446,7 @@ def main() -> None:
     serve.add_argument("--folder")
     serve.add_argument("--port", type=int)
     serve.add_argument("--peer", type=int)
-    serve.set_defaults(function=lambda a: serve_host(a.port, a.peer) if a.kind == "fs" else serve_ours(
-        a.kind, a.folder, a.port))  # fmt: skip
+    serve.set_defaults(function=start_serving)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     args.function(args)

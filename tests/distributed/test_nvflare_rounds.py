@@ -20,6 +20,7 @@ from fs_fedmllm.distributed.frames import FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.server import RoundServer, Stopped
+from fs_fedmllm.privacy import central
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
@@ -41,8 +42,12 @@ RUNS = {
     "fedyogi_fedprox": ["federate.method", "fedyogi", "fedmllm.regularizer.type", "fedprox"],
     "scaffold": ["federate.method", "scaffold"],
     "compressed": ["fedmllm.compression.upload", "int8"],
-    "dp": ["fedmllm.privacy.dp.noise_multiplier", "0.0", "fedmllm.privacy.dp.clip_norm", "0.1"],
-}
+    "dp": ["fedmllm.privacy.dp.noise_multiplier", "1.0", "fedmllm.privacy.dp.clip_norm", "0.1",
+           "fedmllm.privacy.dp.delta", "0.01"],
+    "secure": ["fedmllm.privacy.secure_aggregation.enabled", "True"],
+}  # fmt: skip
+#: Exchanges of a round in which a client is asked for something.
+PHASES = {"secure": 4}
 
 
 def federation_of(config: schema.Config) -> Federation:
@@ -112,7 +117,10 @@ def after(work: Work, change: Callable[[Message, Message], Message]) -> Work:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_adapter_is_that_of_one_machine(name: str, shared: Any, wire: Wire, tmp_path: Path) -> None:
+def test_the_adapter_is_that_of_one_machine(
+    name: str, shared: Any, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(central, "add_noise", lambda mean, *rest: mean)  # it is no function of the seed
     if name == "fedavg":
         federation, embedded = shared
     else:
@@ -125,11 +133,35 @@ def test_the_adapter_is_that_of_one_machine(name: str, shared: Any, wire: Wire, 
     assert results["refused"] == []
     assert results["evaluations"] == embedded["evaluations"]
     kinds = [message.kind for _, message in carrier.given]
-    assert (kinds.count("join"), kinds.count("task"), kinds.count("finish")) == (2, 9, 3)
+    assert (kinds.count("join"), kinds.count("task"), kinds.count("finish")) == (2, 9 * PHASES.get(name, 1), 3)
     assert dispatch.sent > dispatch.received > 0
     for client in (1, 2, 3):
         assert (tmp_path / f"client_{client}" / "adapter" / "adapter_model.safetensors").is_file()
         assert not list((tmp_path / f"client_{client}" / "state").glob("*"))
+
+
+def test_a_dropout_of_a_secure_round_is_left_out_of_its_sum(wire: Wire, tmp_path: Path) -> None:
+    """Client 2 is gone before it has sent its masked update of round 1; the sum is that of the other two."""
+    words = [*WORDS, *RUNS["secure"]]
+    config = schema.load(CONFIGS / "aligned_a50.yaml", [*words, "outdir", str(tmp_path / "exp")])
+    federation = federation_of(config)
+    server = server_of(federation, tmp_path / "server", wire)
+
+    def gone(task: Message, answer: Message) -> Message:
+        if task.header["phase"] == "secure_turn" and task.header["round"] == 1:
+            return Message("failed", {"failed": "the site's training process ended"})
+        return answer
+
+    sites = works(federation, tmp_path)
+    with dispatched(server, {**sites, "site-2": after(sites["site-2"], gone)}):
+        results = server.run()
+    assert results["participants"] == [[1, 2, 3], [1, 3], [1, 2, 3]]
+    assert [(entry["round"], entry["client"]) for entry in results["refused"]] == [(1, 2)]
+    replayed = ["fedmllm.replay", str(tmp_path / "server" / "results.json")]
+    plain, _ = run(schema.load(CONFIGS / "aligned_a50.yaml", [*WORDS, *replayed, "outdir", str(tmp_path / "plain")]))
+    # A sum in fixed point is rounded otherwise than one in float32.
+    for one, other in zip(results["evaluations"], plain["evaluations"], strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
