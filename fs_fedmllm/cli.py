@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from fs_fedmllm.commands import (
+    audit,
     certs,
     compare,
     config,
@@ -43,7 +44,7 @@ EXIT_READER_GONE = 141
 #: One module per command, in the order of ``--help``.
 COMMANDS = (
     *(init, run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
-    *(compare, merge, predict, evaluate, push, config, doctor, plug),
+    *(audit, compare, merge, predict, evaluate, push, config, doctor, plug),
 )
 
 

@@ -201,6 +201,21 @@ class Evaluator:
             return {"do_sample": False}
         return {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05}
 
+    def row_losses(self, samples: Sequence[Sample]) -> np.ndarray:
+        """(rows,) mean negative log-likelihood per token of each row's reference answer, in the order of the rows.
+
+        Args:
+            samples: rows, each with an answer.
+        """
+        encoded = self.encoder.encode(samples)
+        losses = np.zeros(len(encoded))
+        for indices in self._batches(encoded):
+            batch = self.encoder.collate([encoded[i] for i in indices], completions=True)
+            with torch.no_grad():
+                logits = self._model().last_logits(batch.inputs, batch.labels.shape[1])
+                losses[indices] = batch.row_losses(logits).double().cpu().numpy()
+        return losses
+
     def _model(self) -> MLLM:
         self.encoder.mllm.set_training(False)
         return self.encoder.mllm

@@ -76,6 +76,16 @@ class Batch:
             reduction="sum",
         )
 
+    def row_losses(self, logits: torch.Tensor) -> torch.Tensor:
+        """(rows,) mean cross-entropy over the supervised tokens of each row; 0 for a row without any.
+
+        Args:
+            logits: as for :meth:`loss_sum`.
+        """
+        labels = self.labels[:, 1:]
+        each = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
+        return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+
     @property
     def supervised(self) -> int:
         """Number of supervised tokens."""

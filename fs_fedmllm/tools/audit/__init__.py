@@ -1,0 +1,1 @@
+"""What attacks on a finished run find: evidence beside a promise, never in its place."""
