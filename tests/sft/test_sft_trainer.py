@@ -15,6 +15,7 @@ from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
+from wandb_runs import offline_history
 
 from fs_fedmllm import FedMLLMTrainer
 from fs_fedmllm.config import RegularizerConfig
@@ -195,3 +196,47 @@ def test_trls_own_script_takes_the_folder(tmp_path: Path, folder: Path, monkeypa
     script, training, model, dataset = sft.make_parser().parse_args_and_config()
     sft.main(script, training, model, dataset)
     assert (tmp_path / "trained" / "adapter_model.safetensors").is_file()
+
+
+def _mlflow_history(folder: Path) -> list[dict[str, float]]:
+    """The same of the one run in MLflow's files."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"file://{folder / 'mlruns'}")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    steps: dict[int, dict[str, float]] = {}
+    for name in run.data.metrics:
+        for point in client.get_metric_history(run.info.run_id, name):
+            steps.setdefault(point.step, {})[name] = point.value
+    return [steps[step] for step in sorted(steps)]
+
+
+@pytest.mark.parametrize(
+    ("tool", "history", "prefix"), [("wandb", offline_history, "train/"), ("mlflow", _mlflow_history, "")]
+)
+def test_report_to_has_the_loss_and_the_penalty_apart(
+    tmp_path, rows, monkeypatch, tool: str, history: Any, prefix: str
+) -> None:
+    pytest.importorskip(tool, reason=f"NOT RUN: {tool} is not installed")
+    for name, value in {
+        "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "WANDB_PROJECT": "p",
+        "WANDB_CACHE_DIR": str(tmp_path / "cache"), "WANDB_CONFIG_DIR": str(tmp_path / "config"),
+        "MLFLOW_TRACKING_URI": f"file://{tmp_path / 'mlruns'}", "MLFLOW_ALLOW_FILE_STORE": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    args = arguments(tmp_path, report_to=[tool], run_name="ours")
+    made = trainer(tmp_path, rows, args=args, regularizer=ADAPTIVE)
+    try:
+        made.train()
+        wanted = [entry for entry in made.state.log_history if "penalty" in entry]
+    finally:
+        if tool == "wandb":
+            import wandb
+
+            wandb.teardown()  # its own process writes the file, and has written it all when it has ended
+    told = [line for line in history(tmp_path) if f"{prefix}penalty" in line]
+    assert len(told) == len(wanted) == 3 and wanted[-1]["penalty"] > 0
+    for line, entry in zip(told, wanted, strict=True):
+        for name in ("loss", "task_loss", "penalty"):
+            assert line[prefix + name] == pytest.approx(entry[name])
