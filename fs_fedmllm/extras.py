@@ -26,6 +26,8 @@ EXTRAS: dict[str, dict[str, str]] = {
     "dicom": {"pydicom": "pydicom"},
     "heif": {"pillow_heif": "pillow-heif"},
     "nvflare": {"nvflare": "nvflare"},
+    "wandb": {"wandb": "wandb"},
+    "mlflow": {"mlflow": "mlflow-skinny"},
     "completion": {"argcomplete": "argcomplete"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
 }
@@ -79,6 +81,9 @@ def check_extras(config: Config, *, evaluates: bool = True) -> None:
     """
     for extra, what, modules, error in _needed(config):
         require_extra(extra, what, *modules, error=error)
+    for name in config.fedmllm.report_to if evaluates else ():
+        if name in EXTRAS:
+            require_extra(name, f"fedmllm.report_to: {name}")
     metrics = config.fedmllm.eval.metrics
     if evaluates and (paths := metric_paths(metrics)):
         require_extra("evaluate", f"fedmllm.eval.metrics: {paths[0]}")

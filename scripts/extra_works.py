@@ -237,6 +237,19 @@ def nvflare(folder: Path) -> None:
     works("run", CONFIG, "--engine", "nvflare", *RUN, "expname", "simulated")
 
 
+def wandb(folder: Path) -> None:
+    """A run that wandb keeps offline."""
+    os.environ["WANDB_MODE"] = "offline"
+    embedded("told", "fedmllm.report_to", "[wandb]")
+    assert list(Path("exp/told/wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def mlflow(folder: Path) -> None:
+    """A run that MLflow keeps in files."""
+    embedded("told", "fedmllm.report_to", "[mlflow]")
+    assert list(Path("exp/mlruns").glob("*/*/metrics/round/bytes_sent"))
+
+
 def completion(folder: Path) -> None:
     """A shell asks what may follow."""
     line, told = "fs-fedmllm run configs/cross_i3t7.yaml federate.method=fedy", folder / "offered"
@@ -287,7 +300,7 @@ def heif(folder: Path) -> None:
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
     "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "completion": completion,
-    "nvflare": nvflare, "dicom": dicom, "heif": heif, "dev": dev,
+    "nvflare": nvflare, "dicom": dicom, "heif": heif, "wandb": wandb, "mlflow": mlflow, "dev": dev,
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def faults(config: Config) -> Iterator[str]:
     yield from missing_modality_faults(config)
     yield from _average_faults(config)
     yield from hub_faults(config)
+    yield from _tracker_faults(config)
     if not config.counts_clients:
         yield from privacy_faults(config)
     yield from compression_faults(config)
@@ -80,6 +81,17 @@ def _value_faults(config: Config) -> Iterator[str]:
         yield "data.type is not set; name a data set, for example digits_triage."
     if not config.data.splitter:
         yield f"data.splitter is not set; choose one of {', '.join(SPLITTERS)}."
+
+
+#: Names of ``fedmllm.report_to``.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+def _tracker_faults(config: Config) -> Iterator[str]:
+    for name in config.fedmllm.report_to:
+        if name not in TRACKERS:
+            near = nearest(str(name), TRACKERS)
+            yield f"fedmllm.report_to has {name!r}, which is not one of {', '.join(TRACKERS)}{near}"
 
 
 def _federation_faults(config: Config) -> Iterator[str]:

@@ -304,6 +304,12 @@ class _FedMLLMConfig:
         valid=Range(2, default=0),
         owner="server",
     )
+    report_to: list = key(
+        ["tensorboard"],
+        "Where a run reports its numbers beside its folder: tensorboard, wandb, mlflow; [] is nowhere.",
+        owner="server",
+        numbers=False,
+    )
     replay: str = key(
         "",
         "results.json of a run: its recorded clients take part in each round, in place of those that would be drawn.",

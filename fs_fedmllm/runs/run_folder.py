@@ -10,6 +10,7 @@ zero_shot/            answers before round 0, where they were written ones
 adapter/              the final adapter in PEFT's format; adapter_best/ the best round's; adapter_average/ the mean of
                       the last rounds', where fedmllm.average_last keeps it
 events/               TensorBoard
+trackers.json         what other trackers (fedmllm.report_to) were told; wandb/ is wandb's own folder
 checkpoint/           the state to resume from (removed when the run ends)
 run.log               what a site of a distributed run said; the folder of client 3 there is client_3/
 run.lock              who is writing (removed when the run ends; one that a killed run left does not matter)
@@ -34,6 +35,8 @@ from fs_fedmllm.config import Config, config_digest, load, settings, to_mapping,
 from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
 from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, write_atomically
 from fs_fedmllm.files.locks import Lock
+from fs_fedmllm.runs.tensorboard import Events
+from fs_fedmllm.runs.tracking import MAKERS, Trackers, named_figures
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +211,8 @@ class RunFolder:
         self.path = path
         self.config = config
         path.mkdir(parents=True, exist_ok=True)
-        self._events: Any = None
+        self._events = Events(path / "events", named_figures) if "tensorboard" in config.fedmllm.report_to else None
+        self._trackers = Trackers(path, config, MAKERS)
         self._lock: Lock | None = None
 
     def lock(self) -> None:
@@ -231,7 +235,8 @@ class RunFolder:
             remove_abandoned(copy.parent, copy.name)
 
     def unlock(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; of a run that is not finished, what was recorded since its checkpoint is not told."""
+        self._trackers.close("stopped")
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -242,13 +247,19 @@ class RunFolder:
         write_atomically(self.path / "resolved_config.yaml", text.encode())
 
     def keep_lines(self, count: int) -> None:
-        """Cut metrics.jsonl to its first ``count`` lines: what came after the checkpoint is computed again."""
+        """Cut metrics.jsonl and the events to the first ``count`` lines: what came after them is computed again.
+
+        Trackers begin, or go on there.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        write_atomically(path, b"".join(lines[:count]))
+        lines = (path.read_bytes().splitlines(keepends=True) if path.is_file() else [])[:count]
+        write_atomically(path, b"".join(lines))
+        if self._events is not None:
+            self._events.keep([json.loads(line) for line in lines])
+        self._trackers.begin(len(lines))
 
     def record(self, kind: str, round_index: int, figures: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl, and its numbers to the TensorBoard events.
+        """Append a line to metrics.jsonl; its numbers go to the TensorBoard events, and to trackers once they stand.
 
         Args:
             kind: ``turn``, ``round``, ``evaluation``, or ``test_set``, whose figures name the ``set``.
@@ -258,27 +269,21 @@ class RunFolder:
         line = {"kind": kind, "round": round_index, **figures}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        events = self._writer()
-        of = {"turn": f"client_{figures.get('client')}", "test_set": f"test_set_{figures.get('set')}"}
-        prefix = of.get(kind, kind)
-        for name, value in figures.items():
-            # A penalty of exactly 0 is switched off, and a panel of zeros says nothing.
-            if isinstance(value, int | float) and name != "client" and (name != "penalty" or value):
-                events.add_scalar(f"{prefix}/{name}", value, round_index)
+        if self._events is not None:
+            self._events.record(line)
+        self._trackers.record(line)
 
-    def _writer(self) -> Any:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self.path / "events"))
-        return self._events
+    def stands(self) -> None:
+        """What was recorded will not be computed again: a checkpoint holds it, or none will be made."""
+        self._trackers.stands()
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file."""
         write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def close(self) -> None:
-        """Flush the events."""
+        """The run is finished: everything is told, to the events and the trackers."""
         if self._events is not None:
             self._events.close()
-            self._events = None
+        self._trackers.stands()
+        self._trackers.close("finished")

@@ -266,6 +266,8 @@ class Session:
         every = self.config.fedmllm.checkpoint_every
         if every and self.state.round % every == 0 and self.state.round < self.config.federate.total_round_num:
             self._save()
+        if not every:
+            self.folder.stands()
         if self._hub is not None:
             self._hub.after_round(self.state.round, self.state.params, self.state.best, self._results, self._save)
 
@@ -328,6 +330,7 @@ class Session:
     def _save(self) -> None:
         self.state.figures["seconds"] = self._seconds()
         save_checkpoint(self.folder.path / "checkpoint", self.state, self._identity, self._belongs)
+        self.folder.stands()
 
     def _results(self, digest: str | None = None) -> dict[str, Any]:
         return results_so_far(
