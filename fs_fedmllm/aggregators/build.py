@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 
 from fs_fedmllm.aggregators.aggregator import Aggregator, BufferedAggregator
+from fs_fedmllm.aggregators.dimension_wise import dimension_wise_mean
 from fs_fedmllm.aggregators.lora_exact import exact_lora_mean
 from fs_fedmllm.aggregators.mean import RunningMean
 from fs_fedmllm.aggregators.modality_weights import Presence, modality_mean, modality_weights
 from fs_fedmllm.aggregators.robust import coordinate_median, krum_selection, norm_bounded, trimmed_mean
+from fs_fedmllm.aggregators.robust_pca import robust_pca_mean
 from fs_fedmllm.aggregators.updates import Updates, weighted_mean
 from fs_fedmllm.algorithms.factors import is_a
 from fs_fedmllm.algorithms.state import State
@@ -37,7 +39,8 @@ def build_aggregator(
         outside: Aggregator = RULES[config.rule](params, config)
         return outside
     weighted = config.client_weights in ("balanced", "complete")
-    if config.rule == "mean" and config.lora != "exact" and not weighted and not config.outlier_factor:
+    plain = config.rule == "mean" and config.lora in ("factors", "frozen_a")
+    if plain and not weighted and not config.outlier_factor:
         return RunningMean(params)
 
     def reweigh(updates: Updates) -> State:
@@ -60,10 +63,18 @@ def build_aggregator(
             figures["kept_clients"] = float(len(kept))
         elif config.rule == "norm_bounded":
             updates = norm_bounded(updates)
-        if config.lora != "exact":
+        if config.rule == "robust_pca":
+            if weighted:
+                updates = _modality_weighted(updates, presence, config)
+            mean, figures["sparse_share"] = robust_pca_mean(updates, config.sparse_scale)
+            return mean, figures
+        if config.lora not in ("exact", "dimension_wise"):
             return reweigh(updates), figures
         if weighted:
             updates = _modality_weighted(updates, presence, config)
+        if config.lora == "dimension_wise":
+            ranks = {client: int(rank) for client, rank in enumerate(config.ranks, start=1)}
+            return dimension_wise_mean(params, updates, ranks), figures
         mean, report = exact_lora_mean(params, updates)
         if report:
             figures["lora_residual"] = max(pair.residual for pair in report.values())

@@ -14,6 +14,8 @@ from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 from fs_fedmllm.algorithms.fedavg import FedAvg
 from fs_fedmllm.algorithms.fedavgm import FedAvgM
 from fs_fedmllm.algorithms.feddyn import FedDyn
+from fs_fedmllm.algorithms.fedilora import FediLoRA
+from fs_fedmllm.algorithms.fedlc import FedLC
 from fs_fedmllm.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fs_fedmllm.algorithms.moon import Moon
 from fs_fedmllm.algorithms.proximal import Adaptive, FedProx
@@ -30,7 +32,7 @@ _METHODS: tuple[type[Method], ...] = (
     *(FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, Scaffold, FedDyn),
     *(Local, Global),
 )
-_REGULARIZERS: tuple[type[Regularizer], ...] = (NoRegularizer, FedProx, Adaptive, Moon, Yoco)
+_REGULARIZERS: tuple[type[Regularizer], ...] = (NoRegularizer, FedProx, Adaptive, Moon, Yoco, FedLC, FediLoRA)
 
 METHODS: Registry[type[Method]] = Registry("fs_fedmllm.algorithms", {cls.name: cls for cls in _METHODS})
 

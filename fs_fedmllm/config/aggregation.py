@@ -12,11 +12,11 @@ from fs_fedmllm.algorithms.factors import FACTORED
 from fs_fedmllm.keys import NOT_NEGATIVE, SHARE, Range, key
 from fs_fedmllm.registry import Registry
 
-OUR_RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded")
+OUR_RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded", "robust_pca")
 #: Values of ``fedmllm.aggregation.rule``; of another package's, ``(params, section) -> aggregator``.
 RULES: Registry[Any] = Registry("fs_fedmllm.aggregators", dict.fromkeys(OUR_RULES))
 #: Rules that pick whole updates or average them, so that clients' weights and exact LoRA means have a meaning.
-AVERAGING_RULES = ("mean", "norm_bounded")
+AVERAGING_RULES = ("mean", "norm_bounded", "robust_pca")
 SELECTING_RULES = ("krum", "multi_krum")
 CLIENT_WEIGHTS = ("default", "samples", "uniform", "balanced", "complete")
 
@@ -27,8 +27,8 @@ class AggregationConfig:
 
     rule: str = key(
         "mean",
-        "How updates are combined; all but mean are robust to a minority of bad clients and keep the round's "
-        "updates in memory.",
+        "How updates are combined; all but mean keep the round's updates in memory, and all but mean and robust_pca "
+        "are robust to a minority of bad clients.",
         choices=RULES,
     )
     byzantine: int = key(0, "krum, multi_krum: bad clients that a round may hold.", unit="clients", valid=NOT_NEGATIVE)
@@ -43,12 +43,19 @@ class AggregationConfig:
         "trimmed_mean: share of the clients dropped at each end of every coordinate, rounded up.",
         valid=Range(0, 0.5, True, True),
     )
+    sparse_scale: float = key(
+        2.0, "robust_pca: beta, what the clients' sparse parts are scaled by; 1 is the plain mean.", valid=NOT_NEGATIVE
+    )
     lora: str = key(
         "factors",
-        "What is averaged: A and B apart, exactly their product, or B alone with A frozen.",
-        choices=("factors", "exact", "frozen_a"),
+        "What is averaged: A and B apart, exactly their product, B alone with A frozen, or A and B dimension by "
+        "dimension over the clients whose rank has it.",
+        choices=("factors", "exact", "frozen_a", "dimension_wise"),
     )
-    ranks: list = key([], "LoRA rank of each client, in the order of their ids; needs lora: exact. Empty: all alike.")
+    ranks: list = key(
+        [],
+        "LoRA rank of each client, in the order of their ids; needs lora: exact or dimension_wise. Empty: all alike.",
+    )
     client_weights: str = key(
         "default",
         "Weight of a client: the method's own, its rows, one, both modalities alike (balanced), or less the more its "
@@ -110,6 +117,16 @@ def aggregation_faults(config: Any) -> Iterator[str]:
             f"{section}.trim {chosen.trim:g} drops {math.ceil(chosen.trim * clients - 1.0e-9)} of {clients} clients "
             "at each end, which leaves none. Sample more clients a round."
         )
+    if chosen.rule == "robust_pca":
+        if clients < 2:
+            yield f"{section}.rule robust_pca compares clients, and this run's rounds have {clients}."
+        if chosen.lora == "exact":
+            yield (
+                f"{section}.rule robust_pca combines A and B apart, and {section}.lora exact averages their products. "
+                "Set lora to factors."
+            )
+    elif chosen.sparse_scale != AggregationConfig().sparse_scale:
+        yield f"{section}.sparse_scale is read by robust_pca; {section}.rule is {chosen.rule}."
     if chosen.outlier_factor > 0 and clients < 3:
         yield (
             f"{section}.outlier_factor compares with the round's median, which needs 3 clients; this run's rounds "
@@ -158,16 +175,24 @@ def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
                 "fedmllm.compression.error_feedback adds what rounding took in another basis. Set it to False, or "
                 "fedmllm.compression.upload to float32."
             )
+    if chosen.lora == "dimension_wise":
+        if not chosen.ranks:
+            yield (
+                f"{section}.lora dimension_wise is the plain mean of factors where all clients have one rank; give "
+                f"{section}.ranks, or set lora to factors."
+            )
+        if chosen.rule != "mean":
+            yield f"{section}.lora dimension_wise is a mean of its own; set {section}.rule to mean."
     if chosen.ranks:
         if config.fedmllm.compression.upload != "float32":
             yield (
                 f"{section}.ranks sends factors of other shapes than the global ones; set fedmllm.compression.upload "
                 "to float32."
             )
-        if chosen.lora != "exact":
+        if chosen.lora not in ("exact", "dimension_wise"):
             yield (
-                f"{section}.ranks needs {section}.lora exact: averaging factors of different ranks apart shrinks "
-                "every direction that some clients lack."
+                f"{section}.ranks needs {section}.lora exact or dimension_wise: averaging factors of different ranks "
+                "apart shrinks every direction that some clients lack."
             )
         if len(chosen.ranks) != config.federate.client_num:
             yield (
@@ -197,11 +222,11 @@ def _privacy_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
     if not config.fedmllm.privacy.dp.enabled:
         return
     section, privacy = "fedmllm.aggregation", "fedmllm.privacy.dp.clip_norm"
-    if chosen.rule != "mean" or chosen.lora == "exact" or chosen.outlier_factor > 0:
+    if chosen.rule != "mean" or chosen.lora in ("exact", "dimension_wise") or chosen.outlier_factor > 0:
         yield (
-            f"{privacy} bounds what one client changes in a plain mean of differences; {section}.rule, lora: exact "
-            "and outlier_factor change the mean by more. Use rule mean, lora factors or frozen_a, and no "
-            "outlier_factor."
+            f"{privacy} bounds what one client changes in a plain mean of differences; {section}.rule, lora: exact or "
+            "dimension_wise and outlier_factor change the mean by more. Use rule mean, lora factors or frozen_a, and "
+            "no outlier_factor."
         )
     if chosen.client_weights not in ("default", "uniform"):
         yield f"under {privacy} every client weighs the same; set {section}.client_weights to default."
@@ -228,7 +253,7 @@ def _method_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
 def _sum_faults(method: type[Method], chosen: AggregationConfig) -> Iterator[str]:
     if (
         chosen.rule != "mean"
-        or chosen.lora == "exact"
+        or chosen.lora in ("exact", "dimension_wise")
         or bool(chosen.max_update_norm and chosen.norm_action == "clip")
     ):
         yield (

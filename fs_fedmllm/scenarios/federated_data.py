@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from fs_fedmllm.algorithms import REGULARIZERS
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.metric_paths import named_metrics
@@ -90,6 +91,12 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
             f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
             f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
             "it to 0."
+        )
+    kind = config.fedmllm.regularizer.type
+    if template.task != "choice" and REGULARIZERS[kind].shifts_options:
+        raise ConfigError(
+            f"fedmllm.regularizer.type is {kind}, and the answers of {dataset.name} (template {template.name!r}) are "
+            "open: they have no options whose logits to calibrate. Use another."
         )
     if template.task != "choice" and config.fedmllm.predict.combine != "joint":
         raise ConfigError(
