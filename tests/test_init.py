@@ -8,6 +8,7 @@ import json
 import os
 import random
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -72,7 +73,8 @@ def test_a_table_with_hospitals_and_patients_runs_as_it_is_written(here, capsys)
     assert raw["data"] == {"type": "own", "root": "wounds", "splitter": "fedmllm_given",
                            "splitter_args": [{"client": "hospital"}]}  # fmt: skip
     assert raw["fedmllm"]["data"] == {
-        "file": "wounds.csv", "columns": {"image": "photo", "text": "nurse_note", "label": "finding"},
+        "file": "wounds.csv", "title": "wounds",
+        "columns": {"image": "photo", "text": "nurse_note", "label": "finding"},
         "image_root": "photos", "split": {"val": 0.1, "test": 0.2, "together": "patient_id"},
     }  # fmt: skip
     assert written.count("  # ") >= 8  # commented
@@ -215,10 +217,16 @@ def test_nothing_is_written_over_without_force(here, capsys):
     assert main(["init", "r.csv", "--yes", "--out", "other.yaml"]) == 0
     assert main(["init", "r.csv", "--yes", "--out", "other.txt"]) == 2
     assert main(["init", "r.csv", "--yes", "--out", "nowhere/other.yaml"]) == 2
-    (here / "sub").mkdir()
-    assert main(["init", "r.csv", "--yes", "--out", "sub/other.yaml"]) == 0
-    raw = yaml.safe_load((here / "sub/other.yaml").read_text())
-    assert os.path.isabs(raw["data"]["root"]) and os.path.isabs(raw["fedmllm"]["template"])
+    (here / "sub/data").mkdir(parents=True)
+    assert main(["init", "r.csv", "--yes", "--out", "sub/second.yaml"]) == 0
+    raw = yaml.safe_load((here / "sub/second.yaml").read_text())
+    assert os.path.isabs(raw["data"]["root"]) and raw["fedmllm"]["template"] == "second_template.yaml"
+    assert main(["init", "r.csv", "--yes", "--out", "sub/other.yaml"]) == 0  # the data has a template of that name
+    assert os.path.isabs(yaml.safe_load((here / "sub/other.yaml").read_text())["fedmllm"]["template"])
+    os.replace(here / "r.csv", here / "sub/data/r.csv")
+    assert main(["init", "sub/data", "--yes", "--out", "sub/inner.yaml"]) == 0
+    assert yaml.safe_load((here / "sub/inner.yaml").read_text())["data"]["root"] == "data"
+    assert main(["data", "check", "sub/inner.yaml"]) == 0  # from another folder
 
 
 def test_what_the_rows_lack_is_said_and_ends_in_1(here, capsys):
@@ -265,7 +273,7 @@ def test_of_a_large_file_only_the_beginning_is_read(here, monkeypatch, capsys):
 
 
 def columns_of(rows):
-    found = Look(root=None, file="", sources=[])
+    found = Look(root=Path("rows"), file="", sources=[])
     for row in rows:
         found.rows[""] += 1
         for name, value in row.items():

@@ -180,15 +180,13 @@ def _write(args: argparse.Namespace, found: Any, proposal: Proposal, out: Path, 
     from fs_fedmllm.files.atomic import write_atomically
     from fs_fedmllm.tools.init.writing import config_yaml, next_steps, template_yaml
 
-    here = out.parent.resolve() == Path.cwd()
-    root = str(found.root) if here else str(found.root.resolve())
     beside = found.root / template.name
-    # A path that begins here would be looked for in the data folder first.
+    # A template's name is looked for in the data folder first.
     clash = beside.exists() and beside.resolve() != template.resolve()
-    named = template.name if here and not clash else str(template.resolve())
+    named = str(template.resolve()) if clash else template.name
     texts = {
         template: template_yaml(proposal, args.path),
-        out: config_yaml(proposal, found, root=root, template=named, about=args.path),
+        out: config_yaml(proposal, found, root=_from(out, found.root), template=named, about=args.path),
     }
     for path, text in texts.items():
         write_atomically(path, text.encode())
@@ -198,6 +196,16 @@ def _write(args: argparse.Namespace, found: Any, proposal: Proposal, out: Path, 
         print(f"But not all is well with the rows yet: {wrong}")
     print("\nNext:\n" + "\n".join(f"  {line}" for line in next_steps(shlex.quote(str(out)))))
     return 1 if wrong else 0
+
+
+def _from(out: Path, root: Path) -> str:
+    """The data's folder as the configuration names it: from its own folder on where it lies in there, else in full."""
+    home, there = out.parent.resolve(), root.resolve()
+    if not there.is_relative_to(home):
+        return str(there)
+    named = there.relative_to(home)
+    elsewhere = (Path.cwd() / named).resolve()
+    return str(there) if elsewhere.is_dir() and elsewhere != there else named.as_posix()
 
 
 def _checked(out: Path) -> str:

@@ -41,7 +41,8 @@ _GROUP = _words(
 )
 _SITE = _words(
     "hospital hospitals site sites clinic centre center institution institute ward department station device scanner "
-    "location region client clients organisation organization school city country event practice camera"
+    "location region client clients organisation organization school city country event practice camera "
+    "district province borough branch"
 )
 _SPLIT = _words("split splits subset partition fold set")
 _QUESTION = _words("question questions query")

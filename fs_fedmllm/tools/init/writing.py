@@ -109,6 +109,8 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
     ]
     if found.file:
         lines.append(f"    file: {scalar(found.file)}")
+    title = found.file.partition(".")[0] or found.root.resolve().name
+    lines.append(_line(f"    title: {scalar(title)}", "what results and plots call the data"))
     mapped = [(field, columns.get(field, "")) for field in _FIELDS]
     if found.layout == "classes":
         mapped = []
@@ -121,7 +123,7 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
         lines.append("    columns:")
         for field, column in told:
             why = proposal.reasons.get(field, "") if column else f"there is no {field}"
-            lines.append(_line(f"      {field}: {scalar(column)}", shown_name(why, 80)))
+            lines.append(_line(f"      {field}: {scalar(column)}", shown_name(why, 56)))
     if proposal.image_root:
         lines.append(_line(f"    image_root: {scalar(proposal.image_root)}", "where image paths begin"))
     if "split" in columns and columns["split"] != "split":
