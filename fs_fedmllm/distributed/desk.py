@@ -20,6 +20,7 @@ from fs_fedmllm.distributed.journal import Journal
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.phases import Phase
 from fs_fedmllm.distributed.roster import Roster
+from fs_fedmllm.distributed.shelf import Shelf
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.checkpoint import RunState
@@ -74,6 +75,7 @@ class Desk:
         status: what the ``status`` request is told.
         told: what clients must say of their rows, see :func:`fs_fedmllm.config.missing_modalities.told_of_rows`.
         clock: monotonic seconds.
+        shelf: where updates wait that come before their turn; None keeps them in memory.
 
     Attributes:
         news: the lock of everything below and of the roster; whoever changes something notifies.
@@ -96,7 +98,9 @@ class Desk:
         status: Callable[[], dict[str, Any]],
         told: str = "",
         clock: Callable[[], float] = time.monotonic,
+        shelf: Shelf | None = None,
     ):
+        self._shelf = shelf
         self._state = state
         self._rounds = rounds
         self._roster = roster
@@ -309,10 +313,14 @@ class Desk:
             answer = opened.phase.read(client, message)
         except p.ProtocolError as error:  # counted as an answer, or it would be asked for again and again
             answer, unusable = UNUSABLE, str(error)
+        if self._shelf is not None and not opened.answered.issuperset(c for c in opened.clients if c < client):
+            answer = self._shelf.put(client, answer)  # before its turn
         with self.news:
-            if opened.closed:
-                return self._refuse("late", f"{here} came when that was over.", client)
-            if client in opened.answered:
+            if opened.closed or client in opened.answered:
+                if self._shelf is not None:
+                    self._shelf.drop(answer)
+                if opened.closed:
+                    return self._refuse("late", f"{here} came when that was over.", client)
                 return self._refuse("duplicate", f"{here} is here already.", client)
             opened.answers[client] = answer
             opened.answered.add(client)

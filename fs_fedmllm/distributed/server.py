@@ -24,6 +24,7 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.distributed.secure_store import OPENED, OVER, RoundStore, held_round
+from fs_fedmllm.distributed.shelf import Shelf
 from fs_fedmllm.errors import TooFewError
 from fs_fedmllm.rounds.schedule import evaluation_due
 from fs_fedmllm.runs.session import Session
@@ -83,6 +84,7 @@ class RoundServer:
         self._linger = linger
         self._doing = "starting"
         self._ended = threading.Event()
+        self._shelf = Shelf(session.folder.path)
         self.desk = Desk(
             session.state,
             self._total,
@@ -94,6 +96,7 @@ class RoundServer:
             status=self.status,
             told=told_of_rows(session.config),
             clock=clock,
+            shelf=self._shelf,
         )
 
     # The round loop ---------------------------------------------------------------------------------------------
@@ -116,6 +119,7 @@ class RoundServer:
             self._ended.set()
             self.desk.stopping.set()
             self.desk.wake()  # whoever waits for an answer is told that there will be none
+            self._shelf.close()
 
     def _run(self) -> dict[str, Any]:
         session = self.session
@@ -348,7 +352,7 @@ class RoundServer:
                     if answer is None or answer is UNUSABLE:
                         self._lose(client, round_index)
                         continue
-                phase.take(client, answer)
+                phase.take(client, self._shelf.take(answer))
                 taken.append(client)
         finally:
             with self.desk.news:

@@ -84,10 +84,12 @@ def works(federation: Federation, folder: Path) -> dict[str, Work]:
 
 
 @contextmanager
-def dispatched(server: RoundServer, sites: Mapping[str, Work]) -> Iterator[tuple[Dispatch, Sites]]:
+def dispatched(
+    server: RoundServer, sites: Mapping[str, Work], clients: Mapping[str, Sequence[int]] = SITES
+) -> Iterator[tuple[Dispatch, Sites]]:
     """Tasks go from the server to the sites, for the length of a block."""
     carrier = Sites(sites)
-    dispatch = Dispatch(server.desk, SITES, carrier, FrameLimits())
+    dispatch = Dispatch(server.desk, clients, carrier, FrameLimits())
     thread = threading.Thread(target=dispatch.run, daemon=True)
     thread.start()
     try:
@@ -138,6 +140,26 @@ def test_the_adapter_is_that_of_one_machine(
     for client in (1, 2, 3):
         assert (tmp_path / f"client_{client}" / "adapter" / "adapter_model.safetensors").is_file()
         assert not list((tmp_path / f"client_{client}" / "state").glob("*"))
+
+
+def test_updates_that_come_early_wait_on_disk(shared: Any, wire: Wire, tmp_path: Path) -> None:
+    """Client 1 is last in every round; what the others sent is not in the server's memory meanwhile."""
+    federation, embedded = shared
+    server, seen = server_of(federation, tmp_path / "server", wire), []
+    sites = {f"site-{client}": site(federation, [client], tmp_path).answer for client in (1, 2, 3)}
+
+    def last(message: Message) -> Message:
+        if message.kind == "task":
+            wait_until(lambda: server.desk.opened is not None and server.desk.opened.answered == {2, 3})
+            seen.append(len(list((tmp_path / "server" / "arrived").glob("client-*.safetensors"))))
+        return first(message)
+
+    first = sites["site-1"]
+    with dispatched(server, {**sites, "site-1": last}, {name: [int(name[-1])] for name in sites}):
+        results = server.run()
+    assert seen == [2, 2, 2]
+    assert results["adapter_sha256"] == embedded["adapter_sha256"]
+    assert not (tmp_path / "server" / "arrived").exists()
 
 
 def test_a_dropout_of_a_secure_round_is_left_out_of_its_sum(wire: Wire, tmp_path: Path) -> None:
@@ -241,6 +263,35 @@ def test_a_site_that_misses_its_deadline_is_asked_again_and_comes_back(
         clock.advance(11)
         results = started.join()
     assert results["participants"] == [[1, 3], [1, 3], [1, 2, 3]]
+
+
+def test_rounds_do_not_wait_for_a_site_that_nvflare_says_is_gone(shared: Any, wire: Wire, tmp_path: Path) -> None:
+    """No deadline passes in this test: the clock stands."""
+    federation, _ = shared
+    server = server_of(federation, tmp_path / "server", wire, Clock(), turn_timeout=10.0, min_clients=2)
+    sites, gone, go = works(federation, tmp_path), threading.Event(), threading.Event()
+
+    def silent(message: Message) -> Message:
+        if message.kind == "task" and message.header["round"] == 0:
+            gone.set()
+            assert go.wait(LONG)  # its answer comes when that is over
+        return honest(message)
+
+    def until_back(message: Message) -> Message:
+        if message.kind == "task" and message.header["round"] == 1 and message.header["client"] == 3:
+            go.set()
+            dispatch.found("site-2")
+            wait_until(lambda: server.desk.is_there(2))
+        return first(message)
+
+    honest, first = sites["site-2"], sites["site-1"]
+    with dispatched(server, {"site-1": until_back, "site-2": silent}) as (dispatch, _):
+        started = Started(server.run)
+        assert gone.wait(LONG)
+        dispatch.lost("site-2")
+        results = started.join()
+    assert results["participants"] == [[1, 3], [1, 3], [1, 2, 3]]
+    assert [entry["reason"] for entry in results["refused"]] == ["client 2: its site is gone"]
 
 
 def test_a_server_that_comes_back_takes_the_answers_that_sites_hold(shared: Any, wire: Wire, tmp_path: Path) -> None:

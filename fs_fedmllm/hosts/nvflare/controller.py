@@ -16,6 +16,7 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -107,8 +108,12 @@ class FedMLLMController(Controller):
         logger.info("%s answered %s when that was over.", client.name, task_name)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Tell NVFlare's ``show_stats`` how the run stands."""
+        """Tell NVFlare's ``show_stats`` how the run stands, and hear of sites that go and come back."""
         super().handle_event(event_type, fl_ctx)
+        if self._dispatch is not None and event_type == EventType.CLIENT_DISCONNECTED:
+            self._dispatch.lost(fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME))
+        if self._dispatch is not None and event_type == EventType.CLIENT_RECONNECTED:
+            self._dispatch.found(fl_ctx.get_prop(FLContextKey.RECONNECTED_CLIENT_NAME))
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._server is not None:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
             if isinstance(collector, GroupInfoCollector):

@@ -125,6 +125,24 @@ class Dispatch:
             self.sent += wire_bytes(message.tensors)
         return self._carrier.hand_out(site, message, back)
 
+    # Sites that go and come -------------------------------------------------------------------------------------
+
+    def lost(self, site: str) -> None:
+        """NVFlare says that a site is gone: rounds do not wait for its clients' deadline."""
+        for client in self._sites.get(site, ()):
+            if not self._desk.is_there(client):
+                continue
+            opened = self._desk.opened
+            if opened is not None and client in opened.clients and client not in opened.answered:
+                place = {"phase": opened.phase.name, "round": opened.round, "start": opened.phase.start}
+                self._desk.handle(client, Message(p.ANSWER, {**place, "client": client, "failed": "its site is gone"}))
+            self._desk.handle(client, Message(p.LEAVE, {"client": client, "why": "its site is gone"}))
+
+    def found(self, site: str) -> None:
+        """NVFlare says that a site is back: it is asked who is there."""
+        if site in self._known:
+            self._ask(site)
+
     # What comes back --------------------------------------------------------------------------------------------
 
     def _read(self, result: Any, contract: Callable[[str, Mapping[str, Any]], Contract]) -> Message:
