@@ -12,6 +12,7 @@ from short_runs import CONFIGS, REPOSITORY
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.hosts.nvflare.admin import follow, standing
+from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR, examined
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites, dealt
 
@@ -91,9 +92,10 @@ def test_a_site_refuses_a_job_that_names_its_places_or_brings_code(line: str, tm
 def test_a_sites_own_file_holds_its_own_affair_and_nothing_else(tmp_path: Path) -> None:
     place, site = job(tmp_path / "job"), kit(tmp_path / "kit")
     own = site / "local" / "fedmllm.yaml"
-    own.write_text("data: {root: here}\nfedmllm: {threads: 3}\n")
+    own.write_text("data: {root: here}\nfedmllm: {threads: 3, data: {title: ours}}\n")
     config = site_config(place, site)
     assert (config.data.root, config.fedmllm.threads) == (str(site / "here"), 3)
+    assert config.fedmllm.data == {"title": "ours"}
     own.write_text("train: {local_update_steps: 50}\n")
     with pytest.raises(ConfigError, match=r"train\.local_update_steps is not a site's own affair"):
         site_config(place, site)
@@ -116,7 +118,7 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
     assert main(["nvflare", "site", str(site), "--data", str(data), "--own-rows"]) == 0
     assert "log_streaming is false now" in capsys.readouterr().out
     found = json.loads((site / "local" / "resources.json").read_text())
-    assert found == {"class_allow_list": ["nvflare.app_common.", "fs_fedmllm."], "allow_log_streaming": False}
+    assert found == {"class_allow_list": ["nvflare.app_common.", EXECUTOR], "allow_log_streaming": False}
     assert {finding.verdict for finding in findings().values()} == {doctor.GOOD}
     assert str(data) in findings()["local/fedmllm.yaml"].found
     assert main(["nvflare", "site", str(site)]) == 0  # again: nothing is left to change, and nothing is lost
@@ -127,11 +129,35 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
     assert main(["nvflare", "site", str(site), "--data", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("entry", "fine"),
+    [("*", True), ("fs_fedmllm.", True), ("fs_fedmllm", True), (EXECUTOR, True), (CONTROLLER, False), ("fs_", False),
+     (7, False), ("", False)],
+)  # fmt: skip
+def test_the_doctor_reads_the_list_as_nvflare_does(entry: object, fine: bool, tmp_path: Path) -> None:
+    site = kit(tmp_path / "site", class_allow_list=[entry])
+    assert next(found for found in examined(site) if found[0] == "class_allow_list")[1] is fine
+
+
+def test_a_template_of_ones_own_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = (REPOSITORY / "data_templates" / "digits_triage.yaml").read_bytes()
+    (tmp_path / "mine.yaml").write_bytes(shipped)
+    place = job(tmp_path / "job", "fedmllm.template", str(tmp_path / "mine.yaml"))
+    assert (place / "template.yaml").read_bytes() == shipped
+    assert str(tmp_path) not in (place / "fedmllm.yaml").read_text()  # where it lay is nobody's business
+    assert site_config(place, kit(tmp_path / "kit")).fedmllm.template == str(place / "template.yaml")
+    text = (place / "fedmllm.yaml").read_text().replace("template: template.yaml", "template: /etc/mine.yaml")
+    (place / "fedmllm.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="a file on somebody's machine"):
+        site_config(place, tmp_path / "kit")
+
+
 def test_a_servers_jobs_lie_in_its_own_workspace(tmp_path: Path) -> None:
     site = kit(tmp_path / "site", "server", components=[{"args": {"uri_root": "/tmp/nvflare/jobs-storage"}}])
     assert main(["nvflare", "site", str(site)]) == 0
     found = json.loads((site / "local" / "resources.json").read_text())
     assert found["components"][0]["args"]["uri_root"] == f"{site}/storage/jobs-storage"
+    assert found["class_allow_list"][-1] == CONTROLLER
     assert found["allow_log_streaming"] is True  # what a server receives is not a site's log
 
 

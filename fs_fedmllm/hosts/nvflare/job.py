@@ -10,7 +10,10 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.hosts.nvflare.settings import JOB_FILE
+from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.files.untrusted import WRITTEN, read_regular
+from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR
+from fs_fedmllm.hosts.nvflare.settings import JOB_FILE, TEMPLATE_FILE, is_file
 
 #: Seconds until a site that got no task asks again, and until the server looks at its tasks again. NVFlare's own
 #: default of 2 s would be most of what a round costs beside training.
@@ -30,10 +33,11 @@ def write_job(
         label: name of the configuration.
 
     Raises:
-        OSError: the folder is there already, or cannot be made.
+        OSError: the folder is there already, or cannot be made; or the template cannot be read.
     """
+    own = config.fedmllm.template
+    template = read_regular(Path(own), WRITTEN) if is_file(own) else None  # its content goes along, not its path
     arguments = {"sites": {site: list(clients) for site, clients in sites.items()}, "label": label}
-    place = "fs_fedmllm.hosts.nvflare"
     quorum = config.fedmllm.network.min_clients or (len(sites) + 1) // 2
     meta = {
         "name": folder.name,
@@ -47,14 +51,14 @@ def write_job(
         "task_data_filters": [],
         "task_result_filters": [],
         "components": [],
-        "workflows": [{"id": "fedmllm", "path": f"{place}.controller.FedMLLMController", "args": arguments}],
+        "workflows": [{"id": "fedmllm", "path": CONTROLLER, "args": arguments}],
     }
     client = {
         "format_version": 2,
         "executors": [
             {
                 "tasks": ["fedmllm_*"],
-                "executor": {"path": f"{place}.executor.FedMLLMExecutor", "args": arguments},
+                "executor": {"path": EXECUTOR, "args": arguments},
             }
         ],
         "task_data_filters": [],
@@ -69,4 +73,8 @@ def write_job(
         (inner / "config_fed_client.json", client),
     ):
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (inner / JOB_FILE).write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
+    carried = dict(raw)
+    if template is not None:
+        (inner / TEMPLATE_FILE).write_bytes(template)
+        put(carried, "fedmllm.template", TEMPLATE_FILE)
+    (inner / JOB_FILE).write_text(yaml.safe_dump(carried, sort_keys=False), encoding="utf-8")

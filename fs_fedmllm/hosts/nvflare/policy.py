@@ -20,8 +20,10 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 
-#: Every component of a job's that is ours begins with this; it goes into the sites' ``class_allow_list``.
-ALLOWED = "fs_fedmllm."
+#: What a job of ours builds at the server and at a site. Whole names, not our package's prefix: a job may build
+#: whatever the list lets in, with arguments of its own, and there are classes here that write files.
+CONTROLLER = "fs_fedmllm.hosts.nvflare.controller.FedMLLMController"
+EXECUTOR = "fs_fedmllm.hosts.nvflare.executor.FedMLLMExecutor"
 ALLOW_LIST, STREAMING = "class_allow_list", "allow_log_streaming"
 RESOURCES = "resources.json"
 #: Where NVFlare's template for a server keeps jobs and snapshots, whoever else does on this machine.
@@ -32,7 +34,7 @@ def resources() -> dict[str, Any]:
     """The part of ``resources.json`` that is about us: our classes may be built, and no log goes to the server."""
     from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
-    return {ALLOW_LIST: [*DEFAULT_CLASS_ALLOW_LIST, ALLOWED], STREAMING: False}
+    return {ALLOW_LIST: [*DEFAULT_CLASS_ALLOW_LIST, CONTROLLER, EXECUTOR], STREAMING: False}
 
 
 def is_server(workspace: Path) -> bool:
@@ -85,9 +87,10 @@ def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> li
     allowed = found.get(ALLOW_LIST)
     if not isinstance(allowed, list):
         allowed = resources()[ALLOW_LIST]
-    if not _allows(allowed):
-        allowed = [*allowed, ALLOWED]
-        said.append(f"{ALLOW_LIST} has {ALLOWED!r} now.")
+    needed = CONTROLLER if server else EXECUTOR
+    if not _allows(allowed, needed):
+        allowed = [*allowed, needed]
+        said.append(f"{ALLOW_LIST} has {needed} now.")
     found[ALLOW_LIST] = allowed
     if not server and found.get(STREAMING, True) is not False:
         found[STREAMING] = False
@@ -113,8 +116,10 @@ def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> li
     return said
 
 
-def _allows(allowed: list[Any]) -> bool:
-    return any(entry in ("*", ALLOWED, ALLOWED.rstrip(".")) for entry in allowed)
+def _allows(allowed: list[Any], needed: str) -> bool:
+    """As NVFlare reads the list: whole names, or what they begin with, up to a dot."""
+    names = [entry for entry in allowed if isinstance(entry, str) and entry]
+    return any(entry in ("*", needed) or needed.startswith(f"{entry.rstrip('.')}.") for entry in names)
 
 
 def _moved(value: Any, place: str) -> Any:
@@ -139,8 +144,9 @@ def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
         yield "NVFlare site", False, str(error), "Name the folder that nvflare provision made for this site."
         return
     allowed = found.get(ALLOW_LIST)
-    fine = isinstance(allowed, list) and _allows(allowed)
-    says = f"{'holds' if fine else 'does not hold'} {ALLOWED!r}"
+    needed = CONTROLLER if server else EXECUTOR
+    fine = isinstance(allowed, list) and _allows(allowed, needed)
+    says = f"{'lets' if fine else 'does not let'} {needed} in"
     yield ALLOW_LIST, fine, says, "" if fine else f"{remedy}; without it the whole job is refused"
     if not server:
         streams = found.get(STREAMING, True) is not False

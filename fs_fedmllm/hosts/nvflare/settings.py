@@ -18,6 +18,8 @@ from fs_fedmllm.errors import ConfigError
 #: The run's configuration in a job's ``config`` folder, and a site's own in its workspace's ``local``.
 JOB_FILE, SITE_FILE = "fedmllm.yaml", "fedmllm.yaml"
 LOCAL = "local"
+#: A template of one's own, beside the job's configuration.
+TEMPLATE_FILE = "template.yaml"
 #: Keys that name a place on the machine, or let code in: a job may not say them, the site itself may.
 RESERVED = ("outdir", "data.root", "fedmllm.vision_cache.folder", "model.fedmllm.trust_remote_code")
 #: As those, but nobody's here: where else the server writes.
@@ -39,7 +41,8 @@ def own_settings(workspace: Path) -> dict[str, Any]:
     found = dict(leaves(read_yaml(path)))
     facts = key_facts()
     for name in found:
-        if name not in facts or facts[name].owner != "site":
+        known = [key for key in facts if f"{name}.".startswith(f"{key}.")]  # a mapping such as fedmllm.data is one key
+        if not known or facts[known[0]].owner != "site":
             own = ", ".join(key for key, fact in facts.items() if fact.owner == "site")
             raise ConfigError(
                 f"{path}: {name} is not a site's own affair, so it comes with the job. What a site may say here is "
@@ -62,6 +65,11 @@ def without_reserved(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             put(left, name, value)
     return left, out
+
+
+def is_file(template: str) -> bool:
+    """Whether ``fedmllm.template`` is a file of one's own, not the name of one that ships."""
+    return template.endswith((".yaml", ".yml"))
 
 
 def check_job(raw: dict[str, Any], where: str) -> None:
@@ -99,6 +107,14 @@ def site_config(job: Path, workspace: Path) -> Config:
     """
     raw = read_yaml(job / JOB_FILE)
     check_job(raw, str(job / JOB_FILE))
+    template = str(dict(leaves(raw)).get("fedmllm.template") or "")
+    if is_file(template):
+        if template != TEMPLATE_FILE:
+            raise ConfigError(
+                f"{job / JOB_FILE}: fedmllm.template is {template!r}, a file on somebody's machine. Make the job with "
+                "fs-fedmllm nvflare job, which takes the file along."
+            )
+        put(raw, "fedmllm.template", str(job / TEMPLATE_FILE))
     for name, value in own_settings(workspace).items():
         put(raw, name, value)
     put(raw, "federate.mode", "distributed")
