@@ -23,7 +23,7 @@ EVENTS, STATUS_FILE = "events.jsonl", "status.json"
 #: Letters of a text that are written.
 LONGEST = 2000
 #: Events that somebody should look at.
-_WARNINGS = ("refused", "missing", "lost", "error", "unreachable")
+_WARNINGS = ("refused", "missing", "lost", "aborted", "error", "unreachable")
 
 
 class Journal:

@@ -255,6 +255,53 @@ def test_a_server_that_crashed_goes_on_in_its_session(pieces, embedded, tmp_path
     assert not list((tmp_path / "server" / "secure").iterdir())
 
 
+def test_everybody_goes_down_while_shares_are_given_out(pieces, embedded, tmp_path, monkeypatch) -> None:
+    """A power cut: server and clients start again, the secrets are gone, and the sum is that of the same numbers."""
+    wire, trained, gave = Wire(), [], threading.Event()
+    update = type(pieces.clients).update
+
+    def counted(self, client, *rest):
+        trained.append(client)
+        return update(self, client, *rest)
+
+    monkeypatch.setattr(type(pieces.clients), "update", counted)
+    down = threading.Event()
+
+    def before(client: int, message: Message) -> None:
+        if down.is_set():
+            raise Crash
+        if message.kind == "answer" and message.header["phase"] == secure.UNMASK:
+            gave.set()  # it has written down whom it helps, and its shares do not arrive
+            down.set()
+            raise Crash
+
+    def after(client: int, message: Message, answer: Message) -> None:
+        if client != 1 and answer.kind == "task" and answer.header["phase"] == secure.UNMASK:
+            raise Crash
+
+    wire.before, wire.after = before, after
+    _, server, sites = start(pieces, tmp_path, wire)
+    assert gave.wait(LONG)
+    stopped, wire.server = wire.server, None
+    stopped.stop()
+    for each in sites.values():
+        with pytest.raises(Crash):
+            each.join()
+    with pytest.raises(Stopped):
+        server.join()
+    wire.before, wire.after = lambda client, message: None, lambda client, message, answer: None
+    settings = replace(pieces.config.fedmllm.network, give_up=LONG)
+    again = again_in(tmp_path, pieces, wire)
+    sites = {client: Started(site(pieces, client, tmp_path, wire, settings).run) for client in CLIENTS}
+    results = again.join()
+    for each in sites.values():
+        each.join()
+    assert results["adapter_sha256"] == embedded and results["participants"] == [list(CLIENTS)]
+    assert sorted(trained) == list(CLIENTS)  # what was masked before is masked again
+    events = [json.loads(line) for line in (tmp_path / "server" / "events.jsonl").read_text().splitlines()]
+    assert [event["stage"] for event in events if event["event"] == "goes on"] == ["unmask", "over"]
+
+
 def test_a_round_of_too_few_is_taken_again_among_the_same_clients(pieces, embedded, tmp_path) -> None:
     """Two of four lose their secrets after others have sent masked updates; back again, they bring the sum about."""
     wire, failed = Wire(), set()

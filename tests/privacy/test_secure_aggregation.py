@@ -281,6 +281,65 @@ def test_clients_that_were_sent_other_adapters_give_noise() -> None:
     assert (opened({1: b"adapter", 2: b"zeros", 3: b"zeros"}) != vectors([1])[1]).all()
 
 
+def test_a_curious_server_and_two_of_four_clients_learn_the_sum_of_the_others() -> None:
+    """All that they know is taken off: the opened masks of every client, and the masks that the two share."""
+    from fs_fedmllm.privacy.secure_aggregation import masks
+
+    sides, server = ready()
+    data, sent = vectors((1, 2, 3, 4)), {}
+    for client, side in sides.items():
+        sent[client] = masked(server, side, data[client])
+        server.add_masked(client, sent[client])
+    for client, side in sides.items():
+        server.add_unmask(client, side.unmask(server.close_masked()))
+    server.total()
+    salt = masks.mask_salt(server._bound(), server.sharers, b"")
+    left = {}
+    for client in (1, 4):
+        left[client] = sent[client].copy()
+        masks.apply_mask(left[client], server._secret("seed", client), negative=True)
+        for other in (2, 3):
+            public = server.roster[client]["mask"]
+            seed = client_side.pair_seed(sides[other]._mask_key, public, salt, client, other)
+            masks.apply_mask(left[client], seed, negative=client < other)
+        assert (left[client] != data[client]).all()  # the mask that 1 and 4 share is still on it
+    assert np.array_equal(modular_sum(list(left.values())), modular_sum([data[1], data[4]]))
+
+
+@pytest.mark.parametrize("clients", [3, 4, 5, 8])
+def test_two_lists_of_survivors_open_no_update_without_clients_on_the_servers_side(clients: int) -> None:
+    """A client gives shares once, and both kinds of a client's shares take the threshold of clients each."""
+    from fs_fedmllm.privacy.secure_aggregation import masks, shamir
+
+    everybody = tuple(range(1, clients + 1))
+    for share in (0.51, 0.66, 1.0):
+        threshold = threshold_of(share, clients)
+        assert 2 * threshold > clients
+        sides, server = ready(everybody, threshold)
+        for client, side in sides.items():
+            server.add_masked(client, masked(server, side, vectors([client])[client]))
+        # Client 1 is there for as many as it takes to learn its own mask, and gone for the others.
+        there, gone = everybody[:threshold], everybody[threshold:]
+        seeds = {c: sides[c].unmask(list(everybody))["seed"][1] for c in there}
+        assert masks.commitment(shared(seeds), server._bound()) == server._commitments[1]
+        keys = {}
+        if len(everybody) > threshold:
+            keys = {c: sides[c].unmask(list(everybody[1:]))["key"][1] for c in gone}
+        assert len(keys) < threshold
+        for side in sides.values():
+            with pytest.raises(PrivacyError, match="does not answer"):
+                side.unmask(list(everybody))
+        if keys:
+            guess = shamir.combine({c: int.from_bytes(data, "big") for c, data in keys.items()})
+            assert guess != int.from_bytes(sides[1]._mask_key.private_bytes_raw(), "big")
+
+
+def shared(shares: dict[int, bytes]) -> bytes:
+    from fs_fedmllm.privacy.secure_aggregation import shamir
+
+    return shamir.combine({client: int.from_bytes(data, "big") for client, data in shares.items()}).to_bytes(32, "big")
+
+
 def test_a_server_that_is_started_again_goes_on_in_its_session() -> None:
     sides, server = ready()
     data = vectors((1, 2, 3))
