@@ -86,6 +86,9 @@ def _serve_afresh(pipe: Connection, config: dict[str, Any], device: int) -> None
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
     own = dataclasses.replace(from_mapping(config), device=device)
+    own = dataclasses.replace(
+        own, fedmllm=dataclasses.replace(own.fedmllm, test_sets={})
+    )  # a worker evaluates nothing
     try:
         federation = Federation.build(own, prepare_data(own))
     except FedMLLMError as error:

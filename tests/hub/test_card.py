@@ -13,6 +13,7 @@ from fs_fedmllm import config as schema
 pytest.importorskip("huggingface_hub", reason="a card is written with huggingface_hub")
 
 from fs_fedmllm.hub.card import Facts, card
+from fs_fedmllm.hub.release import public_config
 
 ROWS = {"evaluated": 60, "all": 60, "presence": {"both": 60}}
 
@@ -68,3 +69,26 @@ def test_the_centralised_baseline_is_not_called_federated_learning() -> None:
     text = written("federate.method", "global")
     assert "trained in one place on the rows of all clients" in text and "trained by federated" not in text
     assert "every client's update" not in text
+
+
+def test_further_test_sets_stand_by_themselves_and_their_folders_stay_at_home() -> None:
+    sets = "{panel: {type: digits_panel, root: /secret/p, template: ./own/medical.yaml, options: {of: /secret/x}}}"
+    config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", ["fedmllm.test_sets", sets]))
+    shown = public_config(config, "owner/base")
+    assert shown["fedmllm"]["test_sets"] == {
+        "panel": {"type": "digits_panel", "template": "medical.yaml", "options": {}}
+    }
+    rows = {"evaluated": 40, "all": 360, "presence": {"image": 40}}
+    last = {"round": 4, "test_acc": 0.25, "test_open_acc": 0.2, "test_total": 40}
+    panel = {"dataset": "digits_panel", "test_rows": rows, "evaluations": [{"round": 0, "test_acc": 0.1}, last]}
+    results = {"dataset": "digits_triage", "scenario": "cross", "rounds": 4, "version": "1", "seed": 0,
+               "test_rows": ROWS, "test_sets": {"panel": panel}}  # fmt: skip
+    entry = {"round": 4, "test_acc": 0.5, "test_total": 60}
+    text = card(Facts("someone/x", shown, results, {}, 4, entry, "owner/base", "mit", "", {}))
+    assert "Test set panel:" in text and "| all that they have | 40 | open_acc | 0.2000 |" in text
+    assert "40 of the 360 test rows of digits_panel, evenly thinned out" in text
+    assert "on nothing but that and the further test sets above." in text and "/secret" not in text
+    stated = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]
+    assert {(r["dataset"]["type"], r["dataset"]["config"]) for r in stated} == {
+        ("digits_triage", "all that they have"), ("digits_panel", "panel, all that they have")
+    }  # fmt: skip
