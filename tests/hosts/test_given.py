@@ -49,7 +49,7 @@ def minimal(tmp_path: Path) -> Path:
     (folder / "lamps.yaml").write_text(TEMPLATE)
     file = tmp_path / "minimal.yaml"
     file.write_text(
-        f"data: {{type: own, root: {folder}, splitter: fedmllm_aligned}}\n"
+        "data: {type: own, root: lamps, splitter: fedmllm_aligned}\n"
         "federate: {client_num: 2, total_round_num: 2}\n"
         "eval: {best_res_update_round_wise_key: val_weighted_f1}\n"  # a metric that FederatedScope has never heard of
         "fedmllm: {data: {template: lamps.yaml}}\n"
