@@ -78,7 +78,9 @@ def check_mapping(columns: Any) -> dict[str, str]:
         raise ConfigError(f"own: columns must map fields to columns, such as {{image: image_path}}, not {columns!r}.")
     for name, column in columns.items():
         if name not in FIELDS:
-            hint = " The column of the split has an option of its own, split_column." if name == "split" else ""
+            close = get_close_matches(str(name), FIELDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = " The column of the split has an option of its own, split_column." if name == "split" else hint
             raise ConfigError(f"own: columns has no field {name!r}; fields are {', '.join(FIELDS)}.{hint}")
         if not isinstance(column, str):
             raise ConfigError(f"own: columns.{name} must be the name of a column ('' for none), not {column!r}.")
@@ -89,22 +91,22 @@ def check_mapping(columns: Any) -> dict[str, str]:
     return dict(columns)
 
 
-def no_column(columns: Mapping[str, str], here: Iterable[str], prefix: str = "columns.") -> ConfigError | None:
-    """What to say where an option names a column that there is not, with the one that is spelt most alike; or None.
+def no_column(columns: Mapping[str, str], here: Iterable[str]) -> ConfigError | None:
+    """What to say where the option ``columns`` names a column that there is not; None where all are there.
 
     Args:
-        columns: option, or field, to the name of its column.
+        columns: field to the name of its column.
         here: the columns that there are.
-        prefix: before the option's name.
     """
     there = list(here)
     for name, column in columns.items():
         if column and column not in there:
-            return ConfigError(f"own: {prefix}{name} is {column!r}, and {_no_such(column, there)}")
+            return ConfigError(f"own: columns.{name} is {column!r}, and {no_such(column, there)}")
     return None
 
 
-def _no_such(column: str, here: Sequence[str]) -> str:
+def no_such(column: str, here: Sequence[str]) -> str:
+    """What to say of a column that is not among those that are here, with the one that is spelt most alike."""
     listed = ", ".join(here[:40]) or "none"
     close = get_close_matches(column.lower(), [known.lower() for known in here], n=1, cutoff=0.5)
     meant = next((known for known in here if close and known.lower() == close[0]), "")
@@ -294,7 +296,7 @@ class UnreadColumns:
         for meant in alike:
             if meant in self._columns and self._columns[meant] not in self.names:
                 problem = f"columns.{meant} is {self._columns[meant]!r}, and "
-                problem += _no_such(self._columns[meant], list(self.names))
+                problem += no_such(self._columns[meant], list(self.names))
                 return RowError(file, problem, "Give a column's name as it is written there.")
         said = [f"no {meant} beside {' or '.join(map(repr, names))}, which looks like it"
                 for meant, names in alike.items()]  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.data import packed
 from fs_fedmllm.data.characters import half_characters
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
@@ -145,6 +146,8 @@ def _line_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         # A line is read up to its bound: a file without line breaks must not be one row of gigabytes.
         for number, raw in enumerate(iter(lambda: stream.readline(MAX_ROW + 1), b""), 1):
             where = f"{path}:{number}"
+            if number > packed.MAX_LINES:
+                return found.error(packed.too_many_lines(path))
             if len(raw) > MAX_ROW:
                 problem = f"the row has more than {MAX_ROW:,} bytes."
                 return found.error(RowError(where, problem, "Write images as files, and one row a line."))

@@ -53,6 +53,7 @@ def class_rows(folder: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         DataError: a class folder holds a folder.
     """
     others: list[str] = []
+    number = 0
     for label in class_folders(folder):
         for entry in sorted(label.iterdir()):
             if entry.name.startswith("."):
@@ -62,7 +63,8 @@ def class_rows(folder: Path, found: Findings) -> Iterator[tuple[str, Row]]:
                 raise RowError(str(entry), problem, "Put the images of a label into its own folder, without another.")
             if _pictured(entry.name):
                 row = {"id": f"{label.name}/{entry.name}", "image": str(entry.absolute()), "label": label.name}
-                yield str(entry), row
+                number += 1
+                yield f"{folder}:{number}", row
             else:
                 others.append(f"{label.name}/{entry.name}")
     if others:

@@ -13,6 +13,7 @@ from fs_fedmllm.data.columns import (
     UnreadColumns,
     missing,
     no_column,
+    no_such,
     one_image,
     overshadowed,
     renamed,
@@ -171,8 +172,8 @@ class RowReader:
         for group in self.groups:
             if missing(row.get(group)):
                 option = "groups" if group not in self.division.together else "split.together"
-                if (fault := no_column({option: group}, row, "")) is not None and self.found.strict:
-                    raise fault
+                if group not in row:
+                    raise RowError(where, f"{option} is {group!r}, and {no_such(group, list(row))}", "")
                 remedy = f"Fill it in, or take it out of {option}."
                 raise RowError(where, f"the group column {group!r} is empty.", remedy)
         keys = {group: str(row[group]) for group in self.groups}
@@ -212,7 +213,14 @@ class RowReader:
                 )
         if not self.parts["train"]:
             return self.parts
-        made = divide(self.parts["train"], self.division)
+        try:
+            made = divide(self.parts["train"], self.division)
+        except ConfigError as error:
+            if self.found.strict:
+                raise
+            if not any(item.severity == "error" for item in self.found.items):  # else it may be for want of those rows
+                self.found.items.append(as_finding(error))
+            return self.parts
         for sentence in division_sentences(made, self.division):
             self.found.warn(where, sentence)
         together = f", {' and '.join(self.division.together)} kept together" if self.division.together else ""

@@ -15,6 +15,8 @@ from fs_fedmllm.files.untrusted import open_regular
 #: A file may be read into so many bytes in any case, and beyond that into so many times its size.
 SWOLLEN, RATIO = 256 << 20, 100
 GZIP = ".gz"
+#: Lines of a file; blank ones unpack from next to nothing and would be walked for an hour.
+MAX_LINES = 20_000_000
 
 
 def kind_of(path: Path) -> str:
@@ -26,6 +28,11 @@ def kind_of(path: Path) -> str:
 def is_packed(path: Path) -> bool:
     """Whether a file's name says that it is packed with gzip."""
     return path.name.lower().endswith(GZIP)
+
+
+def too_many_lines(path: Path) -> RowError:
+    """The error for a file of more than ``MAX_LINES``."""
+    return RowError(str(path), f"the file has more than {MAX_LINES:,} lines.", "Split it.")
 
 
 def open_rows(path: Path) -> BinaryIO:

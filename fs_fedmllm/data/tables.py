@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.data import packed
 from fs_fedmllm.data.files import MAX_ROW, OTHER_FILES, Row, shown
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
@@ -163,7 +164,9 @@ def _records(path: Path, found: Findings, reader: _Reader, delimiter: str) -> It
 def _ragged(where: str, cells: Sequence[str], names: Sequence[str], delimiter: str) -> RowError:
     problem = f"the row has {len(cells)} cells, and the first line names {len(names)} columns."
     if len(cells) > len(names):
-        return RowError(where, problem, f'Put a text that holds a {_word(delimiter)} into quotes ("...").')
+        return RowError(
+            where, problem, f"Put a text that holds a {_word(delimiter)} into quotes, without a blank before them."
+        )
     return RowError(where, problem, f"Write every cell, an empty one too, with a {_word(delimiter)} between two.")
 
 
@@ -236,6 +239,8 @@ def _text_lines(path: Path, stream: io.BufferedIOBase | object, encoding: str) -
             raise RowError(where, f"the text is not {encoding} here or below.", "Correct the encoding.") from error
         if not line:
             return
+        if number > packed.MAX_LINES:
+            raise packed.too_many_lines(path)
         if len(line) > MAX_ROW:
             raise RowError(where, f"the line has more than {MAX_ROW:,} characters.", "Write one row a line.")
         if "\0" in line:

@@ -151,10 +151,22 @@ def test_a_split_column_beside_the_option(ward) -> None:
 
 
 def test_a_column_that_is_kept_together_must_be_there(ward) -> None:
-    with pytest.raises(ConfigError, match=r"split\.together is 'patients', .*Did you mean 'patient'\?"):
+    with pytest.raises(DataError, match=r"split\.together is 'patients', .*Did you mean 'patient'\?"):
         load_dataset("own", ward(), TRIAGE | {"split": SHARES | {"together": "patients"}})
     with pytest.raises(DataError, match=r"jsonl:1: the group column 'patient' is empty"):
         load_dataset("own", ward(patient=None), TRIAGE | {"split": SHARES | {"together": "patient"}})
+
+
+def test_data_check_names_the_rows_before_a_split_that_they_leave_too_small(ward) -> None:
+    rows = "\n".join(["text,label", "a,0", "b,1", '"c"d,2', *(f"{i},3" for i in range(20))])
+    root = ward()
+    (root / "data.jsonl").unlink()
+    (root / "data.csv").write_text(rows)
+    _, findings = inspect("own", root, TRIAGE | {"split": SHARES})
+    assert ["quotes do not fit" in found.problem for found in findings if found.severity == "error"] == [True]
+    (root / "data.csv").write_text("text,label\na,0\nb,1\n")
+    _, findings = inspect("own", root, TRIAGE | {"split": SHARES})
+    assert ["give no val row" in found.problem for found in findings if found.severity == "error"] == [True]
 
 
 def test_groups_too_large_for_the_shares_are_said(ward) -> None:

@@ -46,7 +46,7 @@ def test_class_folders_of_every_split(pets) -> None:
     assert [len(part) for part in (data.train, data.val, data.test)] == [8, 4, 4]
     row = data.train[5]
     assert (row.id, row.answer, row.image) == ("dog/1.JPG", "(B) dog", str(pets / "train" / "dog" / "1.JPG"))
-    assert row.source == row.image and not any(found.severity == "error" for found in findings)
+    assert row.source == f"{pets}/train:6" and not any(found.severity == "error" for found in findings)
     assert "Read as image folders: classes, classes, classes." in [found.problem for found in findings]
     before = data.fingerprint
     (pets / "train" / "cat" / "0.png").rename(pets / "train" / "cat" / "9.png")
@@ -56,7 +56,7 @@ def test_class_folders_of_every_split(pets) -> None:
 def test_class_folders_on_one_level_are_divided(pets) -> None:
     one = pets / "train"
     options = {"template": str(pets / "pets.yaml")}
-    with pytest.raises(DataError, match=r"cat/0\.png: nothing says which split the row is in.*split: \{val: 0\.1"):
+    with pytest.raises(DataError, match=r"train:1: nothing says which split the row is in.*split: \{val: 0\.1"):
         load_dataset("own", one, options)
     data = load_dataset("own", one, options | {"split": {"test": 0.25}})
     assert sorted(row.answer for row in data.test) == ["(A) cat", "(B) dog"]
@@ -68,7 +68,7 @@ def test_class_folders_that_are_not_what_they_should_be(pets, picture) -> None:
     (pets / "train" / ".hidden").mkdir()
     assert any("1 file is no image by name" in said for said in load_dataset("own", pets, OPTIONS).warnings)
     picture(pets / "train" / "bird" / "0.png")
-    with pytest.raises(DataError, match=r"bird/0\.png: label 'bird' is none of the options\. Give one of 0 = A = cat"):
+    with pytest.raises(DataError, match=r"train:1: label 'bird' is none of the options\. Give one of 0 = A = cat"):
         load_dataset("own", pets, OPTIONS)
     shutil.rmtree(pets / "train" / "bird")
     picture(pets / "train" / "cat" / "more" / "0.png")

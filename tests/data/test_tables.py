@@ -149,7 +149,7 @@ def test_empty_cells_are_absent_and_empty_rows_passed_over(sheet):
     [
         (
             ["1,0.png,a, b,0,train"],
-            r"csv:2: the row has 6 cells, and the first line names 5.*holds a comma into quotes",
+            r"csv:2: the row has 6 cells, and the first line names 5.*holds a comma into quotes, without",
         ),
         (["1,0.png,a"], r"csv:2: the row has 3 cells, and the first line names 5 columns\. Write every cell"),
         (['1,0.png,"a"b,0,train'], r"csv:2: the row's quotes do not fit \(.*write its own as \"\""),
@@ -248,6 +248,15 @@ def test_gzip(sheet, name, monkeypatch):
         load_dataset("own", sheet(gzip.compress(text.encode() + b" " * 10_000_000), name), TRIAGE)
 
 
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
+def test_lines_are_bounded_blank_ones_too(sheet, name, monkeypatch):
+    monkeypatch.setattr("fs_fedmllm.data.packed.MAX_LINES", 1000)
+    with pytest.raises(DataError, match=rf"{name}: the file has more than 1,000 lines\. Split it"):
+        load_dataset(
+            "own", sheet(lines(*ROWS).replace("\n", "\n\n" * 500) if "csv" in name else "\n" * 2000, name), TRIAGE
+        )
+
+
 def test_an_empty_file(sheet):
     for text in ("", "\n\n"):
         with pytest.raises(DataError, match=r"the file is empty|is one column"):
@@ -278,7 +287,7 @@ def test_a_mapping_to_a_column_that_is_not_there_names_the_nearest(sheet):
     root = sheet(lines(*ROWS, head="id,Image_Path,note,label,split"))
     with pytest.raises(DataError, match=r"columns\.image is 'image_paht', .*Did you mean 'Image_Path'\?"):
         load_dataset("own", root, TRIAGE | {"columns": {"image": "image_paht", "text": "note"}})
-    with pytest.raises(ConfigError, match=r"groups is 'Split2', .*Did you mean 'split'\?"):
+    with pytest.raises(DataError, match=r"csv:2: groups is 'Split2', .*Did you mean 'split'\?"):
         load_dataset("own", root, TRIAGE | {"columns": {"image": "Image_Path", "text": "note"}, "groups": ["Split2"]})
     data = load_dataset("own", root, TRIAGE | {"columns": {"image": "Image_Path", "text": "note"}})
     assert data.train[0].presence == "both"
