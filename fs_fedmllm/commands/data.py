@@ -35,6 +35,9 @@ def add(commands: Any) -> None:
     check.add_argument("--decode", action=argparse.BooleanOptionalAction, default=True,
                        help="decode every image whole (default); --no-decode reads headers only")  # fmt: skip
     check.add_argument("--baseline", action="store_true", help="fit the question-only baseline too (seconds)")
+    check.add_argument("--model", nargs="?", const="", metavar="PATH",
+                       help="count tokens a row with this model's processor, or with the configuration's model; "
+                       "no weights are loaded")  # fmt: skip
     check.add_argument("--most", type=int, default=50, help="findings to print (default 50)")
     check.set_defaults(function=_check)
 
@@ -124,9 +127,40 @@ def _check(args: argparse.Namespace) -> int:
             print(f"{finding.file}: {finding.problem}")
     errors, warnings = (sum(f.severity == kind for f in findings) for kind in ("error", "warning"))
     print(f"{name}: {errors} errors, {warnings} warnings")
+    if dataset is not None and args.model is not None:
+        print(_tokens(dataset, args.model, config))
     if dataset is not None and args.baseline:
         print(f"question-only baseline: {_baseline(dataset)}")
     return EXIT_FINDINGS if errors else 0
+
+
+def _tokens(dataset: Dataset, path: str, config: Config | None) -> str:
+    """Tokens of a data set's rows by a model's processor, and how it shows images."""
+    import dataclasses
+
+    from fs_fedmllm.config import Config as Defaults
+    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.models.image_tokens import image_facts
+    from fs_fedmllm.models.lengths import configured_lengths
+    from fs_fedmllm.models.row_tokens import count_tokens, said_tokens, too_dear
+    from fs_fedmllm.models.skeleton import skeleton
+
+    if not path and config is None:
+        raise ConfigError("data check of a data set by its name needs the model's folder: --model PATH.")
+    config = config or Defaults()
+    options = config.model.fedmllm
+    mllm = skeleton(dataclasses.replace(options, path=path) if path else options)
+    template = load_template(config.fedmllm.template or dataset.template)
+    encoder = Encoder(mllm, template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
+    found = count_tokens(encoder, [*dataset.train, *dataset.val, *dataset.test])
+    lines = [f"tokens with {path or options.path}: {said_tokens(found)}"]
+    if "image" in found:
+        facts = ", ".join(
+            f"{name} {value}" for name, value in image_facts(mllm.processor, mllm.image_arguments).items()
+        )
+        lines.append(f"images are shown with {facts}")
+    return "\n".join([*lines, *filter(None, [too_dear(found)])])
 
 
 def _widest(config: Config) -> tuple[float, str]:

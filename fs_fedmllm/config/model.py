@@ -8,7 +8,7 @@ from typing import Any
 
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS, QuantizationConfig
-from fs_fedmllm.keys import DECAY, MAX_SEED, ONE_OR_MORE, POSITIVE, Range, key, section
+from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, Range, key, section
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class ModelOptions:
         -1, "Seed of the LoRA initialisation; -1 takes the run's seed.", valid=Range(0, MAX_SEED, default=-1)
     )
     image: dict = key({}, "Arguments of the processor for every image, such as {crop_to_patches: false} for InternVL.")
+    image_tokens: int = key(
+        0,
+        "The most tokens that an image may have, by whatever the family has for it (pixels, pieces, tiles, slices); 0 "
+        "leaves it to the checkpoint's processor and to image.",
+        unit="tokens",
+        valid=NOT_NEGATIVE,
+    )
     peft: str = key("lora", f"What is trained on the language layers: {', '.join(PEFT_METHODS)}.")
     federated: list = key(
         ["lora"],

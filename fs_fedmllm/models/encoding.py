@@ -255,7 +255,7 @@ class Encoder:
     ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
         """The prompt of a row that is too long, with less of its text."""
         if not self.lengths.limit:
-            raise too_long(where, len(ids) + answer, self.lengths)
+            raise too_long(where, len(ids) + answer, self.lengths, self._beside(sample))
         room = most = self.lengths.limit - answer
         beside = len(ids) - self._plain_tokens(sample)  # the image's
         asks = self.template.task == "vqa"
@@ -263,11 +263,19 @@ class Encoder:
             shorter = shortened(sample, lambda row: beside + self._plain_tokens(row), room, asks=asks)
             if shorter is None:
                 bare = dataclasses.replace(sample, text="" if sample.text is not None else None)
-                raise too_long(where, beside + self._plain_tokens(bare) + answer, self.lengths)
+                raise too_long(where, beside + self._plain_tokens(bare) + answer, self.lengths, beside)
             ids, extras = self._prompt(shorter, where)
             if len(ids) <= most:
                 return ids, extras
             room -= len(ids) - most  # the processor joins an image and a text in its own way
+
+    def tokens_of(self, sample: Sample) -> tuple[int, int, int]:
+        """Tokens of a row's image (by one of its size), of the rest of its prompt, and of its answer.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        return self._beside(sample), self._plain_tokens(sample), len(self.completion(sample.answer))
 
     def count_shortened(self, samples: Sequence[Sample]) -> int:
         """How many rows are shortened. Those that cannot be are told by their bytes, and by one image of their size.

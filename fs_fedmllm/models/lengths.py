@@ -111,26 +111,28 @@ def _longest(text: str, fits: Callable[[str], bool], least: int, room: int) -> s
     return text[:good]
 
 
-def too_long(where: str, tokens: int, lengths: Lengths) -> DataError:
+def too_long(where: str, tokens: int, lengths: Lengths, image: int = 0) -> DataError:
     """What to say of a row that cannot be made to fit, or may not be.
 
     Args:
         where: the row.
         tokens: of what cannot be shortened, with room for the answer.
         lengths: what they may be.
+        image: how many of them are the image's.
     """
-    remedies = "Ask for fewer image tokens (model.fedmllm.image, or smaller images)"
+    alone = f", {image} of them its image's" if image else ""
+    remedies = "Ask for fewer image tokens (model.fedmllm.image_tokens)"
     if not lengths.limit:
         return DataError(
-            f"{where}: the row takes {tokens} tokens with its answer, and the model has {lengths.positions} "
+            f"{where}: the row takes {tokens} tokens with its answer{alone}, and the model has {lengths.positions} "
             "positions. Set fedmllm.train.max_length to -1, which shortens texts, or shorten the row."
         )
     if lengths.limit < (lengths.positions or PAPER + tokens):
         most = f" to at most {lengths.positions}" if lengths.positions else ""
         remedies = f"Raise fedmllm.train.max_length{most} (0 for no limit), or ask for fewer image tokens " \
-            "(model.fedmllm.image, or smaller images)"  # fmt: skip
+            "(model.fedmllm.image_tokens)"  # fmt: skip
     return DataError(
-        f"{where}: without its text the row still takes {tokens} tokens with its answer, and it may have "
+        f"{where}: without its text the row still takes {tokens} tokens with its answer{alone}, and it may have "
         f"{lengths.limit} (fedmllm.train.max_length; the model has {lengths.positions or 'unknown'} positions). "
         f"{remedies}, shorten the answer or the options, or remove the row."
     )

@@ -25,6 +25,7 @@ from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import FAMILIES, GENERIC, Family, family_of
+from fs_fedmllm.models.image_tokens import resolved
 from fs_fedmllm.models.peft_methods import ADAPTER
 from fs_fedmllm.models.precision import precision_arguments, same_on_every_cpu
 from fs_fedmllm.models.slots import attach
@@ -47,7 +48,7 @@ class MLLM:
             vision-cache key that stands for the model.
         source: what ``base_model_name_or_path`` says in a saved adapter.
         family: what differs from other models.
-        image_arguments: ``model.fedmllm.image``.
+        image_arguments: of the processor for every image: ``model.fedmllm.image``, and what keeps ``image_tokens``.
         groups: modules trained in full, by the name of their group.
     """
 
@@ -293,6 +294,7 @@ def _identity(options: ModelOptions, path: str, inner: Any, device: torch.device
         device.type,
         # What is the default leaves a cache of an earlier release valid.
         *([json.dumps(options.image, sort_keys=True)] if options.image else []),
+        *([f"image_tokens {options.image_tokens}"] if options.image_tokens else []),
         *([options.attention] if options.attention else []),
         *([str(options.quantization)] if options.quantization.type != "none" else []),
     ]
@@ -328,7 +330,7 @@ def assemble(
         identity=identity,
         source=options.path,
         family=family,
-        image_arguments=dict(options.image),
+        image_arguments=resolved(options, family, processor),
         groups=groups,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -130,7 +131,7 @@ def skeleton(options: ModelOptions, *, online: bool = False) -> MLLM:
     Raises:
         ModelError: no configuration on this machine, or no language layers where the configuration looks.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
     path = resolve_path(options.path)
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "local_files_only": not online}
@@ -146,6 +147,8 @@ def skeleton(options: ModelOptions, *, online: bool = False) -> MLLM:
                 )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"Cannot read the configuration of the model {options.path!r}: {error}") from error
+    with contextlib.suppress(OSError, ValueError):  # where there is none, the model's own stands
+        inner.generation_config = GenerationConfig.from_pretrained(path, **common)
     family = family_of(config.model_type)
     with torch.device("meta"):
         return assemble(options, family, processor, inner, torch.device("meta"))

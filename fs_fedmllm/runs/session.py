@@ -37,6 +37,7 @@ from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
 from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.hub.hook import HubHook
 from fs_fedmllm.models.export import write_adapter
+from fs_fedmllm.models.image_tokens import image_facts
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
@@ -286,6 +287,8 @@ class Session:
         )
         for name, figures in self._test_sets.closing().items():
             results["test_sets"][name] |= figures
+        mllm = self.federation.mllm
+        results["images"] = image_facts(mllm.processor, mllm.image_arguments)
         if (decoding := self.federation.evaluator.decoding()) is not None:
             results["decoding"] = decoding
         if results.get("out_of_form"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,15 @@ class Family:
         return dict(
             processor(text=[chat], images=[picture], return_tensors="pt", add_special_tokens=False, **arguments)
         )
+
+    def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
+        """Arguments of the processor under which an image has fewer and fewer tokens; none where the number is fixed.
+
+        Args:
+            processor: the checkpoint's.
+            budget: tokens; settings that are known to pass it need not be named.
+        """
+        return iter(())
 
     def join_pixels(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Inputs of the vision tower for several images, in the order of the rows.

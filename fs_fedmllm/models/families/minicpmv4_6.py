@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,6 +13,11 @@ from fs_fedmllm.models.families.base import Family
 
 @dataclass(frozen=True)
 class _MiniCPM(Family):
+    def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
+        """Fewer slices, and then the whole picture alone."""
+        for slices in range(int(processor.image_processor.max_slice_nums) - 1, 0, -1):
+            yield {"max_slice_nums": slices}
+
     def join_pixels(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Pixels of all images are packed along the last axis: (1, 3, patch, patches times patch)."""
         return {

@@ -231,6 +231,12 @@ class _Legacy(Family):
         sizes = torch.cat([torch.as_tensor(s).reshape(-1, 2) for s in output["tgt_sizes"]])
         return {"input_ids": ids, "image_spans": spans, "pixel_values": torch.cat(slices, dim=-1), "tgt_sizes": sizes}
 
+    def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
+        """Fewer slices, and then the whole picture alone."""
+        images = getattr(processor, "image_processor", processor)
+        for slices in range(int(getattr(images, "max_slice_nums", 9)) - 1, 0, -1):
+            yield {"max_slice_nums": slices}
+
     def join_pixels(self, parts: Any) -> dict[str, torch.Tensor]:
         """Slices of all rows, packed."""
         return {

@@ -15,6 +15,7 @@ from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
+from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.tools.planner.packages import TESTED, check_packages
 from fs_fedmllm.tools.planner.probe import probe
 from fs_fedmllm.tools.planner.work import Work, count_work
@@ -32,6 +33,7 @@ class Plan:
         data: presence, rows, clients, images.
         traffic: bytes of an adapter, a round and the run, both directions.
         memory: bytes of one process above its imports, and of the accelerator; from the probe only.
+        tokens: tokens of a row, see :func:`fs_fedmllm.models.row_tokens.count_tokens`, and how images are shown.
         work: rounds, turns, steps, evaluations, rows.
         time: seconds by part and in total, from the probe only.
         packages: those that are not as tested.
@@ -43,6 +45,7 @@ class Plan:
     data: dict[str, Any] = field(default_factory=dict)
     traffic: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, Any] = field(default_factory=dict)
     work: dict[str, Any] = field(default_factory=dict)
     time: dict[str, Any] = field(default_factory=dict)
     packages: list[dict[str, Any]] = field(default_factory=list)
@@ -76,8 +79,10 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
                 f"{package['bounds']} (pip install -c constraints.txt -e .)."
             )
     measured = _model(plan, config, online)
-    work = _data(plan, config, dataset)
+    work, data = _data(plan, config, dataset)
     if measured is not None:
+        if data is not None:
+            _tokens(plan, config, measured[1], data)
         _traffic(plan, config, *measured, work.presence if work is not None else {})
     if with_probe and not plan.problems and work is not None:
         _probe(plan, config, work)
@@ -128,7 +133,7 @@ def _where(config: Config) -> dict[str, Any]:
     return {"type": config.data.type, "root": "embedded" if config.data.type in EMBEDDED else config.data.root}
 
 
-def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
+def _data(plan: Plan, config: Config, dataset: Dataset | None) -> tuple[Work | None, FederatedData | None]:
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
     plan.data = _where(config)
@@ -137,7 +142,7 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
     except FedMLLMError as error:
         plan.data["present"] = False
         plan.problems.append(str(error))
-        return None
+        return None, None
     sizes_of_clients = [len(rows) for rows in data.clients.values()]
     plan.data |= {
         "present": True,
@@ -153,7 +158,7 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
         work = count_work(config, data)
     except FedMLLMError as error:
         plan.problems.append(str(error))
-        return None
+        return None, data
     if config.fedmllm.privacy.dp.enabled and config.sampled_clients < config.federate.client_num:
         plan.notes.append(
             "Differential privacy draws clients in secret, so the run will draw others than this plan: turns, steps, "
@@ -174,7 +179,26 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> Work | None:
         "evaluations": work.evaluations,
         "rows_scored": work.scored,
     }
-    return work
+    return work, data
+
+
+def _tokens(plan: Plan, config: Config, mllm: Any, data: FederatedData) -> None:
+    """What rows cost in tokens, by the real processor."""
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.models.image_tokens import image_facts
+    from fs_fedmllm.models.lengths import configured_lengths
+    from fs_fedmllm.models.row_tokens import count_tokens, too_dear
+
+    try:
+        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
+        rows = [row for client in sorted(data.clients) for row in data.clients[client]]
+        found = count_tokens(encoder, [*rows, *data.dataset.val, *data.dataset.test])
+    except FedMLLMError as error:
+        plan.problems.append(str(error))
+        return
+    plan.tokens = {**found, "images": image_facts(mllm.processor, mllm.image_arguments)}
+    if said := too_dear(found):
+        plan.problems.append(said)
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any, presence: Presence) -> None:

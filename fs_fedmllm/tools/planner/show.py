@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fs_fedmllm.models.row_tokens import said_tokens
 from fs_fedmllm.tools.planner.plan import Plan
 
 
@@ -53,6 +54,11 @@ def table(plan: Plan) -> str:
         lines.append(("clients", f"{data['clients']} with {data['smallest_client']} to {data['largest_client']} rows"))
     else:
         lines.append(("data", f"{data['type']} ({data['root']}): NOT there"))
+    if plan.tokens:
+        lines.append(("tokens", said_tokens(plan.tokens)))
+        if "image" in plan.tokens:
+            facts = ", ".join(f"{name} {value}" for name, value in plan.tokens["images"].items())
+            lines.append(("images", facts))
     if plan.work:
         work = plan.work
         lines.append(("work", f"{work['rounds']} rounds of {work['clients_per_round']} clients, {work['turns']} "
