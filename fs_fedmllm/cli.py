@@ -41,6 +41,10 @@ from fs_fedmllm.version import VERSION
 EXIT_USER_ERROR = 2
 #: What a shell reports of a program that SIGPIPE ended.
 EXIT_READER_GONE = 141
+#: What a shell reports of a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
+#: Commands that go on where they were interrupted.
+RESUMABLE = ("run", "server", "client", "sweep", "judge")
 #: One module per command, in the order of ``--help``.
 COMMANDS = (
     *(init, run, runs, sweep, report, plan, sites, nvflare, certs, data, judge),
@@ -98,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return EXIT_READER_GONE
+    except KeyboardInterrupt:  # before a command has begun, or after it has ended
+        return EXIT_INTERRUPTED
 
 
 def _reader_is_gone() -> bool:
@@ -163,8 +169,9 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"fs-fedmllm: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("fs-fedmllm: interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
-        return 130
+        goes_on = "; the same command resumes from the last checkpoint" if args.command in RESUMABLE else ""
+        print(f"fs-fedmllm: interrupted{goes_on}.", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
