@@ -25,7 +25,7 @@ from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.rounds.batches import STREAM_DROPOUT, update_generator
 from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.learning_rate import round_lr
-from fs_fedmllm.rounds.schedule import update_batches
+from fs_fedmllm.rounds.schedule import stand_in_kinds, update_batches
 from fs_fedmllm.rounds.stand_ins import StandIns, allowed_in, place_of
 from fs_fedmllm.rounds.trainer import LocalTrainer, UpdatePlan
 from fs_fedmllm.scenarios.federated_data import missing_rate, option_counts
@@ -104,10 +104,11 @@ class ClientSide:
         self, plan: UpdatePlan, client: int, round_index: int, received: Mapping[str, torch.Tensor]
     ) -> tuple[UpdatePlan, dict[int, Sample]]:
         """The plan with stand-ins, where the server allows them, and the rows that this makes, by new indices."""
-        allowed, chosen = allowed_in(received), self.config.fedmllm.stand_ins
-        if not allowed or chosen.use == "off":
+        # A server cannot switch on what the client's own configuration leaves off.
+        allowed = allowed_in(received) & stand_in_kinds(self.config)
+        if not allowed:
             return plan, {}
-        maker = StandIns(chosen, self.encoder.template.options, self.encoder.mllm.tokenizer)
+        maker = StandIns(self.config.fedmllm.stand_ins, self.encoder.template.options, self.encoder.mllm.tokenizer)
         place = place_of(self.config.seed, round_index, client)
         batches, made = maker.completed(self.rows[client], plan.batches, allowed, place)
         return dataclasses.replace(plan, batches=batches), made

@@ -21,6 +21,7 @@ def shifted_logits(
         options: the options as tokens.
         shift: one number an option.
     """
+    logits = logits.float()  # as the loss takes them; a shift is smaller than what half precision tells apart
     rows = torch.arange(len(labels), device=logits.device)
     first = (labels != IGNORED).int().argmax(dim=1).to(logits.device)  # of the answer
     column = first + len(options.prefix) - 1

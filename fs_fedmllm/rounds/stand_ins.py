@@ -27,7 +27,7 @@ import torch
 from fs_fedmllm.config import StandInsConfig
 from fs_fedmllm.data.registry import cache_dir
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.rounds.batches import STREAM_STAND_INS
 
@@ -179,9 +179,17 @@ def place_of(seed: int, round_index: int, client: int) -> tuple[int, ...]:
 
 
 def allowed_in(message: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """The modalities that a round's message lets clients stand in for."""
+    """The modalities that a round's message lets clients stand in for.
+
+    Raises:
+        UpdateError: the message says it in no form of ours.
+    """
     said = message.get(ALLOWED)
-    return frozenset() if said is None else frozenset(k for k, on in zip(KINDS, said.tolist(), strict=True) if on)
+    if said is None:
+        return frozenset()
+    if said.shape != (len(KINDS),):
+        raise UpdateError(f"the server's {ALLOWED!r} has the shape {tuple(said.shape)} and not ({len(KINDS)},)")
+    return frozenset(kind for kind, on in zip(KINDS, said.tolist(), strict=True) if on)
 
 
 def telling(allowed: frozenset[str]) -> dict[str, torch.Tensor]:

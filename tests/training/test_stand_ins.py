@@ -18,7 +18,7 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.config import StandInsConfig
 from fs_fedmllm.data.images import pixels_key
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.rounds import stand_ins
 from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
 from fs_fedmllm.rounds.stand_in_guard import allowed_by, decision, sentence
@@ -189,6 +189,20 @@ def test_the_message_says_what_is_allowed() -> None:
     for allowed in (BOTH, frozenset(), frozenset({"text"})):
         assert allowed_in(telling(allowed)) == allowed
     assert allowed_in({"some.tensor": torch.ones(2)}) == frozenset()
+    for nonsense in (torch.tensor(1.0), torch.ones(3), torch.ones(2, 1)):
+        with pytest.raises(UpdateError, match="has the shape"):
+            allowed_in({stand_ins.ALLOWED: nonsense})
+
+
+def test_a_server_cannot_switch_on_what_a_clients_configuration_leaves_off(federation) -> None:
+    side, plan = federation.clients, federation.clients.plan(1, 0, len(federation.data.clients[1]))
+    assert side.completed(plan, 1, 0, telling(BOTH)) == (plan, {})
+    ours = dataclasses.replace(federation.config.fedmllm, stand_ins=StandInsConfig(use="force", q=1.0, image="off"))
+    side = dataclasses.replace(side, config=dataclasses.replace(federation.config, fedmllm=ours))
+    for client, rows in federation.data.clients.items():
+        plan = side.plan(client, 0, len(rows))
+        _, made = side.completed(plan, client, 0, telling(BOTH))
+        assert bool(made) == (rows[0].presence == "image")  # texts are stood in for, images are not
 
 
 # --- The decision ---------------------------------------------------------------------------------------------------
@@ -373,3 +387,22 @@ def test_the_bare_word_off_is_off(tmp_path: Path) -> None:
     file.write_text(text + "  stand_ins: {use: on}\n")
     with pytest.raises(ConfigError, match=r"fedmllm\.stand_ins\.use is 'True', which is not one of off, auto, force"):
         schema.load(file)
+
+
+def test_a_plan_counts_what_stand_ins_cost(short_config) -> None:
+    """The guard's rows, the tower's passes over noise, and the longer steps; nothing where they are off."""
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+    from fs_fedmllm.tools.planner.work import count_work
+
+    words = ("federate.total_round_num", 5, "fedmllm.eval.limit", 16)
+    config = short_config("cross_i3t7", *words, *AUTO)
+    data = prepare_data(config)
+    plain, planned = count_work(short_config("cross_i3t7", *words), data), count_work(config, data)
+    assert planned.scored - plain.scored == 2 * 16 * 2  # two views of 16 rows, before the rounds 2 and 4
+    assert 0 < planned.images - plain.images <= stand_ins.POOL
+    assert len(planned.heaviest) == 2 * len(plain.heaviest)
+    assert {row.presence for batch in planned.heaviest[len(plain.heaviest) :] for row in batch} == {"both"}
+    assert (planned.steps, planned.rows, planned.turns) == (plain.steps, plain.rows, plain.turns)
+    hybrid = short_config("hybrid_p60", *words, *AUTO)
+    there = prepare_data(hybrid)
+    assert count_work(hybrid, there).scored == count_work(short_config("hybrid_p60", *words), there).scored
