@@ -43,6 +43,8 @@ WORDS = [
     *SHORT, "federate.total_round_num", "1", "train.local_update_steps", "1", "federate.sample_client_num", "4",
     "fedmllm.privacy.secure_aggregation.enabled", "True", "fedmllm.privacy.secure_aggregation.threshold", "0.6",
     "federate.client_num", "4", "data.splitter_args", "[{alpha: 5.0, image_clients: 2, text_clients: 2}]",
+    # What a client does with its own rows is under no mask and travels in no message but the server's switch.
+    "fedmllm.label_prior", "1", "fedmllm.stand_ins.use", "force", "fedmllm.stand_ins.guard", "none",
 ]  # fmt: skip
 CLIENTS = (1, 2, 3, 4)
 
@@ -121,6 +123,7 @@ def test_the_adapter_of_one_machine_and_nothing_in_the_clear(pieces, embedded, t
         each.join()
     assert results["adapter_sha256"] == embedded
     assert results["participants"] == [list(CLIENTS)] and not results["refused"]
+    assert [(entry["image"], entry["text"]) for entry in results["stand_ins"]] == [(True, True)]
     phases = [m.header["phase"] for _, m in seen if m.kind == "answer"]
     assert sorted(set(phases)) == sorted((secure.KEYS, secure.SHARES, secure.TURN, secure.UNMASK))
     turns = [m for _, m in seen if m.kind == "answer" and m.header["phase"] == secure.TURN]
