@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ class Source:
         path: of the file, of a ``datasets`` folder, or of class folders.
         split: of its rows; empty if a column says it.
         layout: ``metadata`` (a file that names images of its folder), ``classes`` (class folders), or empty.
+        ids: what stands before the numbers of rows that have no id, where one split has several files.
     """
 
     path: Path
     split: str
     layout: str = ""
+    ids: str = ""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -80,10 +83,36 @@ def find_sources(root: Path, file: str, named: Mapping[str, str]) -> list[Source
     single = _first(root, ("data",))
     if single is not None:
         return [Source(single, "")]
-    pictured = _image_folders(root)
+    pictured = _shards(root) or _image_folders(root)
     if not pictured:
         raise RowError(str(root), *_nothing_to_read(root))
     return pictured
+
+
+#: How the Hub's Parquet files are called: ``data/train-00000-of-00002.parquet``.
+_SHARD = re.compile(r"([a-z]+)-(\d{5})-of-(\d{5})(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+
+
+def _shards(root: Path) -> list[Source]:
+    """The Parquet files of a data set as the Hub has it, beside each other or in the folder ``data``.
+
+    Raises:
+        DataError: some of a split's files are not there.
+    """
+    found = list[Source]()
+    for folder in (root, root / "data"):
+        paths = sorted(folder.iterdir()) if folder.is_dir() and not found else []
+        named = [(said, path) for path in paths if (said := _SHARD.fullmatch(path.name)) and path.is_file()]
+        for split, names in FOLDERS.items():
+            own = [(said, path) for said, path in named if said[1].lower() in names]
+            if not own:
+                continue
+            if [int(said[2]) for said, _ in own] != list(range(int(own[0][0][3]))):
+                problem = f"there are {len(own)} Parquet files of {split} rows, and {own[0][1].name} says "
+                problem += f"{int(own[0][0][3])}."
+                raise RowError(str(folder), problem, "Put all of them there, or name the one to read with an option.")
+            found += [Source(path, split, ids=f"{said[2]}-" if len(own) > 1 else "") for said, path in own]
+    return found
 
 
 def _image_folders(root: Path) -> list[Source]:

@@ -68,6 +68,7 @@ class RowReader:
         self._kept: set[str] = set()
         self._columns: Mapping[str, str] = {}
         self._names: Sequence[str] = ()
+        self._ids = ""
 
     def begin(self, source: Source, columns: Mapping[str, str]) -> None:
         """The rows that follow are of this source.
@@ -76,7 +77,7 @@ class RowReader:
             source: the file or folder.
             columns: which column each field is read from, where their names differ.
         """
-        self._columns = columns
+        self._columns, self._ids = columns, source.ids
         self._names = source.class_labels.get(columns.get("label", "label"), ())
 
     def make(self, source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
@@ -185,7 +186,7 @@ class RowReader:
             remedy = "Fill it in, remove the row, or name another column (data.splitter_args: client)."
             raise RowError(where, problem, remedy)
         return Sample(
-            id=_optional(row, "id", where) or where.rpartition(":")[2],
+            id=_optional(row, "id", where) or self._ids + where.rpartition(":")[2],
             image=image,
             text=text,
             answer=answer,

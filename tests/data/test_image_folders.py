@@ -182,6 +182,22 @@ def test_what_hugging_face_writes_is_read_as_it_is(tmp_path, features, kind, mon
         load_dataset("own", root, options)
 
 
+@pytest.mark.parametrize("below", ["", "data"])
+def test_the_hubs_parquet_files_are_read_together(tmp_path, features, below) -> None:
+    (tmp_path / "pets.yaml").write_text(PETS)
+    folder = tmp_path / below
+    folder.mkdir(exist_ok=True)
+    names = ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation-00000-of-00001-0f3a.parquet")
+    for name in names:
+        hugging_face(features, 3).to_parquet(folder / name)
+    data = load_dataset("own", tmp_path, OPTIONS | {"extract_images": "kept"})
+    assert [row.id for row in data.train] == ["00000-1", "00000-2", "00000-3", "00001-1", "00001-2", "00001-3"]
+    assert [row.id for row in data.val] == ["1", "2", "3"]
+    (folder / names[0]).unlink()
+    with pytest.raises(DataError, match=r"1 Parquet files of train rows, and train-00001-of-00002\.parquet says 2"):
+        load_dataset("own", tmp_path, OPTIONS)
+
+
 def test_no_class_is_no_label(tmp_path, features) -> None:
     (tmp_path / "pets.yaml").write_text(PETS)
     hugging_face(features, 5).to_parquet(tmp_path / "train.parquet")
