@@ -87,6 +87,14 @@ def test_a_table_with_hospitals_and_patients_runs_as_it_is_written(here, capsys)
     assert main(["run", "my.yaml", *SHORT, "expname", "job", "--engine", "embedded"]) == 0
     results = json.loads((here / "exp/job/results.json").read_text())
     assert results["client_names"] == {"1": "Nord", "2": "Süd", "3": "West"} and results["rounds"] == 2
+    capsys.readouterr()
+    assert main(["predict", "exp/job", "--file", "wounds/wounds.csv"]) == 0
+    answers, score = capsys.readouterr()
+    assert len(answers.splitlines()) == 60 and "over the 60 rows that have a label" in score
+    shown = [json.loads(line)["shown"] for line in answers.splitlines()]
+    assert shown[:5] == ["both"] * 4 + ["image"]
+    assert main(["evaluate", "exp/job", "my.yaml", "--no-views"]) == 0
+    assert "Confusion matrix" in capsys.readouterr().out
 
 
 def runs_as_written(capsys, *words):

@@ -37,22 +37,19 @@ def add(commands: Any) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.content import rows_sha256
-    from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.evaluation.predictions import FILE, write_predictions
     from fs_fedmllm.files.atomic import write_atomically
     from fs_fedmllm.hub.fetch import adapter_folder
     from fs_fedmllm.runs.run_folder import check_output
     from fs_fedmllm.runs.verbosity import shows_progress
-    from fs_fedmllm.scenarios.federated_data import client_column
+    from fs_fedmllm.scenarios.reading import read_dataset
     from fs_fedmllm.tools.adapters.evaluate import chosen_rows, evaluate, tensors_sha256
     from fs_fedmllm.tools.adapters.opening import open_adapter
     from fs_fedmllm.tools.report import evaluation as shown
 
     config, out = target_config(args.config, args.overrides), Path(args.out)
     check_output(args.out)
-    dataset = load_dataset(
-        config.data.type, Path(config.data.root), config.fedmllm.data, by_client=client_column(config)
-    )
+    dataset = read_dataset(config)
     for warning in dataset.warnings:
         if shows_progress():
             print(printable(warning), file=sys.stderr)

@@ -21,7 +21,8 @@ def add(commands: Any) -> None:
     predict.add_argument("--text", default="", help="the text modality")
     predict.add_argument("--question", default="", help="a question of your own; answered in writing")
     predict.add_argument("--file", default="",
-                         help="JSON Lines: image, text, question, id; label or answer to be scored")  # fmt: skip
+                         help="rows (CSV, JSON Lines, ...): image, text, question, id, called so or as in the run "
+                         "folder's run; label or answer to be scored")  # fmt: skip
     predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
     predict.add_argument(
@@ -41,9 +42,11 @@ def _predict(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.template import load_template
     from fs_fedmllm.tools.adapters.opening import open_adapter
     from fs_fedmllm.tools.adapters.predict import one_row, predict, read_rows
+    from fs_fedmllm.tools.adapters.row_files import form_of
     from fs_fedmllm.tools.adapters.score import read_truths, said_right, score
 
-    rows = read_rows(Path(args.file)) if args.file else [one_row(args.image, args.text, args.question)]
+    form = form_of(args.adapter)
+    rows = read_rows(Path(args.file), form) if args.file else [one_row(args.image, args.text, args.question)]
     opened = open_adapter(
         chosen_adapter(args.adapter, args.which),
         base=args.base,
@@ -56,7 +59,7 @@ def _predict(args: argparse.Namespace) -> int:
     )
     asked = opened.description.template if opened.description is not None else None
     asked = load_template(args.template) if args.template else asked
-    scored = score(answers, read_truths(Path(args.file)), asked) if args.file else None
+    scored = score(answers, read_truths(Path(args.file), form), asked) if args.file else None
     for index, answer in enumerate(answers):
         if args.json or args.file:
             print(json.dumps({**dataclasses.asdict(answer), **said_right(scored, index)}, ensure_ascii=False))

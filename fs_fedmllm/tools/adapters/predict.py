@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
-from fs_fedmllm.data.columns import UnreadColumns, missing, one_image, renamed
-from fs_fedmllm.data.files import json_rows
-from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.columns import UnreadColumns, missing, one_image
 from fs_fedmllm.data.images import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
@@ -26,6 +24,10 @@ from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import row_lengths
 from fs_fedmllm.tools.adapters.opening import Opened
+from fs_fedmllm.tools.adapters.row_files import RowForm
+
+#: Rows whose columns are called as ours.
+PLAIN = RowForm()
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,34 @@ class Answer:
     probabilities: dict[str, float] | None
 
 
-def read_rows(file: Path) -> list[Sample]:
-    """Rows of a JSON Lines file: ``image`` (a path beside the file) or ``images``, ``text``, ``question``, ``id``.
+def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
+    """Rows of a file: ``image`` (a path beside the file) or ``images``, ``text``, ``question``, ``id``.
+
+    Args:
+        file: CSV, TSV, JSON Lines, JSON or Parquet.
+        form: how its columns are called.
 
     Raises:
         DataError: a line is no mapping, shows nothing, names an image that is not there, or holds what looks like one
             of these under another name; told with its line.
     """
-    images = ImageFolder(file.parent)
-    unread = UnreadColumns((), {})
+    images = ImageFolder(form.images(file))
+    unread = UnreadColumns(form.columns.values(), {})
     rows = []
 
     def renaming(mapping: Mapping[str, str]) -> str:
         return f"Rename it: {', '.join(f'{column} to {name}' for name, column in mapping.items())}."
 
-    for number, (where, original) in enumerate(json_rows(file, Findings()), start=1):
-        raw = renamed(original, {}, where)
+    for number, (where, original, raw) in enumerate(form.rows(file), start=1):
         unread.note(original, raw)
         fault = unread.fault(where, renaming)  # a row that shows nothing is the lesser thing to say
         if fault is not None:
             raise fault
         value = one_image(raw.get("image"), where)
         image = None if missing(value) else images.resolve(value, where)
-        rows.append(_row(str(raw.get("id", number)), image, raw.get("text"), raw.get("question"), where))
+        name = number if missing(raw.get("id")) else raw["id"]
+        text, question = (None if missing(raw.get(field)) else raw[field] for field in ("text", "question"))
+        rows.append(_row(str(name), image, text, question, where))
     if not rows:
         raise DataError(f"{file} has no rows.")
     return rows

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from fs_fedmllm.data.columns import missing, renamed
-from fs_fedmllm.data.files import Row, json_rows
-from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.columns import missing
+from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.metrics import right_answers
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.evaluation.slices import intervals
-from fs_fedmllm.tools.adapters.predict import Answer
+from fs_fedmllm.tools.adapters.predict import PLAIN, Answer
+from fs_fedmllm.tools.adapters.row_files import RowForm
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,10 @@ class Score:
         return f"score: {listed} over the {known:,}{of} rows that have a label"
 
 
-def read_truths(file: Path) -> list[tuple[Row, str]]:
+def read_truths(file: Path, form: RowForm = PLAIN) -> list[tuple[Row, str]]:
     """What each row of a file says is right (``label``, ``answer``), and where it stands."""
     found: list[tuple[Row, str]] = []
-    for where, original in json_rows(file, Findings()):
-        row = renamed(original, {}, where)
+    for where, _, row in form.rows(file):
         found.append(({name: row.get(name) for name in ("label", "answer")}, where))
     return found
 

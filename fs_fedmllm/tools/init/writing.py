@@ -154,5 +154,7 @@ def next_steps(config: str) -> list[str]:
         f"fs-fedmllm data show {config}     rows with the prompt that the model sees",
         f"fs-fedmllm data plot {config}     who holds what, as pictures",
         f"fs-fedmllm plan {config}          sizes, traffic and steps of the run",
-        f"fs-fedmllm run {config}           the run",
+        f"fs-fedmllm run {config}           the run; it names its folder, exp/NAME",
+        f"fs-fedmllm evaluate exp/NAME {config}    the score, with intervals, by client and by what is shown",
+        'fs-fedmllm predict exp/NAME --image FILE --text "..."    or --file with rows as they are here',
     ]

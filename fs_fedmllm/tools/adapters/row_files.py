@@ -1,0 +1,88 @@
+"""Files of rows to ask an adapter about: what is read, and what a run's own columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.config import read_yaml
+from fs_fedmllm.data.columns import renamed
+from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.own_files import Source, is_table, read_source
+from fs_fedmllm.data.tables import table_form
+from fs_fedmllm.errors import FedMLLMError
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How the rows of a run are written.
+
+    Attributes:
+        columns: field -> column, where their names differ.
+        image_root: folder that image paths begin at, from that of the file on, where there is one.
+        absent: texts that say that a value is not there.
+        delimiter: of tables; empty to look for it.
+        encoding: of tables; empty for UTF-8.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    image_root: str = ""
+    absent: frozenset[str] = frozenset()
+    delimiter: str = ""
+    encoding: str = ""
+
+    def images(self, file: Path) -> Path:
+        """The folder that the images of a file lie in."""
+        below = file.parent / self.image_root
+        return below if self.image_root and below.is_dir() else file.parent
+
+    def rows(self, file: Path) -> Iterator[tuple[str, Row, Row]]:
+        """Rows with their place: as the file has them, and with our names.
+
+        Args:
+            file: CSV, TSV, JSON Lines, JSON or Parquet, by its name.
+
+        Raises:
+            DataError: it cannot be read, told with its line.
+        """
+        form = table_form(self.delimiter, self.encoding) if is_table(file) else table_form("", "")
+        for where, original in read_source(Source(file, ""), Findings(), form):
+            row = {k: None if isinstance(v, str) and v.strip() in self.absent else v for k, v in original.items()}
+            # A file that calls a column by our name needs no mapping of the run's.
+            mapping = {name: column for name, column in self.columns.items() if column in row and name not in row}
+            yield where, row, renamed(row, mapping, where)
+
+
+def form_of(reference: str) -> RowForm:
+    """How the rows of a run of one's own data are written; nothing special where it is none.
+
+    Args:
+        reference: an adapter or a run folder, as the user names it.
+    """
+    for folder in (Path(reference), Path(reference).parent):
+        file = folder / "resolved_config.yaml"
+        if not file.is_file():
+            continue
+        try:
+            raw = read_yaml(file)
+        except FedMLLMError:  # of another release, perhaps; opening the adapter says what matters
+            return RowForm()
+        data, section = raw.get("data"), raw.get("fedmllm")
+        options = section.get("data") if isinstance(section, Mapping) else None
+        if isinstance(data, Mapping) and data.get("type") == "own" and isinstance(options, Mapping):
+            return _form(options)
+    return RowForm()
+
+
+def _form(options: Mapping[str, Any]) -> RowForm:
+    columns, absent = options.get("columns"), options.get("absent")
+    return RowForm(
+        {str(k): str(v) for k, v in columns.items() if v} if isinstance(columns, Mapping) else {},
+        str(options.get("image_root") or ""),
+        frozenset(map(str, absent)) if isinstance(absent, list) else frozenset(),
+        str(options.get("delimiter") or ""),
+        str(options.get("encoding") or ""),
+    )
