@@ -1,7 +1,7 @@
 # The commands that a contributor needs; .ci/run does install, check and test in an environment of its own.
 .PHONY: install check format test slow docs
 
-EXTRAS = dev,fs,distributed,judge,plot,evaluate,privacy,quant,smolvlm
+EXTRAS = dev,fs,distributed,judge,plot,evaluate,privacy,quant,smolvlm,trl,dicom,heif,wandb,mlflow,nvflare,real,completion
 
 install:  ## torch first: everything else accepts what is there
 	pip install torch==2.13.0

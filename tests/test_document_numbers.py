@@ -265,7 +265,7 @@ REFUSED = {
         for typed in (["fedmllm.aggregation.rule", "median"], ["fedmllm.aggregation.max_update_norm", "1"],
                       ["fedmllm.aggregation.outlier_factor", "3"])
     ] + [
-        ("The threshold is above half",
+        ("a share of 0.5 or less is refused",
          [*SECURE, "fedmllm.privacy.secure_aggregation.threshold", "0.5"]),
         ("a `fedmllm.network.min_clients` below it is refused",
          [*SECURE, "fedmllm.network.min_clients", "2"]),
