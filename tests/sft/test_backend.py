@@ -126,3 +126,21 @@ def test_a_field_of_sft_config_is_in_force(tiny, rows) -> None:
         trainer, plan = TrlTrainer(mllm, encoder, LocalConfig(sft=sft)), UpdatePlan(batches=[[0, 1]], lr=1e-3)
         ends.append(trainer.fit(mllm.adapter.initial_state(5), encoded, plan)[0])
     assert trl_updates.distance(*ends) > 1e-6
+
+
+def test_the_switches_for_missing_modalities_in_a_run(short_config) -> None:
+    """Stand-ins, label prior, draw and weights: the same clients and decisions, the same adapter up to rounding."""
+    from safetensors.torch import load_file
+
+    from fs_fedmllm.runs.simulation import run
+
+    words = ("fedmllm.label_prior", 1, "fedmllm.sampler", "modality", "fedmllm.aggregation.client_weights", "balanced",
+             "fedmllm.stand_ins.use", "force", "fedmllm.stand_ins.guard", "none", "fedmllm.train.eps", 1.0e-2,
+             "fedmllm.train.micro_batch_size", 3)  # fmt: skip
+    made = {}
+    for backend in ("lean", "trl"):
+        results, folder = run(short_config("cross_i3t7", *words, "fedmllm.train.backend", backend, "expname", backend))
+        made[backend] = results, load_file(folder.path / "adapter" / "adapter_model.safetensors")
+    (lean, ours), (trl, theirs) = made["lean"], made["trl"]
+    assert lean["participants"] == trl["participants"] and lean["stand_ins"] == trl["stand_ins"]
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5

@@ -86,3 +86,16 @@ def test_a_run_draws_by_its_manifest(short_config) -> None:
 def test_refusals(short_config, words, says) -> None:
     with pytest.raises(ConfigError, match=rf"fedmllm\.sampler is modality, .*{says}"):
         short_config("cross_i3t7", "fedmllm.sampler", "modality", *words)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "scaffold", "feddyn"])
+@pytest.mark.parametrize("regularizer", ["none", "adaptive", "fedprox", "moon", "fedilora"])
+def test_the_switches_go_with_every_method_and_regulariser(short_config, method: str, regularizer: str) -> None:
+    words = ("fedmllm.label_prior", 1, "fedmllm.sampler", "modality", "fedmllm.stand_ins.use", "auto",
+             "fedmllm.average_last", 2, "federate.method", method, "fedmllm.regularizer.type",
+             regularizer)  # fmt: skip
+    if regularizer == "fedilora" and method in ("scaffold", "feddyn"):
+        with pytest.raises(ConfigError, match="sums what the training moved"):
+            short_config("cross_i3t7", *words)
+    else:
+        assert short_config("cross_i3t7", *words).federate.method == method
