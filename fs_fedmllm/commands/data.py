@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fs_fedmllm.config import Config
     from fs_fedmllm.data.findings import Finding
     from fs_fedmllm.data.sample import Dataset, Sample
+    from fs_fedmllm.data.template import Template
     from fs_fedmllm.scenarios.federated_data import FederatedData
     from fs_fedmllm.scenarios.test_sets import NamedTestSet
 
@@ -324,8 +325,26 @@ def _export(args: argparse.Namespace) -> int:
         if rows:
             write_split(out / "server", split, rows, data.template, variant)
     print(client_table(data.clients, data.names))
+    for said in _beside_trl(config, data.template):
+        print(said)
     print(f"written to {out}; for example: trl sft --dataset_name {out / 'client_1'} --model_name_or_path ...")
     return 0
+
+
+def _beside_trl(config: Config, template: Template) -> list[str]:
+    """In what TRL's own script would train the configuration's model on other tokens than a run here does."""
+    from fs_fedmllm.errors import ModelError
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.models.skeleton import skeleton
+    from fs_fedmllm.sft.export import differences
+
+    path = config.model.fedmllm.path
+    try:
+        encoder = Encoder(skeleton(config.model.fedmllm), template, config.fedmllm.prompt, None)
+    except ModelError as error:
+        return [f"What TRL makes of these rows was not compared with what a run trains on: {error}"]
+    told = differences(encoder.completions, encoder.mllm.tokenizer)
+    return [f"With {path}, TRL's own script {said}." for said in told]
 
 
 def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, str] = MappingProxyType({})) -> str:
@@ -364,7 +383,7 @@ def _show(args: argparse.Namespace) -> int:
     if not chosen:
         raise DataError(f"No row of {of} shows {args.case}.")
     shown = chosen[max(0, args.skip) : max(0, args.skip) + max(0, args.n)]
-    prompts = [template.prompt(row, config.fedmllm.prompt) for row in shown]
+    prompts = [(template.prompt(row, config.fedmllm.prompt), row.answer) for row in shown]
     if not args.plain and shown:
         from fs_fedmllm.errors import ModelError
         from fs_fedmllm.models.seen_prompts import seen_prompts
@@ -373,11 +392,11 @@ def _show(args: argparse.Namespace) -> int:
             prompts = list(seen_prompts(config, template, shown))
         except ModelError as error:
             print(f"Without the model's chat template and image placeholder: {error}", file=sys.stderr)
-    for number, (row, prompt) in enumerate(zip(shown, prompts, strict=True), max(0, args.skip) + 1):
+    for number, (row, (prompt, learnt)) in enumerate(zip(shown, prompts, strict=True), max(0, args.skip) + 1):
         lines = [f"--- {of}, row {number} of {len(chosen):,}: id {row.id}, shows {row.presence}, {row.source}"]
         if row.image is not None:
             lines.append(f"image: {row.image}")
-        lines += [prompt, f"=> {row.answer}"]
+        lines += [prompt, f"=> {learnt}"]
         lines[-1] += f"  ({row.kind})" if row.kind else ""
         print(printable("\n".join(lines)))
     return 0

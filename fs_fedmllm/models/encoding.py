@@ -233,12 +233,20 @@ class Encoder:
             ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
             after = len(ids) - at - len(expansion.ids)
             extras = {name: (0,) * at + values + (0,) * after for name, values in expansion.extras.items()}
+        elif sample.image is not None and (text := self._written(hidden.text)) is not None:
+            ids = self._row_text.tokens(text, marked=bool(hidden.pieces))
+            extras = self.mllm.family.token_inputs(self.mllm.processor, ids)
         elif sample.image is not None:
             processor = self._row_text.processor if hidden.pieces else self.mllm.processor
             ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
         ids, extras = self._row_text.restore(ids, extras, hidden.pieces)
         lead = self.completions.lead
         return (*lead, *ids), {name: (*(0 for _ in lead), *values) for name, values in extras.items()}
+
+    def _written(self, prompt: str) -> str | None:
+        """The conversation of a prompt with an image in it, if the family writes it without looking at the image."""
+        mllm = self.mllm
+        return mllm.family.written(mllm.processor, self._chat(prompt, True), mllm.image_arguments)
 
     # Lengths ------------------------------------------------------------------------------------------------------
 

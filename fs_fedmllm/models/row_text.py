@@ -112,9 +112,15 @@ class RowText:
     def _mark_id(self) -> int:
         return int(self.processor.tokenizer.convert_tokens_to_ids(MARK))
 
-    def tokens(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text, without special tokens of the tokenizer's own."""
-        return tuple(self._original.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def tokens(self, text: str, *, marked: bool = False) -> tuple[int, ...]:
+        """Token ids of a text, without special tokens of the tokenizer's own.
+
+        Args:
+            text: any.
+            marked: whether pieces of it are hidden.
+        """
+        processor = self.processor if marked else self._original
+        return tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def names(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary writes them."""

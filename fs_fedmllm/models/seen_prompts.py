@@ -20,8 +20,8 @@ from fs_fedmllm.models.skeleton import skeleton
 WRITTEN_OUT = 3
 
 
-def seen_prompts(config: Config, template: Template, rows: Sequence[Sample]) -> Iterator[str]:
-    """The prompt of each row, up to where the model goes on.
+def seen_prompts(config: Config, template: Template, rows: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+    """The prompt of each row, up to where the model goes on, and what it is taught to write there.
 
     Args:
         config: of the run: its model, prompt variant and lengths.
@@ -37,7 +37,8 @@ def seen_prompts(config: Config, template: Template, rows: Sequence[Sample]) -> 
     placeholders = {getattr(mllm.processor, "image_token_id", None), *mllm.tokenizer.all_special_ids}
     for row in encoder.encode(rows):
         said = _text(mllm.tokenizer, row.prompt, placeholders)
-        yield f"{said}\n(the row is too long: a part of its text is left out)" if row.shortened else said
+        cut = "\n(the row is too long: a part of its text is left out)" if row.shortened else ""
+        yield f"{said}{cut}", _text(mllm.tokenizer, row.completion, placeholders)
 
 
 def _text(tokenizer: Any, ids: Sequence[int], placeholders: set[int | None]) -> str:

@@ -116,6 +116,13 @@ class Federation:
         evaluated = (*data.dataset.val, *data.dataset.test, *further)
         check_shapes((*dealt, *evaluated), mllm.family.widest, mllm.family.name)
         mllm.adapter.warn_if_mostly_not_lora(whole_modules(config.model.fedmllm))
+        if config.model.fedmllm.image_tokens:
+            shown = ", ".join(f"{name} {value}" for name, value in mllm.image_arguments.items())
+            logger.warning(
+                "model.fedmllm.image_tokens %d: images are shown with %s.",
+                config.model.fedmllm.image_tokens,
+                shown or "the checkpoint's own settings",
+            )
         if mllm.groups:
             costs = ", ".join(f"{name} {size:,}" for name, size in mllm.federated_bytes().items())
             logger.warning("Modules go in full: a client sends %s bytes a round.", costs)

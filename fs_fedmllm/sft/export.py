@@ -22,6 +22,7 @@ from fs_fedmllm.data.images import image_bytes
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.files.atomic import beside, private_folder
+from fs_fedmllm.models.completions import Completions
 from fs_fedmllm.sft.rows import PRESENCE
 
 #: Our names of splits -> those that ``datasets`` and TRL use.
@@ -66,6 +67,23 @@ def write_split(folder: Path, split: str, samples: Sequence[Sample], template: T
             made = list(_rows(samples[start : start + BATCH], template, variant))
             writer.write_table(pa.Table.from_pylist(made, schema=schema))
     return path
+
+
+def differences(completions: Completions, tokenizer: Any) -> list[str]:
+    """What TRL's own script does otherwise with a model's template than a run here, in words that follow its name.
+
+    Args:
+        completions: the model's.
+        tokenizer: the model's.
+    """
+    found = []
+    if completions.appended is not None:
+        end = tokenizer.convert_ids_to_tokens(completions.appended)
+        found.append(f"teaches no end of an answer, since the chat template writes none; a run here appends {end}")
+    if completions.lead:
+        start = tokenizer.convert_ids_to_tokens(completions.lead[0])
+        found.append(f"leaves out the {start} that the tokenizer puts before a conversation")
+    return found
 
 
 def _rows(samples: Sequence[Sample], template: Template, variant: str) -> Iterator[dict[str, Any]]:

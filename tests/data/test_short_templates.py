@@ -147,6 +147,8 @@ def test_what_is_shown_is_what_the_model_sees(ward, capsys):
     image = mllm.tokenizer.decode([mllm.processor.image_token_id])
     count = whole.count(image)
     assert whole.replace(image * count, f"{image} (x {count})") in said
+    # And what it is taught to write behind it, with the end of the turn.
+    assert f"=> {mllm.tokenizer.decode(list(row.completion), skip_special_tokens=False)}" in said
     assert main(["data", "show", str(path), "-n", "1", "--plain"]) == 0
     assert image not in capsys.readouterr().out
     assert main(["data", "show", str(path), "-n", "1", "model.fedmllm.path", "nowhere/at-all"]) == 0

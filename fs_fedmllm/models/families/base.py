@@ -143,6 +143,20 @@ class Family:
             processor(text=[chat], images=[picture], return_tensors="pt", add_special_tokens=False, **arguments)
         )
 
+    def written(self, processor: Any, chat: str, arguments: Mapping[str, Any]) -> str | None:
+        """A conversation with what the processor writes in place of an image; None where that depends on the image.
+
+        Args:
+            processor: the checkpoint's.
+            chat: with one image's placeholder.
+            arguments: ``model.fedmllm.image``.
+        """
+        return None
+
+    def token_inputs(self, processor: Any, ids: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The further inputs over a prompt's tokens, where :meth:`written` gives the prompt."""
+        return {}
+
     def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
         """Arguments of the processor under which an image has fewer and fewer tokens; none where the number is fixed.
 

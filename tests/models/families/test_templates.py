@@ -280,3 +280,51 @@ def test_how_answers_are_written_is_told(mllm_of, picture: str, monkeypatch) -> 
     assert scored.decoding() is None
     drawn = Evaluator(scored.encoder, EvaluatorConfig(), {"decision": "sampled_text"}).decoding()
     assert drawn is not None and drawn["do_sample"] and drawn["repetition_penalty"] == 1.05
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava", "smolvlm", "qwen3_vl"])
+def test_an_image_goes_through_the_processor_once(name: str, mllm_of, picture: str, monkeypatch) -> None:
+    """However many rows show it; their tokens are those of the whole conversation (above)."""
+    mllm = mllm_of(name)
+    encoder, seen = Encoder(mllm, free_question(None), "original", None), []
+    process = type(mllm.family).process
+    monkeypatch.setattr(type(mllm.family), "process", lambda *given: seen.append(1) or process(*given))
+    rows = [Sample(str(i), picture, None, "yes", question=f"\n\n Is it {i}?\n <image> ") for i in range(5)]
+    found = encoder.encode(rows)
+    assert len(seen) == 1
+    for row, encoded in zip(rows, found, strict=True):
+        assert all(len(values) == len(encoded.prompt) for values in encoded.extras.values())
+        # By the processor as a whole.
+        hidden, _ = encoder._hidden_prompt(row)
+        processor = encoder._row_text.processor if hidden.pieces else mllm.processor
+        whole = encoder._process(encoder._chat(hidden.text, True), picture, "", processor)
+        extras = {k: tuple(v[0].tolist()) for k, v in whole.items()
+                  if k not in ("input_ids", "attention_mask") and v.shape == whole["input_ids"].shape}  # fmt: skip
+        ids, wanted = encoder._row_text.restore(tuple(whole["input_ids"][0].tolist()), extras, hidden.pieces)
+        lead = encoder.completions.lead
+        assert encoded.prompt == (*lead, *ids)
+        assert encoded.extras == {k: (*(0 for _ in lead), *v) for k, v in wanted.items()}
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_vl"])
+def test_trls_collator_makes_the_same_tokens(name: str, mllm_of, picture: str) -> None:
+    """What ``data export`` writes, read by TRL's own collator, is what a run trains on; else it is told."""
+    pytest.importorskip("trl", reason="NOT RUN: trl is not installed")
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    from fs_fedmllm.data.conversations import conversation
+    from fs_fedmllm.sft.export import differences
+
+    mllm = mllm_of(name)
+    encoder = Encoder(mllm, free_question(None), "original", None)
+    row = Sample("1", picture, None, "yes", question="Is this a heart?")
+    told = conversation(row, encoder.template)
+    collator = DataCollatorForVisionLanguageModeling(mllm.processor, completion_only_loss=True)
+    batch = collator([{**told, "images": [Image.open(picture)]}])
+    found = encoder.encode([row])[0]
+    assert batch["input_ids"][0].tolist() == [*found.prompt, *found.completion]
+    assert batch["labels"][0][batch["labels"][0] != -100].tolist() == list(found.completion)
+    assert differences(encoder.completions, mllm.tokenizer) == []
+    other = Encoder(mllm_of("llava"), free_question(None), "original", None)
+    first, second = differences(other.completions, other.mllm.tokenizer)
+    assert "teaches no end of an answer" in first and "appends </s>" in first and "leaves out the <s>" in second
