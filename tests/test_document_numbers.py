@@ -48,7 +48,9 @@ def test_the_readmes_closing_table_is_of_the_main_job(planned: Any) -> None:
     config = schema.load(CONFIGS / "cross_i3t7.yaml", [])
     rounds = range(config.eval.freq, config.federate.total_round_num + 1, config.eval.freq)
     assert [int(n) for n in re.findall(r"^round (\d+)", shown, re.MULTILINE)] == list(rounds)
-    rates = said_rates(prepare_data(config).manifest.missing_rates)
+    data = prepare_data(config)
+    rates, tested = said_rates(data.manifest.missing_rates), len(data.dataset.test)
+    assert f"test rows: {tested}; {tested} show both modalities\n" in shown
     assert f"missing modalities: {rates}\nmodel: {config.model.fedmllm.path}\n" in shown
     assert not re.search(r"sha256: [0-9a-f]{8}", text)  # no digest as if it held on every machine
 

@@ -15,6 +15,7 @@ from fs_fedmllm.cli import main
 from fs_fedmllm.files.locks import Lock, is_held
 from fs_fedmllm.runs.listing import list_runs, run_folder_of
 
+DECAY = "fedmllm.train.weight_decay=0.2"
 PRESET = str(CONFIGS / "cross_i3t7.yaml")
 
 
@@ -27,7 +28,7 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["run", PRESET, "--engine", "embedded", *SHORT, f"outdir={folder}", "eval.freq=1"]
     assert main([*words, "expname=first"]) == 0
     assert main([*words, "expname=group/../x"]) == 2
-    assert main([*words, f"outdir={folder}/below", "expname=second", "seed=3"]) == 0
+    assert main([*words, f"outdir={folder}/below", "expname=second", "seed=3", DECAY]) == 0
     for name, method in (("resumable", "checkpoint"), ("stopped", "begin_round")):
 
         def interrupt(self: Session, of: str = method) -> None:
@@ -53,7 +54,7 @@ def test_runs_are_listed_with_status_figure_and_differences(exp: Path, capsys: p
         "seed": 3,
         "train.optimizer.lr": found["first"]["differs"]["train.optimizer.lr"],
     }
-    assert found["stopped"]["differs"] == {"seed": 0, "train.optimizer.lr": 0.001}
+    assert found["stopped"]["differs"] == {"seed": 0, "train.optimizer.lr": 0.001, "fedmllm.train.weight_decay": 0.1}
     results = json.loads((exp / "first" / "results.json").read_text())
     assert found["first"]["best"] == results["best"][results["best_by"]] and found["stopped"]["best"] is None
     assert found["resumable"]["metric"] == "val_macro_f1" and found["resumable"]["best_round"] == 1
@@ -112,10 +113,30 @@ def test_a_report_takes_all_runs_below_a_folder(exp: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert "left out:" in said.err and "resumable (resumable)" in said.err and "stopped (stopped)" in said.err
     text = (tmp_path / "report.md").read_text()
-    assert "2 of 2 runs finished" in text
+    assert "2 of 2 runs finished" in text and "## In what the runs differ" in text and "Holm" in text
+    assert "| seed | 3 | 0 |" in text and "expname" not in text
+    for part in (
+        "## Time and bytes",
+        "## Who holds which modality: first",
+        "| first | 16<br>fedmllm.eval.limit | 400 |",
+    ):
+        assert part in text.replace("\\_", "_")
     assert main(["report", str(exp / "first" / "results.json"), "--no-curves"]) == 0
-    assert (exp / "first" / "report" / "report.html").is_file()
+    page = (exp / "first" / "report" / "report.html").read_text()
+    for part in ("Time and bytes", "Who holds which modality", "Test rows, and what they show"):
+        assert part in page
+    for word in ("Holm", "Δ", "p-value", "differ", "seeds;"):  # one run: nothing is tested against another
+        assert word not in page
     assert main(["report", str(exp / "stopped")]) == 2
+
+
+def test_the_closing_table_says_how_many_rows_were_tested_and_what_they_show() -> None:
+    from fs_fedmllm.runs.console import test_rows_line as line
+
+    some = {"evaluated": 16, "all": 400, "presence": {"both": 10, "image": 6}}
+    assert line(some) == "test rows: 16 of 400 (fedmllm.eval.limit); 10 show both modalities, 6 an image only"
+    assert line({"evaluated": 4, "all": 4, "presence": {"text": 4}}) == "test rows: 4; 4 a text only"
+    assert line({}) == line({"evaluated": 0, "all": 0, "presence": {}}) == ""
 
 
 def test_a_dry_run_says_what_it_checked_and_leaves_nothing(

@@ -130,6 +130,20 @@ def privacy_line(privacy: dict[str, Any]) -> str:
     return f"privacy: {', '.join(said)}"
 
 
+def test_rows_line(counted: dict[str, Any]) -> str:
+    """How many test rows an evaluation takes, and what they show; empty where there is none, or nobody counted.
+
+    Args:
+        counted: ``test_rows`` of results.json.
+    """
+    if not counted.get("evaluated"):
+        return ""
+    of = "" if counted["evaluated"] == counted["all"] else f" of {counted['all']:,} (fedmllm.eval.limit)"
+    said = {"both": "show both modalities", "image": "an image only", "text": "a text only", "neither": "neither"}
+    shown = ", ".join(f"{count:,} {said.get(case, case)}" for case, count in counted["presence"].items())
+    return f"test rows: {counted['evaluated']:,}{of}; {shown}"
+
+
 def closing_table(results: dict[str, Any], folder: str) -> str:
     """The figures of a finished run as text.
 
@@ -183,6 +197,8 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines[-2:-2] = said_views(results["views"]).splitlines()
     for line in said_decisions(results.get("stand_ins") or []):
         lines.insert(-2, line)
+    if told := test_rows_line(results.get("test_rows") or {}):
+        lines.insert(-2, told)
     if missing := said_rates(results.get("missing_rates") or {}):
         lines.insert(-2, f"missing modalities: {missing}")
     if results.get("model"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.evaluation.views import said_views
-from fs_fedmllm.tools.report.page import Cell, Grid
+from fs_fedmllm.tools.report.grids import Cell, Grid
 
 #: Views of the rows, as the metrics' names begin, and what they are called.
 VIEWS = {"": "as they are", "image_": "image only", "text_": "text only"}

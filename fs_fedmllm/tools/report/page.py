@@ -16,36 +16,16 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.runs.decisions import spans
 from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
+from fs_fedmllm.tools.report.facts import facts_of
 from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
 from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.report.seeds import Claim, claims
 from fs_fedmllm.tools.sweeps.table import Metric
 from fs_fedmllm.version import VERSION
 
 MINUS = "−"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure as text.
-
-    Attributes:
-        figure: mean and standard deviation over the seeds; a dash where nothing is finished.
-        lines: what stands under it: interval, the paper's figure and the difference, the comparison.
-    """
-
-    figure: str
-    lines: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: head, and rows of a title and cells."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
 @dataclass
@@ -63,6 +43,7 @@ class Content:
         missing: nominal and measured missing rates, a row for each setting, none where nothing was missing; the four
             readings of the rows; when modalities were stood in for.
         sources: a row for every run: what made it.
+        facts: of runs side by side: in what they differ, test rows, time and bytes, who holds which modality.
         seeds: rows against the baseline over seeds; none where no two seeds are shared.
     """
 
@@ -77,6 +58,7 @@ class Content:
     missing: list[Grid] = field(default_factory=list)
     sources: list[Mapping[str, str]] = field(default_factory=list)
     seeds: list[Grid] = field(default_factory=list)
+    facts: list[Grid] = field(default_factory=list)
     made: str = ""
 
 
@@ -174,6 +156,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
                 seen.add(run.folder)
                 content.sources.append({"run": sheet.title(dict(place)), **source_of(run)})
     content.models = sorted({source["model"] for source in content.sources if source["model"]})
+    content.facts = facts_of(sheet)
     content.missing = [*missing_rates(sheet), *views_of(sheet), *decisions_of(sheet)]
     return content
 
@@ -321,23 +304,43 @@ def model_name(results: Mapping[str, Any]) -> str:
     return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 
-def explanation(sheet: Sheet) -> list[str]:
-    """How the figures are to be read."""
+def explanation(content: Content) -> list[str]:
+    """How the figures are to be read: what is not there is not explained."""
+    sheet = content.sheet
     base = sheet.title(baseline_of(sheet))
-    return [
-        "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise.",
+    several = any(len(runs) > 1 for runs in sheet.runs.values())
+    compared = len([row for row in sheet.rows() if sheet.table.place(row) != "zero_shot"]) > 1
+    lines = [
+        "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise."
+        if several
+        else "Figures of the last round unless a row says otherwise.",
         "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
-        "figures owe to which rows were tested, not to the seed.",
-        f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
-        "and a two-sided p-value after Holm's correction for the rows of the column. It speaks of rows: whether a "
-        "method is better is a question about seeds.",
-        f"Over seeds, against {base}: mean difference of runs with the same seed, its 95 % interval and two-sided "
-        "p-value by Student's paired t-test, the latter after Holm's correction for every claim of the table; \"seen "
-        'from" is the true difference that so many seeds with this spread show four times out of five. A smaller one '
-        "can be there and not be seen.",
-        "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what "
-        "those show; for Local, of the client's own adapter.",
+        "figures owe to which rows were tested, not to the seed."
+        if several
+        else "In brackets: 95 % bootstrap interval over the test rows; how much a figure owes to the seed, only "
+        "further seeds show.",
     ]
+    if compared:
+        lines.append(
+            f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
+            "and a two-sided p-value after Holm's correction for the rows of the column. It speaks of rows: whether a "
+            "method is better is a question about seeds."
+        )
+    if content.seeds:
+        lines.append(
+            f"Over seeds, against {base}: mean difference of runs with the same seed, its 95 % interval and two-sided "
+            "p-value by Student's paired t-test, the latter after Holm's correction for every claim of the table; "
+            '"seen from" is the true difference that so many seeds with this spread show four times out of five. A '
+            "smaller one can be there and not be seen."
+        )
+    return lines
+
+
+#: Below the slices by client.
+PER_CLIENT = (
+    "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what those "
+    "show; for Local, of the client's own adapter."
+)
 
 
 def html(content: Content) -> str:
@@ -348,8 +351,9 @@ def html(content: Content) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    read = [*explanation(content), *([PER_CLIENT] if content.clients else [])]
     return environment.get_template("report.html.j2").render(
-        content=content, sheet=content.sheet, table=content.sheet.table, explanation=explanation(content.sheet),
+        content=content, sheet=content.sheet, table=content.sheet.table, explanation=read,
         version=VERSION, columns=list(content.sources[0]) if content.sources else [],
     )  # fmt: skip
 
@@ -369,13 +373,12 @@ def markdown(content: Content, *, slices: bool = True) -> str:
         lines += ["**Made with `--tiny`: embedded model and data, a few steps. The figures mean nothing.**", ""]
     if sheet.table.about:
         lines += [_escaped(sheet.table.about), ""]
-    read = explanation(sheet)[: 4 if content.seeds else 3]
-    lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(read)}", ""]
+    lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(explanation(content))}", ""]
     if sheet.table.source:
         lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
     if content.models:
         lines += [f"Model: {_escaped(', '.join(content.models))}.", ""]
-    for grid in (*content.tables, *content.seeds, *content.missing):
+    for grid in (*content.tables, *content.seeds, *content.missing, *content.facts):
         lines += [*_grid(grid, with_lines=True), ""]
     lines += [f"- {_escaped(note)}" for note in content.notes]
     if slices:
