@@ -299,16 +299,6 @@ def _looked_up(values: Any, item: Any, head: Any) -> tuple[Any, int]:
     return table[places].astype(np.float64), depth
 
 
-class _Unheard(logging.Filter):
-    """The parser's warnings quote values of the file."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return False
-
-
-_UNHEARD = _Unheard()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing that the parser says comes out, for it may quote what the file says of a person.
@@ -316,9 +306,9 @@ def _quiet() -> Iterator[None]:
     Raises:
         UnusablePixels: in the place of whatever else is raised inside.
     """
-    logger = logging.getLogger("pydicom")
-    if _UNHEARD not in logger.filters:
-        logger.addFilter(_UNHEARD)
+    import pydicom  # noqa: F401 - which sets its logger's level
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.files import Row, Rows
 from fs_fedmllm.data.findings import Findings, RowError
 
 #: Endings of images that are looked for in class folders, in any case.
@@ -72,7 +72,21 @@ def class_rows(folder: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         found.warn(str(folder), f"{count} no image by name, and not read, such as {others[0]}.")
 
 
-def named_row(row: Row, folder: Path) -> Row:
+def named_rows(rows: Rows, folder: Path, found: Findings) -> Iterator[tuple[str, Row]]:
+    """The rows of ``metadata`` whose ``file_name`` leads from the data root; images that none names are counted."""
+    named: set[str] = set()
+    for where, row in rows:
+        made = _named_row(row, folder)
+        named.add(os.path.normpath(str(made.get(FILE_NAME))))
+        yield where, made
+    images = (str(path) for path in folder.absolute().rglob("*") if _pictured(path.name))
+    others = sorted(image for image in images if image not in named)
+    if others:
+        count = "1 image is" if len(others) == 1 else f"{len(others):,} images are"
+        found.warn(str(folder), f"{count} not named by {METADATA}, and not read, such as {others[0]}.")
+
+
+def _named_row(row: Row, folder: Path) -> Row:
     """A row of ``metadata`` whose ``file_name`` leads from the data root, not from the folder that the file is in."""
     name: Any = row.get(FILE_NAME)
     if not isinstance(name, str) or not name.strip() or "://" in name or name[:5].lower() == "data:":

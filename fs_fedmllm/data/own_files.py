@@ -12,7 +12,7 @@ from pathlib import Path
 from fs_fedmllm.data.arrow_rows import class_labels, disk_rows, parquet_rows
 from fs_fedmllm.data.files import Row, json_rows
 from fs_fedmllm.data.findings import Findings, RowError
-from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_row
+from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_rows
 from fs_fedmllm.data.packed import GZIP, is_packed, kind_of
 from fs_fedmllm.data.tables import TABLES, TableForm, table_rows
 from fs_fedmllm.files.atomic import write_atomically
@@ -204,8 +204,7 @@ def read_source(source: Source, found: Findings, form: TableForm = UTF8) -> Iter
     if source.layout == "classes":
         yield from class_rows(path, found)
     elif source.layout == METADATA:
-        rows = read_source(Source(path, source.split), found, form)
-        yield from ((where, named_row(row, path.parent)) for where, row in rows)
+        yield from named_rows(read_source(Source(path, source.split), found, form), path.parent, found)
     elif path.is_dir() and is_read(path):
         raise RowError(str(path), "this is a folder, where a file is expected.", "Name the file in it.")
     elif path.is_dir():

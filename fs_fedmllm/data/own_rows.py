@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.data.columns import (
-    FIELDS,
     NOTHING,
     UnreadColumns,
     missing,
@@ -103,7 +102,7 @@ class RowReader:
                 if (unlike := unread.fault(str(source.path), _remedy)) is not None:
                     raise unlike from None
             raise
-        for name in FIELDS:
+        for name in ("text", "question"):
             if isinstance(value := row.get(name), str) and value.strip().lower() in NOTHING:
                 self._nothing[name, value.strip()] += 1
 
@@ -234,12 +233,12 @@ class RowReader:
         if self._kept:
             self.found.note(where, f"Embedded images, each kept once in {self.store}: {len(self._kept):,}.")
         for (name, value), count in self._nothing.items():
-            if name != "label" and not (name == "answer" and self.options.template.task == "choice"):
-                rows = "1 row" if count == 1 else f"{count:,} rows"
-                self.found.warn(
-                    where, f"In {rows} {name} is {value!r}, which is taken as it is written.",
-                    f"Say fedmllm.data: {{absent: ['{value}']}} if it means that nothing is there.",
-                )  # fmt: skip
+            rows = "1 row" if count == 1 else f"{count:,} rows"
+            self.found.warn(
+                where,
+                f"In {rows} {name} is {value!r}, which is taken as it is written.",
+                f"Say fedmllm.data: {{absent: ['{value}']}} if it means that nothing is there.",
+            )
 
     def say_unread(self, source: Source, unread: UnreadColumns) -> None:
         """Name the columns of a file that nobody reads: an error if they look like a field, else a note."""

@@ -248,6 +248,8 @@ def test_nobodys_name_is_said(tmp_path, caplog, capsys) -> None:
                 open_image(path)
             assert "Jane" not in str(error.value)
         assert shades(good)[2] == 128
+        for logger in ("pydicom", "pydicom.pixels.decoders.base"):  # what the parser would say
+            logging.getLogger(logger).error("value %r", NAME)
         assert b"Jane" not in image_bytes(good) and image_bytes(good).startswith(b"\x89PNG")
         (tmp_path / "data.jsonl").write_text(
             "".join(f'{{"image": "{name}.dcm", "label": 0, "split": "train"}}\n' for name in "abc")

@@ -106,6 +106,10 @@ def test_a_file_that_names_the_images_of_its_folder(pets, kind, name) -> None:
     assert [len(part) for part in (data.train, data.val, data.test)] == [8, 4, 4]
     assert data.train[0].image == str(pets / "train" / "cat" / "0.png") and data.train[0].presence == "both"
     assert not any(found.severity == "error" for found in findings)
+    spare = pets / "train" / "cat" / "spare.png"
+    spare.write_bytes((pets / "train" / "cat" / "0.png").read_bytes())
+    said = f"1 image is not named by metadata, and not read, such as {spare}."
+    assert any(said in warning for warning in load_dataset("own", pets, options).warnings)
     metadata(pets / "train", kind, [{"file_name": "../../../x.png", "text": "it", name: "cat"}])
     with pytest.raises(DataError, match=r"metadata\.\w+:\d: the image path .* leaves the data folder"):
         load_dataset("own", pets, options)
