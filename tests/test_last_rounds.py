@@ -158,3 +158,15 @@ def test_a_checkpoint_with_too_few_of_them_does_not_fit(short_config, tmp_path: 
         check_fit(tmp_path, state, config, params, {})
     state.recent = [{"a": torch.ones(1)}]
     check_fit(tmp_path, state, config, params, {})
+
+
+def test_a_plan_counts_its_evaluation_and_its_files(short_config) -> None:
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+    from fs_fedmllm.tools.planner.work import count_work
+
+    words = ("fedmllm.eval.slices", "ends", "fedmllm.eval.limit", 8)
+    data = prepare_data(short_config("cross_i3t7", *words))
+    plain, planned = (
+        count_work(short_config("cross_i3t7", *words, "fedmllm.average_last", k), data).scored for k in (0, 2)
+    )
+    assert planned - plain == 8 + 3 * 8  # validation rows, and test rows in three views

@@ -89,7 +89,8 @@ def measure(config: Config) -> dict[str, Any]:
     params = federation.initial_state()
     optimizer = federation.optimizer
     server = optimizer.init(params) if optimizer is not None else {}
-    state = RunState(0, params, server, dict(params))
+    recent = [{n: t.clone() for n, t in params.items()} for _ in range(config.fedmllm.average_last)]
+    state = RunState(0, params, server, dict(params), recent=recent)
     encoder, some_client = federation.encoder, min(data.clients)
 
     def timed(action: Any) -> float:
