@@ -18,8 +18,8 @@ from fs_fedmllm.distributed.errors import IdentityError
 from fs_fedmllm.distributed.identity import UNREADABLE, Identity, require_current
 from fs_fedmllm.errors import PrivacyError
 
-#: Longest certificate, in letters.
-_LONGEST = 16_384
+#: Longest certificate and signature that are looked at or passed on, in letters.
+LONGEST = {"certificate": 16_384, "signature": 1024}
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 _RSA = (padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH), hashes.SHA256())
 
@@ -70,7 +70,7 @@ def check(
         return
     assert identity.authority is not None
     pem, signature = proof.get("certificate"), proof.get("signature")
-    if not isinstance(pem, str) or not isinstance(signature, str) or len(pem) > _LONGEST:
+    if not isinstance(pem, str) or not isinstance(signature, str) or len(pem) > LONGEST["certificate"]:
         raise PrivacyError(f"The roster has keys of client {client} that no certificate vouches for.")
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())

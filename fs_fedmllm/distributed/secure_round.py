@@ -16,13 +16,16 @@ A client's loss and gradient norm are figures of its own data, so they are not s
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import secure_store as stages
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, TensorSpec
+from fs_fedmllm.distributed.identity import AUTHORITY, Identity
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase
 from fs_fedmllm.distributed.protocol import ProtocolError, number, state_digest, text, whole
@@ -36,6 +39,7 @@ from fs_fedmllm.distributed.secure_client import (
     mask_context,
     to_hex,
 )
+from fs_fedmllm.distributed.secure_keys import LONGEST, check
 from fs_fedmllm.distributed.secure_store import HeldRound, RoundStore, held_round
 from fs_fedmllm.errors import ConfigError, PrivacyError, TooFewError, UpdateError
 from fs_fedmllm.privacy.masked_sum import MASKED, MaskedSum
@@ -96,20 +100,28 @@ class _Keys(_Step):
 
     def __init__(self, session: Session, server: SecureServer):
         super().__init__(session, server)
-        #: Client -> what shows the others that the keys are its own; the server has no use for it.
+        #: Client -> what shows the others that the keys are its own.
         self.proofs: dict[int, dict[str, str]] = {}
+        self._who = _trusting(session.config.fedmllm.network)
 
     def task(self, client: int) -> Message:
         return Message("task", {"session": self._server.session.hex()})
 
     def parse(self, client: int, answer: Message) -> tuple[dict[str, bytes], dict[str, str]]:
         header = answer.header
-        proof = {name: str(header[name]) for name in ("certificate", "signature") if name in header}
+        proof = {name: header[name] for name in LONGEST if name in header}
+        for name, value in proof.items():  # it goes to everybody
+            if not isinstance(value, str) or len(value) > LONGEST[name]:
+                raise ProtocolError(f"{name} must be a text of at most {LONGEST[name]} letters.")
         return {name: from_hex(header.get(name), name) for name in ("seal", "mask")}, proof
 
     def use(self, client: int, answer: tuple[dict[str, bytes], dict[str, str]]) -> None:
-        self._server.add_keys(client, answer[0])
-        self.proofs[client] = answer[1]
+        keys, proof = answer
+        if self._who is not None and self._session.round is not None:
+            # The others would refuse the whole roster for one client's sake.
+            check(self._who, self._server.session, self._session.round.index, client, keys, proof)
+        self._server.add_keys(client, keys)
+        self.proofs[client] = proof
 
 
 class _Shares(_Step):
@@ -201,6 +213,14 @@ class _Unmask(_Step):
 
     def use(self, client: int, answer: dict[str, dict[int, bytes]]) -> None:
         self._server.add_unmask(client, answer)
+
+
+def _trusting(settings: NetworkConfig) -> Identity | None:
+    """Whom the server trusts to vouch for clients' keys; None without certificates of ours."""
+    folder = Path(settings.certificates)
+    if settings.insecure or not (folder / f"{AUTHORITY}.crt").is_file():
+        return None
+    return Identity.load(folder)
 
 
 def secure_round(session: Session, rows: Mapping[int, int]) -> Generator[Phase, list[int], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from waiting import LONG, Clock
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
 from fs_fedmllm.distributed.answering import Handler
+from fs_fedmllm.distributed.authority import create_authority, create_identity
 from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
 from fs_fedmllm.distributed.identity import Identity
@@ -63,7 +64,12 @@ def pieces() -> Federation:
 
 
 def start(
-    pieces: Federation, folder: Path, wire: Wire, clock: Callable[[], float] = time.monotonic, **network: float
+    pieces: Federation,
+    folder: Path,
+    wire: Wire,
+    clock: Callable[[], float] = time.monotonic,
+    who: Mapping[int, Identity] | None = None,
+    **network: float,
 ) -> tuple[Session, Started, dict[int, Started]]:
     """The server, which has nobody's training rows, and its clients."""
     config = pieces.config
@@ -75,18 +81,21 @@ def start(
     agreed = agreement(config, pieces.data.template)
     wire.server = RoundServer(session, settings, agreed=agreed, rounds=rounds_of(config), clock=clock, linger=3.0)
     server = Started(wire.server.run)
-    sites = {client: Started(site(pieces, client, folder, wire, settings).run) for client in CLIENTS}
+    who = who or {}
+    sites = {client: Started(site(pieces, client, folder, wire, settings, who.get(client)).run) for client in CLIENTS}
     return session, server, sites
 
 
-def site(pieces: Federation, client: int, folder: Path, wire: Wire, settings) -> RoundClient:
+def site(
+    pieces: Federation, client: int, folder: Path, wire: Wire, settings, who: Identity | None = None
+) -> RoundClient:
     config, rows = pieces.config, pieces.data.clients[client]
     own = FederatedData(pieces.data.dataset, pieces.data.template, {client: rows}, pieces.data.manifest)
     home = folder / f"client_{client}"
     home.mkdir(parents=True, exist_ok=True)
     made = RoundClient(
         wire.channel(client), client, introduction(config, client, own),
-        handlers_of(config, client, pieces, home, Identity.plaintext(client)),
+        handlers_of(config, client, pieces, home, who or Identity.plaintext(client)),
         SiteStore(home / "state", site_identity(config, client, rows)), settings, Journal(home, f"client {client}"),
         StatusFile(home), sleep=lambda seconds: time.sleep(0.01),
     )  # fmt: skip
@@ -369,6 +378,30 @@ def test_a_client_with_wrong_shares_is_named_and_the_round_ends(pieces, embedded
     assert [(entry["client"], entry["reason"]) for entry in results["refused"]] == [
         (2, "client 2: secure_unmask: Client 2 sent a wrong share of client 4's seed.")
     ]
+
+
+def test_a_client_whose_keys_nobody_signed_falls_out_alone(pieces, tmp_path) -> None:
+    """The others would refuse a roster with them in it, and the server knows before they do."""
+    folder = tmp_path / "certificates"
+    create_authority(folder, "ward-study")
+    for client in (0, *CLIENTS):
+        create_identity(folder, client, ["localhost"] if not client else [])
+    network = replace(pieces.config.fedmllm.network, certificates=str(folder))
+    config = replace(pieces.config, fedmllm=replace(pieces.config.fedmllm, network=network))
+    signed = replace(pieces, config=config)
+    who = {client: Identity.load(folder, client) for client in CLIENTS} | {3: Identity.plaintext(3)}
+    wire = Wire()
+
+    def large(client: int, message: Message) -> None:
+        if client == 4 and message.kind == "answer" and message.header["phase"] == secure.KEYS:
+            message.header["certificate"] *= 100  # type: ignore[index]
+
+    wire.before = large
+    _, server, _ = start(signed, tmp_path, wire, who=who)
+    with pytest.raises(PrivacyError, match="2 of 2 clients sent keys, and the threshold is 3") as failed:
+        server.join()
+    assert "keys of client 3 that no certificate vouches for" in str(failed.value)
+    assert "certificate must be a text of at most" in str(failed.value) and "client 1:" not in str(failed.value)
 
 
 def test_a_damaged_session_on_the_servers_disk_is_no_new_one(tmp_path) -> None:

@@ -15,6 +15,7 @@ from fs_fedmllm.privacy.masked_sum import MaskedSum
 from fs_fedmllm.privacy.secure_aggregation import in_process
 from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.runs import simulation
+from fs_fedmllm.runs.session import Session
 
 SECURE = ("fedmllm.privacy.secure_aggregation.enabled", "True")
 THREE = ("federate.sample_client_num", "3")
@@ -94,6 +95,34 @@ def test_a_failed_turn_is_a_dropout_that_the_round_survives(short_config, monkey
     words = (*SECURE, *THREE, "fedmllm.privacy.secure_aggregation.threshold", "0.6", "federate.total_round_num", "1")
     results, _ = simulation.run(short_config("cross_i3t7", *words))
     assert [r["client"] for r in results["refused"]] == failed and results["rounds"] == 1
+
+
+def test_a_round_that_is_taken_again_on_one_machine_has_the_same_sum(short_config, monkeypatch) -> None:
+    """All updates are in one process, so nothing is remembered; but no second sum comes about either."""
+
+    class Killed(BaseException):
+        """Stands for kill -9."""
+
+    totals = []
+    total = in_process.SecureServer.total
+
+    def spy(self):
+        found = total(self)
+        totals.append((self.survivors, found.tobytes()))
+        return found
+
+    def die(self):
+        raise Killed
+
+    monkeypatch.setattr(in_process.SecureServer, "total", spy)
+    checkpoint = Session.checkpoint
+    config = short_config("cross_i3t7", *SECURE, *THREE, "federate.total_round_num", "1", "expname", "killed")
+    monkeypatch.setattr(Session, "checkpoint", die)
+    with pytest.raises(Killed):
+        simulation.run(config)
+    monkeypatch.setattr(Session, "checkpoint", checkpoint)
+    simulation.run(config)
+    assert len(totals) == 2 and totals[0] == totals[1]
 
 
 def test_with_differential_privacy_and_an_adaptive_server(short_config) -> None:

@@ -135,7 +135,10 @@ class SecureClient:
             )
         for other, data in sealed.items():
             key = masks.agree(self._seal_key, self._roster[other]["seal"], "seal", self._bound, other, self.client)
-            plain = masks.unseal(key, data, _about(self._bound, other, self.client))
+            try:
+                plain = masks.unseal(key, data, _about(self._bound, other, self.client))
+            except PrivacyError as error:
+                raise PrivacyError(f"The shares of client {other} cannot be opened. {error}") from error
             pair = plain[: shamir.WIDTH], plain[shamir.WIDTH :]
             if len(plain) != 2 * shamir.WIDTH or commitments.get(other) != _committed(
                 other, self.client, pair, self._bound
