@@ -19,7 +19,7 @@ from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.sealing import sealed
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, read_head, save_checkpoint
-from fs_fedmllm.runs.console import ConsoleProgress
+from fs_fedmllm.runs.progress import ConsoleProgress
 from fs_fedmllm.runs.resumption import announce, check_fit, identity
 from fs_fedmllm.runs.run_folder import RunFolder, claimed
 from fs_fedmllm.scenarios.federated_data import FederatedData
@@ -230,7 +230,8 @@ def test_resuming_is_said_at_once_and_the_bar_starts_there(tmp_path, short_confi
     assert "Resuming after round 2 of 40" in caplog.text
     bar = ConsoleProgress(config)
     bar.resumed(14)
-    assert (bar._bar.initial, bar._bar.n, bar._bar.total) == (14, 14, 80)
+    (task,) = bar._bar().tasks
+    assert (task.completed, task.total) == (14, 80)
     bar.close()
 
 
@@ -261,3 +262,33 @@ def test_a_finished_run_of_that_name_is_named_and_what_differs(short_config, cap
     (base / "resolved_config.yaml").write_text("fedmllm: {gone: 1}")
     (base.with_name("mine-2") / "resolved_config.yaml").unlink()
     assert "finished run of another release" in says(config)
+
+
+def test_a_terminal_has_a_bar_with_lines_above_it_and_a_file_plain_lines(short_config, monkeypatch) -> None:
+    import io
+    from types import SimpleNamespace
+
+    from rich.console import Console
+
+    from fs_fedmllm.runs import progress
+
+    def seen(*, terminal: bool) -> str:
+        stream = io.StringIO()
+        bar = ConsoleProgress(short_config(), Console(file=stream, force_terminal=terminal, width=100))
+        bar.evaluated(0, {"val_macro_f1": 0.25, "test_acc": 0.5})
+        for index in range(2):
+            for client in (1, 2):
+                bar.trained(index, SimpleNamespace(client=client, log=SimpleNamespace(loss=1.25)))  # type: ignore[arg-type]
+        bar.evaluated(2, {"val_macro_f1": 0.5, "test_acc": 0.75})
+        bar.close()
+        return stream.getvalue()
+
+    told = seen(terminal=True)
+    assert "round 2/2 client 2" in told and "4/4" in told and "loss 1.250" in told and "\x1b[" in told
+    assert "zero-shot: val_macro_f1 0.2500, test_acc 0.5000" in told and "round 2: val_macro_f1 0.5000" in told
+    lines = ["zero-shot: val_macro_f1 0.2500, test_acc 0.5000", "round 2: val_macro_f1 0.5000, test_acc 0.7500"]
+    assert seen(terminal=False).splitlines() == lines
+    monkeypatch.setattr(progress, "_LINE", -1.0)  # a minute later each time
+    assert "round 2/2 client 1: 3 of 4 updates, loss 1.250" in seen(terminal=False)
+    monkeypatch.setattr(progress, "shows_progress", lambda: False)
+    assert seen(terminal=True) == seen(terminal=False) == ""

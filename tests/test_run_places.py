@@ -53,6 +53,7 @@ def test_runs_are_listed_with_status_figure_and_differences(exp: Path, capsys: p
     assert found["second"]["differs"] == {
         "seed": 3,
         "train.optimizer.lr": found["first"]["differs"]["train.optimizer.lr"],
+        "fedmllm.train.weight_decay": 0.2,
     }
     assert found["stopped"]["differs"] == {"seed": 0, "train.optimizer.lr": 0.001, "fedmllm.train.weight_decay": 0.1}
     results = json.loads((exp / "first" / "results.json").read_text())

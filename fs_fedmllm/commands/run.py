@@ -65,7 +65,8 @@ def _run(args: argparse.Namespace) -> int:
         found, place = run_simulated(config, raw, path)
         print(results_json(found, Path(place)) if args.json else closing_table(found, str(place)))
         return 0
-    from fs_fedmllm.runs.console import ConsoleProgress, closing_table
+    from fs_fedmllm.runs.console import closing_table
+    from fs_fedmllm.runs.progress import ConsoleProgress
     from fs_fedmllm.runs.simulation import run
     from fs_fedmllm.scenarios.federated_data import counted
 

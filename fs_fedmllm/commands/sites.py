@@ -65,7 +65,7 @@ def _site(args: argparse.Namespace) -> int:
         print(run_client(config, client, label=path.stem), flush=True)
         return 0
     from fs_fedmllm.distributed.roles import site_config
-    from fs_fedmllm.runs.console import ConsoleProgress
+    from fs_fedmllm.runs.progress import ConsoleProgress
 
     config = site_config(config)
     progress = ConsoleProgress(config)

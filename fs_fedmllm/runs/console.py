@@ -1,94 +1,17 @@
-"""What a run shows in the terminal: a progress bar, and a closing table."""
+"""What a run shows when it is done: its closing table."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm
-
-from fs_fedmllm.config import Config
 from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.evaluation.views import said_views
 from fs_fedmllm.privacy.accountant import hollow
-from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.decisions import said_decisions
-from fs_fedmllm.runs.listener import Listener
-from fs_fedmllm.runs.verbosity import shows_progress
+from fs_fedmllm.runs.progress import said_figures
 from fs_fedmllm.scenarios.rates import said_rates
-
-
-class ConsoleProgress(Listener):
-    """One bar over all client updates, with round, client, loss and the time left.
-
-    Args:
-        config: for the number of updates.
-    """
-
-    def __init__(self, config: Config):
-        self._rounds = config.federate.total_round_num
-        self._metric = config.eval.best_res_update_round_wise_key
-        self._total = config.updates_per_round * self._rounds
-        self._made: tqdm | None = None
-        self._before = 0
-
-    @property
-    def _bar(self) -> tqdm:
-        """The bar; drawn at the first event, so that errors before it stand alone."""
-        if self._made is None:
-            watched = sys.stderr.isatty()
-            pace = 0.5 if watched else 60  # where nobody watches, a line a minute, and none of a short run
-            self._made = tqdm(
-                total=self._total, initial=self._before, unit="turn", file=sys.stderr, dynamic_ncols=True,
-                mininterval=pace, maxinterval=max(10, pace), delay=0 if watched else pace, leave=watched,
-                disable=not shows_progress(),
-            )  # fmt: skip
-        return self._made
-
-    def _say(self, line: str) -> None:
-        """A line above the bar; where nobody watches, a plain one."""
-        if sys.stderr.isatty():
-            self._bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
-        """Print the metric that picks the best round, above the bar."""
-        shown = [n for n in (self._metric, "test_macro_f1", "test_auc", "test_acc") if n in figures]
-        text = ", ".join(f"{name} {figures[name]:.4f}" for name in dict.fromkeys(shown))
-        if shows_progress():
-            self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}: {text}")
-
-    def test_set_evaluated(self, done_rounds: int, name: str, figures: dict[str, float]) -> None:
-        """Print a further test set's figures, above the bar."""
-        if shows_progress():
-            self._say(f"{'zero-shot' if done_rounds == 0 else f'round {done_rounds}'}, {name}: {_told(figures)}")
-
-    def trained(self, round_index: int, update: ClientUpdate) -> None:
-        """Advance the bar."""
-        self._bar.set_description(f"round {round_index + 1}/{self._rounds} client {update.client}", refresh=False)
-        self._bar.set_postfix_str(f"loss {update.log.loss:.3f}", refresh=False)
-        self._bar.update()
-
-    def refused(self, round_index: int, client: int, reason: str) -> None:
-        """The session's warning has said who was left out and why."""
-
-    def resumed(self, updates: int) -> None:
-        """Start the bar where the checkpoint stands; the time left follows from this process alone."""
-        self._before = updates
-
-    def close(self) -> None:
-        """Finish the bar."""
-        if self._made is not None:
-            self._made.close()
-
-
-def _told(figures: Mapping[str, Any]) -> str:
-    """The main figures of an evaluation of test rows, on one line."""
-    shown = ("test_macro_f1", "test_auc", "test_acc", "test_open_acc", "test_closed_acc")
-    return ", ".join(f"{name.removeprefix('test_')} {figures[name]:.4f}" for name in shown if name in figures)
 
 
 def _test_set_lines(results: Mapping[str, Any]) -> list[str]:
@@ -98,7 +21,7 @@ def _test_set_lines(results: Mapping[str, Any]) -> list[str]:
         if own["evaluations"]:
             rows = own["test_rows"]
             of = "" if rows["evaluated"] == rows["all"] else f" of {rows['all']:,}"
-            lines.append(f"test set {name} ({rows['evaluated']:,}{of} rows): {_told(own['evaluations'][-1])}")
+            lines.append(f"test set {name} ({rows['evaluated']:,}{of} rows): {said_figures(own['evaluations'][-1])}")
             if baseline := own.get("question_only"):
                 lines[-1] += f"; question only: acc {baseline['acc']:.4f}"
     return lines

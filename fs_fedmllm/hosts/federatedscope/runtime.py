@@ -15,8 +15,8 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.rounds.federation import Federation
-from fs_fedmllm.runs.console import ConsoleProgress
 from fs_fedmllm.runs.opening import look_ahead
+from fs_fedmllm.runs.progress import ConsoleProgress
 from fs_fedmllm.runs.run_folder import LOCK, RunFolder, check_copy, is_finished, passed_over
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData, counted, prepare_data

@@ -40,9 +40,9 @@ from fs_fedmllm.hosts.nvflare.sites import check_sites
 from fs_fedmllm.hosts.nvflare.told import tell
 from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.rounds.federation import Federation
-from fs_fedmllm.runs.console import ConsoleProgress
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.opening import look_ahead
+from fs_fedmllm.runs.progress import ConsoleProgress
 from fs_fedmllm.runs.run_folder import check_output, claimed
 from fs_fedmllm.runs.session import Session
 
