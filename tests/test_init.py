@@ -276,7 +276,7 @@ def test_of_a_large_file_only_the_beginning_is_read(here, monkeypatch, capsys):
     assert found.total == 30 and not found.whole
     assert main(["init", "r.csv", "--yes"]) == 0
     assert "Only the first 30 rows were looked at" in capsys.readouterr().out
-    monkeypatch.setattr(looking, "MOST_BYTES", 100)
+    monkeypatch.setattr(looking, "MOST_BYTES", 1000)
     assert look(here / "r.csv").total < 30
 
 
@@ -336,3 +336,18 @@ def test_a_file_that_is_no_table_is_said_with_its_line(here):
         look(here / "r.csv")
     with pytest.raises(ConfigError, match="no such file"):
         look(here / "x.csv")
+
+
+def test_what_is_kept_of_a_value_is_short():
+    column = Column("image")
+    column.note({"bytes": b"\x89PNG" * 100_000, "path": "a.png"})
+    column.note([{"bytes": b"x" * 100_000}])
+    assert len(str(column.sample)) < 3000 and column.pictures == 2
+    text = Column("note")
+    text.note("x" * 1_000_000)
+    assert len(next(iter(text.values))) < 250 and len(text.sample[0]) <= 500
+
+
+def test_names_that_no_file_can_have_are_not_found(tmp_path):
+    for name in ("x" * 5000 + ".png", "a\0b.png", "../" * 50 + "b.png"):
+        assert looking.images_below(tmp_path, [name]) is None

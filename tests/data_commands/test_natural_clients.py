@@ -14,6 +14,7 @@ from fs_fedmllm.commands.data import federated
 from fs_fedmllm.data.client_folders import read_client
 from fs_fedmllm.distributed.roles import client_data, introduction, server_data, site_config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.hosts.nvflare.sites import dealt
 from fs_fedmllm.hub.release import release_of_folder
 
 SITES = {"Klinik Nord": 4, "Ost & <West>": 9, "$\\x^Süd": 14}
@@ -134,6 +135,8 @@ def test_each_site_has_a_folder_that_says_how_many_there_are(cli, wards, tmp_pat
     _, data = client_data(site_config(whole), 2)
     assert data.names == {2: "Klinik Nord"}
     assert introduction(site_config(whole), 2, data)["name"] == "Klinik Nord"
+    with pytest.raises(ConfigError, match=r"federate\.client_num is not set, and whoever makes a job"):
+        dealt(["north", "east"], whole.federate.client_num)
     own = schema.load(wards(), ["fedmllm.network.own_rows", "True"])
     with pytest.raises(ConfigError, match=r"federate\.client_num is not set.*own_rows"):
         site_config(own)

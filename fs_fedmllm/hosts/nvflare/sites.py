@@ -18,8 +18,13 @@ def dealt(names: Sequence[str], clients: int) -> dict[str, list[int]]:
         clients: of the run.
 
     Raises:
-        ConfigError: more sites than clients, or a name that is none.
+        ConfigError: more sites than clients, no number of clients, or a name that is none.
     """
+    if clients < 1:
+        raise ConfigError(
+            "federate.client_num is not set, and whoever makes a job need not have the rows that could say it "
+            "(fedmllm_given). Set it; data check of the configuration, where the rows are, counts the clients."
+        )
     if len(names) > clients:
         raise ConfigError(
             f"{len(names)} sites are named for {clients} clients (federate.client_num); each site needs one."

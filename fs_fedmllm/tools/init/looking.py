@@ -16,7 +16,9 @@ from fs_fedmllm.data.own_files import Source, find_sources, is_read, read_source
 from fs_fedmllm.errors import ConfigError, DataError
 
 #: Rows that are read at most, and bytes of their values, over all files.
-MOST_ROWS, MOST_BYTES = 50_000, 256 << 20
+MOST_ROWS, MOST_BYTES = 50_000, 128 << 20
+#: Bytes that a cell costs beside its value, about.
+_CELL = 64
 #: Different values of a column that are counted, and values that are looked at.
 MOST_VALUES, SAMPLED = 2_000, 64
 _WHOLE = re.compile(r"\d{1,6}(\.0+)?")
@@ -57,7 +59,7 @@ class Column:
         self.seen += 1
         self.kinds.add(type(value).__name__)
         if len(self.sample) < SAMPLED:
-            self.sample.append(value if not isinstance(value, bytes) else value[:16])
+            self.sample.append(_short(value))
             self.pictures += pictured(value)
             self.prose += isinstance(value, str) and len(value) >= 30 and len(value.split()) >= 5
         if not isinstance(value, str | int | float):
@@ -170,7 +172,7 @@ def look(path: Path) -> Look:
                 break
             found.rows[source.split] += 1
             for name, value in row.items():
-                size += len(value) if isinstance(value, str | bytes) else 64
+                size += _CELL + _size(value)
                 found.columns.setdefault(name, Column(name)).note(value)
         wrong = [item for item in findings.items if item.severity == "error"]
         if wrong and not found.total:
@@ -179,6 +181,23 @@ def look(path: Path) -> Look:
     if not found.total:
         raise RowError(str(path), "there is no row in it.", "Fill the file in, or name another one.")
     return found
+
+
+def _short(value: Any) -> Any:
+    """A value to look at: of bytes and of a long text the beginning."""
+    if isinstance(value, str | bytes):
+        return value[:500]
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in list(value.items())[:8]}
+    return [_short(item) for item in value[:2]] if isinstance(value, list | tuple) else value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list | tuple) else 8
 
 
 def _rows(source: Source, findings: Findings) -> Iterator[Row]:
@@ -197,10 +216,23 @@ def images_below(root: Path, values: Sequence[object], most: int = 200) -> str |
     names = [value for value in values if isinstance(value, str) and "://" not in value][:8]
     if not names:
         return ""
-    folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and not path.is_symlink())][:most]
-    folders += [inner for folder in folders[1:] for inner in sorted(folder.iterdir())
-                if inner.is_dir() and not inner.is_symlink()][: most - len(folders)]  # fmt: skip
+    folders = [root, *_below(root)][:most]
+    folders += [inner for folder in folders[1:] for inner in _below(folder)][: most - len(folders)]
     for folder in folders:
-        if all((folder / name).is_file() for name in names):
+        if all(_is_file(folder / name) for name in names):
             return "" if folder == root else folder.relative_to(root).as_posix()
     return None
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:  # not for us
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
