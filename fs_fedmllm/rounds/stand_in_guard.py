@@ -15,6 +15,7 @@ stand-ins add nothing and cost something (docs/cross_modality.md).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
 from fs_fedmllm.rounds.stand_ins import KINDS
 from fs_fedmllm.scenarios.federated_data import complete_validation_rows
+
+logger = logging.getLogger(__name__)
 
 #: Standard errors above the largest label's share.
 ERRORS = 2.0
@@ -72,6 +75,18 @@ def decision(
         "bound": bound,
         "rows": len(rows),
     }
+
+
+def decided(
+    federation: Federation, round_index: int, params: Mapping[str, torch.Tensor], earlier: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """All decisions so far and that of this round, which the log says; arguments as for :func:`decision`."""
+    entry = decision(federation, round_index, params, earlier)
+    if entry is None:
+        return earlier
+    changed = not earlier or any(entry[kind] != earlier[-1][kind] for kind in KINDS)
+    logger.log(logging.WARNING if changed else logging.INFO, "%s", sentence(entry))
+    return [*earlier, entry]
 
 
 def allowed_by(decisions: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -43,7 +43,7 @@ from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.rounds.server import Round
-from fs_fedmllm.rounds.stand_in_guard import allowed_by, decision, sentence
+from fs_fedmllm.rounds.stand_in_guard import allowed_by, decided
 from fs_fedmllm.rounds.stand_ins import telling
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.belongings import belongings
@@ -126,7 +126,9 @@ class Session:
         self._clock.begin_round()
         # Not a function of the seed under differential privacy: see privacy.sampling.
         clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
-        self._decide_stand_ins()
+        earlier = self.state.figures.get("stand_ins", [])
+        if decisions := decided(self.federation, self.state.round, self.state.params, earlier):
+            self.state.figures["stand_ins"] = decisions
         self.round = self._open(self.state.round, clients)
         return self.round
 
@@ -138,17 +140,6 @@ class Session:
         """What clients are told beside the adapter and the algorithm's message."""
         decisions = self.state.figures.get("stand_ins")
         return telling(allowed_by(decisions)) if decisions else {}
-
-    def _decide_stand_ins(self) -> None:
-        decisions = self.state.figures.get("stand_ins", [])
-        entry = decision(self.federation, self.state.round, self.state.params, decisions)
-        if entry is None:
-            return
-        if not decisions or any(entry[kind] != decisions[-1][kind] for kind in ("image", "text")):
-            logger.warning("%s", sentence(entry))
-        else:
-            logger.info("%s", sentence(entry))
-        self.state.figures["stand_ins"] = [*decisions, entry]
 
     def retake(self) -> None:
         """Begin the round that is under way again: what its clients gave came to nothing, and refused nobody."""
