@@ -19,7 +19,7 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.families import Family
 
 #: Width and height of the images that a setting is tried on; the dearest counts.
-PROBES = ((1024, 1024), (1024, 384), (384, 1024))
+PROBES = ((1024, 1024), (1024, 384), (384, 1024), (1536, 128))
 #: What of an image processor decides how many tokens an image has, or what is seen in them.
 _FACTS = (
     *("size", "max_image_size", "do_image_splitting", "crop_to_patches", "min_patches", "max_patches"),
@@ -53,7 +53,7 @@ def resolved(options: ModelOptions, family: Family, processor: Any) -> dict[str,
     if not options.image_tokens:
         return given
     least: int | None = None
-    for setting in ({}, *family.image_settings(processor, options.image_tokens)):
+    for setting in family.image_settings(processor, options.image_tokens):
         arguments = {**setting, **given}
         dearest = 0
         for size in PROBES:  # the first that is too dear is enough

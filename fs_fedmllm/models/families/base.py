@@ -158,13 +158,15 @@ class Family:
         return {}
 
     def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
-        """Arguments of the processor under which an image has fewer and fewer tokens; none where the number is fixed.
+        """Arguments of the processor under which an image has fewer and fewer tokens, whatever its size.
+
+        Where the number is fixed that is nothing but the checkpoint's own setting.
 
         Args:
             processor: the checkpoint's.
-            budget: tokens; settings that are known to pass it need not be named.
+            budget: tokens. What an image of some size would pass it with is left out, for it is tried on few.
         """
-        return iter(())
+        return iter(({},))
 
     def join_pixels(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Inputs of the vision tower for several images, in the order of the rows.

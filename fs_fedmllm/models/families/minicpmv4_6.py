@@ -15,8 +15,15 @@ from fs_fedmllm.models.families.base import Family
 class _MiniCPM(Family):
     def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
         """Fewer slices, and then the whole picture alone."""
-        for slices in range(int(processor.image_processor.max_slice_nums) - 1, 0, -1):
+        images = processor.image_processor
+        if not images.slice_mode:
+            yield {}
+            return
+        tokens = (int(images.scale_resolution) // int(images.patch_size)) ** 2 // int(processor.image_token_divisor)
+        fitting = budget // max(1, tokens) - 1  # beside its slices a picture is there as a whole
+        for slices in range(min(int(images.max_slice_nums), fitting), 1, -1):
             yield {"max_slice_nums": slices}
+        yield {"max_slice_nums": 1}
 
     def join_pixels(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Pixels of all images are packed along the last axis: (1, 3, patch, patches times patch)."""

@@ -234,8 +234,10 @@ class _Legacy(Family):
     def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
         """Fewer slices, and then the whole picture alone."""
         images = getattr(processor, "image_processor", processor)
-        for slices in range(int(getattr(images, "max_slice_nums", 9)) - 1, 0, -1):
+        tokens = int(getattr(images, "image_feature_size", None) or getattr(processor, "query_num", None) or 64)
+        for slices in range(min(int(getattr(images, "max_slice_nums", 9)), budget // tokens - 1), 1, -1):
             yield {"max_slice_nums": slices}
+        yield {"max_slice_nums": 1}
 
     def join_pixels(self, parts: Any) -> dict[str, torch.Tensor]:
         """Slices of all rows, packed."""

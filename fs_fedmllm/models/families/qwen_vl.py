@@ -20,7 +20,10 @@ class _QwenVL(Family):
         images = processor.image_processor
         token = (int(images.patch_size) * int(images.merge_size)) ** 2
         least, most = int(images.size["shortest_edge"]), int(images.size["longest_edge"])
-        for tokens in range(min(budget, most // token), max(3, budget - 16), -1):  # and what stands around an image
+        around = range(
+            min(budget, most // token), max(4, budget - 16), -1
+        )  # two tokens stand around an image, or more
+        for tokens in (*around, 4):
             yield {"size": {"shortest_edge": min(least, tokens * token), "longest_edge": tokens * token}}
 
 

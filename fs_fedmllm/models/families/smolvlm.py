@@ -19,6 +19,9 @@ class _SmolVLM(Family):
     def image_settings(self, processor: Any, budget: int) -> Iterator[Mapping[str, Any]]:
         """Fewer pieces along the longest side, and then the whole picture alone."""
         images = processor.image_processor
+        if not images.do_image_splitting:
+            yield {}
+            return
         edge = int(images.max_image_size["longest_edge"])
         fitting = math.isqrt(max(0, budget // int(processor.image_seq_len) - 1))  # and the whole beside them
         for pieces in range(min(int(images.size["longest_edge"]) // edge, fitting), 1, -1):

@@ -101,6 +101,20 @@ def gemma3() -> Any:
     return Gemma3Processor(images, tok, twins.template("gemma3"), image_seq_length=256)
 
 
+def minicpmv4_6() -> Any:
+    """openbmb/MiniCPM-V-4.6: slices of 448 with patches of 14, sixteen of which become a token; at most nine."""
+    from transformers import MiniCPMV4_6ImageProcessorPil, MiniCPMV4_6Processor
+
+    tok = twins.tokenizer(
+        "minicpmv4_6", image_token="<|image_pad|>", video_token="<|video_pad|>", image_start_token="<image>",
+        image_end_token="</image>", slice_start_token="<slice>", slice_end_token="</slice>",
+        image_id_start_token="<image_id>", image_id_end_token="</image_id>",
+    )  # fmt: skip
+    chat = twins.template("qwen3_5_nothink").replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
+    images = MiniCPMV4_6ImageProcessorPil(scale_resolution=448, patch_size=14, max_slice_nums=9)
+    return MiniCPMV4_6Processor(images, twins.stand_in(), tok, chat_template=chat)
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
-    f.__name__: f for f in (smolvlm, idefics3, llava, qwen2_5_vl, qwen3_vl, internvl, gemma3)
+    f.__name__: f for f in (smolvlm, idefics3, llava, qwen2_5_vl, qwen3_vl, internvl, gemma3, minicpmv4_6)
 }

@@ -32,8 +32,9 @@ COSTS = {
     "qwen3_vl": (3139, 64),
     "internvl": (1792, 256),
     "gemma3": (256, 256),
+    "minicpmv4_6": (564, 64),
 }
-BUDGETS = {"smolvlm": 400, "idefics3": 900, "qwen2_5_vl": 300, "qwen3_vl": 300, "internvl": 800}
+BUDGETS = {"smolvlm": 400, "idefics3": 900, "qwen2_5_vl": 300, "qwen3_vl": 300, "internvl": 800, "minicpmv4_6": 300}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,10 @@ def test_an_image_costs_what_the_real_settings_make_it(name: str, processors) ->
 def test_a_budget_is_kept_by_the_families_own_settings(name: str, processors) -> None:
     family, processor, budget = family_of(name), processors[name], BUDGETS[name]
     arguments = resolved(ModelOptions(image_tokens=budget), family, processor)
-    shapes = (*PROBES, (1500, 300), (64, 1000))
+    shapes = (*PROBES, (2200, 1700), (64, 1500))  # one that is larger than any that the setting was tried on
     costs = [image_cost(family, processor, arguments, size) for size in shapes]
-    assert budget / 2.5 < max(costs) <= budget < image_cost(family, processor, {}, PROBES[0]) and arguments
+    assert budget / 2.5 < max(costs) <= budget and arguments
+    assert image_cost(family, processor, {}, (2200, 1700)) > budget, "without it an image costs more"
     assert image_facts(processor, arguments).items() >= arguments.items()
     with pytest.raises(
         ModelError, match=r"image_tokens is 3, and an image of the family \w+ takes at least \d+ tokens"
