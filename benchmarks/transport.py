@@ -175,7 +175,7 @@ def cell(fqcn: str, folder: str, port: int) -> Any:
 
     from fs_fedmllm.hosts.nvflare.payload import prepare
 
-    logging.getLogger().setLevel(logging.CRITICAL)
+    logging.getLogger().setLevel(logging.ERROR)
     nvflare_fobs_initialize()
     prepare()
     name = "server" if fqcn == "server" else "client-1"
@@ -197,7 +197,8 @@ def cell(fqcn: str, folder: str, port: int) -> Any:
 
 
 def serve_nvflare(folder: str, port: int) -> None:
-    from nvflare.fuel.f3.cellnet.core_cell import Message as CellMessage
+    from nvflare.fuel.f3.cellnet.defs import ReturnCode
+    from nvflare.fuel.f3.cellnet.utils import make_reply
     from nvflare.private.defs import CellChannel
 
     from fs_fedmllm.distributed.frames import ANY_TENSORS
@@ -207,9 +208,7 @@ def serve_nvflare(folder: str, port: int) -> None:
     def handle(request: Any) -> Any:
         message = unpack(request.payload, lambda kind, header: ANY_TENSORS)
         answer = Message("ok", {"round": 3}, message.tensors if message.header["back"] else NOTHING)
-        reply = CellMessage(payload=pack(answer))
-        reply.set_header("return_code", "ok")
-        return reply
+        return make_reply(ReturnCode.OK, "", pack(answer))
 
     made = cell("server", folder, port)
     made.register_request_cb(channel=CellChannel.AUX_COMMUNICATION, topic="bench", cb=handle)
@@ -228,7 +227,7 @@ class NVFlareClient:
     def connect(self, port: int) -> None:
         self.close()
         self._count += 1
-        self._cell = cell(f"site-{self._count}", self._folder, port)
+        self._cell = cell(f"client-1.job-{self._count}", self._folder, port)
         until = time.monotonic() + 60
         while not self._cell.is_cell_connected("server"):
             if time.monotonic() > until:
