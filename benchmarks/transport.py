@@ -13,6 +13,7 @@ comes on top.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -218,16 +219,18 @@ def serve_nvflare(folder: str, port: int) -> None:
     os._exit(0)
 
 
+JOBS = itertools.count(1)
+
+
 class NVFlareClient:
     def __init__(self, folder: str, port: int) -> None:
-        self._folder, self._count = folder, 0
+        self._folder = folder
         self._cell: Any = None
         self.connect(port)
 
     def connect(self, port: int) -> None:
         self.close()
-        self._count += 1
-        self._cell = cell(f"client-1.job-{self._count}", self._folder, port)
+        self._cell = cell(f"client-1.job-{next(JOBS)}", self._folder, port)  # a process has a cell's name once
         until = time.monotonic() + 60
         while not self._cell.is_cell_connected("server"):
             if time.monotonic() > until:
