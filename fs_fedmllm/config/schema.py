@@ -83,7 +83,12 @@ class DataConfig:
     """``data``: the data set and the scenario that splits it."""
 
     type: str = key("", "Name of the data set.")
-    root: str = key("data", "Folder that holds the data set; the embedded ones need none.", owner="site")
+    root: str = key(
+        "data",
+        "Folder that holds the data set, from where the command runs, else from the file's folder; the embedded ones "
+        "need none.",
+        owner="site",
+    )
     splitter: str = key("", "Scenario.", choices=SPLITTERS)
     splitter_args: list = key(
         [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, client, seed..."

@@ -211,9 +211,10 @@ def _grey(head: Any, values: Any, bits: int, inverted: bool) -> Any:
         seen = _seen(head, values)
         return _shades(head, values.astype(np.float64), seen, bits, inverted, plain=not signed)
     codes = np.arange(low, high + 1)
-    there = np.bincount((values.astype(np.int64) - low).ravel(), minlength=len(codes)) > 0
+    places = values.astype(np.int32 if values.dtype.itemsize <= 2 else np.int64) - low
+    there = np.bincount(places.ravel(), minlength=len(codes)) > 0
     shades = _shades(head, codes.astype(np.float64), there & _seen(head, codes), bits, inverted, plain=not signed)
-    return shades[values.astype(np.int64) - low]
+    return shades[places]
 
 
 def _seen(head: Any, codes: Any) -> Any:
