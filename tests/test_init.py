@@ -351,3 +351,21 @@ def test_what_is_kept_of_a_value_is_short():
 def test_names_that_no_file_can_have_are_not_found(tmp_path):
     for name in ("x" * 5000 + ".png", "a\0b.png", "../" * 50 + "b.png"):
         assert looking.images_below(tmp_path, [name]) is None
+
+
+def test_a_question_that_every_row_brings_is_the_templates():
+    rows = [{"caption": f"fix item {i}", "question": "what?", "label": i % 3} for i in range(20)]
+    made = propose(columns_of(rows), Told())
+    assert (made.task, made.ask, made.columns["label"]) == ("choice", "what?", "label")
+    rows = [{"text": f"item {i}", "question": "what?", "answer": f"this {i}"} for i in range(20)]
+    made = propose(columns_of(rows), Told())
+    assert (made.task, made.ask) == ("vqa", "what?") and "question" not in made.columns
+
+
+def test_instructions_in_their_usual_columns():
+    rows = [{"instruction": "Answer.", "input": f"what is {i}", "output": f"it is {i}"} for i in range(20)]
+    made = propose(columns_of(rows), Told())
+    assert (made.task, made.columns["question"], made.columns["answer"]) == ("vqa", "input", "output")
+    rows = [{"question": f"q {i}", "answer": f"a {i}", "answer_type": ["open", "closed"][i % 2]} for i in range(20)]
+    made = propose(columns_of(rows), Told())
+    assert made.columns["answer"] == "answer" and not made.doubts

@@ -46,6 +46,7 @@ _SITE = _words(
 )
 _SPLIT = _words("split splits subset partition fold set")
 _QUESTION = _words("question questions query")
+_PAIR = _words("input output")
 _ANSWER = _words("answer answers response reference")
 #: Rows of a conversation, which are read by themselves.
 _TURNS = ({"messages"}, {"conversations"}, {"prompt", "completion"})
@@ -165,6 +166,7 @@ class _Proposing:
     def __init__(self, found: Look, told: Told, image_root: str):
         self.found, self.told = found, told
         self.made = Proposal(image_root=image_root)
+        self._same = ""  # the question that every row brings
         self.taken: set[str] = {name for name in told.columns.values() if name}
         self._turns = next((turns for turns in _TURNS if turns <= found.columns.keys()), set[str]())
         self.taken |= self._turns
@@ -271,9 +273,16 @@ class _Proposing:
             self._doubt("label", "Which column holds the label (or say --answer)?", [c.name for c in self._free()])
 
     def _guess_question(self) -> None:
-        likely = [column for column in self._named(_QUESTION) if column.longest and not column.numbers]
-        if likely:
-            self._take("question", likely[0], "its name says so")
+        # Rows of instructions: what is put in is asked, what comes out is the answer.
+        pair = _PAIR if {column.name.lower() for column in self._free()} >= _PAIR else frozenset()
+        likely = [column for column in self._named(_QUESTION | (pair & {"input"})) if not column.numbers]
+        exact = [column for column in likely if column.name.lower() in ("question", *pair)]
+        for column in (exact or likely)[:1]:
+            if len(column.values) == 1 and not column.many and column.seen > 1:
+                self.taken.add(column.name)
+                self._same = next(iter(column.values))
+            else:
+                self._take("question", column, "its name says so")
 
     def _guess_label(self) -> None:
         few = [column for column in self._free() if self._may_be_label(column)]
@@ -339,7 +348,10 @@ class _Proposing:
             made.options = tuple(sorted(column.values, key=_natural))
             made.say("options", ", ".join(map(shown_name, made.options)), f"the values of {shown_name(column.name)}")
         self._lacking(column, "label")
-        if not told.ask:
+        if not told.ask and self._same:
+            made.ask = self._same
+            made.say("question", made.ask, "every row brings the same")
+        elif not told.ask:
             words = " ".join(re.findall(r"[^\W_]+", column.name)).lower()
             made.ask = (
                 "Which of these fits?" if words in ("label", "labels", "class", "target", "y", "gold", "category")
@@ -353,15 +365,17 @@ class _Proposing:
     def _answer(self) -> None:
         if not self._said("answer"):
             named = self._named(_ANSWER) or self._named(_words("label labels target output completion"))
+            named = [c for c in named if c.name.lower() in ("answer", "output")] or named
             if len(named) == 1:
                 self._take("answer", named[0], "its name says so")
             else:
                 self._doubt("answer", "Which column holds the answer?", [c.name for c in named or self._free()])
         if "answer" in self.made.columns:
             self._lacking(self.found.columns[self.made.columns["answer"]], "answer")
-        self.made.ask = self.told.ask
-        if self.told.ask:
-            self.made.say("question", self.told.ask, "you said so (--ask)")
+        self.made.ask = self.told.ask or self._same
+        if self.made.ask:
+            why = "you said so (--ask)" if self.told.ask else "every row brings the same"
+            self.made.say("question", self.made.ask, why)
         elif "question" not in self.made.columns:
             self._doubt("ask", "What is every row asked?", ())
 
