@@ -386,8 +386,10 @@ def compare(args: argparse.Namespace) -> None:
                 print(repeat, kind, json.dumps(runs[kind][-1]), flush=True)
     sizes = {"mib": len(save(tensors)) / 2**20, "small": len(save(small)) / 2**20}
     lines = [
-        f"| median of {args.repeats} | " + " | ".join(NAMES[kind] for kind in KINDS) + " | ours (TLS) against it |",
-        "| --- | ---: | ---: | ---: | --- |",
+        f"| median of {args.repeats} | "
+        + " | ".join(NAMES[kind] for kind in KINDS)
+        + " | ours (TLS) against the first |",
+        "| --- |" + " ---: |" * len(KINDS) + " --- |",
     ]
     for name, title, form in ROWS:
         values = {kind: statistics.median(run[name] for run in runs[kind]) for kind in KINDS}
