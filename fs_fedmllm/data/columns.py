@@ -58,7 +58,12 @@ REQUIRED_WORDS = {
 }
 
 #: What people write where there is nothing; taken as text, but not without a word.
-NOTHING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "<na>"})
+NOTHING = frozenset(
+    (
+        *("na", "n/a", "#n/a", "nan", "null", "none", "nil", "<na>"),
+        *("#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!"),  # a spreadsheet's
+    )
+)
 
 
 def missing(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fs_fedmllm.data.columns import (
@@ -219,7 +219,7 @@ class RowReader:
             if self.found.strict:
                 raise
             if not any(item.severity == "error" for item in self.found.items):  # else it may be for want of those rows
-                self.found.items.append(as_finding(error))
+                self.found.items.append(replace(as_finding(error), file=where))
             return self.parts
         for sentence in division_sentences(made, self.division):
             self.found.warn(where, sentence)

@@ -277,6 +277,9 @@ def test_texts_that_say_that_nothing_is_there(sheet):
     assert any("In 2 rows text is 'NA', which is taken as it is written" in said for said in warnings)
     data = load_dataset("own", root, TRIAGE | {"absent": ["NA"]})
     assert data.train[0].presence == "image" and data.warnings == ()
+    root = sheet(lines("1,0.png,#REF!,0,train", "2,1.png,b,1,train", "3,2.png,None of it,2,test"))
+    warnings = load_dataset("own", root, TRIAGE).warnings
+    assert len(warnings) == 1 and "In 1 row text is '#REF!'" in warnings[0]
     with pytest.raises(DataError, match=r"csv:2: the image path is 'NaN'\. Leave it empty.*absent: \['NaN'\]"):
         load_dataset("own", sheet(lines("1,NaN,a,0,train")), TRIAGE)
     with pytest.raises(ConfigError, match="absent must be a list of texts"):
