@@ -33,6 +33,7 @@ from fs_fedmllm.commands import (
     sweep,
 )
 from fs_fedmllm.commands.completion import complete
+from fs_fedmllm.commands.output import documents_only
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
 from fs_fedmllm.shipped import licence_text
@@ -159,7 +160,8 @@ def _run(argv: Sequence[str] | None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         if more:
             args.overrides += more
-        return int(args.function(args))
+        with documents_only(getattr(args, "json", False)):
+            return int(args.function(args))
     except FedMLLMError as error:
         print(f"fs-fedmllm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -141,3 +141,20 @@ def test_a_shell_is_told_what_may_follow(line: str, offered: set[str] | None, tm
     else:
         assert words == offered
     assert (tmp_path / "heavy").read_text() == "[]"
+
+
+def test_what_else_is_printed_stands_beside_a_document(capsys, monkeypatch, tmp_path: Path) -> None:
+    """Some libraries print when they are imported."""
+    from fs_fedmllm.runs import listing
+
+    def noisy(folder: Path) -> list[object]:
+        print("a library speaks")
+        return []
+
+    monkeypatch.setattr(listing, "list_runs", noisy)
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == [] and said.err == "a library speaks\n"
+    assert main(["runs", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("a library speaks\nno runs below") and said.err == ""

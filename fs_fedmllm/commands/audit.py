@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError
 
 
@@ -29,5 +30,5 @@ def _privacy(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.audit.membership import audit, told
 
     found = audit(Path(args.run), args.which, args.limit)
-    print(json.dumps(found.as_dict(), indent=2) if args.json else told(found))
+    print_document(json.dumps(found.as_dict(), indent=2) if args.json else told(found))
     return 0

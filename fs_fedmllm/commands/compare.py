@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.merge import add_which, chosen_adapter
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ def _compare(args: argparse.Namespace) -> int:
         folders.append(adapter_folder(reference, key))
     found = compare(*folders)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        print_document(json.dumps(dataclasses.asdict(found), indent=2))
         return 0
     print("same base" if found.same_base else "DIFFERENT bases")
     for name, (one, two) in found.settings.items():

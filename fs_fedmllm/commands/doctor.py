@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
+from fs_fedmllm.commands.output import print_document
+
 
 def add(commands: Any) -> None:
     """Add ``doctor`` to the command line's grammar."""
@@ -25,7 +27,7 @@ def _doctor(args: argparse.Namespace) -> int:
     findings = examine_installation(args.checkout, args.outdir, args.nvflare)
     bad = [finding for finding in findings if finding.verdict == BAD]
     if args.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        print_document(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
         return 1 if bad else 0
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.merge import add_base_options, chosen_adapter
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.commands.targets import target_config
 from fs_fedmllm.errors import ConfigError, FedMLLMError, printable
 
@@ -73,7 +74,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     write_atomically(out / PAGE, shown.html(document).encode())
     write_atomically(out / DOCUMENT, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
     if args.json:
-        print(json.dumps({"folder": str(out), **document}, indent=2, ensure_ascii=False))
+        print_document(json.dumps({"folder": str(out), **document}, indent=2, ensure_ascii=False))
     else:
         print(printable(shown.text(document)))
         print(f"written to {out}: {PAGE}, {DOCUMENT}, {FILE}")

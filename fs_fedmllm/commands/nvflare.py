@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.shipped import find_config
 
@@ -99,7 +100,7 @@ def _status(args: argparse.Namespace) -> int:
     with admin.session(Path(args.admin)) as opened:
         word, ours = admin.standing(opened, args.job_id)
     if args.json:
-        print(admin.as_json(word, ours))
+        print_document(admin.as_json(word, ours))
         return 0
     print(f"NVFlare: {word}")
     if ours:

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg, overrides_of
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.shipped import find_config
 
 
@@ -32,5 +33,5 @@ def _plan(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.planner.show import table
 
     plan = make_plan(config, with_probe=args.probe, online=args.online)
-    print(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else table(plan))
+    print_document(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else table(plan))
     return 1 if plan.problems else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.merge import add_base_options, chosen_adapter
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError, printable
 
 
@@ -62,7 +63,7 @@ def _predict(args: argparse.Namespace) -> int:
     scored = score(answers, read_truths(Path(args.file), form), asked) if args.file else None
     for index, answer in enumerate(answers):
         if args.json or args.file:
-            print(json.dumps({**dataclasses.asdict(answer), **said_right(scored, index)}, ensure_ascii=False))
+            print_document(json.dumps({**dataclasses.asdict(answer), **said_right(scored, index)}, ensure_ascii=False))
             continue
         print(printable(answer.answer))
         for name, share in sorted((answer.probabilities or {}).items(), key=lambda item: -item[1]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.commands.config import add_client_cfg, overrides_of
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError, printable
 from fs_fedmllm.shipped import find_config
 
@@ -63,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         from fs_fedmllm.runs.console import closing_table
 
         found, place = run_simulated(config, raw, path)
-        print(results_json(found, Path(place)) if args.json else closing_table(found, str(place)))
+        print_document(results_json(found, Path(place)) if args.json else closing_table(found, str(place)))
         return 0
     from fs_fedmllm.runs.console import closing_table
     from fs_fedmllm.runs.progress import ConsoleProgress
@@ -76,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         results, folder = run(config, listener=progress, started=started, label=path.stem, dataset=dataset)
     finally:
         progress.close()
-    print(results_json(results, folder.path) if args.json else closing_table(results, str(folder.path)))
+    print_document(results_json(results, folder.path) if args.json else closing_table(results, str(folder.path)))
     return 0
 
 
@@ -109,7 +110,7 @@ def _dry_run(args: argparse.Namespace, config: Config, label: str, engine: str) 
     failed = [check for check in checks if not check.passed]
     if args.json:
         document = {"passed": not failed, "checked": [vars(check) for check in checks], "not_checked": NOT_CHECKED}
-        print(json.dumps(document, indent=2))
+        print_document(json.dumps(document, indent=2))
     else:
         print(f"not checked: {'; '.join(NOT_CHECKED)}")
     if failed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.commands.data import table
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _runs(args: argparse.Namespace) -> int:
     if args.status:
         found = with_differences([run for run in found if run.status == args.status])
     if args.json:
-        print(json.dumps([run.to_dict() for run in found], indent=2, ensure_ascii=False, default=str))
+        print_document(json.dumps([run.to_dict() for run in found], indent=2, ensure_ascii=False, default=str))
         return 0
     if not found:
         print(f"no {args.status + ' ' if args.status else ''}runs below {args.folder}")

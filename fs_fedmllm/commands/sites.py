@@ -10,6 +10,7 @@ from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
 from fs_fedmllm.commands.data import table
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.data.client_names import called
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
@@ -101,7 +102,7 @@ def _status(args: argparse.Namespace) -> int:
         raise DataError(
             f"{path} cannot be read ({error}). Name the run folder of a distributed run's server or client."
         ) from error
-    print(text.rstrip() if args.json else status_table(status))
+    print_document(text.rstrip() if args.json else status_table(status))
     return 0
 
 
