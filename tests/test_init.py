@@ -369,3 +369,34 @@ def test_instructions_in_their_usual_columns():
     rows = [{"question": f"q {i}", "answer": f"a {i}", "answer_type": ["open", "closed"][i % 2]} for i in range(20)]
     made = propose(columns_of(rows), Told())
     assert made.columns["answer"] == "answer" and not made.doubts
+
+
+def test_labels_that_cannot_be_meant_are_said():
+    def made(labels, **more):
+        return propose(
+            columns_of([{"label": label, "note": f"w {i}"} for i, label in enumerate(labels)]), Told(**more)
+        )
+
+    assert "'Sick' (1 row) and 'sick' (9 rows) may be one" in made([*["sick", "well"] * 9, "Sick"]).warnings[0]
+    assert "2 of 3 options stand in one row each" in made(["fire here", "flood", "rain", "rain"]).warnings[0]
+    assert "say what they mean with --options" in made(["0", "1"] * 5).warnings[0]
+    assert "given to the wrong rows" in made(["1", "2"] * 5).warnings[0]
+    with pytest.raises(ConfigError, match="'label' has one value in all rows, sick: there is nothing to tell apart"):
+        made(["sick"] * 9)
+
+
+def test_columns_that_are_not_read_are_named():
+    rows = columns_of([
+        {"before": f"{i}.png", "after": f"a{i}.png", "taken": f"0{i % 3 + 1}.03.2024", "Diagnose": f"x{i % 2}"}
+        for i in range(20)
+    ])  # fmt: skip
+    made = propose(rows, Told({"image": "before"}))
+    assert made.columns["label"] == "Diagnose" and not made.doubts
+    assert ("not read", "after, taken") in [(guess.what, guess.value) for guess in made.guesses]
+    assert "after is not read" in made.warnings[0]
+
+
+def test_windows_paths_are_told_their_slashes(here, capsys):
+    write_csv(here / "p.csv", [{"label": f"x{i % 2}", "img": f"pics\\{i}.png"} for i in range(40)])
+    assert main(["init", "p.csv", "--yes"]) == 1
+    assert r"backslashes (Windows), such as 'pics\\0.png': replace" in capsys.readouterr().out

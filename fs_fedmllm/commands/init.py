@@ -125,6 +125,11 @@ def _settled(found: Any, told: Told, asks: bool) -> tuple[Proposal, Told]:
             if below:
                 proposal = propose(found, told, below)
                 proposal.say("image folder", below, "the images are there")
+            elif below is None and "\\" in str(column.sample[0]):
+                proposal.warnings.append(
+                    f"The image paths have backslashes (Windows), such as {str(column.sample[0])!r}: replace each "
+                    f"with a slash, as in {str(column.sample[0]).replace(chr(92), '/')}."
+                )
             elif below is None:
                 proposal.warnings.append(
                     f"The images are not found: {column.sample[0]!r} is no file in {found.root}, nor in a folder "

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.data.alike_labels import alike_sentences
 from fs_fedmllm.data.findings import Finding, Findings, as_finding
 from fs_fedmllm.data.images import look_at_image
 from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
@@ -73,7 +74,7 @@ def inspect(
         named = (options or {}).get("groups", ())
         shared = overlaps(dataset, tuple(dict.fromkeys((*named, *groups))))
         labels = label_counts(dataset, load_template(dataset.template))
-        for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
+        for sentence in (*overlap_sentences(shared), *label_sentences(labels), *alike_sentences(*labels.values())):
             found.warn(str(root) if name not in EMBEDDED else name, sentence)
     except (DataError, TemplateError) as error:
         found.items.append(as_finding(error))

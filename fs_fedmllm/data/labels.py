@@ -65,6 +65,10 @@ class Options:
             raise RowError(where, problem, f"Give the name as text, in quotes, one of {', '.join(template.options)}.")
         known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for i, name in enumerate(template.options))
         remedy = f"Give one of {known}."
+        if str(value).strip() == str(len(template.options)):
+            remedy += (
+                " Numbers count the options from 0; where yours begin with 1, write the names, or all are one off."
+            )
         if key == "label" and names and not set(names) <= set(template.options):
             remedy += (
                 f" The file's own names of its labels are {', '.join(names)}: write them as the template's options."

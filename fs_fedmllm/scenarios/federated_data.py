@@ -15,6 +15,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.schema import SPLITS
+from fs_fedmllm.data.alike_labels import alike_sentences
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sentences, overlaps
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -183,7 +184,7 @@ def prepare_data(config: Config, dataset: Dataset | None = None) -> FederatedDat
     data = deal_data(config, dataset if dataset is not None else _read(config))
     shared = overlaps(data.dataset, named_groups(config))
     labels = label_counts(data.dataset, data.template)
-    for sentence in (*overlap_sentences(shared), *label_sentences(labels)):
+    for sentence in (*overlap_sentences(shared), *label_sentences(labels), *alike_sentences(*labels.values())):
         logging.getLogger("fs_fedmllm").warning("%s", sentence)
     rows = {str(client): len(own) for client, own in sorted(data.clients.items())}
     report = {"labels": labels, "client_rows": rows, "shared": shared}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fs_fedmllm.data.alike_labels import alike_sentences
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.columns import IMAGE_WORDS, NO_TEXT_WORDS, PATH_WORDS, TEXT_WORDS, words_of
 from fs_fedmllm.data.own_rows import SPLITS
@@ -33,16 +35,16 @@ def _words(text: str) -> frozenset[str]:
 
 _LABEL = _words(
     "label labels class classes category categories target y gold diagnosis outcome status grade severity infected "
-    "finding verdict sentiment topic damage infection stage type"
+    "finding verdict sentiment topic damage infection stage type klasse kategorie diagnose ergebnis schweregrad"
 )
 _GROUP = _words(
     "patient patients subject person participant user case study visit tweet animal specimen author speaker group "
-    "encounter family pid mrn"
+    "encounter family pid mrn patientin patienten patientennummer fall"
 )
 _SITE = _words(
     "hospital hospitals site sites clinic centre center institution institute ward department station device scanner "
     "location region client clients organisation organization school city country event practice camera "
-    "district province borough branch"
+    "district province borough branch krankenhaus klinik station standort abteilung"
 )
 _SPLIT = _words("split splits subset partition fold set")
 _QUESTION = _words("question questions query")
@@ -50,6 +52,8 @@ _PAIR = _words("input output")
 _ANSWER = _words("answer answers response reference")
 #: Rows of a conversation, which are read by themselves.
 _TURNS = ({"messages"}, {"conversations"}, {"prompt", "completion"})
+#: A day, as people and computers write it.
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}\b|\d{1,2}([./-])\d{1,2}\1(\d{4}|\d\d)\b")
 #: Clients where the rows name none, and rounds of a first run.
 CLIENTS = 4
 
@@ -179,6 +183,7 @@ class _Proposing:
         self._clients()
         self._shares()
         self._absent()
+        self._unread()
         if not found.whole:
             self.made.warnings.append(
                 f"Only the first {found.total:,} rows were looked at: labels and names further down are not known. "
@@ -269,6 +274,13 @@ class _Proposing:
             made.task = "vqa"
             made.say("task", "open answers", "rows bring an answer and no label")
             return self._answer()
+        alone = [c for c in self._named(_LABEL) if len(c.values) == 1 and not c.many]
+        if alone and not made.doubts:
+            raise ConfigError(
+                f"The column {shown_name(alone[0].name)!r} has one value in all rows, {_listed(alone[0].values)}: "
+                "there is nothing to tell apart. Add rows of another class, or name another column (--label, "
+                "--answer)."
+            )
         if not any(doubt.option == "label" for doubt in made.doubts):
             self._doubt("label", "Which column holds the label (or say --answer)?", [c.name for c in self._free()])
 
@@ -312,6 +324,7 @@ class _Proposing:
             and column.kinds <= {"str", "int", "float"}
             and 2 * column.seen >= self.found.total
             and (column.kinds == {"str"} or column.numbers)
+            and not all(_DATE.match(value) for value in column.values)
         )
 
     def _options(self) -> None:
@@ -347,6 +360,7 @@ class _Proposing:
         else:
             made.options = tuple(sorted(column.values, key=_natural))
             made.say("options", ", ".join(map(shown_name, made.options)), f"the values of {shown_name(column.name)}")
+            self._doubtful_options(column)
         self._lacking(column, "label")
         if not told.ask and self._same:
             made.ask = self._same
@@ -361,6 +375,31 @@ class _Proposing:
         else:
             made.ask = told.ask
             made.say("question", made.ask, "you said so (--ask)")
+
+    def _doubtful_options(self, column: Column) -> None:
+        """Say it where values that become options are numbers, texts, or the same thing twice."""
+        warnings, values = self.made.warnings, column.values
+        warnings += alike_sentences(values)
+        single = sum(count == 1 for count in values.values())
+        if 2 * single > len(values):
+            warnings.append(
+                f"{single:,} of {len(values):,} options stand in one row each. If they are texts, have answers in "
+                f"words (--task vqa --answer {shlex.quote(column.name)} --ask '...'), or name another column "
+                "(--label)."
+            )
+        if column.numbers:
+            numbers = sorted({int(float(value)) for value in values})
+            counts = len(numbers) == len(values) and numbers == list(range(len(values)))
+            warnings.append(
+                "The options have numbers for names, which tells a model nothing: "
+                + (
+                    f"say what they mean with --options, in the order of the numbers from 0 "
+                    f"({_named_numbers(numbers)})."
+                    if counts
+                    else "write what they mean in the rows, in place of the numbers. (Options count from 0, so names "
+                    "for these would be given to the wrong rows.)"
+                )
+            )
 
     def _answer(self) -> None:
         if not self._said("answer"):
@@ -484,6 +523,18 @@ class _Proposing:
             made.absent = tuple(kept)
             where = ", ".join(sorted(set(words.values())))
             made.say("absent", ", ".join(kept), f"stands in {where} where there is nothing")
+
+    def _unread(self) -> None:
+        made = self.made
+        unread = self._free()
+        pictures = [shown_name(c.name) for c in unread if c.pictures and c.mostly(c.pictures)]
+        if pictures and made.columns.get("image"):
+            made.warnings.append(
+                f"Only one column can be the image. {', '.join(pictures)} is not read: make a row of each image, or "
+                "join them into one picture, if it matters."
+            )
+        if unread:
+            made.say("not read", ", ".join(shown_name(c.name) for c in unread), "nothing says what for")
 
     def _doubt(self, option: str, question: str, choices: Sequence[str]) -> None:
         self.made.doubts.append(Doubt(option, question, tuple(choices)))
