@@ -31,7 +31,7 @@ from fs_fedmllm.distributed.roles import agreement, server_data, split_of_client
 from fs_fedmllm.distributed.roster import stamp
 from fs_fedmllm.distributed.server import RoundServer, Stopped
 from fs_fedmllm.distributed.service import frame_limits, rounds_of
-from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.errors import FedMLLMError, HostError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
 from fs_fedmllm.hosts.nvflare.payload import PREFIX, pack, prepare
@@ -146,6 +146,8 @@ class FedMLLMController(Controller):
                         server.run()
                     except Stopped:
                         told["error"] = f"stopped after round {session.state.round}; the same job resumes the run"
+                        if not abort_signal.triggered:  # NVFlare would call a job that returns completed
+                            raise HostError(told["error"]) from None
                 progress.close()
 
     def _traffic(self) -> tuple[int, int]:
@@ -163,9 +165,16 @@ class FedMLLMController(Controller):
                     dispatch.end()
                     return
 
+        def hand_out() -> None:
+            try:
+                dispatch.run()
+            except Exception:  # without tasks the round loop would wait for its deadlines
+                logger.exception("No more tasks can be given to sites")
+                server.stop()
+
         threads = [
             threading.Thread(target=watch, name="fedmllm-abort", daemon=True),
-            threading.Thread(target=dispatch.run, name="fedmllm-dispatch", daemon=True),
+            threading.Thread(target=hand_out, name="fedmllm-dispatch", daemon=True),
         ]
         for thread in threads:
             thread.start()
