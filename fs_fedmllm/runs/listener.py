@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 class Listener:
     """Told of what happens; what is not overridden does nothing."""
+
+    def began(self, names: Mapping[int, str]) -> None:
+        """Once, before anything else: what the data calls its clients, by id; empty where they are numbers alone."""
 
     def resumed(self, updates: int) -> None:
         """Before a run goes on that has taken so many client updates."""

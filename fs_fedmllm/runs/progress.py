@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.data.client_names import called
 from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.verbosity import shows_progress
@@ -36,6 +38,7 @@ class ConsoleProgress(Listener):
         self._progress: Progress | None = None
         self._task: Any = None
         self._done = 0
+        self._names: Mapping[int, str] = {}
         self._last = time.monotonic()
 
     def _bar(self) -> Progress:
@@ -74,11 +77,15 @@ class ConsoleProgress(Listener):
     def trained(self, round_index: int, update: ClientUpdate) -> None:
         """Advance the bar; where nobody watches, say so once a minute."""
         self._done += 1
-        now, at = time.monotonic(), f"round {round_index + 1}/{self._rounds} client {update.client}"
+        now, at = (
+            time.monotonic(),
+            f"round {round_index + 1}/{self._rounds} client {called(update.client, self._names)}",
+        )
         if self._console.is_terminal and shows_progress():
             drawn = now - self._last > _DRAWN or self._done >= self._total
             loss = f"loss {update.log.loss:.3f}"
-            self._bar().update(self._task, completed=self._done, description=at, loss=loss, refresh=drawn)
+            said = escape(at)  # a name is no markup
+            self._bar().update(self._task, completed=self._done, description=said, loss=loss, refresh=drawn)
             self._last = now if drawn else self._last
         elif now - self._last > _LINE:
             self._say(f"{at}: {self._done:,} of {self._total:,} updates, loss {update.log.loss:.3f}")
@@ -86,6 +93,10 @@ class ConsoleProgress(Listener):
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """The session's warning has said who was left out and why."""
+
+    def began(self, names: Mapping[int, str]) -> None:
+        """Know what clients are called."""
+        self._names = names
 
     def resumed(self, updates: int) -> None:
         """Start the bar where the checkpoint stands; the time left follows from this process alone."""

@@ -87,6 +87,7 @@ class Session:
         self.folder = folder
         self._server = federation.server
         self._listener = listener or Listener()
+        self._listener.began(federation.data.names)
         self._clock = RunClock(started)
         self._identity = identity(config, federation.data)
         self._belongs = belongings(config, federation.data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from short_runs import SHORT
 
 from fs_fedmllm import config as schema
@@ -16,6 +18,9 @@ from fs_fedmllm.distributed.roles import client_data, introduction, server_data,
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.nvflare.sites import dealt
 from fs_fedmllm.hub.release import release_of_folder
+from fs_fedmllm.rounds.client_update import ClientUpdate
+from fs_fedmllm.rounds.trainer import UpdateLog
+from fs_fedmllm.runs.progress import ConsoleProgress
 
 SITES = {"Klinik Nord": 4, "Ost & <West>": 9, "$\\x^Süd": 14}
 
@@ -140,3 +145,15 @@ def test_each_site_has_a_folder_that_says_how_many_there_are(cli, wards, tmp_pat
     own = schema.load(wards(), ["fedmllm.network.own_rows", "True"])
     with pytest.raises(ConfigError, match=r"federate\.client_num is not set.*own_rows"):
         site_config(own)
+
+
+def test_the_bar_shows_names_as_they_are(wards):
+    stream = io.StringIO()
+    config = schema.load(wards(), ["federate.client_num", "3"])
+    progress = ConsoleProgress(config, Console(file=stream, force_terminal=True, width=160))
+    progress.began({2: "[/red] Nord \x1b[2J"})
+    log = UpdateLog(loss=0.5, penalty=0.0, grad_norm=1.0, steps=1, rows=4, seconds=0.1)
+    progress._total = 1  # so that it is drawn at once
+    progress.trained(0, ClientUpdate(client=2, rows=4, state={}, log=log))
+    progress.close()
+    assert "client 2 ([/red] Nord \\x1b[2J)" in stream.getvalue()
