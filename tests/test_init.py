@@ -400,3 +400,16 @@ def test_windows_paths_are_told_their_slashes(here, capsys):
     write_csv(here / "p.csv", [{"label": f"x{i % 2}", "img": f"pics\\{i}.png"} for i in range(40)])
     assert main(["init", "p.csv", "--yes"]) == 1
     assert r"backslashes (Windows), such as 'pics\\0.png': replace" in capsys.readouterr().out
+
+
+def test_a_table_of_excel_on_windows(here, capsys):
+    rows = [f"Größe {i}, glatt;{'gerötet' if i % 2 else 'blaß'}" for i in range(40)]
+    (here / "r.csv").write_text("\n".join(["text;label", *rows]) + "\n", encoding="cp1252")
+    assert main(["init", "r.csv", "--yes"]) == 2
+    assert "For init: --encoding cp1252." in capsys.readouterr().err
+    assert main(["init", "r.csv", "--yes", "--encoding", "cp1252", "--delimiter", "semicolon"]) == 0
+    data = yaml.safe_load((here / "my.yaml").read_text())["fedmllm"]["data"]
+    assert (data["encoding"], data["delimiter"]) == ("cp1252", ";")
+    (here / "r.jsonl").write_text('{"text": "a b", "label": "x"}\n')
+    assert main(["init", "r.jsonl", "--yes", "--force", "--encoding", "cp1252"]) == 2
+    assert "are for CSV and TSV files" in capsys.readouterr().err

@@ -45,11 +45,16 @@ def add(commands: Any) -> None:
     init.add_argument("--test", type=float, help="share of the rows for the test (default 0.2)")
     init.add_argument("--clients", type=int, help="deal rows to so many clients by chance (default: one for each "
                       "hospital or site, else 4)")  # fmt: skip
+    init.add_argument("--encoding", default="", help="of a CSV or TSV file that is not UTF-8, such as cp1252 (Excel "
+                      "on Windows)")  # fmt: skip
+    init.add_argument("--delimiter", default="", help="between two cells of it: a character, or comma, semicolon, "
+                      "tab, bar (default: looked for)")  # fmt: skip
     init.set_defaults(function=_init)
 
 
 def _init(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.client_names import shown_name
+    from fs_fedmllm.data.tables import table_form
     from fs_fedmllm.tools.init.looking import look
 
     asks = not args.yes
@@ -70,7 +75,7 @@ def _init(args: argparse.Namespace) -> int:
             f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} there already. Name another file with --out, "
             "or write over it with --force."
         )
-    told, found = _told(args), look(Path(args.path))
+    told, found = _told(args), look(Path(args.path), table_form(args.delimiter, args.encoding))
     read = f"the first {found.total:,} rows" if not found.whole else f"{found.total:,} rows"
     print(f"Read {read} of {', '.join(shown_name(source.path.name) for source in found.sources)}; columns: "
           f"{', '.join(map(shown_name, found.columns))}")  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any
 from fs_fedmllm.data.columns import NOTHING, missing, pictured
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import Findings, RowError
-from fs_fedmllm.data.own_files import Source, find_sources, is_read, read_source
+from fs_fedmllm.data.own_files import UTF8, Source, find_sources, is_read, is_table, read_source
+from fs_fedmllm.data.tables import TableForm
 from fs_fedmllm.errors import ConfigError, DataError
 
 #: Rows that are read at most, and bytes of their values, over all files.
@@ -21,6 +22,8 @@ MOST_ROWS, MOST_BYTES = 50_000, 128 << 20
 _CELL = 64
 #: Different values of a column that are counted, and values that are looked at.
 MOST_VALUES, SAMPLED = 2_000, 64
+#: Options of the command that say how tables are written, and an example of each.
+_FORM = {"encoding": "cp1252", "delimiter": "semicolon"}
 _WHOLE = re.compile(r"\d{1,6}(\.0+)?")
 
 
@@ -107,6 +110,7 @@ class Look:
         whole: whether that is all there is.
         class_labels: names that a file declares for its labels, by column.
         notes: what the readers said.
+        form: how tables are written, as the user said it.
     """
 
     root: Path
@@ -117,6 +121,7 @@ class Look:
     whole: bool = True
     class_labels: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    form: TableForm = UTF8
 
     @property
     def total(self) -> int:
@@ -129,11 +134,12 @@ class Look:
         return next((source.layout for source in self.sources if source.layout), "")
 
 
-def look(path: Path) -> Look:
+def look(path: Path, form: TableForm = UTF8) -> Look:
     """Read a file or folder of rows, at most ``MOST_ROWS`` and ``MOST_BYTES`` of it.
 
     Args:
         path: a file of rows, or a folder as ``data.type: own`` reads it, or one that holds a single file of rows.
+        form: how tables are written.
 
     Raises:
         ConfigError: there is no such file or folder.
@@ -160,13 +166,17 @@ def look(path: Path) -> Look:
             sources = find_sources(root, file, {})
     else:
         sources = find_sources(root, file, {})
-    found = Look(root, file, sources)
+    if form != UTF8 and not any(is_table(source.path) for source in sources):
+        raise ConfigError(
+            f"--encoding and --delimiter are for CSV and TSV files, and {path} holds none. Take them out."
+        )
+    found = Look(root, file, sources, form=form)
     size = 0
     for source in sources:
         findings = Findings(strict=False)
         share = max(1, (MOST_ROWS - found.total) // (len(sources) - list(sources).index(source)))
         found.class_labels |= source.class_labels
-        for count, row in enumerate(_rows(source, findings)):
+        for count, row in enumerate(_rows(source, findings, form)):
             if count >= share or size > MOST_BYTES:
                 found.whole = False
                 break
@@ -200,9 +210,15 @@ def _size(value: Any) -> int:
     return sum(map(_size, value)) if isinstance(value, list | tuple) else 8
 
 
-def _rows(source: Source, findings: Findings) -> Iterator[Row]:
-    for _, row in read_source(source, findings):
-        yield row
+def _rows(source: Source, findings: Findings, form: TableForm) -> Iterator[Row]:
+    try:
+        for _, row in read_source(source, findings, form):
+            yield row
+    except RowError as error:  # its remedy is a line of a configuration, which is not written yet
+        said = [f"--{option} {value}" for option, value in _FORM.items() if f"{option}:" in error.remedy]
+        if not said:
+            raise
+        raise RowError(error.where, error.problem, f"{error.remedy} For init: {' or '.join(said)}.") from error
 
 
 def images_below(root: Path, values: Sequence[object], most: int = 200) -> str | None:

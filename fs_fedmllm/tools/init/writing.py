@@ -109,6 +109,10 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
     ]
     if found.file:
         lines.append(f"    file: {scalar(found.file)}")
+    if found.form.encoding:
+        lines.append(_line(f"    encoding: {scalar(found.form.encoding)}", "of the table; --encoding said so"))
+    if found.form.delimiter:
+        lines.append(_line(f"    delimiter: {scalar(found.form.delimiter)}", "between two cells; --delimiter said so"))
     title = found.file.partition(".")[0] or found.root.resolve().name
     lines.append(_line(f"    title: {scalar(title)}", "what results and plots call the data"))
     mapped = [(field, columns.get(field, "")) for field in _FIELDS]
