@@ -118,7 +118,9 @@ def after(work: Work, change: Callable[[Message, Message], Message]) -> Work:
     return changed
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("fedyogi_fedprox", "dp") else n for n in RUNS]
+)
 def test_the_adapter_is_that_of_one_machine(
     name: str, shared: Any, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
