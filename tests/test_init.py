@@ -18,6 +18,7 @@ from short_runs import SHORT
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.scenarios.reading import read_dataset
 from fs_fedmllm.tools.init import looking
 from fs_fedmllm.tools.init.looking import Column, Look, look
 from fs_fedmllm.tools.init.proposing import Told, propose
@@ -413,3 +414,20 @@ def test_a_table_of_excel_on_windows(here, capsys):
     (here / "r.jsonl").write_text('{"text": "a b", "label": "x"}\n')
     assert main(["init", "r.jsonl", "--yes", "--force", "--encoding", "cp1252"]) == 2
     assert "are for CSV and TSV files" in capsys.readouterr().err
+
+
+def test_patients_are_resampled_whole(here, capsys):
+    """Intervals take what the split keeps together, with a column of clients too, which takes no keep_together."""
+    rows = [{"note": f"words {i}", "label": f"x{i % 2}", "patient": f"P{i // 4}"} for i in range(48)]
+    write_csv(here / "r.csv", [row | {"hospital": f"H{i % 3}"} for i, row in enumerate(rows)])
+    assert main(["init", "r.csv", "--yes"]) == 0
+    config = schema.load(here / "my.yaml")
+    assert config.data.splitter == "fedmllm_given" and config.resampled_by == "patient"
+    test = read_dataset(config).test
+    assert test and all("patient" in row.keys for row in test)
+    raw = yaml.safe_load((here / "my.yaml").read_text())
+    raw["fedmllm"]["data"]["split"]["together"] = []
+    assert schema.from_mapping(raw).resampled_by == ""
+    capsys.readouterr()
+    assert main(["data", "check", "r.csv"]) == 2
+    assert "r.csv is a file of rows. Name the configuration" in capsys.readouterr().err

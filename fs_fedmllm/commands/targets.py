@@ -71,7 +71,9 @@ def read_target(name: str, words: Sequence[str]) -> Config | Rows:
         ConfigError: there is nothing of that name, or an override is wrong.
     """
     from fs_fedmllm.config import load
+    from fs_fedmllm.data.packed import kind_of
     from fs_fedmllm.data.registry import DATASETS, EMBEDDED, NAMES
+    from fs_fedmllm.data.tables import TABLES
     from fs_fedmllm.shipped import find_config
 
     if name in EMBEDDED:
@@ -82,6 +84,11 @@ def read_target(name: str, words: Sequence[str]) -> Config | Rows:
         return _rows(name, words[0], words[1:])
     if Path(name).is_dir():
         return _rows("own", name, words)
+    if Path(name).is_file() and kind_of(Path(name)) in (*TABLES, ".jsonl", ".parquet"):
+        raise ConfigError(
+            f"{name} is a file of rows. Name the configuration that fs-fedmllm init writes for it, or its folder with "
+            "what its rows are (template=NAME file=NAME); predict --file takes such a file as it is."
+        )
     try:
         path = find_config(name)
     except ConfigError as error:

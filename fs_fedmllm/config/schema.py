@@ -425,6 +425,20 @@ class Config:
         return dict(self.data.splitter_args[0]) if self.data.splitter_args else {}
 
     @property
+    def resampled_by(self) -> str:
+        """The key of rows whose values stay whole in bootstrap intervals; empty for rows one by one.
+
+        What the scenario keeps together, else what the split of one's own rows does: ten pictures of one patient are
+        no ten patients, whoever has been told so.
+        """
+        together = self.scenario_args.get("keep_together")
+        split = self.fedmllm.data.get("split")
+        if not together and isinstance(split, Mapping):
+            named = split.get("together") or ""
+            together = named if isinstance(named, str) else next(iter(named), "")
+        return str(together or "")
+
+    @property
     def switches(self) -> dict[str, str]:
         """Every switch of the profile but the scenario's own, with the single overrides applied."""
         return profile_switches(self.fedmllm.profile) | {

@@ -234,9 +234,7 @@ class Federation:
         test, numbers = evaluated_rows(self.config, rows), dict[str, float]()
         views = ("both", "image", "text") if slices and any(row.presence == "both" for row in test) else ("both",)
         for shown in views:
-            figures, predictions = evaluator.predict(
-                test, shown, str(self.config.scenario_args.get("keep_together", ""))
-            )
+            figures, predictions = evaluator.predict(test, shown, self.config.resampled_by)
             prefix = "test" if shown == "both" else f"test_{shown}"
             numbers |= {f"{prefix}_{k}": v for k, v in figures.items()}
             if keep is not None:

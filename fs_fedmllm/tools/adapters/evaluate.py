@@ -88,7 +88,7 @@ def evaluate(
     vision = VisionFeatures(mllm, config.fedmllm.vision_cache.memory_mib << 20) if cached else None
     encoder = Encoder(mllm, template, variant, vision, lengths)
     evaluator = Evaluator(encoder, settings, config.switches)
-    together = str(config.scenario_args.get("keep_together", ""))
+    together = config.resampled_by
     figures: dict[str, float] = {}
     predictions: list[Prediction] = []
     both = any(row.presence == "both" for row in rows)

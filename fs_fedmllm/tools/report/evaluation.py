@@ -92,7 +92,8 @@ def notes_of(document: Mapping[str, Any]) -> list[str]:
     """How the figures are to be read."""
     notes = [
         "In percent, but for losses. In brackets: 95 % bootstrap interval over the rows that were evaluated; rows "
-        "that belong together (keep_together of data.splitter_args) are resampled together.",
+        "that belong together (keep_together of data.splitter_args, else together of the split) are resampled "
+        "together.",
     ]
     if document["calibration"]:
         notes.append(
