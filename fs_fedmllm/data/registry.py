@@ -76,7 +76,12 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{name}: option {key} must be of type {kind.__name__}, not {value!r}.")
     for key, default in known.items():
         if default is inspect.Parameter.empty and key not in options:
-            raise ConfigError(f"{name} needs the option {key!r}. Known options: {', '.join(known)}.")
+            hint = (
+                f" {key}=NAME.yaml says what rows are asked, and the options; fs-fedmllm init writes one."
+                if (name, key) == ("own", "template")
+                else ""
+            )
+            raise ConfigError(f"{name} needs the option {key!r}.{hint} Known options: {', '.join(known)}.")
 
 
 def load_dataset(

@@ -27,7 +27,7 @@ def test_an_option_of_the_wrong_type(tmp_path, options):
 
 
 def test_a_needed_option_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="own needs the option 'template'"):
+    with pytest.raises(ConfigError, match=r"own needs the option 'template'\. template=NAME\.yaml .* init writes one"):
         load_dataset("own", tmp_path)
 
 
