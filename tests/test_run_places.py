@@ -135,8 +135,8 @@ def test_the_closing_table_says_how_many_rows_were_tested_and_what_they_show() -
     from fs_fedmllm.runs.console import test_rows_line as line
 
     some = {"evaluated": 16, "all": 400, "presence": {"both": 10, "image": 6}}
-    assert line(some) == "test rows: 16 of 400 (fedmllm.eval.limit); 10 show both modalities, 6 an image only"
-    assert line({"evaluated": 4, "all": 4, "presence": {"text": 4}}) == "test rows: 4; 4 a text only"
+    assert line(some) == "test rows: 16 of 400 (fedmllm.eval.limit); 10 show both modalities, 6 show an image only"
+    assert line({"evaluated": 4, "all": 4, "presence": {"text": 4}}) == "test rows: 4; 4 show a text only"
     assert line({}) == line({"evaluated": 0, "all": 0, "presence": {}}) == ""
 
 

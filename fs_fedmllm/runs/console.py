@@ -62,7 +62,12 @@ def test_rows_line(counted: dict[str, Any]) -> str:
     if not counted.get("evaluated"):
         return ""
     of = "" if counted["evaluated"] == counted["all"] else f" of {counted['all']:,} (fedmllm.eval.limit)"
-    said = {"both": "show both modalities", "image": "an image only", "text": "a text only", "neither": "neither"}
+    said = {
+        "both": "show both modalities",
+        "image": "show an image only",
+        "text": "show a text only",
+        "neither": "show neither",
+    }
     shown = ", ".join(f"{count:,} {said.get(case, case)}" for case, count in counted["presence"].items())
     return f"test rows: {counted['evaluated']:,}{of}; {shown}"
 

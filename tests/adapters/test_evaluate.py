@@ -123,7 +123,8 @@ def test_a_file_of_labelled_rows_is_scored(folder: Path, own: Path, capsys) -> N
     right = [line["right"] for line in lines]
     assert len(right) == 30
     assert (
-        f"score: acc {100 * np.mean(right):.1f} % [" in said.err and "over the 30 rows that have a label" in said.err
+        f"score: acc {100 * np.mean(right):.1f} % [" in said.err
+        and "over the 30 rows that have a label; rows that the run was trained on, if any, count too" in said.err
     )
     rows = [json.loads(line) for line in (own / "test.jsonl").read_text().splitlines()]
     for i, row in enumerate(rows):

@@ -40,7 +40,9 @@ class Score:
             f"{name} {100 * own['value']:.1f} % [{100 * own['low']:.1f}, {100 * own['high']:.1f}]"
             for name, own in self.figures.items()
         )
-        return f"score: {listed} over the {known:,}{of} rows that have a label"
+        # A file of the run's own training rows looks good, and nothing here knows.
+        trained = "rows that the run was trained on, if any, count too"
+        return f"score: {listed} over the {known:,}{of} rows that have a label; {trained}"
 
 
 def read_truths(file: Path, form: RowForm = PLAIN) -> list[tuple[Row, str]]:
