@@ -384,6 +384,8 @@ def test_labels_that_cannot_be_meant_are_said():
     assert "given to the wrong rows" in made(["1", "2"] * 5).warnings[0]
     with pytest.raises(ConfigError, match="'label' has one value in all rows, sick: there is nothing to tell apart"):
         made(["sick"] * 9)
+    with pytest.raises(ConfigError, match="The labels 10, 40 are numbers, which count the options from 0"):
+        made([10, 40] * 9)
 
 
 def test_columns_that_are_not_read_are_named():

@@ -166,8 +166,6 @@ def _answered(told: Told, doubt: Doubt) -> Told:
         print(f"Name one of {', '.join(doubt.choices)}." if doubt.choices else "An answer is needed.")
     if doubt.option == "ask":
         return replace(told, ask=answer)
-    if doubt.option == "options":
-        return replace(told, options=_options(answer))
     return replace(told, columns={**told.columns, doubt.option: answer})
 
 

@@ -347,10 +347,10 @@ class _Proposing:
         elif column.numbers and column.kinds != {"str"}:
             values = sorted({int(float(value)) for value in column.values})
             if values[-1] >= len(LETTERS):
-                self._doubt(
-                    "options", f"What are the labels {_listed(column.values)} called, with commas between?", ()
+                raise ConfigError(
+                    f"The labels {_listed(column.values)} are numbers, which count the options from 0, and a choice "
+                    f"has at most {len(LETTERS)}: write what they mean in the rows, as texts, or put them in quotes."
                 )
-                return
             made.options = tuple(str(i) for i in range(values[-1] + 1))
             made.say("options", ", ".join(made.options), "labels are numbers, which count the options from 0")
             made.warnings.append(
