@@ -23,7 +23,7 @@ LONGEST = (
     "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_rounds.py", "test_hub_runs.py",
     "test_site_processes.py",
     "test_nvflare_rounds.py", "test_nvflare_run.py",
-    "test_planner.py", "test_hostile_texts.py", "test_compressed_runs.py", "test_given.py", "test_runner.py",
+    "test_planner.py", "test_hostile_texts.py", "test_compressed_runs.py", "test_given_clients.py", "test_runner.py",
     "test_algorithms.py", "test_dp_runs.py", "test_client_state.py", "test_aggregation_runs.py",
 )  # fmt: skip
 
