@@ -304,7 +304,7 @@ def test_a_server_that_comes_back_takes_the_answers_that_sites_hold(shared: Any,
     """The job breaks off when all have trained and none was taken; submitted again, nobody trains twice."""
     federation, embedded = shared
     server = server_of(federation, tmp_path / "server", wire)
-    sites, lost = works(federation, tmp_path), threading.Event()
+    sites, lost, ended = works(federation, tmp_path), threading.Event(), threading.Event()
 
     def breaks_off(work: Work) -> Work:
         def until(message: Message) -> Message:
@@ -312,13 +312,15 @@ def test_a_server_that_comes_back_takes_the_answers_that_sites_hold(shared: Any,
             if message.kind == "task" and message.header["round"] == 1:
                 server.stop()
                 lost.set()
-                threading.Event().wait(0.2)
+                assert ended.wait(LONG)
             return answer
 
         return until
 
-    with dispatched(server, {name: breaks_off(work) for name, work in sites.items()}), pytest.raises(Stopped):
-        server.run()
+    with dispatched(server, {name: breaks_off(work) for name, work in sites.items()}):
+        with pytest.raises(Stopped):
+            server.run()
+        ended.set()
     assert lost.is_set() and server.session.state.round == 1
     again = server_of(federation, tmp_path / "server", wire)
     with dispatched(again, works(federation, tmp_path)) as (_, carrier):
