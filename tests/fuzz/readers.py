@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import io
 import json
 import random
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from mutations import as_json, changed_bytes, changed_json, changed_lines, changed_pem, changed_text
 from safetensors.torch import save
 
 Change = Callable[[bytes, list[bytes], random.Random], bytes]
-typing.get_type_hints = functools.cache(typing.get_type_hints)  # a third of the time, and nothing of an input's
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -240,14 +238,16 @@ def _own(folder: Path, name: str) -> Callable[[bytes], object]:
     from PIL import Image
 
     from fs_fedmllm.data import own
+    from fs_fedmllm.data.template import load_template
 
-    own.load_template = functools.cache(own.load_template)  # it is not what is fuzzed here
+    template = load_template("digits_triage")  # it is not what is fuzzed here
     for picture in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(folder / picture)
 
     def read(data: bytes) -> object:
         (folder / name).write_bytes(data)
-        return own.load(folder, template="digits_triage", file=name)
+        with mock.patch.object(own, "load_template", lambda _: template):
+            return own.load(folder, template="digits_triage", file=name)
 
     return read
 
