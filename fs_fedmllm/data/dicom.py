@@ -125,14 +125,13 @@ def _head(stream: BinaryIO, path: str) -> Any:
     """The elements that say how pixels become a picture."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
-    from pydicom.tag import Tag
 
     size = os.fstat(stream.fileno()).st_size
     if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED and size > MAX_DEFLATED:
         raise UnusablePixels(f"it is deflated as a whole, and has more than {MAX_DEFLATED:,} bytes",
                              "Save it otherwise, such as with dcmtk's dcmconv +te.")  # fmt: skip
     stream.seek(0)
-    kept = [Tag(0x0028, element) for element in range(0x10000) if element in _PIXEL_ELEMENTS]
+    kept = [0x00280000 | element for element in _PIXEL_ELEMENTS]
     return dcmread(stream, stop_before_pixels=True, specific_tags=[*kept, _SHARED_GROUPS, _FRAME_GROUPS])
 
 
