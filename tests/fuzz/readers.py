@@ -307,12 +307,23 @@ def gzip_table(folder: Path) -> Reader:
     return Reader([gzip.compress(_table(","), mtime=0)], _own(folder, "d.csv.gz"), change)
 
 
+def _image(folder: Path) -> Callable[[bytes], object]:
+    from fs_fedmllm.data.images import check_image, open_image
+
+    path = folder / "i"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        check_image(str(path))
+        open_image(str(path))
+
+    return read
+
+
 def dicom(folder: Path) -> Reader:
     """DICOM files: made here, and small ones that come with pydicom, without those that need the network."""
     from pydicom import config
     from pydicom.data import get_testdata_file
-
-    from fs_fedmllm.data.images import check_image, open_image
 
     config.settings.reading_validation_mode = config.WARN
     names = (
@@ -327,12 +338,6 @@ def dicom(folder: Path) -> Reader:
     )
     found = [get_testdata_file(name, download=False) for name in names]
     seeds = [Path(str(name)).read_bytes() for name in found if name]
-    path = folder / "i"
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        check_image(str(path))
-        open_image(str(path))
 
     def change(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
         """Mostly in what stands before the pixels, and behind the mark."""
@@ -343,7 +348,7 @@ def dicom(folder: Path) -> Reader:
                 return head + changed_bytes(rest[:at], others, draw) + rest[at:]
         return head + changed_bytes(rest, others, draw)
 
-    return Reader(seeds, read, change)
+    return Reader(seeds, _image(folder), change)
 
 
 def heif(folder: Path) -> Reader:
@@ -351,21 +356,12 @@ def heif(folder: Path) -> Reader:
     import pillow_heif
     from PIL import Image
 
-    from fs_fedmllm.data.images import check_image, open_image
-
     seeds = []
     for mode in ("RGB", "L", "RGBA"):
         stream = io.BytesIO()
         pillow_heif.from_pillow(Image.linear_gradient("L").resize((24, 16)).convert(mode)).save(stream, quality=50)
         seeds.append(stream.getvalue())
-    path = folder / "i"
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        check_image(str(path))
-        open_image(str(path))
-
-    return Reader(seeds, read, changed_bytes)
+    return Reader(seeds, _image(folder), changed_bytes)
 
 
 def parquet(folder: Path) -> Reader:
@@ -386,7 +382,7 @@ def images(folder: Path) -> Reader:
     """Images of every format that is read."""
     from PIL import Image
 
-    from fs_fedmllm.data.images import FORMATS, check_image, open_image
+    from fs_fedmllm.data.images import FORMATS
 
     seeds = []
     picture = Image.linear_gradient("L").resize((24, 16))
@@ -401,14 +397,7 @@ def images(folder: Path) -> Reader:
     stream = io.BytesIO()
     picture.convert("I;16").save(stream, "PNG")
     seeds.append(stream.getvalue())
-    path = folder / "i"
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        check_image(str(path))
-        open_image(str(path))
-
-    return Reader(seeds, read, changed_bytes)
+    return Reader(seeds, _image(folder), changed_bytes)
 
 
 def ledger(folder: Path) -> Reader:
