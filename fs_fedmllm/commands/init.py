@@ -128,7 +128,7 @@ def _settled(found: Any, told: Told, asks: bool) -> tuple[Proposal, Told]:
         if column is not None and not found.layout:
             below = images_below(found.root, column.sample)
             if below:
-                proposal = propose(found, told, below)
+                proposal.image_root = below
                 proposal.say("image folder", below, "the images are there")
             elif below is None and "\\" in str(column.sample[0]):
                 proposal.warnings.append(

@@ -148,13 +148,12 @@ class Proposal:
         self.guesses.append(Guess(what, value, why))
 
 
-def propose(found: Look, told: Told, image_root: str = "") -> Proposal:
+def propose(found: Look, told: Told) -> Proposal:
     """Guess what is what.
 
     Args:
         found: what the rows hold.
         told: what the user said.
-        image_root: where the images were found, below the data root.
 
     Raises:
         ConfigError: the user names a column that there is not.
@@ -163,13 +162,13 @@ def propose(found: Look, told: Told, image_root: str = "") -> Proposal:
         if name and name not in found.columns:
             here = ", ".join(map(shown_name, found.columns))
             raise ConfigError(f"--{role} {name}: there is no such column. Columns here: {here}.")
-    return _Proposing(found, told, image_root).made
+    return _Proposing(found, told).made
 
 
 class _Proposing:
-    def __init__(self, found: Look, told: Told, image_root: str):
+    def __init__(self, found: Look, told: Told):
         self.found, self.told = found, told
-        self.made = Proposal(image_root=image_root)
+        self.made = Proposal()
         self._same = ""  # the question that every row brings
         self.taken: set[str] = {name for name in told.columns.values() if name}
         self._turns = next((turns for turns in _TURNS if turns <= found.columns.keys()), set[str]())
