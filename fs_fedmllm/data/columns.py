@@ -184,7 +184,7 @@ class _Column:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
             if isinstance(text, str) and not pictured(text):
                 self.words += any(letter.isalpha() for letter in text)
-                self.prose += len(text) >= 30 and len(text.split()) >= 5
+                self.prose += is_prose(text)
 
     def most(self, count: int) -> bool:
         return 2 * count > min(self.seen, SAMPLED)
@@ -199,6 +199,11 @@ def pictured(value: Any) -> bool:
     if isinstance(value, bytes):
         return value.startswith(_MAGIC)
     return isinstance(value, str) and (value.startswith(_INLINE) or _FILE.fullmatch(value.strip()) is not None)
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text is as long as a sentence."""
+    return len(text) >= 30 and len(text.split()) >= 5
 
 
 def _spoken(value: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.columns import NOTHING, missing, pictured
+from fs_fedmllm.data.columns import NOTHING, is_prose, missing, pictured
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.own_files import UTF8, Source, find_sources, is_read, is_table, read_source
@@ -64,7 +64,7 @@ class Column:
         if len(self.sample) < SAMPLED:
             self.sample.append(_short(value))
             self.pictures += pictured(value)
-            self.prose += isinstance(value, str) and len(value) >= 30 and len(value.split()) >= 5
+            self.prose += isinstance(value, str) and is_prose(value)
         if not isinstance(value, str | int | float):
             self.many = True
             return
@@ -172,9 +172,9 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
         )
     found = Look(root, file, sources, form=form)
     size = 0
-    for source in sources:
+    for place, source in enumerate(sources):
         findings = Findings(strict=False)
-        share = max(1, (MOST_ROWS - found.total) // (len(sources) - list(sources).index(source)))
+        share = max(1, (MOST_ROWS - found.total) // (len(sources) - place))
         found.class_labels |= source.class_labels
         for count, row in enumerate(_rows(source, findings, form)):
             if count >= share or size > MOST_BYTES:
