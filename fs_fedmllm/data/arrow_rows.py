@@ -27,10 +27,11 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """
     try:
         with open_regular(path) as stream:
-            names = _declared(_parquet(stream).schema_arrow.metadata)
+            schema = _parquet(stream).schema_arrow
             stream.seek(0)
             size = os.fstat(stream.fileno()).st_size
-            yield from _named(_bounded(_numbered(path, _batches(path, stream)), size, str(path)), names)
+            rows = _bounded(_numbered(path, _batches(path, stream, schema)), size, str(path))
+            yield from _named(rows, _declared(schema.metadata))
     except RowError:
         raise
     except Exception as error:  # a parser that is fed a hostile file may raise anything
@@ -89,15 +90,13 @@ def _named(rows: Iterator[tuple[str, Row]], names: Mapping[str, Sequence[str]]) 
         yield where, {column: name(column, value) for column, value in row.items()} if names else row
 
 
-def _batches(path: Path, stream: Any) -> Iterator[Any]:
+def _batches(path: Path, stream: Any, schema: Any) -> Iterator[Any]:
     """The batches of a Parquet file, whose texts stay as short as they are stored where a value is repeated.
 
     A megabyte that stands once in a column's dictionary can be the value of a million rows.
     """
     import pyarrow as pa
 
-    schema = _parquet(stream).schema_arrow
-    stream.seek(0)
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     flat = [field.name for field in schema if any(kind(field.type) for kind in kinds)]
     file = _parquet(stream, read_dictionary=flat)
