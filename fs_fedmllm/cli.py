@@ -146,7 +146,7 @@ def _meant(args: argparse.Namespace, more: Sequence[str], options: Sequence[str]
 def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
-        complete(parser)
+        complete(parser, _leaves(parser))
     # Overrides may stand before and after options; argparse collects them in one place only.
     args, more = parser.parse_known_args(argv)
     options = [word for word in more if re.match("--?[A-Za-z]", word)]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from fs_fedmllm.extras import is_installed
@@ -16,32 +16,24 @@ from fs_fedmllm.shipped import shipped_names
 _SHIPPED = {"config": "configs", "file": "configs", "table": "tables"}
 
 
-def complete(parser: argparse.ArgumentParser) -> None:
+def complete(parser: argparse.ArgumentParser, commands: Iterable[argparse.ArgumentParser]) -> None:
     """Answer a shell and end this process; nothing where argcomplete is not installed.
 
     Args:
         parser: the command line's.
+        commands: the parsers of its commands and their verbs, which have the arguments.
     """
     if not is_installed("argcomplete"):
         return
     import argcomplete
 
-    for action in _arguments(parser):
+    # argparse names its actions with an underscore and offers no other way to them.
+    for action in (action for command in commands for action in command._actions):
         if action.dest == "overrides":
             action.completer = keys  # type: ignore[attr-defined]
         elif action.dest in _SHIPPED and not action.option_strings:
             action.completer = _files(_SHIPPED[action.dest])  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    # argparse names its actions with an underscore and offers no other way to them.
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from _arguments(below)
-        else:
-            yield action
 
 
 def keys(prefix: str, **_: Any) -> list[str]:
