@@ -146,13 +146,14 @@ def _tokens(dataset: Dataset, path: str, config: Config | None) -> str:
     from fs_fedmllm.models.lengths import configured_lengths
     from fs_fedmllm.models.row_tokens import count_tokens, said_tokens, too_dear
     from fs_fedmllm.models.skeleton import skeleton
+    from fs_fedmllm.scenarios.reading import template_of
 
     if not path and config is None:
         raise ConfigError("data check of a data set by its name needs the model's folder: --model PATH.")
     config = config or Defaults()
     options = config.model.fedmllm
     mllm = skeleton(dataclasses.replace(options, path=path) if path else options)
-    template = load_template(config.fedmllm.template or dataset.template)
+    template = load_template(template_of(config, dataset))
     encoder = Encoder(mllm, template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
     found = count_tokens(encoder, [*dataset.train, *dataset.val, *dataset.test])
     lines = [f"tokens with {path or options.path}: {said_tokens(found)}"]

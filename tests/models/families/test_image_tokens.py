@@ -133,6 +133,21 @@ def test_data_check_counts_tokens(twin, tmp_path, capsys) -> None:
     assert "--model PATH" in capsys.readouterr().err
 
 
+def test_tokens_are_counted_with_a_template_beside_the_data(tmp_path, capsys) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [json.dumps({"id": i, "text": f"item {i}", "label": i % 2, "split": part})
+            for i, part in enumerate(["train"] * 4 + ["val", "val", "test", "test"])]  # fmt: skip
+    (data / "data.jsonl").write_text("\n".join(rows))
+    (data / "own.yaml").write_text("question: Which fits?\noptions: [one, other]\n")
+    (tmp_path / "run.yaml").write_text(
+        f"data: {{type: own, root: {data}, splitter: fedmllm_aligned}}\nfederate: {{client_num: 1}}\n"
+        "model: {fedmllm: {path: tiny}}\nfedmllm: {template: own.yaml}\n"
+    )
+    assert main(["data", "check", str(tmp_path / "run.yaml"), "--model"]) == 0
+    assert "tokens with tiny: median / 95 % / largest of 8 rows: " in capsys.readouterr().out
+
+
 def test_a_run_keeps_a_budget_and_says_so(twin, short_config) -> None:
     from fs_fedmllm.models.skeleton import skeleton
 
