@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
-from fs_fedmllm.evaluation.views import VIEWS
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.runs.decisions import spans
-from fs_fedmllm.scenarios.rates import MODALITIES
 from fs_fedmllm.tools.report import curves
+from fs_fedmllm.tools.report.cells import cell_of
 from fs_fedmllm.tools.report.facts import facts_of
-from fs_fedmllm.tools.report.figures import Entry, baseline_of, column_metrics, entries, mean_slices
+from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, entries, mean_slices
 from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
+from fs_fedmllm.tools.report.modalities import decisions_of, missing_rates, views_of
 from fs_fedmllm.tools.report.runs import Sheet
-from fs_fedmllm.tools.report.seeds import Claim, claims
-from fs_fedmllm.tools.sweeps.table import Metric
+from fs_fedmllm.tools.report.seeds import seed_grids
 from fs_fedmllm.version import VERSION
-
-MINUS = "−"
 
 
 @dataclass
@@ -62,47 +58,6 @@ class Content:
     made: str = ""
 
 
-def number(value: float, metric: Metric, *, signed: bool = False) -> str:
-    """A figure in the table's unit, with a true minus sign and no negative zero."""
-    rounded = round(value * metric.scale, metric.decimals) + 0.0
-    return f"{rounded:{'+' if signed else ''}.{metric.decimals}f}".replace("-", MINUS)
-
-
-def cell_of(entry: Entry, metric: Metric) -> Cell:
-    """An entry as text."""
-    after = ", ".join(str(count) for count in sorted(entry.diverged))
-    if entry.spread is None:
-        lines = [_reported(entry, metric)] if entry.paper is not None else []
-        if entry.diverged:
-            return Cell("diverged", (f"after {after} rounds", *lines))
-        return Cell("–", tuple(lines))
-    figure = number(entry.spread.mean, metric)
-    if entry.spread.std is not None:
-        figure += f" ± {number(entry.spread.std, metric)}"
-    lines = [f"without {len(entry.diverged)} that diverged after {after} rounds"] if entry.diverged else []
-    if entry.interval is not None:
-        lines.append(f"[{number(entry.interval.low, metric)}, {number(entry.interval.high, metric)}]")
-    if entry.paper is not None:
-        ours = entry.spread.mean * metric.scale
-        difference = f"{ours - entry.paper.mean:+.{metric.decimals}f}".replace("-", MINUS)
-        lines.append(f"{_reported(entry, metric)}, ours {difference}")
-    if entry.versus is not None:
-        own = entry.versus.interval
-        p_value = entry.p_adjusted if entry.p_adjusted is not None else entry.versus.p_value
-        lines.append(
-            f"Δ {number(own.value, metric, signed=True)} [{number(own.low, metric, signed=True)}, "
-            f"{number(own.high, metric, signed=True)}], p {p_value:.3f}".replace("p 0.000", "p < 0.001")
-        )
-    return Cell(figure, tuple(lines))
-
-
-def _reported(entry: Entry, metric: Metric) -> str:
-    assert entry.paper is not None
-    places = max(metric.decimals, 2)
-    spread = f" ± {entry.paper.std:.{places}f}" if entry.paper.std is not None else ""
-    return f"paper {entry.paper.mean:.{places}f}{spread}"
-
-
 def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     """Compute a report.
 
@@ -128,7 +83,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
             for i, row in enumerate(rows)
         ]
         content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
-    content.seeds = over_seeds(sheet)
+    content.seeds = seed_grids(sheet)
     for column, title in zip(columns, heads, strict=True):
         own = [
             (sheet.title(row), i, runs)
@@ -159,100 +114,6 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     content.facts = facts_of(sheet)
     content.missing = [*missing_rates(sheet), *views_of(sheet), *decisions_of(sheet)]
     return content
-
-
-def over_seeds(sheet: Sheet) -> list[Grid]:
-    """The first metric's differences to the baseline, paired by seed; empty where there are none."""
-    found = claims(sheet)
-    if not found:
-        return []
-    places = {(claim.row, claim.column): claim for claim in found}
-    columns, body = sorted({claim.column for claim in found}), []
-    for i, row in enumerate(sheet.rows()):
-        cells = [_over_seeds(places.get((i, j)), len(found)) for j in columns]
-        if any((i, j) in places for j in columns):
-            body.append((sheet.title(row), cells))
-    head = [sheet.title(sheet.columns()[j]) or found[0].metric.title for j in columns]
-    title = f"{found[0].metric.title}, difference to {sheet.title(baseline_of(sheet))} over seeds"
-    return [Grid(title, head, body)]
-
-
-def _over_seeds(claim: Claim | None, family: int) -> Cell:
-    if claim is None:
-        return Cell("–")
-    own, metric = claim.difference, claim.metric
-    p_value = "p < 0.001" if claim.p_adjusted < 0.0005 else f"p {claim.p_adjusted:.3f}"
-    return Cell(
-        f"{number(own.mean, metric, signed=True)} "
-        f"[{number(own.low, metric, signed=True)}, {number(own.high, metric, signed=True)}]",
-        (f"{own.seeds} seeds, {p_value} of {family}", f"seen from {number(own.detectable, metric)}"),
-    )
-
-
-def missing_rates(sheet: Sheet) -> list[Grid]:
-    """Nominal and measured missing rates of the runs' splits; empty where nothing was missing or nobody measured.
-
-    Runs of one data set at one nominal level make a row, called by the axis values that they have in common; what was
-    measured is the mean over their different splits.
-    """
-    groups: dict[str, list[tuple[dict[str, str], Run]]] = {}
-    for place, runs in sheet.runs.items():
-        for run in runs:
-            rates = run.results.get("missing_rates")
-            if rates and any((*rates["nominal"].values(), *rates["measured"].values())):
-                key = [run.results.get("dataset"), run.results.get("scenario"), rates["nominal"]]
-                groups.setdefault(str(key), []).append((dict(place), run))
-    body = []
-    for own in groups.values():
-        common = {name: value for name, value in own[0][0].items() if all(p[name] == value for p, _ in own)}
-        splits = {run.results.get("manifest_sha256"): run.results["missing_rates"] for _, run in own}
-        cells = []
-        for name in MODALITIES:
-            nominal = next(iter(splits.values()))["nominal"].get(name)
-            measured = [rates["measured"][name] for rates in splits.values() if name in rates["measured"]]
-            cells.append(Cell("not known" if nominal is None else f"{100 * nominal:.1f} %"))
-            cells.append(Cell(f"{100 * sum(measured) / len(measured):.1f} %" if measured else "–"))
-        body.append((sheet.title(common) or "all runs", cells))
-    head = [f"{name}, {kind}" for name in MODALITIES for kind in ("nominal", "measured")]
-    return [Grid("Missing modalities, nominal and measured", head, body)] if body else []
-
-
-def views_of(sheet: Sheet) -> list[Grid]:
-    """Joint, product of views, image only, text only: accuracy in per cent, means over the seeds, for each column.
-
-    The difference of product and joint is named by what the runs' own intervals agree on.
-    """
-    grids = []
-    for column in sheet.columns():
-        body = []
-        for row in sheet.rows():
-            runs = [] if sheet.table.place(row) == "zero_shot" else sheet.at({**row, **column})
-            found = [run.results["views"] for run in runs if run.results.get("views")]
-            if not found:
-                continue
-            mean = {view: sum(own[view]["acc"] for own in found) / len(found) for view in VIEWS}
-            gap = sum(own["gap"]["acc"] for own in found) / len(found)
-            meant = {own["gap"]["means"] for own in found}
-            cells = [Cell(f"{100 * mean[view]:.1f}") for view in VIEWS]
-            said = next(iter(meant)) if len(meant) == 1 else "not the same in all runs"
-            cells.append(Cell(f"{100 * gap:+.1f}".replace("-", MINUS), (said,)))
-            body.append((sheet.title(row), cells))
-        if body:
-            heads = ["joint", "product of views", "image only", "text only", "product minus joint"]
-            title = sheet.title(column)
-            grids.append(Grid(f"Views of the same rows, accuracy{f': {title}' if title else ''}", heads, body))
-    return grids
-
-
-def decisions_of(sheet: Sheet) -> list[Grid]:
-    """When a modality was stood in for, a row for each run that has stand-ins."""
-    body = []
-    for place, runs in sheet.runs.items():
-        for run in runs:
-            if decisions := run.results.get("stand_ins"):
-                cells = [Cell(spans(decisions, kind)) for kind in ("image", "text")]
-                body.append((f"{sheet.title(dict(place))} seed {run.seed}".strip(), cells))
-    return [Grid("Stand-ins, by round", ["for images", "for texts"], body)] if body else []
 
 
 def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:

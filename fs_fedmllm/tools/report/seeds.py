@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fs_fedmllm.evaluation.statistics import SeedDifference, paired_over_seeds
+from fs_fedmllm.tools.report.cells import difference, number, said_p
 from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, holm
 from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.sweeps.table import Metric
 
@@ -46,9 +48,9 @@ def claims(sheet: Sheet) -> list[Claim]:
             own = {} if row == base_row else _by_seed(sheet, row, column, metric)
             both = sorted(own.keys() & base.keys())
             if len(both) > 1:
-                difference = paired_over_seeds([own[seed] for seed in both], [base[seed] for seed in both])
-                found.append((i, j, metric, difference))
-    adjusted = holm([difference.p_value for *_, difference in found])
+                paired = paired_over_seeds([own[seed] for seed in both], [base[seed] for seed in both])
+                found.append((i, j, metric, paired))
+    adjusted = holm([paired.p_value for *_, paired in found])
     return [Claim(*claim, p_adjusted) for claim, p_adjusted in zip(found, adjusted, strict=True)]
 
 
@@ -60,3 +62,29 @@ def _by_seed(sheet: Sheet, row: Mapping[str, str], column: Mapping[str, str], me
     runs: dict[int, Run] = {run.seed: run for run in sheet.at(place) if run.diverged is None}
     values = {seed: run.value(metric.name, "last") for seed, run in runs.items()}
     return {seed: value for seed, value in values.items() if value is not None}
+
+
+def seed_grids(sheet: Sheet) -> list[Grid]:
+    """The first metric's differences to the baseline, paired by seed; empty where there are none."""
+    found = claims(sheet)
+    if not found:
+        return []
+    places = {(claim.row, claim.column): claim for claim in found}
+    rows, columns = sheet.rows(), sorted({claim.column for claim in found})
+    body = [
+        (sheet.title(rows[i]), [_cell(places.get((i, j)), len(found)) for j in columns])
+        for i in sorted({claim.row for claim in found})
+    ]
+    head = [sheet.title(sheet.columns()[j]) or found[0].metric.title for j in columns]
+    title = f"{found[0].metric.title}, difference to {sheet.title(baseline_of(sheet))} over seeds"
+    return [Grid(title, head, body)]
+
+
+def _cell(claim: Claim | None, family: int) -> Cell:
+    if claim is None:
+        return Cell("–")
+    own, metric = claim.difference, claim.metric
+    return Cell(
+        difference(own.mean, own.low, own.high, metric),
+        (f"{own.seeds} seeds, {said_p(claim.p_adjusted)} of {family}", f"seen from {number(own.detectable, metric)}"),
+    )
