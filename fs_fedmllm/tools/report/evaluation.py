@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.evaluation.views import said_views
 from fs_fedmllm.tools.report.grids import Cell, Grid
+from fs_fedmllm.tools.report.templates import rendered
 
 #: Views of the rows, as the metrics' names begin, and what they are called.
 VIEWS = {"": "as they are", "image_": "image only", "text_": "text only"}
@@ -149,15 +149,10 @@ def text(document: Mapping[str, Any]) -> str:
 
 def html(document: Mapping[str, Any]) -> str:
     """The page: one file, no network."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     grids = list(grids_of(document))
     pictures = {i: reliability(document["calibration"]) for i, g in enumerate(grids) if g.title.startswith("Calibra")}
-    return environment.get_template("evaluation.html.j2").render(
+    return rendered(
+        "evaluation.html.j2",
         title=f"{document['adapter']} on {document['data']['called']}", about=f"{said_rows(document['data'])}.",
         warnings=warnings_of(document), grids=grids, pictures=pictures, notes=notes_of(document),
     )  # fmt: skip

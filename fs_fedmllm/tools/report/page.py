@@ -21,6 +21,7 @@ from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.modalities import decisions_of, missing_rates, views_of
 from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.report.seeds import seed_grids
+from fs_fedmllm.tools.report.templates import rendered
 from fs_fedmllm.version import VERSION
 
 
@@ -206,15 +207,9 @@ PER_CLIENT = (
 
 def html(content: Content) -> str:
     """The page: one file, no network."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     read = [*explanation(content), *([PER_CLIENT] if content.clients else [])]
-    return environment.get_template("report.html.j2").render(
-        content=content, sheet=content.sheet, table=content.sheet.table, explanation=read,
+    return rendered(
+        "report.html.j2", content=content, sheet=content.sheet, table=content.sheet.table, explanation=read,
         version=VERSION, columns=list(content.sources[0]) if content.sources else [],
     )  # fmt: skip
 
