@@ -9,6 +9,7 @@ from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.evaluation.views import said_views
 from fs_fedmllm.privacy.accountant import hollow
+from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.runs.decisions import said_decisions
 from fs_fedmllm.runs.progress import said_figures
 from fs_fedmllm.scenarios.rates import said_rates
@@ -25,14 +26,6 @@ def _test_set_lines(results: Mapping[str, Any]) -> list[str]:
             if baseline := own.get("question_only"):
                 lines[-1] += f"; question only: acc {baseline['acc']:.4f}"
     return lines
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def privacy_line(privacy: dict[str, Any]) -> str:
@@ -107,7 +100,7 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
     lines += [
         "",
         f"best by {results['best_by']}: round {best_round}",
-        f"bytes sent: {_bytes(results['bytes_sent'])} (adapter {_bytes(results['adapter_bytes'])})",
+        f"bytes sent: {said_bytes(results['bytes_sent'])} (adapter {said_bytes(results['adapter_bytes'])})",
         f"time: {seconds['total']:.1f} s = training {seconds['training']:.1f} s + evaluation "
         f"{seconds['evaluation']:.1f} s + everything else {rest:.1f} s",
         f"adapter sha256: {results['adapter_sha256']}",

@@ -9,8 +9,10 @@ from typing import Any
 from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.runs.amounts import said_bytes
+from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
-from fs_fedmllm.tools.report.runs import Run, Sheet
+from fs_fedmllm.tools.report.runs import Sheet
 
 CASES = ("both", "image", "text", "neither")
 #: Where a run lies, and with what processes it ran: no part of what it is.
@@ -73,18 +75,10 @@ def _costs(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
         times = [seconds.get(name) for name in ("total", "training", "evaluation")]
         cells = [Cell(f"{value:,.0f} s" if isinstance(value, int | float) else "–") for value in times]
         size = results.get("adapter_bytes")
-        told = [Cell(str(results.get("rounds", "–"))), *cells, Cell(_bytes(sent))]
-        body.append((title, [*told, Cell(_bytes(size) if isinstance(size, int | float) else "–")]))
+        told = [Cell(str(results.get("rounds", "–"))), *cells, Cell(said_bytes(sent))]
+        body.append((title, [*told, Cell(said_bytes(size) if isinstance(size, int | float) else "–")]))
     if body:
         yield Grid("Time and bytes", ["rounds", "time", "training", "evaluation", "bytes sent", "adapter"], body)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _holders(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
