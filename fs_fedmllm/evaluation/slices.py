@@ -96,13 +96,28 @@ def intervals(
             metric = row_metric(name, rows, positive)
             if metric is None or np.isnan(metric.value):
                 continue
-            first = next(iter(by_client(rows).values()))
-            try:
-                interval = bootstrap(metric, np.random.default_rng(seed), resamples=RESAMPLES, groups=groups_of(first))
-            except StatisticsError:
-                continue  # undefined on every resample
-            found[prefix + name] = {"value": interval.value, "low": interval.low, "high": interval.high}
+            if interval := interval_of(metric, rows, seed):
+                found[prefix + name] = interval
     return found
+
+
+def interval_of(metric: RowMetric, predictions: Sequence[Prediction], seed: int) -> dict[str, float]:
+    """95 % bootstrap interval of a metric over its rows; empty where it is undefined on every resample.
+
+    Args:
+        metric: of the predictions.
+        predictions: of one view.
+        seed: of the resamples.
+
+    Returns:
+        ``value``, ``low`` and ``high``.
+    """
+    first = next(iter(by_client(predictions).values()))
+    try:
+        found = bootstrap(metric, np.random.default_rng(seed), resamples=RESAMPLES, groups=groups_of(first))
+    except StatisticsError:
+        return {}
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def class_slices(predictions: Sequence[Prediction], options: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.data.content import rows_sha256
@@ -22,16 +20,16 @@ from fs_fedmllm.evaluation.calibration import calibration, calibration_error, co
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.form import form_figures
 from fs_fedmllm.evaluation.predictions import Prediction, shown_as
-from fs_fedmllm.evaluation.row_metrics import StatisticsError, accuracy, among
-from fs_fedmllm.evaluation.slices import PREFIXES, RESAMPLES, groups_of, slice_figures
-from fs_fedmllm.evaluation.statistics import bootstrap
+from fs_fedmllm.evaluation.row_metrics import accuracy, among
+from fs_fedmllm.evaluation.slices import PREFIXES, interval_of, slice_figures
 from fs_fedmllm.evaluation.views import view_figures
 from fs_fedmllm.files.untrusted import open_regular
 from fs_fedmllm.hub.fetch import TENSORS
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import row_lengths
 from fs_fedmllm.models.vision import VisionFeatures
-from fs_fedmllm.scenarios.federated_data import evaluated_rows, fitting_template
+from fs_fedmllm.scenarios.federated_data import fitting_template
+from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.tools.adapters.opening import Opened
 from fs_fedmllm.version import VERSION
 
@@ -111,7 +109,8 @@ def evaluate(
         figures["ece"] = found["ece"]
         error = calibration_error(whole)
         assert error is not None
-        intervals |= _interval("ece", error, whole, config.seed)
+        if own_interval := interval_of(error, whole, config.seed):
+            intervals["ece"] = own_interval
     slices = {"modality": _slices(whole, [row.presence for row in rows], config.seed)}
     if len({row.kind for row in rows}) > 1:
         slices["kind"] = _slices(whole, [row.kind for row in rows], config.seed)
@@ -169,17 +168,9 @@ def _slices(predictions: Sequence[Prediction], values: Sequence[str], seed: int)
     for value, count in sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]:
         chosen = [own == value for own in values]
         metric = among(right, chosen)
-        own = _interval("acc", metric, predictions, seed).get("acc", {})
+        own = interval_of(metric, predictions, seed)
         found[value] = {"rows": float(count), "acc": metric.value, **{k: own[k] for k in ("low", "high") if k in own}}
     return found
-
-
-def _interval(name: str, metric: Any, predictions: Sequence[Prediction], seed: int) -> dict[str, dict[str, float]]:
-    try:
-        found = bootstrap(metric, np.random.default_rng(seed), resamples=RESAMPLES, groups=groups_of(predictions))
-    except StatisticsError:
-        return {}
-    return {name: {"value": found.value, "low": found.low, "high": found.high}}
 
 
 def tensors_sha256(folder: Path) -> str:
