@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.hub.fetch import BEST, LAST
 from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.models.adapter_folder import describe
 from fs_fedmllm.models.export import adapter_bytes, write_adapter
@@ -26,11 +27,11 @@ def write_adapters(folder: Path, federation: Federation, state: RunState) -> str
     """
     if federation.optimizer is None:
         return None
-    digest = write_adapter_folder(folder / "adapter", federation, state.params)
+    digest = write_adapter_folder(folder / LAST, federation, state.params)
     if save_to := federation.config.federate.save_to:
         write_atomically(Path(save_to), adapter_bytes(state.params))
     if state.best:
-        write_adapter_folder(folder / "adapter_best", federation, state.best)
+        write_adapter_folder(folder / BEST, federation, state.best)
     return digest
 
 

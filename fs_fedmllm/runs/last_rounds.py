@@ -13,14 +13,12 @@ from typing import Any
 import torch
 
 from fs_fedmllm.algorithms import State
+from fs_fedmllm.hub.fetch import AVERAGE
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.runs.best import write_adapter_folder
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.run_folder import RunFolder
-
-#: Its folder in the run folder.
-FOLDER = "adapter_average"
 
 
 def kept_rounds(recent: Sequence[State], params: State, count: int) -> list[State]:
@@ -61,7 +59,7 @@ def average_last(federation: Federation, folder: RunFolder, state: RunState) -> 
     if not state.recent:
         return {}, {}
     mean = mean_adapter(state.recent)
-    digest = write_adapter_folder(folder.path / FOLDER, federation, mean)
+    digest = write_adapter_folder(folder.path / AVERAGE, federation, mean)
     figures = federation.evaluate(mean, slices=slices_due(federation.config, state.round))
     rounds = list(range(state.round - len(state.recent) + 1, state.round + 1))
     return mean, {"rounds": rounds, **figures, "adapter_sha256": digest}
