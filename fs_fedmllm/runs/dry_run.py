@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.data.shapes import check_shapes
-from fs_fedmllm.errors import FedMLLMError, LockedError
+from fs_fedmllm.errors import FedMLLMError, LockedError, ModelError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.files.locks import is_held
 from fs_fedmllm.runs.run_folder import LOCK, check_copy, check_output, next_folder
-from fs_fedmllm.scenarios.federated_data import FederatedData, counted, prepare_data
+from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, counted, prepare_data
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.scenarios.rates import said_rates
 from fs_fedmllm.scenarios.test_sets import naming_set
@@ -150,7 +150,6 @@ class _DryRun:
 
     def _metrics(self) -> str:
         from fs_fedmllm.evaluation.local_metrics import load_local_metrics
-        from fs_fedmllm.scenarios.federated_data import best_metric
 
         assert self.data is not None
         scores = self.config.switches["decision"] != "sampled_text"
@@ -187,7 +186,6 @@ class _DryRun:
         return f"differential privacy at delta {planned.delta:.3g}; its epsilon is in the warning"
 
     def _model(self) -> str:
-        from fs_fedmllm.errors import ModelError
         from fs_fedmllm.evaluation.evaluator import Evaluator
         from fs_fedmllm.models.encoding import Encoder
         from fs_fedmllm.models.lengths import configured_lengths

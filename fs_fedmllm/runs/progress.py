@@ -77,10 +77,8 @@ class ConsoleProgress(Listener):
     def trained(self, round_index: int, update: ClientUpdate) -> None:
         """Advance the bar; where nobody watches, say so once a minute."""
         self._done += 1
-        now, at = (
-            time.monotonic(),
-            f"round {round_index + 1}/{self._rounds} client {called(update.client, self._names)}",
-        )
+        now = time.monotonic()
+        at = f"round {round_index + 1}/{self._rounds} client {called(update.client, self._names)}"
         if self._console.is_terminal and shows_progress():
             drawn = now - self._last > _DRAWN or self._done >= self._total
             loss = f"loss {update.log.loss:.3f}"

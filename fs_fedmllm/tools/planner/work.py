@@ -170,9 +170,8 @@ def count_work(config: Config, data: FederatedData) -> Work:
         scored += len(due) * len(tested) + len(sliced) * len(shown)
         for row in (*tested, *shown):
             touch(row)
-    if (
-        config.fedmllm.average_last
-    ):  # the mean of the last rounds' adapters is evaluated once more, on the run's own rows
+    # The mean of the last rounds' adapters is evaluated once more, on the run's own rows.
+    if config.fedmllm.average_last:
         scored += len(val) + len(test) + (len(_slices(test)) if slices_due(config, rounds) else 0)
     kinds = stand_in_kinds(config, presence)
     if kinds:
