@@ -133,11 +133,8 @@ class RowText:
             text: what follows.
             marked: whether pieces of it are hidden.
         """
-        tokenizer = (self.processor if marked else self._original).tokenizer
-        before, ids = (tuple(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (":", ":" + text))
-        if ids[: len(before)] == before:
-            return ids[len(before) :]
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        before, ids = self.tokens(":", marked=marked), self.tokens(":" + text, marked=marked)
+        return ids[len(before) :] if ids[: len(before)] == before else self.tokens(text, marked=marked)
 
     def hidden(
         self, text: str, around: Callable[[str], str], frame: tuple[int, ...]
@@ -153,9 +150,7 @@ class RowText:
             ModelError: there are others however the text is hidden.
         """
         for hidden in self.forms(text):
-            written = around(hidden.text)
-            processor = self.processor if hidden.pieces else self._original
-            ids = tuple(processor.tokenizer(written, add_special_tokens=False)["input_ids"])
+            ids = self.tokens(around(hidden.text), marked=bool(hidden.pieces))
             if self.commands(ids) == frame:
                 return hidden, ids
         raise ModelError("The checkpoint's chat template makes other tokens of its own for some texts.")
