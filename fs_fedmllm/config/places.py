@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.config.host_reading import put
 from fs_fedmllm.errors import ConfigError
 
 #: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
@@ -43,7 +44,7 @@ def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
         if not exists(there) or (not folder and _in_data(made, value)):
             continue
         if not exists(here):
-            made = _with(made, key.split("."), os.path.normpath(there))
+            put(made, key, os.path.normpath(there))
         elif not os.path.samefile(here, there):
             raise ConfigError(
                 f"{path}: {key} is {value!r}, which is {os.path.normpath(there)} beside this file and {here} from "
@@ -63,8 +64,3 @@ def _value(raw: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def _with(raw: Mapping[str, Any], names: list[str], value: Any) -> dict[str, Any]:
-    first, *rest = names
-    return {**raw, first: _with(raw[first], rest, value) if rest else value}
