@@ -17,7 +17,7 @@ from fs_fedmllm.aggregators.updates import Updates, weighted_mean
 from fs_fedmllm.algorithms.factors import is_a
 from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.config import AggregationConfig
-from fs_fedmllm.config.aggregation import OUR_RULES, RULES
+from fs_fedmllm.config.aggregation import LORA_MEANS, OUR_RULES, RULES
 
 
 def build_aggregator(
@@ -39,7 +39,7 @@ def build_aggregator(
         outside: Aggregator = RULES[config.rule](params, config)
         return outside
     weighted = config.client_weights in ("balanced", "complete")
-    plain = config.rule == "mean" and config.lora in ("factors", "frozen_a")
+    plain = config.rule == "mean" and config.lora not in LORA_MEANS
     if plain and not weighted and not config.outlier_factor:
         return RunningMean(params)
 
@@ -63,15 +63,13 @@ def build_aggregator(
             figures["kept_clients"] = float(len(kept))
         elif config.rule == "norm_bounded":
             updates = norm_bounded(updates)
-        if config.rule == "robust_pca":
-            if weighted:
-                updates = _modality_weighted(updates, presence, config)
-            mean, figures["sparse_share"] = robust_pca_mean(updates, config.sparse_scale)
-            return mean, figures
-        if config.lora not in ("exact", "dimension_wise"):
+        if config.rule != "robust_pca" and config.lora not in LORA_MEANS:
             return reweigh(updates), figures
         if weighted:
             updates = _modality_weighted(updates, presence, config)
+        if config.rule == "robust_pca":
+            mean, figures["sparse_share"] = robust_pca_mean(updates, config.sparse_scale)
+            return mean, figures
         if config.lora == "dimension_wise":
             ranks = {client: int(rank) for client, rank in enumerate(config.ranks, start=1)}
             return dimension_wise_mean(params, updates, ranks), figures

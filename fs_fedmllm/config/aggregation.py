@@ -18,6 +18,8 @@ RULES: Registry[Any] = Registry("fs_fedmllm.aggregators", dict.fromkeys(OUR_RULE
 #: Rules that pick whole updates or average them, so that clients' weights and exact LoRA means have a meaning.
 AVERAGING_RULES = ("mean", "norm_bounded", "robust_pca")
 SELECTING_RULES = ("krum", "multi_krum")
+#: Values of ``lora`` that are a mean of their own, and not that of the factors.
+LORA_MEANS = ("exact", "dimension_wise")
 CLIENT_WEIGHTS = ("default", "samples", "uniform", "balanced", "complete")
 
 
@@ -189,7 +191,7 @@ def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
                 f"{section}.ranks sends factors of other shapes than the global ones; set fedmllm.compression.upload "
                 "to float32."
             )
-        if chosen.lora not in ("exact", "dimension_wise"):
+        if chosen.lora not in LORA_MEANS:
             yield (
                 f"{section}.ranks needs {section}.lora exact or dimension_wise: averaging factors of different ranks "
                 "apart shrinks every direction that some clients lack."
@@ -222,7 +224,7 @@ def _privacy_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
     if not config.fedmllm.privacy.dp.enabled:
         return
     section, privacy = "fedmllm.aggregation", "fedmllm.privacy.dp.clip_norm"
-    if chosen.rule != "mean" or chosen.lora in ("exact", "dimension_wise") or chosen.outlier_factor > 0:
+    if chosen.rule != "mean" or chosen.lora in LORA_MEANS or chosen.outlier_factor > 0:
         yield (
             f"{privacy} bounds what one client changes in a plain mean of differences; {section}.rule, lora: exact or "
             "dimension_wise and outlier_factor change the mean by more. Use rule mean, lora factors or frozen_a, and "
@@ -253,7 +255,7 @@ def _method_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
 def _sum_faults(method: type[Method], chosen: AggregationConfig) -> Iterator[str]:
     if (
         chosen.rule != "mean"
-        or chosen.lora in ("exact", "dimension_wise")
+        or chosen.lora in LORA_MEANS
         or bool(chosen.max_update_norm and chosen.norm_action == "clip")
     ):
         yield (
