@@ -38,11 +38,10 @@ def dimension_wise_mean(params: State, updates: Updates, ranks: Mapping[int, int
             if not senders:
                 continue
             total, weights = torch.zeros_like(params[name]), torch.zeros(params[name].shape[axis])
+            along = [-1 if i == axis else 1 for i in range(total.dim())]
             for client, weight, delta in senders:
                 own = torch.arange(len(weights)) < ranks[client]
-                shape = [-1 if i == axis else 1 for i in range(delta.dim())]
-                total += torch.where(own.reshape(shape), weight * delta.float(), 0.0)
+                total += torch.where(own.reshape(along), weight * delta.float(), 0.0)
                 weights += weight * own
-            shape = [-1 if i == axis else 1 for i in range(total.dim())]
-            mean[name] = total / torch.where(weights > 0, weights, 1.0).reshape(shape)
+            mean[name] = total / torch.where(weights > 0, weights, 1.0).reshape(along)
     return mean
