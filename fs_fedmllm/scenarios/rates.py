@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from fs_fedmllm.config.open_names import DRAWN
+
 MODALITIES = ("image", "text")
 #: No split has so many rows or clients; a manifest may come from anybody, and its integers may have any length.
 MOST = 2**53
@@ -24,7 +26,7 @@ def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dic
     """
     if scenario == "given":  # what its column says takes nothing away; a scenario on top may
         above = params.get("scenario") or "aligned"
-        return nominal_rates(above, params, clients) if above in ("aligned", "missing", "cross", "hybrid") else {}
+        return nominal_rates(above, params, clients) if above in DRAWN else {}
     if scenario == "aligned":
         return dict.fromkeys(MODALITIES, 0.0)
     if scenario == "missing" and _number(params.get("beta")):
