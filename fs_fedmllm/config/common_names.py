@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -72,7 +71,7 @@ def meant_key(word: str, known: Sequence[str]) -> str:
     Returns:
         The key; empty where the word may mean several keys, or none.
     """
-    name = re.sub("-", "_", word.lstrip("-").partition("=")[0])
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
     if name in known:
         return name
     last = [key for key in known if key.rpartition(".")[2] == name]

@@ -85,10 +85,9 @@ def _serve_afresh(pipe: Connection, config: dict[str, Any], device: int) -> None
     from fs_fedmllm.config import from_mapping
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
-    own = dataclasses.replace(from_mapping(config), device=device)
-    own = dataclasses.replace(
-        own, fedmllm=dataclasses.replace(own.fedmllm, test_sets={})
-    )  # a worker evaluates nothing
+    own = from_mapping(config)
+    evaluates_nothing = dataclasses.replace(own.fedmllm, test_sets={})
+    own = dataclasses.replace(own, device=device, fedmllm=evaluates_nothing)
     try:
         federation = Federation.build(own, prepare_data(own))
     except FedMLLMError as error:

@@ -20,9 +20,8 @@ class _QwenVL(Family):
         images = processor.image_processor
         token = (int(images.patch_size) * int(images.merge_size)) ** 2
         least, most = int(images.size["shortest_edge"]), int(images.size["longest_edge"])
-        around = range(
-            min(budget, most // token), max(4, budget - 16), -1
-        )  # two tokens stand around an image, or more
+        # Two tokens stand around an image, or more.
+        around = range(min(budget, most // token), max(4, budget - 16), -1)
         for tokens in (*around, 4):
             yield {"size": {"shortest_edge": min(least, tokens * token), "longest_edge": tokens * token}}
 
