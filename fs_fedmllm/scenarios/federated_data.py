@@ -87,25 +87,27 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
         DataError: a label is outside the template's options.
     """
     template = template_that_fits(template_of(config, dataset), dataset)
-    if template.task != "choice" and config.fedmllm.label_prior:
+    if template.task == "choice":
+        return template
+    if config.fedmllm.label_prior:
         raise ConfigError(
             f"fedmllm.label_prior is {config.fedmllm.label_prior:g}, and the answers of {dataset.name} (template "
             f"{template.name!r}) are open: they have no options whose shares at a client could be its prior. Set "
             "it to 0."
         )
     kind = config.fedmllm.regularizer.type
-    if template.task != "choice" and REGULARIZERS[kind].shifts_options:
+    if REGULARIZERS[kind].shifts_options:
         raise ConfigError(
             f"fedmllm.regularizer.type is {kind}, and the answers of {dataset.name} (template {template.name!r}) are "
             "open: they have no options whose logits to calibrate. Use another."
         )
-    if template.task != "choice" and config.fedmllm.predict.combine != "joint":
+    if config.fedmllm.predict.combine != "joint":
         raise ConfigError(
             f"fedmllm.predict.combine is {config.fedmllm.predict.combine}, and the answers of {dataset.name} "
             f"(template {template.name!r}) are open: they have no options whose probabilities to multiply. Set it to "
             "joint."
         )
-    if template.task != "choice" and config.fedmllm.stand_ins.use != "off":
+    if config.fedmllm.stand_ins.use != "off":
         raise ConfigError(
             f"fedmllm.stand_ins.use is {config.fedmllm.stand_ins.use}, and the answers of {dataset.name} "
             f"(template {template.name!r}) are open: whether a modality alone decides them, as its guard "
