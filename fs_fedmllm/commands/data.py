@@ -90,8 +90,8 @@ def _check(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import as_finding
     from fs_fedmllm.data.grouping import grouped
-    from fs_fedmllm.scenarios.federated_data import counted_in, deal_data, named_groups
-    from fs_fedmllm.scenarios.reading import client_column, dataset_options
+    from fs_fedmllm.scenarios.federated_data import counted_in, deal_data
+    from fs_fedmllm.scenarios.reading import client_column, dataset_options, named_groups
 
     found, config, groups, limit = read_target(args.config, args.overrides), None, list[str](), (0.0, "")
     by_client = ""

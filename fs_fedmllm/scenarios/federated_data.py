@@ -24,7 +24,7 @@ from fs_fedmllm.errors import ConfigError, ScenarioError
 from fs_fedmllm.scenarios.build import apply_scenario, clients_of, params_of
 from fs_fedmllm.scenarios.judged import check_classes, evaluated_rows, template_that_fits
 from fs_fedmllm.scenarios.manifest import Manifest, apply_manifest, read_manifest
-from fs_fedmllm.scenarios.reading import client_column, read_dataset, template_of
+from fs_fedmllm.scenarios.reading import client_column, named_groups, read_dataset, template_of
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.test_sets import NamedTestSet, read_test_sets
 
@@ -192,14 +192,6 @@ def prepare_data(config: Config, dataset: Dataset | None = None) -> FederatedDat
     report = {"labels": labels, "client_rows": rows, "shared": shared}
     further = read_test_sets(config, data.dataset, data.template)
     return dataclasses.replace(data, report=report, test_sets=further)
-
-
-def named_groups(config: Config) -> list[str]:
-    """Keys of rows that the user calls groups: of his own data, and what a scenario keeps together."""
-    own = config.fedmllm.data.get("groups", ())
-    together = config.scenario_args.get("keep_together")
-    # A hospital whose rows are tested on too is no leak: who a client is, is no group to keep apart.
-    return list(dict.fromkeys([*(own if isinstance(own, list | tuple) else ()), *([together] if together else [])]))
 
 
 def deal_data(config: Config, dataset: Dataset) -> FederatedData:

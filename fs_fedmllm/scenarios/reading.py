@@ -1,7 +1,8 @@
-"""A run's data set and template, read as its configuration says."""
+"""A run's data set, its groups and template, read as its configuration says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def read_dataset(config: Config, findings: Findings | None = None, *, by_client:
     column = client_column(config) if by_client else ""
     root = Path(config.data.root)
     return load_dataset(config.data.type, root, dataset_options(config), findings, by_client=column)
+
+
+def named_groups(config: Config, *further: Mapping[str, Any]) -> list[str]:
+    """Keys of rows that are called groups, of the own and of further data, and what the scenario keeps together.
+
+    Args:
+        config: of the run.
+        further: options of further data sets, as ``fedmllm.data`` has them.
+    """
+    given = [options.get("groups", ()) for options in (config.fedmllm.data, *further)]
+    named = [key for keys in given if isinstance(keys, list | tuple) for key in keys]
+    together = config.scenario_args.get("keep_together")
+    # A hospital whose rows are tested on too is no leak: who a client is, is no group to keep apart.
+    return list(dict.fromkeys([*named, *([together] if together else [])]))
 
 
 def template_of(config: Config, dataset: Dataset) -> str:

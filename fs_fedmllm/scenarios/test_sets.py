@@ -22,6 +22,7 @@ from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError
 from fs_fedmllm.scenarios.judged import check_classes, template_that_fits
+from fs_fedmllm.scenarios.reading import named_groups
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,6 @@ def fitted(config: Config, name: str, dataset: Dataset, options: SetOptions, own
     report: dict[str, Any] = {"labels": label_counts(dataset, template)["test"]}
     if own.train or own.val:
         beside = dataclasses.replace(dataset, train=own.train, val=own.val)
-        shared = overlaps(beside, shared_groups(config, options))
+        shared = overlaps(beside, named_groups(config, options.options or {}))
         report["shared"] = {pair: what for pair, what in shared.items() if pair.endswith("_test")}
     return NamedTestSet(name, dataset, template, report)
-
-
-def shared_groups(config: Config, options: SetOptions) -> list[str]:
-    """Keys of rows whose values should not stand in training and in a test set."""
-    own, its = (given.get("groups", ()) for given in (config.fedmllm.data, options.options or {}))
-    together = config.scenario_args.get("keep_together")
-    named = [*(own if isinstance(own, list | tuple) else ()), *(its if isinstance(its, list | tuple) else ())]
-    return list(dict.fromkeys([*named, *([together] if together else [])]))
