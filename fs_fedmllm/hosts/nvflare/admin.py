@@ -15,7 +15,7 @@ from typing import Any
 
 from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.extras import require_extra
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.untrusted import read_json
 
 #: Seconds between two looks at a job.
 _LOOK = 5.0
@@ -37,7 +37,7 @@ def session(kit: Path) -> Iterator[Any]:
     require_extra("nvflare", "fs-fedmllm nvflare", error=HostError)
     path = kit / "startup" / "fed_admin.json"
     try:
-        name = str(parse_json(read_regular(path, RECORDED).decode())["admin"]["username"])
+        name = str(read_json(path)["admin"]["username"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}). Name an admin's startup kit of nvflare provision."

@@ -17,7 +17,7 @@ import yaml
 from fs_fedmllm.config.host_reading import put
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 
 #: What a job of ours builds at the server and at a site. Whole names, not our package's prefix: a job may build
@@ -61,7 +61,7 @@ def read_resources(workspace: Path) -> dict[str, Any]:
     local = workspace / LOCAL
     path = local / RESOURCES if (local / RESOURCES).is_file() else local / f"{RESOURCES}.default"
     try:
-        found = parse_json(read_regular(path, RECORDED).decode())
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}).") from error
     if not isinstance(found, dict):
@@ -98,7 +98,7 @@ def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> li
     if server:
         found = _moved(found, f"{workspace.absolute()}/storage/")
     path = workspace / LOCAL / RESOURCES
-    if not path.is_file() or parse_json(path.read_text(encoding="utf-8")) != found:
+    if not path.is_file() or read_json(path) != found:
         write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     own = own_settings(workspace)
     if data:

@@ -18,7 +18,7 @@ from fs_fedmllm.config import Config, from_mapping, key_facts, to_mapping
 from fs_fedmllm.config.host_reading import leaves, put
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras, require_extra
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare.job import write_job
 from fs_fedmllm.hosts.nvflare.policy import resources
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, check_job, without_reserved
@@ -124,8 +124,8 @@ def _simulate(root: Path, workspace: Path, names: list[str]) -> int:
 
 def _results(workspace: Path, code: int) -> tuple[dict[str, Any], Path]:
     path = workspace / "server" / TOLD
-    told = parse_json(read_regular(path, RECORDED).decode()) if path.is_file() else {}
+    told = read_json(path) if path.is_file() else {}
     folder = Path(told.get("folder") or ".")
     if told.get("error") or not (folder / "results.json").is_file():
         raise HostError(told.get("error") or f"NVFlare's simulator ended with exit code {code}, and gave no results.")
-    return parse_json(read_regular(folder / "results.json", RECORDED).decode()), folder
+    return read_json(folder / "results.json"), folder
