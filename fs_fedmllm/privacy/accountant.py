@@ -71,6 +71,12 @@ def _library() -> Any:
     return dp_accounting
 
 
+def _poisson(release: Release) -> Any:
+    """The library's event of a release; at a rate of 1 it has every client."""
+    dp = _library()
+    return dp.PoissonSampledDpEvent(release.expected / release.clients, dp.GaussianDpEvent(release.noise_multiplier))
+
+
 @lru_cache(maxsize=64)
 def renyi(release: Release, orders: tuple[int, ...] = ORDERS) -> tuple[float, ...]:
     """Renyi divergence of one sampled release at each order, an upper bound."""
@@ -82,9 +88,7 @@ def renyi(release: Release, orders: tuple[int, ...] = ORDERS) -> tuple[float, ..
         )
     else:
         relation = dp.NeighboringRelation.REPLACE_SPECIAL
-        event = dp.PoissonSampledDpEvent(
-            release.expected / release.clients, dp.GaussianDpEvent(release.noise_multiplier)
-        )
+        event = _poisson(release)
     accountant = dp.rdp.RdpAccountant(orders, relation)
     accountant.compose(event)
     return tuple(float(value) for value in accountant.rdp)
@@ -165,10 +169,7 @@ def _by_privacy_loss(counts: tuple[tuple[Release, int], ...], delta: float, abou
     dp = _library()
     accountant = dp.pld.PLDAccountant(dp.NeighboringRelation.REPLACE_SPECIAL, max(_LEAST_STEP, _STEP * about))
     for release, count in counts:
-        event = dp.PoissonSampledDpEvent(
-            release.expected / release.clients, dp.GaussianDpEvent(release.noise_multiplier)
-        )
-        accountant.compose(event, count)
+        accountant.compose(_poisson(release), count)
     return float(accountant.get_epsilon(delta))
 
 
