@@ -40,7 +40,7 @@ from fs_fedmllm.distributed.secure_client import (
     to_hex,
 )
 from fs_fedmllm.distributed.secure_keys import LONGEST, check
-from fs_fedmllm.distributed.secure_store import HeldRound, RoundStore, held_round
+from fs_fedmllm.distributed.secure_store import HeldRound, RoundStore
 from fs_fedmllm.errors import ConfigError, PrivacyError, TooFewError, UpdateError
 from fs_fedmllm.privacy.masked_sum import MASKED, MaskedSum
 from fs_fedmllm.privacy.secure_aggregation.client import Dealt
@@ -241,7 +241,8 @@ def secure_round(session: Session, rows: Mapping[int, int]) -> Generator[Phase, 
     """
     current, side, store = session.round, session.federation.server, RoundStore(session.folder.path)
     assert current is not None
-    start, held = state_digest(current.message), held_round(session)
+    start = state_digest(current.message)
+    held = store.read(current.index, start)
     shared = side.shared(current.received)
     if held is not None and held.stage != stages.OVER:
         policy = Policy.of(side.privacy, side.sampled, shared, held.clients, held.weight_bound)
