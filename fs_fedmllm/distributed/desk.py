@@ -51,6 +51,11 @@ class OpenPhase:
     answered: set[int] = field(default_factory=set)
     closed: bool = False
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """What an answer belongs to, see :func:`fs_fedmllm.distributed.answering.place_of`."""
+        return {"phase": self.phase.name, "round": self.round, "start": self.phase.start}
+
 
 def last_accepted(state: RunState, client: int) -> int:
     """The last round that used an update of this client, or -1."""
@@ -285,7 +290,7 @@ class Desk:
                     return Message(p.WAIT, {"stopping": False})
                 self.news.wait(left)
             taken = last_accepted(self._state, client)
-        place = {"phase": opened.phase.name, "round": opened.round, "start": opened.phase.start}
+        place = opened.place
         if held == place:  # it was here before it, or we, came back: no need to send the adapter again
             return Message(p.TASK, {**place, "held": True, "taken": taken})
         task = opened.phase.task(client)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.answering import place_of
 from fs_fedmllm.distributed.desk import Desk, OpenPhase
 from fs_fedmllm.distributed.errors import FrameError
 from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, FrameLimits
@@ -134,8 +135,8 @@ class Dispatch:
                 continue
             opened = self._desk.opened
             if opened is not None and client in opened.clients and client not in opened.answered:
-                place = {"phase": opened.phase.name, "round": opened.round, "start": opened.phase.start}
-                self._desk.handle(client, Message(p.ANSWER, {**place, "client": client, "failed": "its site is gone"}))
+                failed = {**opened.place, "client": client, "failed": "its site is gone"}
+                self._desk.handle(client, Message(p.ANSWER, failed))
             self._desk.handle(client, Message(p.LEAVE, {"client": client, "why": "its site is gone"}))
 
     def found(self, site: str) -> None:
@@ -179,7 +180,7 @@ class Dispatch:
                 logger.error("%s, client %d: %s", site, client, answer.header.get("says"))
 
     def _answered(self, client: int, task: Message) -> Callable[[str, Any], None]:
-        place = {name: task.header[name] for name in ("phase", "round", "start")}
+        place = place_of(task)
 
         def back(site: str, result: Any) -> None:
             if client not in self._sites.get(site, ()):
