@@ -111,6 +111,35 @@ def handlers_of(
     return {"turn": update_handler(client, checked(federation.clients))}
 
 
+def store_of(config: Config, client: int, data: FederatedData, folder: Path) -> SiteStore:
+    """What a client keeps from one answer to the next.
+
+    Args:
+        config: of the site.
+        client: id.
+        data: the client's rows.
+        folder: the client's run folder.
+
+    Raises:
+        ConfigError: the folder holds another run's state, or a damaged one.
+    """
+    belongs = site_identity(config, client, data.clients[client], data.template)
+    return SiteStore(folder / STATE, belongs, needed=bool(config.method.keeps))
+
+
+def write_last(folder: Path, federation: Federation, last: Message) -> None:
+    """Write the final adapter into a client's run folder, if the server's last word has one of this model's.
+
+    Args:
+        folder: the client's run folder.
+        federation: whose model it is.
+        last: the server's last word.
+    """
+    state = federation.initial_state()
+    if set(last.tensors) >= set(state):
+        write_adapter(folder / "adapter", federation.mllm, {name: last.tensors[name] for name in state})
+
+
 def serve(session: Session, data: FederatedData, *, linger: float = server_side.LINGER) -> dict[str, Any] | None:
     """Run the server of a distributed run.
 
@@ -190,11 +219,7 @@ def take_part(
     """
     settings = config.fedmllm.network
     folder.mkdir(parents=True, exist_ok=True)
-    store = SiteStore(
-        folder / STATE,
-        site_identity(config, client, data.clients[client], data.template),
-        needed=bool(config.method.keeps),
-    )
+    store = store_of(config, client, data, folder)
     # The channel tries once: the site itself tries again, says that the server is out of reach, and gives up in time.
     limits, who = frame_limits(settings), identity(settings, client)
     with TransportClient(settings.address, who, limits) as channel:
@@ -213,7 +238,5 @@ def take_part(
                 last = site.run()
             except client_side.Stopped:
                 return None
-    state = federation.initial_state()
-    if set(last.tensors) >= set(state):
-        write_adapter(folder / "adapter", federation.mllm, {name: last.tensors[name] for name in state})
+    write_last(folder, federation, last)
     return last.header

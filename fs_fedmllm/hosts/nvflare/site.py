@@ -19,11 +19,10 @@ from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, p
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.roles import client_data, introduction, site_identity
-from fs_fedmllm.distributed.service import STATE, handlers_of
+from fs_fedmllm.distributed.roles import client_data, introduction
+from fs_fedmllm.distributed.service import handlers_of, store_of, write_last
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.extras import check_extras
-from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.run_folder import check_output, claimed_by_client
@@ -76,8 +75,7 @@ class SiteClient:
         Raises:
             ConfigError: the folder holds another run's state, or a damaged one.
         """
-        belongs = site_identity(config, client, data.clients[client], data.template)
-        store = SiteStore(folder / STATE, belongs, needed=bool(config.method.keeps))
+        store = store_of(config, client, data, folder)
         handlers = handlers_of(config, client, federation, folder, identity)
         return cls(data, folder, store, handlers, Journal(folder, f"client {client}"), StatusFile(folder))
 
@@ -141,10 +139,7 @@ class Site:
         return Message(p.ANSWER, {**answer.header, "client": client}, answer.tensors)
 
     def _finish(self, client: int, own: SiteClient, final: Message) -> Message:
-        state = self._federation.initial_state()
-        if set(final.tensors) >= set(state):
-            adapter = {name: final.tensors[name] for name in state}
-            write_adapter(own.folder / "adapter", self._federation.mllm, adapter)
+        write_last(own.folder, self._federation, final)
         own.store.clear()
         own.journal.write("finished", adapter_sha256=final.header.get("adapter_sha256"))
         own.status.write(_status(client, "finished", final.header.get("rounds")), now=True)
