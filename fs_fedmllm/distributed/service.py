@@ -140,6 +140,34 @@ def write_last(folder: Path, federation: Federation, last: Message) -> None:
         write_adapter(folder / "adapter", federation.mllm, {name: last.tensors[name] for name in state})
 
 
+def server_of(
+    session: Session,
+    data: FederatedData,
+    traffic: Callable[[], tuple[int, int]],
+    *,
+    linger: float = server_side.LINGER,
+) -> RoundServer:
+    """The round loop of a run, by whatever way its clients are reached.
+
+    Args:
+        session: the run's book-keeping.
+        data: what the server has.
+        traffic: bytes received and sent so far.
+        linger: how long to stay for clients that have not heard of the end, in seconds.
+    """
+    config = session.config
+    return RoundServer(
+        session,
+        config.fedmllm.network,
+        agreed=agreement(config, data.template),
+        manifest=split_of_clients(data),
+        base=base_fingerprint(config.model.fedmllm),
+        traffic=traffic,
+        rounds=rounds_of(config),
+        linger=linger,
+    )
+
+
 def serve(session: Session, data: FederatedData, *, linger: float = server_side.LINGER) -> dict[str, Any] | None:
     """Run the server of a distributed run.
 
@@ -173,16 +201,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
     def traffic() -> tuple[int, int]:
         return transport.traffic.received, transport.traffic.sent
 
-    server = RoundServer(
-        session,
-        settings,
-        agreed=agreement(config, data.template),
-        manifest=split_of_clients(data),
-        base=base_fingerprint(config.model.fedmllm),
-        traffic=traffic,
-        rounds=rounds_of(config),
-        linger=linger,
-    )
+    server = server_of(session, data, traffic, linger=linger)
     made.append(server)
     with on_termination(server.stop), transport:
         logger.info("Listening on %s (port %d).", settings.address, transport.port)

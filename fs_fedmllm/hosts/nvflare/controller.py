@@ -27,10 +27,10 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 from fs_fedmllm.config import Config
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.roles import agreement, server_data, split_of_clients
+from fs_fedmllm.distributed.roles import server_data
 from fs_fedmllm.distributed.roster import stamp
 from fs_fedmllm.distributed.server import RoundServer, Stopped
-from fs_fedmllm.distributed.service import frame_limits, rounds_of
+from fs_fedmllm.distributed.service import frame_limits, server_of
 from fs_fedmllm.errors import FedMLLMError, HostError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
@@ -38,7 +38,6 @@ from fs_fedmllm.hosts.nvflare.payload import PREFIX, pack, prepare
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites
 from fs_fedmllm.hosts.nvflare.told import tell
-from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.opening import look_ahead
@@ -131,15 +130,7 @@ class FedMLLMController(Controller):
                 look_ahead(config, folder.path, data)
                 progress = ConsoleProgress(config)
                 session = Session(Federation.build(config, data), folder, progress, started)
-                self._server = server = RoundServer(
-                    session,
-                    config.fedmllm.network,
-                    agreed=agreement(config, data.template),
-                    manifest=split_of_clients(data),
-                    base=base_fingerprint(config.model.fedmllm),
-                    traffic=self._traffic,
-                    rounds=rounds_of(config),
-                )
+                self._server = server = server_of(session, data, self._traffic)
                 self._dispatch = Dispatch(server.desk, self._sites, self, frame_limits(config.fedmllm.network))
                 with self._carrying(self._dispatch, server, abort_signal):
                     try:
