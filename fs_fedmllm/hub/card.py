@@ -260,7 +260,7 @@ def card(facts: Facts) -> str:
                 f"- clients: {federate['client_num']}, {_per_round(federate)} a round, {facts.round} rounds",
                 f"- server method: {federate['method']}; local optimizer {config['train']['optimizer']['type']}, "
                 f"learning rate {config['train']['optimizer']['lr']}, "
-                f"{config['train']['local_update_steps']} {config['train']['batch_or_epoch']} a turn",
+                f"{config['train']['local_update_steps']} {config['train']['batch_or_epoch']} a client update",
                 f"- strategies: {'; '.join(strategies)}",
                 f"- adapter: {phrases.adapter(model)}; {results.get('adapter_bytes')} bytes",
                 f"- sent: {results.get('bytes_sent')} bytes in all, both directions; {refused} updates refused",

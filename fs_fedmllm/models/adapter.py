@@ -1,7 +1,7 @@
 """The federated tensors of a model, by canonical PEFT name, loaded and stored in place.
 
 PEFT's own state-dict functions walk every module (hundreds of milliseconds on a deep model); the handles here
-are collected once, so a client turn costs one copy of the adapter and nothing else.
+are collected once, so a client update costs one copy of the adapter and nothing else.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def same_on_every_cpu(model: torch.nn.Module) -> None:
 
     There a layer in evaluation rewrites its weights for a kernel of its own, once and for all. That fails with a bare
     shape error unless rows and columns are multiples of 32 and of the block size, rounds otherwise than every other
-    processor, and has no gradient, so a turn after an evaluation would train nothing. The general path has neither
+    processor, and has no gradient, so training after an evaluation would change nothing. The general path has neither
     limit: a layer of any width is quantised, and gives the same on every processor.
     """
     for module in model.modules():

@@ -42,15 +42,15 @@ class Told(Listener):
 
     def trained(self, round_index: int, update: Any) -> None:
         """One more update."""
-        self._tell(turns=1)
+        self._tell(updates=1)
 
     def resumed(self, updates: int) -> None:
         """Updates that a checkpoint holds."""
-        self._tell(turns=updates)
+        self._tell(updates=updates)
 
     def refused(self, round_index: int, client: int, reason: str) -> None:
         """An update that came to nothing counts as one."""
-        self._tell(turns=1)
+        self._tell(updates=1)
 
 
 def end_with_parent() -> None:

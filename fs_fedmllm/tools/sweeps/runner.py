@@ -48,8 +48,8 @@ class Outcome:
     interrupted: bool = False
 
 
-def turns_of(config: Config) -> int:
-    """Client turns of a run."""
+def updates_of(config: Config) -> int:
+    """Client updates of a run."""
     return config.updates_per_round * config.federate.total_round_num
 
 
@@ -110,15 +110,16 @@ class _Sweep:
         self.bar: Any = None
 
     def run(self, workers: int) -> Outcome:
-        total = sum(turns_of(cell.config) for cell in self.waiting)
+        total = sum(updates_of(cell.config) for cell in self.waiting)
         finished = [cell for cell in self.waiting if is_finished(cell_folder(self.out, cell))]
         self.outcome.finished = len(finished)
         self.waiting = [cell for cell in self.waiting if cell not in finished]
         # Where nobody watches, a line a minute.
         pace = 0.5 if sys.stderr.isatty() else 60
         with tqdm(
-            total=total, initial=sum(turns_of(cell.config) for cell in finished), unit="turn", file=sys.stderr,
-            dynamic_ncols=True, mininterval=pace, maxinterval=max(10, pace), disable=not shows_progress(),
+            total=total, initial=sum(updates_of(cell.config) for cell in finished), unit="client update",
+            file=sys.stderr, dynamic_ncols=True, mininterval=pace, maxinterval=max(10, pace),
+            disable=not shows_progress(),
         ) as self.bar:  # fmt: skip
             self._describe()
             threads = [threading.Thread(target=self._work) for _ in range(max(1, min(workers, len(self.waiting))))]
@@ -196,7 +197,7 @@ class _Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         mapping = to_mapping(cell.config)
         mapping |= {"outdir": str(folder.parent), "expname": folder.name}
-        mapping["fedmllm"]["workers"] = 1  # cells run side by side, not their turns
+        mapping["fedmllm"]["workers"] = 1  # cells run side by side, not their clients
         write_atomically(folder / CONFIG, yaml.safe_dump(mapping, sort_keys=False).encode())
         (folder / LOG).write_text("", encoding="utf-8")  # of this try alone
         assert worker.stdin is not None
@@ -205,12 +206,12 @@ class _Sweep:
         with contextlib.suppress(OSError, ValueError):  # the worker was ended, from outside or by Ctrl-C
             worker.stdin.write(f"{folder.resolve()}\n")
             worker.stdin.flush()
-            for turns, exited in self._told(worker):
-                done, status = done + turns, exited
+            for updates, exited in self._told(worker):
+                done, status = done + updates, exited
                 with self.lock:
-                    self.bar.update(turns)
+                    self.bar.update(updates)
         with self.lock:
-            self.bar.update(turns_of(cell.config) - done)
+            self.bar.update(updates_of(cell.config) - done)
         if is_finished(folder):
             return ""
         lines = [line for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line]
@@ -220,7 +221,7 @@ class _Sweep:
         return said if status == 2 and said else f"{ended}. {said}".strip()
 
     def _told(self, worker: subprocess.Popen[str]) -> Iterator[tuple[int, int | None]]:
-        """(further turns, exit status or None), until the cell has ended."""
+        """(further client updates, exit status or None), until the cell has ended."""
         assert worker.stdout is not None
         for line in worker.stdout:
             try:
@@ -230,4 +231,4 @@ class _Sweep:
             if "ended" in told:
                 yield 0, int(told["ended"])
                 return
-            yield int(told.get("turns", 0)), None
+            yield int(told.get("updates", 0)), None

@@ -107,7 +107,7 @@ class Table:
         baseline: coordinates of the row that the others are compared with; empty is the first row.
         metrics: read off every run; the first is the one that is tested.
         at: which evaluation is read.
-        curves: figures of turns (``loss``, ``grad_norm``) or evaluations (``test_acc``) drawn over rounds.
+        curves: figures of client updates (``loss``, ``grad_norm``) or evaluations (``test_acc``) drawn over rounds.
         skip: partial coordinates of cells that are left out.
         paper: (row values..., column values..., metric name) -> the paper's figure.
     """
