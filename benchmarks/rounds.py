@@ -2,13 +2,11 @@
 
     python benchmarks/rounds.py overhead     ours against a bare PyTorch loop over the same steps, embedded engine
     python benchmarks/rounds.py host         the same inside FederatedScope (needs a checkout)
-    python benchmarks/rounds.py vision       a turn with the vision-feature cache off and on
-    python benchmarks/rounds.py grouping     a turn in passes of 4 rows, grouped by length and modality and as drawn
     python benchmarks/rounds.py backends     a client's update by TRL's trainer and by the lean loop, on the same rows
     python benchmarks/rounds.py evaluation   forced choice against generating 32 tokens, one row at a time
     python benchmarks/rounds.py memory       growth from 2 to 100 clients
 
-    --model FOLDER_OR_ID|realistic|small --dtype bfloat16 --gpu    overhead, vision and evaluation on another model;
+    --model FOLDER_OR_ID|realistic|small --dtype bfloat16 --gpu    overhead and evaluation on another model;
                                                                    the last two names are random weights
 
 Each prints the median of alternating repetitions, in wall time and in CPU time of the process: on a machine that
@@ -26,11 +24,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clocks import Seconds, alternating, now, ratio, since
 from random_model import SHAPES, write_model
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +36,7 @@ PRESET = HERE.parent / "configs" / "cross_i3t7.yaml"
 REPEATS = 5
 STEPS = 20
 #: What can be measured; the last two are parts of ``backends``.
-ROWS = ("overhead", "host", "vision", "grouping", "backends", "evaluation", "memory", "only-lean", "only-trl")
+ROWS = ("overhead", "host", "backends", "evaluation", "memory", "only-lean", "only-trl")
 #: Command-line words for another model or device, from ``main``.
 MODEL: list[str] = []
 #: Rows with both modalities and with one, and a penalty.
@@ -46,8 +44,6 @@ MIXED = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0
          "fedmllm.regularizer.type", "adaptive")  # fmt: skip
 #: The words after the row's name, for a process of its own.
 BACK_AGAIN: list[str] = []
-#: Wall and CPU seconds.
-Seconds = tuple[float, float]
 
 
 def _config(*overrides: Any) -> Any:
@@ -62,37 +58,6 @@ def _federation(config: Any) -> Any:
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
     return Federation.build(config, prepare_data(config))
-
-
-def _now() -> Seconds:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
-
-
-def _since(started: Seconds) -> Seconds:
-    wall, cpu = _now()
-    return wall - started[0], cpu - started[1]
-
-
-def _alternating(**contestants: Callable[[int], Seconds]) -> dict[str, Seconds]:
-    """Median seconds of each contestant, who take turns, so that a slow minute hits all alike."""
-    times: dict[str, list[Seconds]] = {name: [] for name in contestants}
-    for repeat in range(-1, REPEATS):
-        for name, contestant in contestants.items():
-            seconds = contestant(repeat % 3)
-            if repeat >= 0:  # the first is a warm-up
-                times[name].append(seconds)
-    return {
-        name: (statistics.median(wall for wall, _ in values), statistics.median(cpu for _, cpu in values))
-        for name, values in times.items()
-    }
-
-
-def _ratio(slow: Seconds, fast: Seconds) -> str:
-    return f"{slow[0] / fast[0]:.2f} x in wall time, {slow[1] / fast[1]:.2f} x in CPU time"
 
 
 def _bare_turn(federation: Any, client: int, round_index: int, state: dict[str, Any]) -> None:
@@ -134,22 +99,22 @@ def overhead() -> None:
     def ours(round_index: int) -> Seconds:
         session.state.round = round_index
         session.state.params = start
-        started = _now()
+        started = now()
         clients = session.begin_round().clients
         for client in clients:
             update = federation.clients.update(client, session.state.round, session.message)
             session.take(update)
         session.end_round(len(clients))
         session.checkpoint()
-        return _since(started)
+        return since(started)
 
     def bare(round_index: int) -> Seconds:
-        started = _now()
+        started = now()
         for client in federation.sample_clients(round_index):
             _bare_turn(federation, client, round_index, start)
-        return _since(started)
+        return since(started)
 
-    medians = _alternating(bare=bare, ours=ours)
+    medians = alternating(REPEATS, {"bare": bare, "ours": ours})
     for clock, loop, round_ in zip(("wall", "CPU"), medians["bare"], medians["ours"], strict=True):
         extra = round_ - loop
         print(f"{clock} time: bare loop {loop:.3f} s, a round of ours {round_:.3f} s; overhead "
@@ -183,76 +148,6 @@ def host() -> None:
                       f"{used.ru_maxrss / 1024:.0f} MiB at most", flush=True)  # fmt: skip
 
 
-def vision() -> None:
-    """A turn with the cache on and off."""
-    from fs_fedmllm.models.encoding import Encoder
-    from fs_fedmllm.rounds.lean_trainer import LeanTrainer
-
-    config = _config("data.splitter", "fedmllm_aligned", "data.splitter_args", "[{alpha: 5.0}]")
-    federation = _federation(config)
-    pixels = Encoder(federation.mllm, federation.data.template, "original", None)
-    rows = federation.data.clients[1]
-    plan = federation.clients.plan(1, 0, len(rows))
-    used = plan.rows
-    trainers = {
-        name: (
-            LeanTrainer(federation.mllm, encoder, config.fedmllm.train),
-            dict(zip(used, encoder.encode([rows[i] for i in used]), strict=True)),
-        )
-        for name, encoder in (("off", pixels), ("on", federation.encoder))
-    }
-
-    def timed(name: str) -> Callable[[int], Seconds]:
-        trainer, encoded = trainers[name]
-
-        def run(_: int) -> Seconds:
-            start = federation.initial_state()
-            started = _now()
-            trainer.fit(start, encoded, plan)
-            return _since(started)
-
-        return run
-
-    medians = _alternating(off=timed("off"), on=timed("on"))
-    print(f"vision features: off {medians['off'][0]:.2f} s, on {medians['on'][0]:.2f} s a turn; "
-          f"{_ratio(medians['off'], medians['on'])}")  # fmt: skip
-
-
-def grouping() -> None:
-    """A turn in forward passes of 4 of 16 rows, half of them without their image: grouped and as drawn."""
-    from fs_fedmllm.rounds import lean_trainer as module
-
-    words = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]")
-    federation = _federation(_config(*words, "fedmllm.train.micro_batch_size", 4))
-    rows = federation.data.clients[1]
-    plan = federation.clients.plan(1, 0, len(rows))
-    used = plan.rows
-    encoded = dict(zip(used, federation.encoder.encode([rows[i] for i in used]), strict=True))
-    orders = {"grouped": module.grouped, "drawn": lambda rows, indices, micro: list(indices)}
-
-    def cells(name: str) -> int:
-        total = 0
-        for batch in plan.batches:
-            order = orders[name](encoded, batch, 4)
-            passes = [[encoded[i] for i in order[k : k + 4]] for k in range(0, len(order), 4)]
-            total += sum(len(rows) * max(len(r.prompt) + len(r.completion) for r in rows) for rows in passes)
-        return total
-
-    def timed(name: str) -> Callable[[int], Seconds]:
-        def run(_: int) -> Seconds:
-            module.grouped = orders[name]
-            start = federation.initial_state()
-            started = _now()
-            federation.trainer.fit(start, encoded, plan)
-            return _since(started)
-
-        return run
-
-    medians = _alternating(drawn=timed("drawn"), grouped=timed("grouped"))
-    print(f"tokens with padding: as drawn {cells('drawn')}, grouped {cells('grouped')}; "
-          f"{_ratio(medians['drawn'], medians['grouped'])}")  # fmt: skip
-
-
 def backends() -> None:
     """A client's update by both trainers: seconds in turns in this process, memory of a process for each."""
     from fs_fedmllm.rounds.backends import local_trainer
@@ -271,15 +166,15 @@ def backends() -> None:
     def timed(name: str) -> Callable[[int], Seconds]:
         def run(_: int) -> Seconds:
             start = federation.initial_state()
-            started = _now()
+            started = now()
             trainers[name].fit(start, encoded, plan)
-            return _since(started)
+            return since(started)
 
         return run
 
-    medians = _alternating(trl=timed("trl"), lean=timed("lean"))
+    medians = alternating(REPEATS, {"trl": timed("trl"), "lean": timed("lean")})
     print(f"an update of {STEPS} steps: TRL's trainer {medians['trl'][0]:.2f} s, lean {medians['lean'][0]:.2f} s; "
-          f"{_ratio(medians['trl'], medians['lean'])}")  # fmt: skip
+          f"{ratio(medians['trl'], medians['lean'])}")  # fmt: skip
     peaks = {}
     for name in ("trl", "lean"):
         words = [sys.executable, __file__, f"only-{name}", *BACK_AGAIN]
@@ -309,12 +204,12 @@ def evaluation() -> None:
     answers: list[str] = []
 
     def forced(_: int) -> Seconds:
-        started = _now()
+        started = now()
         federation.evaluator.option_log_probs(rows)
-        return _since(started)
+        return since(started)
 
     def generated(_: int) -> Seconds:
-        started = _now()
+        started = now()
         answers.clear()
         for row in encoded:
             batch = federation.encoder.collate([row], completions=False)
@@ -323,14 +218,14 @@ def evaluation() -> None:
                     **batch.inputs, max_new_tokens=32, min_new_tokens=32, do_sample=False, use_cache=True
                 )
             answers.append(federation.mllm.tokenizer.decode(output[0, batch.inputs["input_ids"].shape[1] :]))
-        return _since(started)
+        return since(started)
 
-    medians = _alternating(generated=generated, forced=forced)
+    medians = alternating(REPEATS, {"generated": generated, "forced": forced})
     letters = [answer.strip()[1:2] for answer in answers]
     chosen = ["ABCDEFGH"[i] for i in federation.evaluator.option_log_probs(rows).argmax(axis=1)]
     same = sum(a == b for a, b in zip(letters, chosen, strict=True))
     print(f"{len(rows)} rows: generate {medians['generated'][0]:.2f} s, forced choice {medians['forced'][0]:.3f} s; "
-          f"{_ratio(medians['generated'], medians['forced'])}; same decision in {same} of {len(rows)}")  # fmt: skip
+          f"{ratio(medians['generated'], medians['forced'])}; same decision in {same} of {len(rows)}")  # fmt: skip
 
 
 def memory() -> None:
@@ -377,7 +272,7 @@ def main() -> None:
     """Parse the command line and run one row."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=ROWS, metavar="ROW", help=", ".join(ROWS[:7]))
+    parser.add_argument("what", choices=ROWS, metavar="ROW", help=", ".join(ROWS[:5]))
     parser.add_argument("--model", default="tiny", help="tiny, a folder, a hub id, realistic or small")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--gpu", action="store_true")

@@ -13,9 +13,12 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
+from fs_fedmllm.config import ModelOptions
+from fs_fedmllm.models.loader import TINY
+from fs_fedmllm.models.skeleton import skeleton
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
-from fs_fedmllm.tools.planner import packages
+from fs_fedmllm.tools.planner import packages, precisions
 from fs_fedmllm.tools.planner.plan import NOT_MEASURED, make_plan
 from fs_fedmllm.tools.planner.show import table
 from fs_fedmllm.tools.planner.work import count_work
@@ -88,6 +91,54 @@ def test_the_probe_measures_memory_and_time(short_config: Make) -> None:
     assert plan.memory["peak_bytes"] > plan.model["base_bytes"]
     assert plan.time["total_seconds"] == pytest.approx(sum(plan.time["seconds"].values()))
     assert "memory" in table(plan) and "time" in table(plan)
+    found = plan.precisions
+    assert found["take"] in found["precisions"] and {"float32", "bfloat16"} <= set(found["precisions"])
+    assert found["precisions"]["float32"]["relative"] == 1
+    assert found["precisions"]["float32"]["base_bytes"] == plan.model["base_bytes"]
+    assert f"take {found['take']} (" in table(plan) or f"{found['take']} as configured" in table(plan)
+
+
+def test_the_quickest_precision_that_fits_is_advised() -> None:
+    figures = {
+        "float32": {"relative": 1.0, "base_bytes": 400},
+        "bfloat16": {"relative": 0.6, "base_bytes": 200},
+        "nf4": {"relative": 2.0, "base_bytes": 60},
+    }
+    assert precisions.advised(figures, "float32", 1000) == "bfloat16"
+    assert precisions.advised(figures, "float32", 0) == "bfloat16"  # nobody knows what is free
+    assert precisions.advised(figures, "bfloat16", 1000) == "bfloat16"
+    assert precisions.advised(figures, "float32", 100) == "nf4"
+    assert precisions.advised(figures, "float32", 10) == "nf4"  # nothing fits: the smallest
+    about_as_quick = figures | {"bfloat16": {"relative": 0.95, "base_bytes": 200}}
+    assert precisions.advised(about_as_quick, "float32", 1000) == "float32"
+    assert precisions.advised(about_as_quick, "float32", 300) == "bfloat16"
+    assert precisions.settings("nf4") == "model.fedmllm.quantization.type nf4"
+
+
+def test_precisions_take_turns_and_the_quickest_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order, busy = [0.0], [], iter([9.0, 9.0, 1.0, 2.0, 3.0, 1.5])
+    monkeypatch.setattr(precisions.time, "perf_counter", lambda: clock[0])
+
+    def runs(name: str) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock[0] += next(busy)
+
+        return run
+
+    assert precisions.measured({"a": runs("a"), "b": runs("b")}, repeats=2) == {"a": 1.0, "b": 1.5}
+    assert order == ["a", "b"] * 3
+
+
+def test_products_are_those_of_the_language_layers_alone(tmp_path: Path) -> None:
+    shapes = precisions.language_products(skeleton(ModelOptions()))
+    assert sum(shapes.values()) == 12 * 7 and shapes[(96, 96)] >= 24
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    config = json.loads((TINY / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert precisions.candidates(ModelOptions(path=str(folder))) == {}
 
 
 def test_a_probe_of_what_would_not_start_is_left_out(short_config: Make, tmp_path: Path) -> None:

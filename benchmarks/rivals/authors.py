@@ -22,7 +22,7 @@ def main(plan_file: str) -> None:
     plan = hf_client.read_plan(plan_file)
     model, processor = hf_client.build(plan)
     shared = copy.deepcopy(get_peft_model_state_dict(model))
-    for index, turns in enumerate(plan["rounds"]):
+    for index, turns in enumerate(plan["rounds"][: plan["counted"]]):
         with turnstile.turn(str(index)):
             local, sizes = [], []
             for client in turns:

@@ -61,7 +61,7 @@ def main(grid: Grid, context: Context) -> None:
         grid=grid,
         initial_arrays=ArrayRecord(get_peft_model_state_dict(model)),
         train_config=ConfigRecord({"plan": PLAN, "keep": KEEP}),
-        num_rounds=len(plan["rounds"]),
+        num_rounds=plan["counted"],
         evaluate_fn=_aggregated,
         timeout=7200,
     )

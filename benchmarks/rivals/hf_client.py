@@ -1,7 +1,7 @@
 """A plain Hugging Face client: AutoModel, PEFT, a collator around the processor, and ``Trainer``.
 
-Nothing of ours is imported, so that it runs in the rivals' own environments. It is what their examples show for a
-language model, with images.
+Nothing of ours is imported, so that it runs in the rivals' own environments (but where a processor cannot be built
+because torchvision is missing). It is what their examples show for a language model, with images.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 from transformers.utils import logging
 
@@ -36,25 +37,45 @@ def build(plan: dict[str, Any]) -> tuple[Any, Any]:
     model = AutoModelForImageTextToText.from_pretrained(plan["model"])
     model.config.use_cache = False
     lora = plan["lora"]
-    torch.manual_seed(0)
     config = LoraConfig(
         r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=lora["target"],
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    return get_peft_model(model, config), AutoProcessor.from_pretrained(plan["model"])
+    adapted = get_peft_model(model, config)
+    set_peft_model_state_dict(adapted, load_file(plan["adapter"]))
+    return adapted, read_processor(plan)
 
 
-def _chat(processor: Any, row: dict[str, Any], answered: bool) -> str:
+def read_processor(plan: dict[str, Any]) -> Any:
+    """The model's processor, which shows images as the plan says, whoever calls it."""
+    try:
+        processor = AutoProcessor.from_pretrained(plan["model"])
+    except (ImportError, ValueError):  # of a family with videos, where there is no torchvision
+        from fs_fedmllm.models.torchvision import images_without_torchvision
+
+        with images_without_torchvision():
+            processor = AutoProcessor.from_pretrained(plan["model"])
+    if plan["image_arguments"]:  # some classes have defaults that no file overrides
+        kwargs = type(processor).valid_processor_kwargs
+        kwargs._defaults.setdefault("images_kwargs", {}).update(plan["image_arguments"])
+    return processor
+
+
+def _chat(processor: Any, row: dict[str, Any]) -> tuple[str, str]:
+    """The conversation up to the answer, and what the template writes from there on."""
     content = [{"type": "image"}] * (row["image"] is not None) + [{"type": "text", "text": row["prompt"]}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    return text + row["answer"] + processor.tokenizer.eos_token if answered else text
+    asked = [{"role": "user", "content": content}]
+    told = [*asked, {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]}]
+    prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    whole = processor.apply_chat_template(told, tokenize=False)
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else row["answer"]
+    eos = processor.tokenizer.eos_token
+    return prompt, completion if eos in completion else completion + eos
 
 
 def _inputs(processor: Any, rows: list[dict[str, Any]], answered: bool) -> dict[str, torch.Tensor]:
     images = [Image.open(row["image"]).convert("RGB") for row in rows if row["image"] is not None]
-    texts = [_chat(processor, row, answered) for row in rows]
+    texts = ["".join(_chat(processor, row)[: 1 + answered]) for row in rows]
     return dict(
         processor(
             text=texts, images=images or None, padding=True, return_tensors="pt", add_special_tokens=False,
@@ -71,9 +92,9 @@ class Collator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = _inputs(self.processor, rows, answered=True)
         labels = torch.full_like(inputs["input_ids"], -100)
-        eos = self.processor.tokenizer.eos_token
         for i, row in enumerate(rows):
-            count = len(self.processor.tokenizer(row["answer"] + eos, add_special_tokens=False)["input_ids"])
+            completion = _chat(self.processor, row)[1]
+            count = len(self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"])
             labels[i, -count:] = inputs["input_ids"][i, -count:]
         return {**inputs, "labels": labels}
 

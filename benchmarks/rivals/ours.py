@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import turnstile
-from plan import PRESET, overrides
+from plan import overrides
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.rounds.federation import Federation
@@ -34,12 +34,13 @@ class Printed(Listener):
 def main(plan_file: str, workers: str) -> None:
     """Run the plan."""
     plan: dict[str, Any] = json.loads(Path(plan_file).read_text())
-    config = schema.load(PRESET, [*overrides(len(plan["rounds"]), plan["steps"]), "fedmllm.workers", workers])
+    words = [*overrides(len(plan["rounds"]), plan["steps"]), *plan["words"], "fedmllm.workers", workers]
+    config = schema.load(Path(plan["config"]), words)
     federation = Federation.build(config, prepare_data(config))
     with tempfile.TemporaryDirectory() as folder:
         session = Session(federation, RunFolder(Path(folder) / "run", config), Printed())
         with WorkerPool(federation, useful_workers(federation)) as pool:
-            for index in range(len(plan["rounds"])):
+            for index in range(plan["counted"]):
                 with turnstile.turn(str(index)):
                     clients = session.begin_round().clients
                     for outcome in pool.updates(clients, index, session.message, session.state.clients):

@@ -17,6 +17,7 @@ from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.tools.planner.packages import TESTED, check_packages
+from fs_fedmllm.tools.planner.precisions import compared
 from fs_fedmllm.tools.planner.probe import probe
 from fs_fedmllm.tools.planner.work import Work, count_work
 
@@ -36,6 +37,8 @@ class Plan:
         tokens: tokens of a row, see :func:`fs_fedmllm.models.row_tokens.count_tokens`, and how images are shown.
         work: rounds, turns, steps, evaluations, rows.
         time: seconds by part and in total, from the probe only.
+        precisions: what the base costs in each, see :func:`fs_fedmllm.tools.planner.precisions.compared`; from the
+            probe only.
         packages: those that are not as tested.
         problems: what would stop the run, one sentence each.
         notes: what the reader should know of the figures.
@@ -48,6 +51,7 @@ class Plan:
     tokens: dict[str, Any] = field(default_factory=dict)
     work: dict[str, Any] = field(default_factory=dict)
     time: dict[str, Any] = field(default_factory=dict)
+    precisions: dict[str, Any] = field(default_factory=dict)
     packages: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -252,6 +256,7 @@ def _optimizer_copies(config: Config) -> int:
 def _probe(plan: Plan, config: Config, work: Work) -> None:
     try:
         found = probe(config)
+        plan.precisions = compared(config, plan.tokens["row"]["median"]) if plan.tokens else compared(config)
     except FedMLLMError as error:
         plan.problems.append(str(error))
         return

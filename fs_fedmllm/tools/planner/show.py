@@ -6,6 +6,7 @@ from typing import Any
 
 from fs_fedmllm.models.row_tokens import said_tokens
 from fs_fedmllm.tools.planner.plan import Plan
+from fs_fedmllm.tools.planner.precisions import settings
 
 
 def size(count: float) -> str:
@@ -30,6 +31,18 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _precisions(found: dict[str, Any]) -> str:
+    """What the base costs in each precision, and which to take."""
+    figures, take = found["precisions"], found["take"]
+    parts = [f"{name} {figure['relative']:.2f} ({size(figure['base_bytes'])})" for name, figure in figures.items()]
+    kept = take == found["configured"]
+    advice = f"{take} as configured" if kept else f"take {take} ({settings(take)})"
+    return (
+        f"{advice}; time of a step's matrix products ({found['tokens']} tokens, float32 is 1) and bytes of the base: "
+        f"{', '.join(parts)} (probe)"
+    )
 
 
 def table(plan: Plan) -> str:
@@ -74,6 +87,8 @@ def table(plan: Plan) -> str:
     if plan.time:
         parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.time["seconds"].items())
         lines.append(("time", f"{duration(plan.time['total_seconds'])}: {parts}"))
+    if plan.precisions:
+        lines.append(("precision", _precisions(plan.precisions)))
     for package in plan.packages:
         lines.append(("package", f"{package['name']} {package['installed'] or '-'}: {package['verdict']} "
                                  f"({package['tested'] or package['bounds']})"))  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -53,3 +55,23 @@ def test_a_quantised_run_trains_after_its_first_evaluation(monkeypatch, short_co
     federation.evaluate(start, slices=False)
     update = federation.clients.update(1, 0, start)
     assert update.log.grad_norm > 0 and any(not torch.equal(start[name], update.state[name]) for name in start)
+
+
+def test_the_base_is_held_in_four_bits_once_for_all_clients(monkeypatch, short_config) -> None:
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr("fs_fedmllm.models.loader._LOADED", {})
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, modules.Linear4bit) for thing in gc.get_objects())
+
+    before = alive()
+    config = short_config("cross_i3t7", "model.fedmllm.quantization.type", "nf4", "fedmllm.eval.limit", 4)
+    federation = Federation.build(config, prepare_data(config))
+    assert alive() - before == 12 * 7
+    start = federation.initial_state()
+    updates = [federation.clients.update(client, 0, start) for client in (1, 2, 5)]
+    assert Federation.build(config, prepare_data(config)).mllm is federation.mllm
+    assert alive() - before == 12 * 7
+    # What a client gives back is as in any precision: float32, and of the adapter alone.
+    assert {tensor.dtype for update in updates for tensor in update.state.values()} == {torch.float32}

@@ -1,0 +1,106 @@
+"""A client's update with the base in float32, bfloat16 and NF4: seconds a step, memory, loss; and what a run reaches.
+
+    python benchmarks/precisions.py --model FOLDER --config FILE [--steps 4] [key value ...]
+    python benchmarks/precisions.py --model FOLDER --config FILE --run [key value ...]
+
+The three take turns in one process; each has a process of its own for its memory. ``--run`` makes the configuration's
+whole run in each precision, one after the other, and prints what its last evaluation found on the test rows. What
+``fs-fedmllm plan --probe`` expects of this machine stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clocks import Seconds, alternating, now, since
+
+PRECISIONS = {
+    "float32": ("model.fedmllm.dtype", "float32"),
+    "bfloat16": ("model.fedmllm.dtype", "bfloat16"),
+    "nf4": ("model.fedmllm.dtype", "float32", "model.fedmllm.quantization.type", "nf4"),
+}
+
+
+def _update(config: Any) -> Callable[[], float]:
+    """A function that makes the first client's update, and gives its mean loss."""
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+
+    federation = Federation.build(config, prepare_data(config))
+    rows = federation.data.clients[1]
+    plan = federation.clients.plan(1, 0, len(rows))
+    encoded = dict(zip(plan.rows, federation.encoder.encode([rows[i] for i in plan.rows]), strict=True))
+    start = federation.initial_state()
+    return lambda: float(federation.trainer.fit(start, encoded, plan)[1].loss)
+
+
+def _most_memory() -> float:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _runs(load: Callable[..., Any]) -> None:
+    from fs_fedmllm.runs.simulation import run
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, words in PRECISIONS.items():
+            results, _ = run(load(*words, "outdir", folder, "expname", name))
+            kept = {k: v for k, v in results["evaluations"][-1].items() if isinstance(v, int | float)}
+            print(f"{name}: {kept}", flush=True)
+
+
+def main() -> None:
+    """Measure, or run."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="folder of a checkpoint")
+    parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parents[1] / "configs/cross_i3t7.yaml")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--run", action="store_true", help="make whole runs")
+    parser.add_argument("--only", choices=PRECISIONS, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
+    chosen = parser.parse_intermixed_args()
+    from fs_fedmllm import config as schema
+
+    def load(*words: str) -> Any:
+        return schema.load(chosen.config, ["model.fedmllm.path", chosen.model, *chosen.words, *words])
+
+    if chosen.run:
+        return _runs(load)
+    steps = ("train.local_update_steps", str(chosen.steps))
+    if chosen.only:
+        _update(load(*steps, *PRECISIONS[chosen.only]))()
+        return print(_most_memory())
+    updates = {name: _update(load(*steps, *words)) for name, words in PRECISIONS.items()}
+    losses: dict[str, float] = {}
+
+    def timed(name: str) -> Callable[[int], Seconds]:
+        def run(_: int) -> Seconds:
+            started = now()
+            losses[name] = updates[name]()
+            return since(started)
+
+        return run
+
+    medians = alternating(chosen.repeats, {name: timed(name) for name in PRECISIONS})
+    print("| base | step, wall s | step, CPU s | CPU / float32 | memory, MiB | loss |\n|---|---|---|---|---|---|")
+    for name, (wall, cpu) in medians.items():
+        again = [sys.executable, __file__, "--only", name, "--model", chosen.model, "--config", str(chosen.config)]
+        again += ["--steps", str(chosen.steps), *chosen.words]
+        peak = float(subprocess.run(again, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
+        cells = [f"{wall / chosen.steps:.2f}", f"{cpu / chosen.steps:.2f}", f"{cpu / medians['float32'][1]:.2f}"]
+        print("| " + " | ".join([name, *cells, f"{peak:.0f}", f"{losses[name]:.4f}"]) + " |", flush=True)
+    from fs_fedmllm.tools.planner.precisions import compared
+
+    print("plan expects:", compared(load()))
+
+
+if __name__ == "__main__":
+    main()

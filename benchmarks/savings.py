@@ -1,0 +1,149 @@
+"""What a client's update saves: the vision cache, grouped passes, and a head over the answers alone.
+
+    python benchmarks/savings.py [--model FOLDER|small|realistic] [--config FILE] [--steps 4] [key value ...]
+
+One update on the same rows with all three, without each, and without any; they take turns in one process, and each has
+a process of its own for its memory. Losses are printed too: what is saved changes them by rounding alone. Without
+``--config`` rows are the embedded ones, half of them without their image, in passes of 4 of 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from clocks import Seconds, alternating, now, ratio, since
+from random_model import SHAPES, write_model
+
+PRESET = Path(__file__).resolve().parents[1] / "configs" / "cross_i3t7.yaml"
+EMBEDDED = ("data.splitter", "fedmllm_missing", "data.splitter_args", "[{alpha: 5.0, beta: 0.5}]",
+            "fedmllm.train.micro_batch_size", "4")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which of the three are on."""
+
+    cache: bool = True
+    grouped: bool = True
+    answers: bool = True
+
+
+VARIANTS = {
+    "all three": Variant(),
+    "no vision cache": Variant(cache=False),
+    "passes as drawn": Variant(grouped=False),
+    "head over all columns": Variant(answers=False),
+    "none of them": Variant(cache=False, grouped=False, answers=False),
+}
+
+
+@contextlib.contextmanager
+def _as(variant: Variant) -> Iterator[None]:
+    """The package with some of it switched off."""
+    from fs_fedmllm.models.loader import MLLM
+    from fs_fedmllm.rounds import lean_trainer
+
+    def whole_head(self: Any, inputs: Mapping[str, Any], columns: int) -> Any:
+        return self.inner(**inputs, use_cache=False).logits[:, -columns:]
+
+    def as_drawn(rows: Any, indices: Any, micro: int) -> list[int]:
+        return list(indices)
+
+    with contextlib.ExitStack() as stack:
+        if not variant.answers:
+            stack.enter_context(mock.patch.object(MLLM, "last_logits", whole_head))
+        if not variant.grouped:
+            stack.enter_context(mock.patch.object(lean_trainer, "grouped", as_drawn))
+        yield
+
+
+def _update(config: Any) -> Callable[[Variant], float]:
+    """A function that makes the update in a variant, and gives its mean loss."""
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+
+    federation = Federation.build(config, prepare_data(config))
+    rows = federation.data.clients[1]
+    plan = federation.clients.plan(1, 0, len(rows))
+    ours = federation.encoder
+    encoders = {True: ours, False: Encoder(federation.mllm, ours.template, ours.variant, None, ours.lengths)}
+    start, made = federation.initial_state(), {}
+
+    def run(variant: Variant) -> float:
+        encoder = encoders[variant.cache]
+        if variant.cache not in made:
+            encoded = dict(zip(plan.rows, encoder.encode([rows[i] for i in plan.rows]), strict=True))
+            made[variant.cache] = LeanTrainer(federation.mllm, encoder, config.fedmllm.train), encoded
+        trainer, encoded = made[variant.cache]
+        with _as(variant):
+            return float(trainer.fit(start, encoded, plan)[1].loss)
+
+    return run
+
+
+def _status(field: str) -> float:
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    """Measure."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="tiny, a folder, realistic or small (random weights)")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
+    chosen = parser.parse_intermixed_args()
+    from fs_fedmllm import config as schema
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = chosen.model
+        if path in SHAPES:
+            path = folder
+            print("random weights, in millions:", write_model(Path(folder), chosen.model, "float32"))
+        words = [*(() if chosen.config else EMBEDDED), "train.local_update_steps", str(chosen.steps),
+                 "model.fedmllm.path", path, *chosen.words]  # fmt: skip
+        config = schema.load(chosen.config or PRESET, words)
+        update = _update(config)
+        if chosen.only:
+            update(VARIANTS[chosen.only])
+            print(_status("VmHWM"))
+            return
+        losses: dict[str, float] = {}
+
+        def timed(name: str) -> Callable[[int], Seconds]:
+            def run(_: int) -> Seconds:
+                started = now()
+                losses[name] = update(VARIANTS[name])
+                return since(started)
+
+            return run
+
+        medians = alternating(chosen.repeats, {name: timed(name) for name in VARIANTS})
+        step = [second / chosen.steps for second in medians["all three"]]
+        print(f"all three: {step[0]:.2f} s a step in wall time, {step[1]:.2f} s in CPU time; an update of "
+              f"{chosen.steps} steps of {config.fedmllm.train.batch_size} rows")  # fmt: skip
+        for name in VARIANTS:
+            again = [sys.executable, __file__, "--only", name, "--model", path, "--steps", str(chosen.steps)]
+            again += ["--config", str(chosen.config)] if chosen.config else []
+            peak = subprocess.run([*again, *chosen.words], stdout=subprocess.PIPE, check=True).stdout.split()[-1]
+            print(f"{name}: {ratio(medians[name], medians['all three'])} of all three; {float(peak):.0f} MiB at most; "
+                  f"loss {losses[name]:.5f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
