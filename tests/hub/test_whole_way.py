@@ -201,6 +201,7 @@ def test_an_adapter_answers_the_same_without_this_package(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.skipif(not REAL_BASE, reason="NOT RUN: set FS_FEDMLLM_REAL_BASE to the folder of a real base")
 def test_a_real_base_all_the_way_round(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
@@ -208,7 +209,8 @@ def test_a_real_base_all_the_way_round(hub: Hub, tmp_path: Path, capsys: pytest.
     if checkout is None:
         pytest.skip("NOT RUN: no FederatedScope checkout (set FEDERATEDSCOPE_HOME or clone it to ~/FederatedScope)")
     base, config = Path(REAL_BASE).resolve(), job(tmp_path / "shapes", Path(REAL_BASE).resolve())
-    words = ["outdir", str(tmp_path / "exp"), "model.fedmllm.image_tokens", "70"]
+    words = ["outdir", str(tmp_path / "exp"), "model.fedmllm.image_tokens", "70", "train.local_update_steps", "1"]
+    words += ["fedmllm.train.batch_size", "2", "fedmllm.eval.limit", "3"]
     assert main(["run", str(config), "--engine", "embedded", *words, "expname", "embedded"]) == 0
     embedded = results(tmp_path / "exp" / "embedded")["adapter_sha256"]
     for engine in ("federatedscope", "nvflare"):
