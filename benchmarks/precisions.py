@@ -1,11 +1,11 @@
 """A client's update with the base in float32, bfloat16 and NF4: seconds a step, memory, loss; and what a run reaches.
 
     python benchmarks/precisions.py --model FOLDER --config FILE [--steps 4] [key value ...]
-    python benchmarks/precisions.py --model FOLDER --config FILE --run [key value ...]
+    python benchmarks/precisions.py --model FOLDER --config FILE --run OUT [key value ...]
 
 The three take turns in one process; each has a process of its own for its memory. ``--run`` makes the configuration's
-whole run in each precision, one after the other, and prints what its last evaluation found on the test rows. What
-``fs-fedmllm plan --probe`` expects of this machine stands beside.
+whole run in each precision, one after the other, into folders below ``OUT``, and prints what its last evaluation
+found. What ``fs-fedmllm plan --probe`` expects of this machine stands beside.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,13 @@ def _most_memory() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _runs(load: Callable[..., Any]) -> None:
+def _runs(load: Callable[..., Any], out: str, names: Sequence[str]) -> None:
     from fs_fedmllm.runs.simulation import run
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, words in PRECISIONS.items():
-            results, _ = run(load(*words, "outdir", folder, "expname", name))
-            kept = {k: v for k, v in results["evaluations"][-1].items() if isinstance(v, int | float)}
-            print(f"{name}: {kept}", flush=True)
+    for name in names:
+        results, _ = run(load(*PRECISIONS[name], "outdir", out, "expname", name))
+        kept = {k: v for k, v in results["evaluations"][-1].items() if isinstance(v, int | float)}
+        print(f"{name}: {kept}", flush=True)
 
 
 def main() -> None:
@@ -63,7 +61,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parents[1] / "configs/cross_i3t7.yaml")
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--run", action="store_true", help="make whole runs")
+    parser.add_argument("--run", metavar="OUT", help="make whole runs")
+    parser.add_argument("--without", action="append", default=[], choices=PRECISIONS, help="leave one out")
     parser.add_argument("--only", choices=PRECISIONS, help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
@@ -72,13 +71,14 @@ def main() -> None:
     def load(*words: str) -> Any:
         return schema.load(chosen.config, ["model.fedmllm.path", chosen.model, *chosen.words, *words])
 
+    names = [name for name in PRECISIONS if name not in chosen.without]
     if chosen.run:
-        return _runs(load)
+        return _runs(load, chosen.run, names)
     steps = ("train.local_update_steps", str(chosen.steps))
     if chosen.only:
         _update(load(*steps, *PRECISIONS[chosen.only]))()
         return print(_most_memory())
-    updates = {name: _update(load(*steps, *words)) for name, words in PRECISIONS.items()}
+    updates = {name: _update(load(*steps, *PRECISIONS[name])) for name in names}
     losses: dict[str, float] = {}
 
     def timed(name: str) -> Callable[[int], Seconds]:
@@ -89,13 +89,13 @@ def main() -> None:
 
         return run
 
-    medians = alternating(chosen.repeats, {name: timed(name) for name in PRECISIONS})
+    medians = alternating(chosen.repeats, {name: timed(name) for name in names})
     print("| base | step, wall s | step, CPU s | CPU / float32 | memory, MiB | loss |\n|---|---|---|---|---|---|")
     for name, (wall, cpu) in medians.items():
         again = [sys.executable, __file__, "--only", name, "--model", chosen.model, "--config", str(chosen.config)]
         again += ["--steps", str(chosen.steps), *chosen.words]
         peak = float(subprocess.run(again, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
-        cells = [f"{wall / chosen.steps:.2f}", f"{cpu / chosen.steps:.2f}", f"{cpu / medians['float32'][1]:.2f}"]
+        cells = [f"{wall / chosen.steps:.2f}", f"{cpu / chosen.steps:.2f}", f"{cpu / medians[names[0]][1]:.2f}"]
         print("| " + " | ".join([name, *cells, f"{peak:.0f}", f"{losses[name]:.4f}"]) + " |", flush=True)
     from fs_fedmllm.tools.planner.precisions import compared
 
