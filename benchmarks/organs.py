@@ -18,8 +18,6 @@ from pathlib import Path
 OPTIONS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
 TEST, VALIDATION = 60, 30
 TEMPLATE = """\
-task: choice
-metric: acc
 options: [head, chest, abdomen]
 question: "Which part of the body does the picture show"
 """
