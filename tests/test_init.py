@@ -21,7 +21,9 @@ from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.scenarios.reading import read_dataset
 from fs_fedmllm.tools.init import looking
 from fs_fedmllm.tools.init.looking import Column, Look, look
-from fs_fedmllm.tools.init.proposing import Told, propose
+from fs_fedmllm.tools.init.pictures import images_below
+from fs_fedmllm.tools.init.proposal import Told
+from fs_fedmllm.tools.init.proposing import propose
 from fs_fedmllm.tools.init.writing import config_yaml, scalar, template_yaml
 
 SITES = ("Nord", "Süd", "West")
@@ -80,7 +82,7 @@ def test_a_table_with_hospitals_and_patients_runs_as_it_is_written(here, capsys)
     }  # fmt: skip
     assert written.count("  # ") >= 8  # commented
     assert yaml.safe_load((here / "my_template.yaml").read_text()) == {
-        "question": "Which finding fits?", "options": ["clean", "infected"], "metric": "macro_f1"
+        "question": "What is the finding?", "options": ["clean", "infected"], "metric": "macro_f1"
     }  # fmt: skip
     assert main(["data", "check", "my.yaml"]) == 0
     assert "own: 0 errors, 0 warnings" in capsys.readouterr().out
@@ -100,7 +102,7 @@ def test_a_table_with_hospitals_and_patients_runs_as_it_is_written(here, capsys)
 
 def runs_as_written(capsys, *words):
     ended, said = main(["init", *words, "--yes"]), capsys.readouterr().out
-    assert ended == 0, said.partition("But not all is well")[2]
+    assert ended == 0, said.partition("Not all is well")[2]
     assert main(["data", "check", "my.yaml"]) == 0, capsys.readouterr().out
     assert main(["plan", "my.yaml"]) == 0, capsys.readouterr().out
     return said, yaml.safe_load(open("my.yaml")), yaml.safe_load(open("my_template.yaml"))
@@ -188,8 +190,11 @@ def test_parquet_and_saved_data_sets_with_their_labels_names(here, capsys):
 
 def test_it_asks_on_a_terminal_only_and_nothing_that_flags_answer(here, capsys, monkeypatch):
     write_csv(here / "r.csv", [{"a": f"x{i % 3}", "b": f"y{i % 2}", "note": f"words {i}"} for i in range(40)])
-    assert main(["init", "r.csv"]) == 2
-    assert "this is no terminal. Say --yes" in capsys.readouterr().err and os.listdir(here) == ["r.csv"]
+    assert main(["init", "r.csv", "--label", "b"]) == 2
+    shown, refused = capsys.readouterr()
+    assert "label          b " in shown and "question       B: which of these fits?" in shown  # the proposal
+    assert "Nothing was written" in refused and "this is no terminal. Say --yes" in refused
+    assert os.listdir(here) == ["r.csv"]
     assert main(["init", "r.csv", "--yes"]) == 2
     assert "Which column holds the label? --label a or b." in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
@@ -351,7 +356,7 @@ def test_what_is_kept_of_a_value_is_short():
 
 def test_names_that_no_file_can_have_are_not_found(tmp_path):
     for name in ("x" * 5000 + ".png", "a\0b.png", "../" * 50 + "b.png"):
-        assert looking.images_below(tmp_path, [name]) is None
+        assert images_below(tmp_path, [name]) is None
 
 
 def test_a_question_that_every_row_brings_is_the_templates():
@@ -396,7 +401,7 @@ def test_columns_that_are_not_read_are_named():
     made = propose(rows, Told({"image": "before"}))
     assert made.columns["label"] == "Diagnose" and not made.doubts
     assert ("not read", "after, taken") in [(guess.what, guess.value) for guess in made.guesses]
-    assert "after is not read" in made.warnings[0]
+    assert made.warnings[0].startswith("A row shows one picture: that of before is taken, after is not read.")
 
 
 def test_windows_paths_are_told_their_slashes(here, capsys):
@@ -424,12 +429,12 @@ def test_patients_are_resampled_whole(here, capsys):
     write_csv(here / "r.csv", [row | {"hospital": f"H{i % 3}"} for i, row in enumerate(rows)])
     assert main(["init", "r.csv", "--yes"]) == 0
     config = schema.load(here / "my.yaml")
-    assert config.data.splitter == "fedmllm_given" and config.resampled_by == "patient"
+    assert config.data.splitter == "fedmllm_given" and config.resampled_by == ("patient",)
     test = read_dataset(config).test
     assert test and all("patient" in row.keys for row in test)
     raw = yaml.safe_load((here / "my.yaml").read_text())
     raw["fedmllm"]["data"]["split"]["together"] = []
-    assert schema.from_mapping(raw).resampled_by == ""
+    assert schema.from_mapping(raw).resampled_by == ()
     capsys.readouterr()
     assert main(["data", "check", "r.csv"]) == 2
     assert "r.csv is a file of rows. Name the configuration" in capsys.readouterr().err

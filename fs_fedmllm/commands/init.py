@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.errors import ConfigError, FedMLLMError, printable
+from fs_fedmllm.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from fs_fedmllm.tools.init.proposing import Doubt, Proposal, Told
+    from fs_fedmllm.tools.init.looking import Look
+    from fs_fedmllm.tools.init.proposal import Doubt, Proposal, Told
 
 _ROLES = {
     "image": "images, or paths of image files",
@@ -56,13 +57,9 @@ def _init(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.client_names import shown_name
     from fs_fedmllm.data.tables import table_form
     from fs_fedmllm.tools.init.looking import look
+    from fs_fedmllm.tools.init.trying import Trial, tried
 
-    asks = not args.yes
-    if asks and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ConfigError(
-            "init asks before it writes, and this is no terminal. Say --yes to have what it proposes written; --label "
-            "and the like answer what it cannot tell."
-        )
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
     out = Path(args.out)
     if out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out {args.out}: a configuration's name ends in .yaml.")
@@ -81,16 +78,51 @@ def _init(args: argparse.Namespace) -> int:
           f"{', '.join(map(shown_name, found.columns))}")  # fmt: skip
     for note in found.notes:
         print(printable(note))
-    proposal, told = _settled(found, told, asks)
+    proposal, told = _settled(found, told, terminal and not args.yes)
+    trial = Trial()
+    if found.whole:
+        proposal, trial = tried(proposal, found, told)
     print(_shown(proposal))
-    if asks and not _agreed(f"Write {out} and {template}?"):
+    if trial:
+        print(printable("\n".join(["Not all is well with the rows yet.", *trial.lines(found.total)])))
+    if not args.yes and not terminal:
+        raise ConfigError(
+            "Nothing was written: init asks before it writes, and this is no terminal. Say --yes to have what is "
+            "proposed above written; --label and the like say otherwise."
+        )
+    if not args.yes and not _agreed(f"Write {out} and {template}?"):
         print("nothing was written")
         return 1
-    return _write(args, found, proposal, out, template)
+    _write(args, found, proposal, out, template)
+    print(f"\nwritten: {out}, {template}\n")
+    print("\n".join(next_lines(shlex.quote(str(out)), wrong_rows=trial.rows, wrong=bool(trial))))
+    return 1 if trial else 0
+
+
+def next_lines(config: str, *, wrong_rows: int, wrong: bool) -> list[str]:
+    """What to do next: the commands, and before them what has to be repaired.
+
+    Args:
+        config: path of the configuration, as a shell takes it.
+        wrong_rows: rows that a run would refuse.
+        wrong: whether it would refuse anything.
+    """
+    from fs_fedmllm.tools.init.writing import next_steps
+
+    check, *others = next_steps(config)
+    if not wrong:
+        return ["Next:", *(f"  {line}" for line in (check, *others))]
+    what = "the rows above, or take them out" if wrong_rows else f"what is said above, here or in {config}"
+    return [
+        f"First repair {what}; {config} stays as it is. Then:",
+        f"  fs-fedmllm data check {config}    until it says 0 errors",
+        "and go on with:",
+        *(f"  {line}" for line in others),
+    ]
 
 
 def _told(args: argparse.Namespace) -> Told:
-    from fs_fedmllm.tools.init.proposing import Told
+    from fs_fedmllm.tools.init.proposal import Told
 
     columns = {role: getattr(args, role) for role in _ROLES if getattr(args, role) is not None}
     named = [name for name in columns.values() if name]
@@ -117,32 +149,18 @@ def _options(text: str | None) -> tuple[str, ...]:
     return options
 
 
-def _settled(found: Any, told: Told, asks: bool) -> tuple[Proposal, Told]:
+def _settled(found: Look, told: Told, asks: bool) -> tuple[Proposal, Told]:
     """The proposal without doubts: what cannot be told is asked, or refused with the options that answer it."""
-    from fs_fedmllm.tools.init.looking import images_below
+    from fs_fedmllm.tools.init.pictures import place_images
     from fs_fedmllm.tools.init.proposing import propose
 
     while True:
         proposal = propose(found, told)
-        column = found.columns.get(proposal.columns.get("image", ""))
-        if column is not None and not found.layout:
-            below = images_below(found.root, column.sample)
-            if below:
-                proposal.image_root = below
-                proposal.say("image folder", below, "the images are there")
-            elif below is None and "\\" in str(column.sample[0]):
-                proposal.warnings.append(
-                    f"The image paths have backslashes (Windows), such as {str(column.sample[0])!r}: replace each "
-                    f"with a slash, as in {str(column.sample[0]).replace(chr(92), '/')}."
-                )
-            elif below is None:
-                proposal.warnings.append(
-                    f"The images are not found: {column.sample[0]!r} is no file in {found.root}, nor in a folder "
-                    "there. Put them there, or correct the column."
-                )
+        place_images(proposal, found)
         if not proposal.doubts:
             return proposal, told
         if not asks:
+            print(_shown(proposal))
             said = " ".join(f"{doubt.question} --{doubt.option} {_choices(doubt)}." for doubt in proposal.doubts)
             raise ConfigError(f"Some things cannot be told from the rows. {said}")
         print(_shown(proposal))
@@ -184,9 +202,9 @@ def _shown(proposal: Proposal) -> str:
     return "\n".join([*lines, *(f"Note: {printable(warning)}" for warning in proposal.warnings)])
 
 
-def _write(args: argparse.Namespace, found: Any, proposal: Proposal, out: Path, template: Path) -> int:
+def _write(args: argparse.Namespace, found: Look, proposal: Proposal, out: Path, template: Path) -> None:
     from fs_fedmllm.files.atomic import write_atomically
-    from fs_fedmllm.tools.init.writing import config_yaml, next_steps, template_yaml
+    from fs_fedmllm.tools.init.writing import config_yaml, template_yaml
 
     beside = found.root / template.name
     # A template's name is looked for in the data folder first.
@@ -198,12 +216,6 @@ def _write(args: argparse.Namespace, found: Any, proposal: Proposal, out: Path, 
     }
     for path, text in texts.items():
         write_atomically(path, text.encode())
-    print(f"\nwritten: {out}, {template}")
-    wrong = _checked(out) if found.whole else ""
-    if wrong:
-        print(f"But not all is well with the rows yet: {wrong}")
-    print("\nNext:\n" + "\n".join(f"  {line}" for line in next_steps(shlex.quote(str(out)))))
-    return 1 if wrong else 0
 
 
 def _from(out: Path, root: Path) -> str:
@@ -214,18 +226,3 @@ def _from(out: Path, root: Path) -> str:
     named = there.relative_to(home)
     elsewhere = (Path.cwd() / named).resolve()
     return str(there) if elsewhere.is_dir() and elsewhere != there else named.as_posix()
-
-
-def _checked(out: Path) -> str:
-    """What is wrong with the rows as the configuration reads and deals them; empty if nothing is."""
-    from fs_fedmllm import config as schema
-    from fs_fedmllm.scenarios.federated_data import counted_in, deal_data
-    from fs_fedmllm.scenarios.reading import read_dataset
-
-    try:
-        config = schema.load(out)
-        dataset = read_dataset(config)
-        deal_data(counted_in(config, dataset), dataset)
-    except FedMLLMError as error:
-        return str(error)
-    return ""

@@ -425,18 +425,24 @@ class Config:
         return dict(self.data.splitter_args[0]) if self.data.splitter_args else {}
 
     @property
-    def resampled_by(self) -> str:
-        """The key of rows whose values stay whole in bootstrap intervals; empty for rows one by one.
+    def resampled_by(self) -> tuple[str, ...]:
+        """Keys of rows that are resampled together in bootstrap intervals where they share one; none: row by row.
 
         What the scenario keeps together, else what the split of one's own rows does: ten pictures of one patient are
         no ten patients, whoever has been told so.
         """
-        together = self.scenario_args.get("keep_together")
+        if together := self.scenario_args.get("keep_together"):
+            return (str(together),)
+        return self.split_together
+
+    @property
+    def split_together(self) -> tuple[str, ...]:
+        """Columns of one's own rows that ``fedmllm.data.split`` keeps together."""
         split = self.fedmllm.data.get("split")
-        if not together and isinstance(split, Mapping):
-            named = split.get("together") or ""
-            together = named if isinstance(named, str) else next(iter(named), "")
-        return str(together or "")
+        named = (split.get("together") or ()) if isinstance(split, Mapping) else ()
+        if isinstance(named, str):
+            return (named,)
+        return tuple(dict.fromkeys(map(str, named))) if isinstance(named, list | tuple) else ()
 
     @property
     def switches(self) -> dict[str, str]:

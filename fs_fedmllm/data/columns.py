@@ -13,6 +13,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from fs_fedmllm.data.column_words import (
+    IMAGE_WORDS,
+    NO_TEXT_WORDS,
+    PATH_WORDS,
+    REQUIRED_WORDS,
+    TEXT_WORDS,
+    is_prose,
+    words_of,
+)
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.errors import ConfigError
@@ -22,40 +31,11 @@ FIELDS = ("id", "image", "text", "question", "label", "answer", "kind")
 #: Values of a column that are looked at; the rest are only counted.
 SAMPLED = 64
 
-_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SUFFIXES = r"png|jpe?g|jfif|jp2|bmp|gif|tiff?|webp|p[bgnp]m|dcm|dicom|nii(\.gz)?|hei[cf]|avif|svg|mh[ad]"
 _FILE = re.compile(rf"[^\n]{{1,500}}\.({_SUFFIXES})(\?[^\s]*)?", re.IGNORECASE)
 _INLINE = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: Words in the names of columns that hold images, paths, texts.
-IMAGE_WORDS = _words(
-    "image images img imgs picture pictures pic pics photo photos photograph pixel pixels xray xrays radiograph"
-    " jpg jpeg png"
-)
-PATH_WORDS = _words("path paths file files name filename filepath uri url src bytes data the input")
-TEXT_WORDS = _words(
-    "text texts caption captions note notes report reports sentence sentences content contents description body "
-    "comment tweet post title headline message transcript abstract summary passage paragraph document review "
-    "utterance narrative story ocr findings impression history complaint symptoms context article txt"
-)
-#: A name with one of these is about a text, or is what the model is to say, and is no modality.
-NO_TEXT_WORDS = _words(
-    "id ids index label labels class category type kind lang language length len count num n date time source url "
-    "uri link path file hash sha md5 license author citation answer answers question response completion output "
-    "target rationale explanation reasoning solution lecture hint options choices version prompt image img"
-)
-#: Words in the names of columns that hold what a task needs of every row.
-REQUIRED_WORDS = {
-    "question": _words("question questions query instruction prompt input q"),
-    "answer": _words("answer answers output response completion target reply"),
-    "label": _words("label labels class category target answer gold y"),
-}
 
 #: What people write where there is nothing; taken as text, but not without a word.
 NOTHING = frozenset(
@@ -201,19 +181,9 @@ def pictured(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(_INLINE) or _FILE.fullmatch(value.strip()) is not None)
 
 
-def is_prose(text: str) -> bool:
-    """Whether a text is as long as a sentence."""
-    return len(text) >= 30 and len(text.split()) >= 5
-
-
 def _spoken(value: Any) -> bool:
     """Whether it is a turn of a conversation, as chat templates (or ShareGPT) have them."""
     return isinstance(value, Mapping) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
-
-
-def words_of(name: str) -> set[str]:
-    """The words in a column's name, in lower case: ``imagePath2`` is image, path and 2."""
-    return {word.lower() for word in _TOKEN.findall(name)}
 
 
 class UnreadColumns:

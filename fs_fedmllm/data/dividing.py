@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.data.content import image_sample_sha256
+from fs_fedmllm.data.joined import joined
 from fs_fedmllm.data.overlap import image_contents
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError
@@ -137,24 +138,14 @@ def _strata(row: Sample) -> tuple[str, ...]:
 def _units(rows: Sequence[Sample], division: Division) -> list[list[int]]:
     """Indices of the rows of each unit, in the order that units are placed in."""
     contents = image_contents(rows)
-    first: dict[tuple[str, ...], int] = {}
-    above = list(range(len(rows)))
-
-    def top(i: int) -> int:
-        while above[i] != i:
-            above[i] = above[above[i]]
-            i = above[i]
-        return i
-
-    for i, row in enumerate(rows):
-        shown = (
-            ("image", contents[row.image]) if row.image is not None else ("text", row.text or "", row.question or "")
-        )
-        for key in (shown, *(("together", name, row.keys[name]) for name in division.together)):
-            above[top(i)] = top(first.setdefault(key, i))
+    keys = []
+    for row in rows:
+        picture = contents[row.image] if row.image is not None else None
+        shown = ("image", picture) if picture is not None else ("text", row.text or "", row.question or "")
+        keys.append([shown, *(("together", name, row.keys[name]) for name in division.together)])
     members: dict[int, list[int]] = {}
-    for i in range(len(rows)):
-        members.setdefault(top(i), []).append(i)
+    for i, first in enumerate(joined(keys)):
+        members.setdefault(first, []).append(i)
     digests = _digests(rows, division)
 
     def place(unit: list[int]) -> tuple[int, str, str]:

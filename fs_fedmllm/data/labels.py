@@ -52,7 +52,10 @@ class Options:
             index = self.labels.get(value.strip())
             if index is None and (whole := _WHOLE.fullmatch(value.strip())):
                 index = self.labels.get(int(whole[1]))
-        else:  # pandas writes whole numbers as floats beside nulls; True is no 1
+        elif isinstance(value, bool):  # True is no 1, but may be an option's name
+            ways = (self.labels.get(name) for name in (str(value), str(value).lower()))
+            index = next((way for way in ways if way is not None), None)
+        else:  # pandas writes whole numbers as floats beside nulls
             index = self.labels.get(value) if type(value) in (int, float) else None
         if missing(value):
             remedy = f"Give the name of an option, one of {', '.join(template.options)}."

@@ -64,6 +64,7 @@ class RowReader:
         self.parts: dict[str, list[Sample]] = {part: [] for part in PARTS}
         self._once = {part: unique() for part in PARTS}
         self._nothing: Counter[tuple[str, str]] = Counter()
+        self._padded = 0
         self._kept: set[str] = set()
         self._columns: Mapping[str, str] = {}
         self._names: Sequence[str] = ()
@@ -102,6 +103,8 @@ class RowReader:
                 if (unlike := unread.fault(str(source.path), _remedy)) is not None:
                     raise unlike from None
             raise
+        label = row.get("answer" if missing(row.get("label")) else "label")
+        self._padded += self.options.template.task == "choice" and isinstance(label, str) and label != label.strip()
         for name in ("text", "question"):
             if isinstance(value := row.get(name), str) and value.strip().lower() in NOTHING:
                 self._nothing[name, value.strip()] += 1
@@ -232,6 +235,9 @@ class RowReader:
         """Say where embedded images are kept, and name texts that people write where there is nothing."""
         if self._kept:
             self.found.note(where, f"Embedded images, each kept once in {self.store}: {len(self._kept):,}.")
+        if self._padded:
+            rows = "1 row" if self._padded == 1 else f"{self._padded:,} rows"
+            self.found.note(where, f"In {rows} label has blanks before or after its value, which do not count.")
         for (name, value), count in self._nothing.items():
             rows = "1 row" if count == 1 else f"{count:,} rows"
             self.found.warn(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.config.metric_paths import named_metrics
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS
+from fs_fedmllm.data.joined import group_names
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.local_metrics import LocalMetric, load_local_metrics
 from fs_fedmllm.evaluation.metrics import (
@@ -76,28 +77,30 @@ class Evaluator:
         return self.predict(samples, shown)[0]
 
     def predict(
-        self, samples: Sequence[Sample], shown: str = "both", group_by: str = ""
+        self, samples: Sequence[Sample], shown: str = "both", group_by: Sequence[str] = ()
     ) -> tuple[dict[str, float], list[Prediction]]:
         """Metrics as :meth:`evaluate` gives them, and the predictions that they are of.
 
         Args:
             samples: as for :meth:`evaluate`.
             shown: as for :meth:`evaluate`.
-            group_by: key of the rows that says which belong together; empty for none.
+            group_by: keys of the rows; those that share a value, or that others join, belong together.
         """
         started = time.perf_counter()
         image, text = SHOWN[shown]
         rows = [s if shown == "both" else s.showing(image=image, text=text) for s in samples]
+        groups = group_names(samples, group_by)
         if shown != "both":
-            rows = [s for s in rows if s.presence != "neither"]
+            kept = [i for i, row in enumerate(rows) if row.presence != "neither"]
+            rows, groups = [rows[i] for i in kept], [groups[i] for i in kept]
         numbers: dict[str, float] = {}
         answers: list[dict[str, Any]] = []
         if rows:
             numbers, answers = self._choice(rows) if self._options is not None else self._answers(rows)
         self.seconds += time.perf_counter() - started
         predictions = [
-            Prediction(row.id, shown, kind=row.kind, group=row.keys.get(group_by, ""), label=row.label, **said)
-            for row, said in zip(rows, answers, strict=True)
+            Prediction(row.id, shown, kind=row.kind, group=group, label=row.label, **said)
+            for row, group, said in zip(rows, groups, answers, strict=True)
         ]
         for name in named_metrics(self.config.metrics) if rows else ():
             metric = OUTSIDE_METRICS[name](predictions)

@@ -120,7 +120,9 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines.insert(-2, line)
     if told := test_rows_line(results.get("test_rows") or {}):
         lines.insert(-2, told)
-    if missing := said_rates(results.get("missing_rates") or {}):
+    if missing := said_rates(
+        results.get("missing_rates") or {}, (results.get("test_rows") or {}).get("presence") or {}
+    ):
         lines.insert(-2, f"missing modalities: {missing}")
     if results.get("model"):
         lines.insert(-2, f"model: {results['model']}")

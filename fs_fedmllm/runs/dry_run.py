@@ -132,7 +132,8 @@ class _DryRun:
             f"{rows.called}: {len(rows.train):,} training, {len(rows.val):,} validation, {len(rows.test):,} test "
             f"rows; {len(sizes)} clients of {min(sizes):,} to {max(sizes):,} rows; prompts of {data.template.name}"
         )
-        missing = said_rates(data.manifest.missing_rates) if data.manifest.clients else ""
+        tested = Counter(row.presence for row in rows.test)
+        missing = said_rates(data.manifest.missing_rates, tested) if data.manifest.clients else ""
         return f"{said}; missing modalities: {missing}" if missing else said
 
     def _test_rows(self) -> str:

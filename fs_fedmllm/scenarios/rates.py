@@ -7,6 +7,7 @@ missing at rate beta - beta^2 / 2; in cross and hybrid the level speaks of clien
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from fs_fedmllm.config.open_names import DRAWN
@@ -66,14 +67,35 @@ def measured_rates(presences: Iterable[Mapping[str, int]]) -> dict[str, float]:
     return {name: 1 - (counts["both"] + counts[name]) / total for name in MODALITIES} if total else {}
 
 
-def said_rates(rates: Mapping[str, Mapping[str, float]]) -> str:
-    """Both rates of each modality as text; empty where nothing is missing or nothing was measured."""
+def in_no_row(name: str, measured: Mapping[str, float], tested: Mapping[str, int]) -> bool:
+    """Whether neither a training row of any client nor a test row has a modality, so that nobody could lack it.
+
+    A row's own question is none: VQA-RAD, whose rows are an image and a question each, has no texts.
+
+    Args:
+        name: of the modality.
+        measured: rates, as :func:`measured_rates` gives them.
+        tested: test rows by what they show; they lose nothing. Empty where that is not known.
+    """
+    return measured.get(name) == 1 and any(tested.values()) and not any(tested.get(c) for c in ("both", name))
+
+
+def said_rates(rates: Mapping[str, Mapping[str, float]], tested: Mapping[str, int] = MappingProxyType({})) -> str:
+    """Both rates of each modality as text; empty where nothing is missing or nothing was measured.
+
+    Args:
+        rates: nominal and measured, by modality.
+        tested: as for :func:`in_no_row`.
+    """
     nominal, measured = rates.get("nominal") or {}, rates.get("measured") or {}
     if not any((*nominal.values(), *measured.values())):
         return ""
-    return "; ".join(
-        f"{name} {f'{100 * nominal[name]:.1f} %' if name in nominal else 'not known'} nominal, "
-        f"{100 * measured[name]:.1f} % measured"
-        for name in MODALITIES
-        if name in measured
-    )
+    said = []
+    for name in MODALITIES:
+        if in_no_row(name, measured, tested):
+            aside = " (a question is none)" if name == "text" else ""
+            said.append(f"{name} in no training row and no evaluated test row{aside}")
+        elif name in measured:
+            level = f"{100 * nominal[name]:.1f} %" if name in nominal else "not known"
+            said.append(f"{name} {level} nominal, {100 * measured[name]:.1f} % measured")
+    return "; ".join(said)

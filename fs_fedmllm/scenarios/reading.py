@@ -47,7 +47,7 @@ def read_dataset(config: Config, findings: Findings | None = None, *, by_client:
 
 
 def named_groups(config: Config, *further: Mapping[str, Any]) -> list[str]:
-    """Keys of rows that are called groups, of the own and of further data, and what the scenario keeps together.
+    """Keys of rows that are called groups, of the own and of further data, and what scenario or split keep together.
 
     Args:
         config: of the run.
@@ -57,7 +57,7 @@ def named_groups(config: Config, *further: Mapping[str, Any]) -> list[str]:
     named = [key for keys in given if isinstance(keys, list | tuple) for key in keys]
     together = config.scenario_args.get("keep_together")
     # A hospital whose rows are tested on too is no leak: who a client is, is no group to keep apart.
-    return list(dict.fromkeys([*named, *([together] if together else [])]))
+    return list(dict.fromkeys([*named, *([together] if together else []), *config.split_together]))
 
 
 def template_of(config: Config, dataset: Dataset) -> str:

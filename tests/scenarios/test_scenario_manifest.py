@@ -128,6 +128,17 @@ def test_rates_are_said_where_something_is_missing():
     assert said_rates({"nominal": {}, "measured": {"image": 0.25, "text": 0.0}}).startswith("image not known nominal")
 
 
+def test_a_modality_that_no_row_has_is_not_missing():
+    """VQA-RAD: an image and a question in each row, and no text that anybody could lack."""
+    rates = {"nominal": {"image": 0.5, "text": 0.5}, "measured": {"image": 0.49, "text": 1.0}}
+    assert said_rates(rates, {"image": 451}) == (
+        "image 50.0 % nominal, 49.0 % measured; text in no training row and no evaluated test row (a question is none)"
+    )
+    # Clients without texts beside test rows that have them lack texts; and where nobody knows, the number is said.
+    for tested in ({"image": 450, "both": 1}, {"text": 3}, {}):
+        assert "text 50.0 % nominal, 100.0 % measured" in said_rates(rates, tested)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": "", "clients": {"1": {"rows": []}}}'])
 def test_a_broken_file_is_named(tmp_path, text):
     (tmp_path / "broken.json").write_text(text)

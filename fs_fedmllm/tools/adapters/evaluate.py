@@ -52,8 +52,8 @@ def evaluate(
 
     Args:
         opened: the adapter.
-        config: names the data set; of it ``fedmllm.template``, ``fedmllm.eval``, the profile and ``keep_together``
-            of ``data.splitter_args`` (rows that intervals resample together) are used.
+        config: names the data set; of it ``fedmllm.template``, ``fedmllm.eval``, the profile and
+            :attr:`~fs_fedmllm.config.Config.resampled_by` (rows that intervals resample together) are used.
         dataset: as read.
         split: ``test``, ``val`` or ``train``.
         prompt: ``original`` or ``augmented``; empty takes the training's.

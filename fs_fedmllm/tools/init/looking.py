@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.columns import NOTHING, is_prose, missing, pictured
+from fs_fedmllm.data.column_words import is_prose
+from fs_fedmllm.data.columns import NOTHING, missing, pictured
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.own_files import UTF8, Source, find_sources, is_read, is_table, read_source
@@ -42,6 +43,7 @@ class Column:
         longest: characters of the longest value.
         kinds: names of the values' types.
         nothing: texts that people write where there is nothing, as they are written.
+        padded: rows whose value has blanks before or after it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Column:
     longest: int = 0
     kinds: set[str] = field(default_factory=set)
     nothing: Counter[str] = field(default_factory=Counter)
+    padded: int = 0
 
     def note(self, value: Any) -> None:
         """Take one row's value into account."""
@@ -69,6 +72,7 @@ class Column:
             self.many = True
             return
         text = str(value).strip()
+        self.padded += isinstance(value, str) and value != text
         self.longest = max(self.longest, len(text))
         if text.lower() in NOTHING:
             self.nothing[text] += 1
@@ -219,36 +223,3 @@ def _rows(source: Source, findings: Findings, form: TableForm) -> Iterator[Row]:
         if not said:
             raise
         raise RowError(error.where, error.problem, f"{error.remedy} For init: {' or '.join(said)}.") from error
-
-
-def images_below(root: Path, values: Sequence[object], most: int = 200) -> str | None:
-    """The folder below the data root that image paths begin at; None if the images are nowhere there.
-
-    Args:
-        root: of the data.
-        values: of the image column.
-        most: folders that are looked into.
-    """
-    names = [value for value in values if isinstance(value, str) and "://" not in value][:8]
-    if not names:
-        return ""
-    folders = [root, *_below(root)][:most]
-    folders += [inner for folder in folders[1:] for inner in _below(folder)][: most - len(folders)]
-    for folder in folders:
-        if all(_is_file(folder / name) for name in names):
-            return "" if folder == root else folder.relative_to(root).as_posix()
-    return None
-
-
-def _below(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:  # not for us
-        return []
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.tools.init.looking import Look
-from fs_fedmllm.tools.init.proposing import Proposal
+from fs_fedmllm.tools.init.proposal import Proposal
 
 #: Fields of a row that ``columns`` maps, in the order to write them.
 _FIELDS = ("image", "text", "question", "label", "answer", "id")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fs_fedmllm.evaluation.views import VIEWS
 from fs_fedmllm.runs.decisions import spans
-from fs_fedmllm.scenarios.rates import MODALITIES
+from fs_fedmllm.scenarios.rates import MODALITIES, in_no_row
 from fs_fedmllm.tools.report.cells import MINUS
 from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
@@ -33,10 +33,18 @@ def missing_rates(sheet: Sheet) -> list[Grid]:
             nominal = next(iter(splits.values()))["nominal"].get(name)
             measured = [rates["measured"][name] for rates in splits.values() if name in rates["measured"]]
             cells.append(Cell("not known" if nominal is None else f"{100 * nominal:.1f} %"))
-            cells.append(Cell(f"{100 * sum(measured) / len(measured):.1f} %" if measured else "–"))
+            if all(in_no_row(name, run.results["missing_rates"]["measured"], _tested(run)) for _, run in own):
+                cells.append(Cell("in no row"))
+            else:
+                cells.append(Cell(f"{100 * sum(measured) / len(measured):.1f} %" if measured else "–"))
         body.append((sheet.title(common) or "all runs", cells))
     head = [f"{name}, {kind}" for name in MODALITIES for kind in ("nominal", "measured")]
     return [Grid("Missing modalities, nominal and measured", head, body)] if body else []
+
+
+def _tested(run: Run) -> dict[str, int]:
+    """Test rows by what they show."""
+    return dict((run.results.get("test_rows") or {}).get("presence") or {})
 
 
 def views_of(sheet: Sheet) -> list[Grid]:
