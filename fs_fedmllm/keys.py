@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import math
+import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,3 +81,30 @@ def key(
 def section(cls: Any, *, owner: str = "", numbers: bool | None = None) -> Any:
     """A section of the configuration; what is said here holds for its keys unless they say otherwise."""
     return field(default_factory=cls, metadata={"owner": owner, "numbers": numbers})
+
+
+def key_name(field_name: str) -> str:
+    """The key that a field stands for: a word of Python's own is a field with an underscore behind it, as ``async_``.
+
+    Args:
+        field_name: of a section's dataclass.
+    """
+    return field_name.removesuffix("_")
+
+
+def field_of(name: str) -> str:
+    """The field that a key stands in; see :func:`key_name`.
+
+    Args:
+        name: last part of a dotted key.
+    """
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def key_types(cls: Any) -> dict[str, Any]:
+    """The keys of a section with their types.
+
+    Args:
+        cls: its dataclass.
+    """
+    return {key_name(name): kind for name, kind in typing.get_type_hints(cls).items()}

@@ -64,6 +64,16 @@ def check_client(client: int, weight: float, last: int) -> None:
         raise UpdateError(f"Client {client} reports {weight} rows; its update cannot be weighted.")
 
 
+def delta_to(params: State, update: Mapping[str, torch.Tensor]) -> State:
+    """What a client changed, name -> float32 difference.
+
+    Args:
+        params: the adapter that it was sent.
+        update: its parameters, any floating dtype.
+    """
+    return {n: tensor.detach().to(device="cpu", dtype=torch.float32) - params[n] for n, tensor in update.items()}
+
+
 class RunningMean:
     """Accumulates ``weight * (client - global)``; memory is one adapter whatever the number of clients."""
 
@@ -93,13 +103,7 @@ class RunningMean:
         """
         check_client(client, weight, self._last)
         self._last = client
-        self.add_delta(
-            weight,
-            {
-                name: tensor.detach().to(device="cpu", dtype=torch.float32) - self._params[name]
-                for name, tensor in update.items()
-            },
-        )
+        self.add_delta(weight, delta_to(self._params, update))
 
     def add_delta(self, weight: float, deltas: State) -> None:
         """Add a difference that is known already; the tensors become the sum's own.

@@ -51,6 +51,8 @@ def _run(args: argparse.Namespace) -> int:
             "federate.mode must be standalone: each site of a run across machines is started by itself, with "
             "fs-fedmllm server and fs-fedmllm client."
         )
+    if engine == "federatedscope" and (fault := schema.host_fault(config)):
+        raise ConfigError(f"{path}: {fault}")
     if args.dry_run:
         return _dry_run(args, config, path.stem, engine)
     if engine == "federatedscope":

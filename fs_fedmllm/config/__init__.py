@@ -6,6 +6,7 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 """
 
 from fs_fedmllm.config.aggregation import AggregationConfig
+from fs_fedmllm.config.asynchronous import AsyncConfig, host_fault
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
@@ -63,6 +64,7 @@ __all__ = [
     "SPLITS",
     "SPLITTERS",
     "AggregationConfig",
+    "AsyncConfig",
     "CacheConfig",
     "CompressionConfig",
     "Config",
@@ -98,6 +100,7 @@ __all__ = [
     "divide",
     "from_mapping",
     "given_mapping",
+    "host_fault",
     "host_mapping",
     "key_facts",
     "known_keys",

@@ -13,6 +13,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms import REGULARIZERS
 from fs_fedmllm.config.aggregation import aggregation_faults
+from fs_fedmllm.config.asynchronous import async_faults
 from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.config.compression import compression_faults
 from fs_fedmllm.config.hub import hub_faults
@@ -26,7 +27,7 @@ from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
 from fs_fedmllm.config.test_sets import test_set_faults
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.keys import ANY, Range
+from fs_fedmllm.keys import ANY, Range, key_name
 
 
 def check(config: Config, where: str = "configuration") -> None:
@@ -61,6 +62,7 @@ def faults(config: Config) -> Iterator[str]:
     yield from compression_faults(config)
     if not config.counts_clients:
         yield from aggregation_faults(config)
+        yield from async_faults(config)
     yield from test_set_faults(config)
     yield from _evaluation_faults(config)
 
@@ -284,6 +286,6 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range]]
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            yield from numbers(value, f"{prefix}{f.name}.")
+            yield from numbers(value, f"{prefix}{key_name(f.name)}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{f.name}", value, f.metadata.get("valid", ANY)
+            yield f"{prefix}{key_name(f.name)}", value, f.metadata.get("valid", ANY)

@@ -167,8 +167,8 @@ TABLE: dict[str, HostKey] = {
     ),
     "fedswa": _refused("set fedmllm.average_last: the mean of the last rounds' adapters, beside the run's own."),
     "asyn": _refused(
-        "but rounds are synchronous. Remove it; across machines, fedmllm.network.turn_timeout and min_clients end a "
-        "round without the slow ones."
+        "which is for FederatedScope's own server. Remove it; in simulation set fedmllm.async.buffer, and across "
+        "machines fedmllm.network.turn_timeout and min_clients end a round without the slow ones."
     ),
     "quantization": _refused("set fedmllm.compression.upload and download instead."),
     "vertical": _refused("but clients hold rows, and not columns of the same rows. Remove it."),

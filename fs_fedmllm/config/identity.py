@@ -17,6 +17,7 @@ from typing import Any
 
 from fs_fedmllm.config.reading import to_mapping
 from fs_fedmllm.config.schema import Config
+from fs_fedmllm.keys import key_name
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def key_facts() -> dict[str, KeyFacts]:
             aside = tuple(f.metadata.get("aside") or ())
             facts = KeyFacts(owner, above.numbers if numbers is None else numbers, aside)
             if dataclasses.is_dataclass(hints[f.name]):
-                walk(hints[f.name], f"{prefix}{f.name}.", facts)
+                walk(hints[f.name], f"{prefix}{key_name(f.name)}.", facts)
             else:
-                found[f"{prefix}{f.name}"] = facts
+                found[f"{prefix}{key_name(f.name)}"] = facts
 
     walk(Config, "", KeyFacts())
     return found

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,12 @@ from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
 from fs_fedmllm.files.untrusted import WRITTEN, read_regular
+from fs_fedmllm.keys import field_of, key_name, key_types
 
 
 def _all_keys(cls: Any, prefix: str = "") -> list[str]:
     keys: list[str] = []
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, kind in key_types(cls).items():
         path = f"{prefix}{name}"
         keys += _all_keys(kind, path + ".") if dataclasses.is_dataclass(kind) else [path]
     return keys
@@ -130,7 +130,7 @@ def divide(raw: Mapping[str, Any], where: str, host: bool = False) -> tuple[dict
     foreign: dict[str, Any] = {}
 
     def walk(cls: Any, part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        hints = typing.get_type_hints(cls)
+        hints = key_types(cls)
         ours: dict[str, Any] = {}
         for name, value in part.items():
             full = f"{prefix}{name}"
@@ -155,7 +155,7 @@ def divide(raw: Mapping[str, Any], where: str, host: bool = False) -> tuple[dict
 def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: {path} must be a mapping of keys to values, got {raw!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = key_types(cls)
     values: dict[str, Any] = {}
     for name, value in raw.items():
         full = f"{path}.{name}" if path else str(name)
@@ -163,9 +163,9 @@ def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
             raise ConfigError(f"{where}: {unknown_key(full)}")
         kind = hints[name]
         if dataclasses.is_dataclass(kind):
-            values[name] = _build(kind, value if value is not None else {}, where, full)
+            values[field_of(name)] = _build(kind, value if value is not None else {}, where, full)
             continue
-        metadata = next(f.metadata for f in dataclasses.fields(cls) if f.name == name)
+        metadata = next(f.metadata for f in dataclasses.fields(cls) if f.name == field_of(name))
         choices = metadata.get("choices", ())
         if value is False and kind is str and "off" in choices:  # YAML reads the bare word so
             value = "off"
@@ -175,7 +175,7 @@ def _build(cls: Any, raw: Any, where: str, path: str = "") -> Any:
             raise ConfigError(
                 f"{where}: {full} is {value!r}, which is not one of {', '.join(choices)}{nearest(value, choices)}"
             )
-        values[name] = value
+        values[field_of(name)] = value
     return cls(**values)
 
 
@@ -358,4 +358,4 @@ def host_mapping(config: Config, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """The configuration as a nested mapping of plain values, defaults included."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config, dict_factory=lambda fields: {key_name(name): value for name, value in fields})

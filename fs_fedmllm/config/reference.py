@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from fs_fedmllm.config.schema import Config
-from fs_fedmllm.keys import ANY
+from fs_fedmllm.keys import ANY, key_name, key_types
 
 
 def describe() -> list[tuple[str, str, str, str]]:
@@ -20,7 +20,7 @@ def describe() -> list[tuple[str, str, str, str]]:
         for f in dataclasses.fields(cls):
             kind = hints[f.name]
             if dataclasses.is_dataclass(kind):
-                walk(kind, f"{prefix}{f.name}.")
+                walk(kind, f"{prefix}{key_name(f.name)}.")
                 continue
             made: Any = f.default_factory
             default = made() if f.default is dataclasses.MISSING else f.default
@@ -32,7 +32,7 @@ def describe() -> list[tuple[str, str, str, str]]:
             if f.metadata["unit"]:
                 doc += f" ({f.metadata['unit']})"
             name = kind.__name__ if not isinstance(kind, types.GenericAlias) else str(kind)
-            rows.append((f"{prefix}{f.name}", name, repr(default), doc))
+            rows.append((f"{prefix}{key_name(f.name)}", name, repr(default), doc))
 
     walk(Config, "")
     return rows
@@ -47,12 +47,10 @@ def choices_of(name: str) -> list[str]:
     cls: Any = Config
     *sections, last = name.split(".")
     for section in sections:
-        cls = typing.get_type_hints(cls).get(section)
+        cls = key_types(cls).get(section)
         if not dataclasses.is_dataclass(cls):
             return []
-    found = next((f for f in dataclasses.fields(cls) if f.name == last), None)
+    found = next((f for f in dataclasses.fields(cls) if key_name(f.name) == last), None)
     if found is None:
         return []
-    return list(
-        found.metadata.get("choices") or (("True", "False") if typing.get_type_hints(cls)[last] is bool else ())
-    )
+    return list(found.metadata.get("choices") or (("True", "False") if key_types(cls)[last] is bool else ()))

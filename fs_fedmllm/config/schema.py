@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm import algorithms
 from fs_fedmllm.config.aggregation import AggregationConfig
+from fs_fedmllm.config.asynchronous import AsyncConfig
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
@@ -332,6 +333,7 @@ class _FedMLLMConfig:
         valid=NOT_NEGATIVE,
     )
     stand_ins: StandInsConfig = section(StandInsConfig)
+    async_: AsyncConfig = section(AsyncConfig, owner="server")
     regularizer: RegularizerConfig = section(RegularizerConfig)
     train: LocalConfig = section(LocalConfig)
     server: ServerConfig = section(ServerConfig, owner="server")
@@ -416,8 +418,10 @@ class Config:
 
     @property
     def updates_per_round(self) -> int:
-        """Client updates in a round: the centralised baseline's rows are all with one client."""
-        return 1 if self.method.pooled else self.sampled_clients
+        """Client updates in a round: the buffer's, where there is one; the centralised baseline has one client."""
+        if self.method.pooled:
+            return 1
+        return self.fedmllm.async_.buffer or self.sampled_clients
 
     @property
     def scenario_args(self) -> dict[str, Any]:

@@ -42,11 +42,32 @@ def round_clients(
         return list(range(1, total + 1))
     if config.switches["client_sampling"] == "round_seed":
         return sorted(k + 1 for k in random.Random(round_index).sample(range(total), config.sampled_clients))
+    return draw_clients(config, round_index, range(1, total + 1), config.sampled_clients, presence)
+
+
+def draw_clients(
+    config: Config,
+    round_index: int,
+    candidates: Sequence[int],
+    size: int,
+    presence: Presence | None = None,
+    turn: int = 0,
+) -> list[int]:
+    """Some of the clients that could be sent the adapter, ascending.
+
+    Args:
+        config: the run's configuration.
+        round_index: from 0.
+        candidates: ascending ids.
+        size: how many are drawn; at most all.
+        presence: what every client's rows show; read by ``fedmllm.sampler: modality``.
+        turn: which draw of the round it is, from 0; synchronous rounds have one.
+    """
     if config.fedmllm.sampler == "modality" and presence and tells_apart(presence):
-        rng = update_generator(config.seed, STREAM_MODALITIES, round_index, 0)
-        return modality_draw(presence, config.sampled_clients, round_index, rng)
-    rng = update_generator(config.seed, STREAM_SAMPLING, round_index, 0)
-    return sorted(int(k) + 1 for k in rng.choice(total, size=config.sampled_clients, replace=False))
+        rng = update_generator(config.seed, STREAM_MODALITIES, round_index, turn)
+        return modality_draw({client: presence[client] for client in candidates}, size, round_index, rng)
+    rng = update_generator(config.seed, STREAM_SAMPLING, round_index, turn)
+    return sorted(candidates[int(k)] for k in rng.choice(len(candidates), size=size, replace=False))
 
 
 def update_batches(config: Config, client: int, round_index: int, rows: int) -> list[list[int]]:

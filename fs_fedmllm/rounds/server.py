@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 
 from fs_fedmllm.aggregators import Aggregator, build_aggregator, check_update, federated_names
+from fs_fedmllm.aggregators.mean import RunningMean, check_client, delta_to
 from fs_fedmllm.aggregators.modality_weights import Presence
 from fs_fedmllm.aggregators.norm_bound import bound_beside, bound_update
 from fs_fedmllm.algorithms import METHODS, ServerOptimizer, State, parameters_of
@@ -134,9 +135,28 @@ class ServerSide:
         else:
             state = self._checked(update, current.received, whole=current.aggregator.whole)
             current.aggregator.add(update.client, self.weight(update.rows), state)
-        current.taken.append(update.client)
-        if update.client_state:
-            current.client_states[update.client] = update.client_state
+        self._note(current, update)
+
+    def take_buffered(self, current: Round, update: ClientUpdate, received: State, scale: float) -> None:
+        """Check an update that may be of an earlier version, and add it to the round.
+
+        Args:
+            current: the round.
+            update: the client's.
+            received: the adapter that the client was sent, float32.
+            scale: what its difference is multiplied by, see :mod:`fs_fedmllm.rounds.in_flight`.
+
+        Raises:
+            UpdateError: the update is refused; the round is as before.
+        """
+        assert isinstance(current.aggregator, RunningMean)  # the configuration asks for the plain mean
+        state, weight = self._checked(update, received, whole=False), self.weight(update.rows)
+        check_client(update.client, weight, 0)
+        delta = delta_to(received, state)
+        if scale != 1:
+            delta = {name: tensor * scale for name, tensor in delta.items()}
+        current.aggregator.add_delta(weight, delta)
+        self._note(current, update)
 
     def step(
         self, current: Round, params: State, server_state: State, release: Callable[[State], State] | None = None
@@ -199,6 +219,12 @@ class ServerSide:
         chosen = self.aggregation.client_weights
         weighting = self.optimizer.weighting if chosen == "default" else chosen
         return 1.0 if weighting == "uniform" else float(rows)
+
+    @staticmethod
+    def _note(current: Round, update: ClientUpdate) -> None:
+        current.taken.append(update.client)
+        if update.client_state:
+            current.client_states[update.client] = update.client_state
 
     def _expected(self, params: State) -> State:
         return params if self.optimizer is None else self.optimizer.expected(params)

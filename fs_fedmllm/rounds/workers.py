@@ -42,6 +42,9 @@ from fs_fedmllm.rounds.federation import Federation
 
 logger = logging.getLogger(__name__)
 
+#: The arguments of ``ClientSide.attempt``: a client, the round, what the server sent, and what the client kept.
+Asked = tuple[int, int, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
+
 
 def useful_workers(federation: Federation) -> int:
     """Processes that help: 0 unless updates run on one CPU thread each and there are cores to spare.
@@ -255,19 +258,28 @@ class WorkerPool:
         Yields:
             Each client's update, or why there is none.
         """
+        return self.compute([(c, round_index, message, client_states.get(c, NOTHING)) for c in clients])
 
-        def own(client: int) -> ClientUpdate | FailedUpdate:
-            return self._federation.clients.attempt(client, round_index, message, client_states.get(client, NOTHING))
+    def compute(self, asked: Sequence[Asked]) -> Iterator[ClientUpdate | FailedUpdate]:
+        """Updates of which each may be of another round, in their order; at most one of each worker is in memory.
 
-        sent = _pack(message) if self._pipes else b""
+        Args:
+            asked: one entry for each update.
+
+        Yields:
+            Each update, or why there is none.
+        """
+        sent: tuple[Mapping[str, torch.Tensor] | None, bytes] = (None, b"")
         width = len(self._pipes) + (self._helps or not self._pipes)
-        for start in range(0, len(clients), width):
-            batch = clients[start : start + width]
-            for pipe, client in zip(self._pipes, batch, strict=False):
+        for start in range(0, len(asked), width):
+            batch = asked[start : start + width]
+            for pipe, (client, round_index, message, kept) in zip(self._pipes, batch, strict=False):
+                if sent[0] is not message:
+                    sent = message, _pack(message)
                 with _told(client, round_index):
-                    pipe.send((client, round_index, sent, _pack(client_states.get(client, NOTHING))))
-            ours = [own(client) for client in batch[len(self._pipes) :]]
-            for pipe, client in zip(self._pipes, batch, strict=False):
+                    pipe.send((client, round_index, sent[1], _pack(kept)))
+            ours = [self._federation.clients.attempt(*own) for own in batch[len(self._pipes) :]]
+            for pipe, (client, round_index, _, _) in zip(self._pipes, batch, strict=False):
                 with _told(client, round_index):
                     answer = pipe.recv()
                 yield _result(client, *answer)

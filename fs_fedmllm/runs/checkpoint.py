@@ -43,6 +43,8 @@ class RunState:
         clients: what each client keeps between its updates (``ClientUpdate.client_state``); absent ids keep nothing.
         recent: the adapters of the last ``fedmllm.average_last`` rounds, oldest first.
         stored: what of ``clients`` is in the checkpoint's folder: client id -> the state and its file.
+        versions: what was sent in earlier rounds to clients that are still training, by round; asynchronous runs only.
+        stored_versions: files of ``versions`` in the checkpoint's folder, by round.
     """
 
     round: int
@@ -54,6 +56,8 @@ class RunState:
     clients: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     recent: list[dict[str, torch.Tensor]] = field(default_factory=list)
     stored: dict[int, tuple[dict[str, torch.Tensor], dict[str, str]]] = field(default_factory=dict)
+    versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    stored_versions: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
@@ -92,6 +96,11 @@ def save_checkpoint(folder: Path, state: RunState, digest: str, belongs: Mapping
         if client not in state.stored or state.stored[client][0] is not kept:
             file = folder / f"client-{client}-round-{state.round}.safetensors"
             state.stored[client] = (kept, _write(file, {name: tensor.clone() for name, tensor in kept.items()}))
+    # What a round sent never changes, so that each is written once, for as long as a client in flight needs it.
+    state.stored_versions = {
+        index: state.stored_versions.get(index) or _write(folder / f"sent-round-{index}.safetensors", sent)
+        for index, sent in sorted(state.versions.items())
+    }
     header = {
         "version": VERSION,
         "round": state.round,
@@ -102,8 +111,14 @@ def save_checkpoint(folder: Path, state: RunState, digest: str, belongs: Mapping
         "figures": state.figures,
         "lines": state.lines,
     }
+    if state.versions:
+        header["versions"] = {str(index): entry for index, entry in state.stored_versions.items()}
     write_atomically(folder / HEAD, sealed(header), private=True)
-    _keep_only(folder, {entry["file"], *(stored["file"] for _, stored in state.stored.values())})
+    _keep_only(folder, {e["file"] for e in (entry, *_entries(state.stored), *state.stored_versions.values())})
+
+
+def _entries(stored: Mapping[int, tuple[dict[str, torch.Tensor], dict[str, str]]]) -> list[dict[str, str]]:
+    return [entry for _, entry in stored.values()]
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:
@@ -114,7 +129,8 @@ def _keep_only(folder: Path, names: set[str]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [*folder.glob("round-*.safetensors"), *folder.glob("client-*-round-*.safetensors")]
+    kinds = ("round-*.safetensors", "client-*-round-*.safetensors", "sent-round-*.safetensors")
+    return [file for kind in kinds for file in folder.glob(kind)]
 
 
 def read_head(folder: Path, digest: str, belongs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -191,7 +207,9 @@ def load_checkpoint(folder: Path, digest: str, belongs: Mapping[str, Any] | None
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
         stored = {int(client): (_read(folder, entry), entry) for client, entry in header["clients"].items()}
-        _keep_only(folder, {header["tensors"]["file"], *(entry["file"] for _, entry in stored.values())})
+        sent = {int(index): dict(entry) for index, entry in header.get("versions", {}).items()}
+        versions = {index: _read(folder, entry) for index, entry in sent.items()}
+        _keep_only(folder, {e["file"] for e in (header["tensors"], *_entries(stored), *sent.values())})
         return RunState(
             round=header["round"],
             params=parts["params"],
@@ -202,6 +220,8 @@ def load_checkpoint(folder: Path, digest: str, belongs: Mapping[str, Any] | None
             recent=_numbered(parts["recent"]),
             clients={client: kept for client, (kept, _) in stored.items()},
             stored=stored,
+            versions=versions,
+            stored_versions=sent,
         )
 
 

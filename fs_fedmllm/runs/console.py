@@ -12,6 +12,7 @@ from fs_fedmllm.privacy.accountant import hollow
 from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.runs.decisions import said_decisions
 from fs_fedmllm.runs.progress import said_figures
+from fs_fedmllm.runs.virtual_time import said_buffered
 from fs_fedmllm.scenarios.rates import said_rates
 
 
@@ -118,6 +119,8 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines[-2:-2] = said_views(results["views"]).splitlines()
     for line in said_decisions(results.get("stand_ins") or []):
         lines.insert(-2, line)
+    if found := results.get("async"):
+        lines.insert(-2, said_buffered(found))
     if told := test_rows_line(results.get("test_rows") or {}):
         lines.insert(-2, told)
     if missing := said_rates(

@@ -101,6 +101,8 @@ class _DryRun:
     def _configuration(self) -> str:
         config = self.config
         clients = f"{config.updates_per_round} of {config.federate.client_num} clients a round, "
+        if config.fedmllm.async_.buffer:
+            clients = f"a step for {config.updates_per_round} updates, {config.sampled_clients} clients at once, "
         return (
             f"{config.federate.method}, {config.data.splitter}, {'' if config.counts_clients else clients}"
             f"{config.federate.total_round_num} rounds, profile {config.fedmllm.profile}, seed {config.seed}"

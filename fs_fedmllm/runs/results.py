@@ -20,6 +20,7 @@ from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
+from fs_fedmllm.runs.virtual_time import buffered_figures
 from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.version import VERSION
@@ -86,6 +87,8 @@ def results_so_far(
         results["client_settings"] = dict(ours.clients)
     if "stand_ins" in figures:
         results["stand_ins"] = figures["stand_ins"]
+    if "async" in figures:
+        results["async"] = buffered_figures(figures["async"], config)
     privacy: dict[str, Any] = {}
     if dp:
         privacy["differential_privacy"] = dp.report()

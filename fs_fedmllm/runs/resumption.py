@@ -13,6 +13,7 @@ from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config, config_digest
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.runs.belongings import belongings
+from fs_fedmllm.runs.buffered import check_buffered
 from fs_fedmllm.runs.checkpoint import RunState, read_head
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -86,6 +87,7 @@ def check_fit(folder: Path, saved: RunState, config: Config, params: State, serv
             raise ValueError("test_sets has figures of other test sets")
         if len(saved.figures["participants"]) != saved.round:
             raise ValueError(f"participants has {len(saved.figures['participants'])} rounds, round is {saved.round}")
+        check_buffered(saved, config, params)
     except ValueError as error:
         raise ConfigError(
             f"The checkpoint in {folder} does not fit this run ({error}); remove that folder."

@@ -46,9 +46,11 @@ from fs_fedmllm.rounds.server import Round
 from fs_fedmllm.rounds.stand_in_guard import allowed_by, decided
 from fs_fedmllm.rounds.stand_ins import telling
 from fs_fedmllm.rounds.wire import wire_bytes
+from fs_fedmllm.rounds.workers import Asked
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.best import write_adapters
 from fs_fedmllm.runs.best_round import best_of, is_better
+from fs_fedmllm.runs.buffered import BufferedRounds
 from fs_fedmllm.runs.checkpoint import remove_checkpoint, save_checkpoint
 from fs_fedmllm.runs.clock import RunClock
 from fs_fedmllm.runs.last_rounds import average_last, kept_rounds
@@ -76,6 +78,7 @@ class Session:
         state: what the run carries from round to round.
         round: the round that is under way.
         dp: the run's differential privacy.
+        buffered: the run's asynchronous rounds; None where a round waits for its clients.
         last_figures: of the last evaluation in this process.
     """
 
@@ -104,6 +107,7 @@ class Session:
         self._test_sets = TestSetScores(federation, folder, self.state)
         if seconds := self.state.figures.get("seconds"):
             self._clock.resume(seconds)
+        self.buffered = BufferedRounds(federation, self.state) if config.fedmllm.async_.buffer else None
         self.dp: CentralPrivacy | None = None
         if (dp := config.fedmllm.privacy.dp).enabled:
             done, clients = self.state.round, config.federate.client_num
@@ -125,13 +129,30 @@ class Session:
         """Open the next round: its clients, and what they are sent."""
         self._uploaded = 0
         self._clock.begin_round()
-        # Not a function of the seed under differential privacy: see privacy.sampling.
-        clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
+        if self.buffered is not None:
+            clients = self.buffered.begin(self.state.round)
+        else:
+            # Not a function of the seed under differential privacy: see privacy.sampling.
+            clients = self.dp.draw_clients() if self.dp else self.federation.sample_clients(self.state.round)
         earlier = self.state.figures.get("stand_ins", [])
         if decisions := decided(self.federation, self.state.round, self.state.params, earlier):
             self.state.figures["stand_ins"] = decisions
         self.round = self._open(self.state.round, clients)
+        if self.buffered is not None:
+            self.buffered.keep(self.round)
         return self.round
+
+    def next_updates(self) -> list[Asked]:
+        """What is to be computed and taken next in an asynchronous round; empty when the buffer is full.
+
+        It is asked again when all of it was taken: an update that is refused leaves its place to another.
+        """
+        assert self.buffered is not None and self.round is not None
+        asked = self.buffered.asked(self.round, self.config.fedmllm.async_.buffer - len(self.round.taken))
+        for client, reason in self.buffered.newly_dropped():
+            self._uploaded += wire_bytes(self._server.upload_like(self.round.received))  # it came, and was dropped
+            self._refuse(client, reason)
+        return asked
 
     def _open(self, index: int, clients: Sequence[int]) -> Round:
         return self._server.begin(index, clients, self.state.params, self.state.server, self._told)
@@ -166,6 +187,8 @@ class Session:
         # The task loss, the regulariser and the gradient norm (Figures 13 and 14).
         figures = {"loss": log.loss, "penalty": log.penalty, "grad_norm": log.grad_norm}
         figures |= {"steps": log.steps, "rows": log.rows}
+        if self.buffered is not None:
+            figures["staleness"] = self.buffered.staleness(update.client)
         # Under secure aggregation between sites, a client keeps the figures of its own data.
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._clock.trained(log.seconds)
@@ -176,7 +199,10 @@ class Session:
             return True
         self._uploaded += wire_bytes(update.state)
         try:
-            self._server.take(self.round, update)
+            if self.buffered is None:
+                self._server.take(self.round, update)
+            else:
+                self._server.take_buffered(self.round, update, *self.buffered.origin(update.client))
         except UpdateError as error:
             self._refuse(update.client, str(error))
             return False
@@ -203,7 +229,8 @@ class Session:
             raise UpdateError(
                 f"Round {state.round}: {error} {names} The last good adapter is in {self.folder.path}/adapter."
             ) from error
-        clients = len(current.clients) if clients is None else clients
+        told = self.buffered.end(current) if self.buffered is not None else {}
+        clients = told.get("sent", len(current.clients)) if clients is None else clients
         moved = clients * wire_bytes(current.message) + self._uploaded if sent is None else sent
         for client, reason in current.aggregator.refused.items():
             current.client_states.pop(client, None)
@@ -221,6 +248,7 @@ class Session:
             "training_seconds": training,
             "bytes_sent": moved,
             **current.aggregator.figures,
+            **{name: value for name, value in told.items() if name != "sent"},
             **({"epsilon": self.dp.epsilon()} if self.dp else {}),
         }
         self._record("round", state.round, figures)

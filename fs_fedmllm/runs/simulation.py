@@ -77,6 +77,12 @@ def _run_rounds(session: Session) -> None:
 
 def _run_round(session: Session, pool: WorkerPool) -> None:
     current = session.begin_round()
+    if session.buffered is not None:
+        while asked := session.next_updates():
+            for update in pool.compute(asked):
+                session.take(update)
+        session.end_round()
+        return
     for update in pool.updates(current.clients, current.index, current.message, session.state.clients):
         session.take(update)
     session.end_round()

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.config.asynchronous import host_fault
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves, put
 from fs_fedmllm.config.places import placed
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.data.registry import NAMES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope.given import given, was_given, watch_merges
+from fs_fedmllm.keys import key_name
 
 #: Prefix of the method names that only our workers answer to. A job of ours is renamed when its data is built, so
 #: that FederatedScope builds its own workers for its own names and other jobs notice nothing.
@@ -38,11 +40,11 @@ def extend_config(cfg: Any) -> None:
     def node(instance: Any) -> Any:
         made = CN()
         for field in dataclasses.fields(instance):
-            value = getattr(instance, field.name)
+            value, name = getattr(instance, field.name), key_name(field.name)
             if isinstance(value, dict):  # takes any key; FederatedScope lets no plain dictionary be merged
-                made[field.name] = CN(new_allowed=True)
+                made[name] = CN(new_allowed=True)
             else:
-                made[field.name] = node(value) if dataclasses.is_dataclass(value) else value
+                made[name] = node(value) if dataclasses.is_dataclass(value) else value
         return made
 
     cfg.fedmllm = node(schema.FedMLLMConfig())
@@ -136,6 +138,8 @@ def to_config(cfg: Any, client_cfgs: Any = None) -> schema.Config:
             "fedmllm.replay may name other numbers of clients from round to round, but FederatedScope waits for a "
             "fixed one. Run the file with --engine embedded."
         )
+    if fault := host_fault(config):
+        raise ConfigError(fault)
     return config
 
 

@@ -12,6 +12,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
+from fs_fedmllm.rounds.in_flight import planned_rounds
 from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
@@ -236,10 +237,27 @@ def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any, presence: Pr
         "round_bytes": clients * (down + up),
         "run_bytes": clients * (down + up) * rounds,
     }
+    if config.fedmllm.async_.buffer:
+        _buffered(plan, config, presence, down, up)
     if ranks:
         recorded = recorded_participants(config)
         drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded, presence)]
         plan.traffic["run_bytes"] = sum(sum(of_client[client]) for client in drawn)
+
+
+def _buffered(plan: Plan, config: Config, presence: Presence, down: int, up: int) -> None:
+    """Asynchronous rounds: their virtual clock, and what is sent and kept in them if no update is refused."""
+    rounds = list(planned_rounds(config, presence))
+    came = sum(len(planned.jobs) + planned.dropped for planned in rounds)
+    plan.traffic["run_bytes"] = sum(planned.sent for planned in rounds) * down + came * up
+    if not plan.work:  # without its rows, nothing is known of the run's work
+        return
+    plan.work["async"] = {
+        "in_flight": config.sampled_clients,
+        "virtual_seconds": rounds[-1].clock,
+        "dropped": sum(planned.dropped for planned in rounds),
+        "versions_kept": max(planned.versions for planned in rounds),
+    }
 
 
 def _optimizer_copies(config: Config) -> int:
@@ -279,6 +297,7 @@ def _disk(plan: Plan, config: Config) -> None:
     # Last and best; a checkpoint's global and best, and the server's; those of the last rounds, and their mean.
     recent = config.fedmllm.average_last
     adapters = 2 + 2 + _optimizer_copies(config) + recent + bool(recent)
+    adapters += plan.work.get("async", {}).get("versions_kept", 0)
     need = adapters * plan.traffic.get("adapter_bytes", 0)
     plan.data["output_free_bytes"] = free
     if need > free:

@@ -76,6 +76,11 @@ def table(plan: Plan) -> str:
         work = plan.work
         lines.append(("work", f"{work['rounds']} rounds of {work['clients_per_round']} clients, {work['turns']} "
                               f"turns, {work['steps']:,} steps, {work['rows_trained']:,} rows"))  # fmt: skip
+        if buffered := work.get("async"):
+            lines.append(("asynchronous", f"{buffered['in_flight']} clients at once, "
+                                          f"{buffered['virtual_seconds']:,.6g} virtual seconds, "
+                                          f"{buffered['dropped']} updates too old, "
+                                          f"{buffered['versions_kept']} earlier adapters kept at most"))  # fmt: skip
         lines.append(("evaluation", f"{work['evaluations']} times, {work['rows_scored']:,} rows in all"))
     if plan.traffic:
         lines.append(("traffic", f"{size(plan.traffic['round_bytes'])} a round, {size(plan.traffic['run_bytes'])} "

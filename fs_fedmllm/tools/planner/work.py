@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.rounds.in_flight import planned_rounds
 from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import (
@@ -112,6 +113,24 @@ def _slices(rows: Sequence[Sample]) -> list[Sample]:
     return [row for row in shown if row.presence != "neither"]
 
 
+def planned_updates(
+    config: Config, recorded: Sequence[Sequence[int]], presence: Presence
+) -> Iterator[list[tuple[int, int]]]:
+    """The updates of each round: client, and the round whose adapter it starts from.
+
+    Args:
+        config: the run's configuration.
+        recorded: the participants of each round, in a replay.
+        presence: what every client's rows show.
+    """
+    if config.fedmllm.async_.buffer:
+        for planned in planned_rounds(config, presence):
+            yield [(job.client, job.version) for job in planned.jobs]
+        return
+    for index in range(config.federate.total_round_num):
+        yield [(client, index) for client in round_clients(config, index, recorded, presence)]
+
+
 def count_work(config: Config, data: FederatedData) -> Work:
     """Count what the run will do.
 
@@ -135,9 +154,9 @@ def count_work(config: Config, data: FederatedData) -> Work:
     lengths = {client: [length(row) for row in rows] for client, rows in data.clients.items()}
     first: list[list[list[Sample]]] = []
     heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
-    for round_index in range(rounds):
-        for client in round_clients(config, round_index, recorded, presence):
-            batches = update_batches(config, client, round_index, len(data.clients[client]))
+    for updates in planned_updates(config, recorded, presence):
+        for client, version in updates:
+            batches = update_batches(config, client, version, len(data.clients[client]))
             turns += 1
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
@@ -183,7 +202,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     by_length = sorted((*val, *test), key=length)
     middle = max(0, (len(by_length) - eval_batch) // 2)
     return Work(
-        clients_per_round=len(round_clients(config, 0, recorded, presence)),
+        clients_per_round=config.fedmllm.async_.buffer or len(round_clients(config, 0, recorded, presence)),
         turns=turns,
         steps=steps,
         rows=rows,
