@@ -40,10 +40,16 @@ def test_two_runs_of_one_name_are_one_run_and_one_refusal(tmp_path, forks) -> No
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("one")] == ["one"]
 
 
+#: Stragglers, so that clients are in flight with old versions at every moment, and some come too late.
+BUFFERED = ("federate.sample_client_num", "6", "fedmllm.async.buffer", "2", "fedmllm.async.max_staleness", "3",
+            "fedmllm.async.seconds", "[1, 1, 1, 1, 2, 2, 2, 5, 5, [9, 1]]", "federate.method", "fedyogi")  # fmt: skip
+
+
 @pytest.mark.slow
-def test_kill_nine_at_random_moments_changes_nothing(tmp_path, forks) -> None:
+@pytest.mark.parametrize("kind", [("federate.method", "scaffold"), BUFFERED], ids=["scaffold", "asynchronous"])
+def test_kill_nine_at_random_moments_changes_nothing(tmp_path, forks, kind) -> None:
     """The same adapter bytes and the same lines, and nothing half-written is left."""
-    words = ("federate.total_round_num", "12", "eval.freq", "3", "federate.method", "scaffold")
+    words = ("federate.total_round_num", "12", "eval.freq", "3", *kind)
     started = time.monotonic()
     assert forks.run(command(tmp_path, "whole", *words), tmp_path, os.environ).returncode == 0
     length = time.monotonic() - started
@@ -61,8 +67,8 @@ def test_kill_nine_at_random_moments_changes_nothing(tmp_path, forks) -> None:
     done = forks.run(command(tmp_path, "killed", *words), tmp_path, os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole")]
-    for figure in ("adapter_sha256", "evaluations", "best", "participants", "bytes_sent", "refused"):
-        assert results[0][figure] == results[1][figure], figure
+    for figure in ("adapter_sha256", "evaluations", "best", "participants", "bytes_sent", "refused", "async"):
+        assert results[0].get(figure) == results[1].get(figure), figure
     assert lines(folder) == lines(tmp_path / "whole")
     assert remove_torn(folder, *(path for path in folder.iterdir() if path.is_dir())) == 0
     assert not (folder / "run.lock").exists() and not (folder / "checkpoint").exists()

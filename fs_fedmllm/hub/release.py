@@ -23,7 +23,7 @@ from fs_fedmllm.models.export import TINY_NAME
 FIGURES = (
     *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
     *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
-    *("test_rows", "test_sets", "average_last", "views", "stand_ins", "async"),
+    *("test_rows", "test_sets", "average_last", "views", "stand_ins"),
 )
 #: The same, of a further test set.
 SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best")

@@ -71,6 +71,7 @@ def measure(config: Config) -> dict[str, Any]:
     from fs_fedmllm.models.export import write_adapter
     from fs_fedmllm.rounds.client_update import ClientUpdate
     from fs_fedmllm.rounds.federation import Federation
+    from fs_fedmllm.rounds.in_flight import planned_rounds
     from fs_fedmllm.rounds.server import Round
     from fs_fedmllm.rounds.trainer import UpdatePlan
     from fs_fedmllm.runs.checkpoint import RunState, save_checkpoint
@@ -90,7 +91,13 @@ def measure(config: Config) -> dict[str, Any]:
     optimizer = federation.optimizer
     server = optimizer.init(params) if optimizer is not None else {}
     recent = [{n: t.clone() for n, t in params.items()} for _ in range(config.fedmllm.average_last)]
-    state = RunState(0, params, server, dict(params), recent=recent)
+    kept = (
+        max((r.versions for r in planned_rounds(config, work.presence)), default=0)
+        if config.fedmllm.async_.buffer
+        else 0
+    )
+    versions = {index: {n: t.clone() for n, t in params.items()} for index in range(kept)}
+    state = RunState(0, params, server, dict(params), recent=recent, versions=versions)
     encoder, some_client = federation.encoder, min(data.clients)
 
     def timed(action: Any) -> float:
