@@ -51,8 +51,8 @@ def load(
     if max_repeats < 0:
         raise ConfigError(f"flashcards: max_repeats must be 0 (keep all) or more, not {max_repeats}.")
     found = findings or Findings()
-    path = _file(root, file)
-    samples = _capped(_read(path, found), max_repeats, str(path), found)
+    path = find_file(root, file)
+    samples = _capped(read_pairs(path, found), max_repeats, str(path), found)
     parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
     for sample in samples:
         parts[_part(sample, val_share, test_share)].append(sample)
@@ -62,7 +62,8 @@ def load(
     )  # fmt: skip
 
 
-def _file(root: Path, name: str) -> Path:
+def find_file(root: Path, name: str) -> Path:
+    """The file of a folder: by its name, else the only JSON file there, else the official one."""
     if name:
         return find_or_fail(root, [name], "Correct the name of the flashcards' file.")
     others = sorted(path for path in root.iterdir() if path.suffix in (".json", ".jsonl"))
@@ -71,7 +72,8 @@ def _file(root: Path, name: str) -> Path:
     return find_or_fail(root, [OFFICIAL], _GET)
 
 
-def _read(path: Path, found: Findings) -> list[Sample]:
+def read_pairs(path: Path, found: Findings) -> list[Sample]:
+    """The questions and answers of a file, one row each, as many as it has."""
     empty = 0
 
     def make(row: Row, where: str) -> Sample | None:

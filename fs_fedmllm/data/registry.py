@@ -23,6 +23,7 @@ ADAPTERS: Mapping[str, str] = {
     "slake": "fs_fedmllm.data.slake",
     "flashcards": "fs_fedmllm.data.flashcards",
     "medical": "fs_fedmllm.data.medical",
+    "real_triage": "fs_fedmllm.data.real_triage",
     "own": "fs_fedmllm.data.own",
     "records": "fs_fedmllm.data.records",
 }

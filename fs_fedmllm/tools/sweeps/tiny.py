@@ -12,6 +12,7 @@ from fs_fedmllm.config.presets import TINY
 STAND_INS = {
     "hateful_memes": "digits_match",
     "crisismmd": "digits_triage",
+    "real_triage": "digits_triage",
     "medical": "digits_panel",
     "vqa_rad": "digits_panel",
     "slake": "digits_panel",
