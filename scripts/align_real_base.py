@@ -11,9 +11,9 @@ projector and a small LoRA on the language half, which is merged at the end. The
 least squares puts it: at the embeddings of the words that are to be named.
 
 Pictures of the part ``align`` are learnt from (``fs_fedmllm.data.radiographs``); the organ of all others is asked for
-by forced choice, and they are what the data set ``real_triage`` is made of. The same command goes on where it was
-stopped, with the same bytes in the end; ``--minutes`` stops it by itself. Exit code 0: done; 1: stopped, to be
-continued; 2: refused.
+by forced choice, and they are what the data set ``real_triage`` is made of. The same command resumes a stopped
+pass, and the result has the bytes of an uninterrupted one; ``--minutes`` stops it by itself. Exit code 0: done; 1:
+stopped, to be resumed; 2: refused.
 """
 
 from __future__ import annotations
@@ -185,13 +185,17 @@ class Projected:
         tensors = {f"{key}|": kept.given.contiguous() for key, kept in self.kept.items()}
         for key, kept in self.kept.items():
             tensors |= {f"{key}|{name}": tensor.contiguous() for name, tensor in kept.side.items()}
-        write_atomically(file, save(tensors, {"forms": json.dumps(forms)}), private=True)
+        said = {"forms": json.dumps(forms), "model": self.mllm.identity}
+        write_atomically(file, save(tensors, said), private=True)
 
     def read(self, file: Path) -> None:
-        """Take up what was written; a torn file is none."""
+        """Take up what was written; a torn file is none, and so is another model's."""
         try:
             with safe_open(file, "pt") as stream:
-                forms = json.loads(stream.metadata()["forms"])
+                said = stream.metadata()
+                if said["model"] != self.mllm.identity:
+                    return
+                forms = json.loads(said["forms"])
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return
@@ -452,10 +456,12 @@ def align(
     run = Pass(encoder, settings, work, digest.hexdigest())
     resumed = run.resume()
     projected.read(work / "features.safetensors")
-    known = len(projected.kept)
-    encoder.encode([Sample(p.digest, p.path, None, p.organ, question=ORGAN) for p in pictures])
-    if len(projected.kept) > known:
-        projected.write(work / "features.safetensors")
+    for place in range(0, len(pictures), 32):
+        known = len(projected.kept)
+        asked = pictures[place : place + 32]
+        encoder.encode([Sample(p.digest, p.path, None, p.organ, question=ORGAN) for p in asked])
+        if len(projected.kept) > known:
+            projected.write(work / "features.safetensors")
     # Every n-th of each organ, so that what is watched is as even as what there is.
     by_organ = sorted(unseen, key=lambda picture: (picture.organ, picture.digest))
     watch = by_organ[:: max(1, len(by_organ) // watched)]
@@ -484,7 +490,8 @@ def align(
             run.keep()
             if run.step < settings.steps and time.monotonic() - started > 60 * minutes:
                 print(
-                    f"stopped after {run.step} of {settings.steps} steps; the same command goes on.", file=sys.stderr
+                    f"stopped after {run.step} of {settings.steps} steps; the same command resumes it.",
+                    file=sys.stderr,
                 )
                 return False
     right = named(encoder, unseen)
