@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method, Regularizer
 from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
+from fs_fedmllm.config.aggregation import RULES
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
 from fs_fedmllm.config.places import placed
 from fs_fedmllm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fs_fedmllm.aggregators import Aggregator
     from fs_fedmllm.data.sample import Dataset, Sample
     from fs_fedmllm.evaluation.predictions import Prediction
     from fs_fedmllm.evaluation.row_metrics import RowMetric
@@ -238,6 +240,20 @@ def register_regularizer(regularizer: type[Regularizer]) -> type[Regularizer]:
     return regularizer
 
 
+def register_aggregator(name: str, rule: Callable[..., Aggregator]) -> None:
+    """Make an aggregator known as a value of ``fedmllm.aggregation.rule``, in this process.
+
+    Args:
+        name: the value.
+        rule: ``rule(params, section)``, made anew for every round from the global adapter and ``fedmllm.aggregation``;
+            ``rule(params, section, parameters)`` where it has the attributes ``section`` and ``parameters``.
+
+    Raises:
+        ConfigError: the name is one of this package's.
+    """
+    RULES.register(name, rule)
+
+
 def register_dataset(name: str, load: Callable[..., Dataset]) -> None:
     """Make a data set known as a value of ``data.type``, in this process.
 
@@ -300,6 +316,7 @@ __all__ = [
     "Result",
     "load_adapter",
     "load_config",
+    "register_aggregator",
     "register_algorithm",
     "register_dataset",
     "register_family",

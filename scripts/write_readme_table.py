@@ -4,7 +4,7 @@
     python scripts/write_readme_table.py RUN_FOLDER    # of a finished run of that configuration as it ships
 
 What differs on every machine (seconds, the adapter's digest, the run folder's name) is left out; the sentence under
-the table says on what kind of machine the figures were made, since other kernels round otherwise.
+the table says on what kind of machine the figures were made, since other kernels round differently.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def block(results: dict[str, Any], machine: str) -> str:
     return (
         f"{FIRST}\n```\n" + "\n".join(shown) + "\n```\n\n"
         f"Figures of one machine: {machine}.\n"
-        "Bytes are the same everywhere; on another kind of processor sums round otherwise, so there the accuracies\n"
-        f"are others, and so is the adapter's sha256.\n{LAST}"
+        "The bytes sent are the same everywhere. Another kind of processor rounds sums differently, so accuracies\n"
+        f"and the adapter's sha256 differ there.\n{LAST}"
     )
 
 

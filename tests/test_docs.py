@@ -40,7 +40,7 @@ def module(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> types.Mod
 
 def extension(index: int, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     found = blocks("docs/extending.md")
-    assert len(found) == 5
+    assert len(found) == 7
     assert all(len(block.splitlines()) <= 45 for block in found)
     return module(name, found[index], monkeypatch)
 
@@ -100,11 +100,66 @@ def test_the_server_optimizer_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> N
     assert new["w"].item() == 0.5
 
 
+def test_the_regularizer_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from fs_fedmllm import ClientContext
+
+    made = extension(2, "regularizer_of_the_guide", monkeypatch)
+    context = ClientContext(client=1, names=("w",), device=torch.device("cpu"))
+    assert made.Sparse.client(made.SparseParameters(mu=0.0), context) is None
+    half, weight = made.Sparse.client(made.SparseParameters(mu=0.5), context), torch.tensor([1.0, -2.0, 0.0])
+    parameter = torch.nn.Parameter(weight.clone())
+    parameter.grad = torch.ones(3)
+    value = half.correct([parameter], [torch.zeros(3)], 0, 1)
+    assert value.item() == 1.5 and parameter.grad.tolist() == [1.5, 0.5, 1.0]
+
+
+def test_the_aggregator_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from fs_fedmllm.config import AggregationConfig
+
+    made = extension(3, "aggregator_of_the_guide", monkeypatch)
+    rule = made.GeometricMedian({"w": torch.ones(2, 1)}, AggregationConfig(), made.MedianParameters(steps=60))
+    for client, value in enumerate((1.0, 1.0, 1.0, 2.0, 1000.0), 1):
+        rule.add(client, 1.0, {"w": torch.full((2, 1), 1 + value)})
+    mean = rule.mean()["w"]
+    assert mean.shape == (2, 1) and mean.flatten().tolist() == pytest.approx([1.0, 1.0], abs=0.01)
+    assert rule.figures["farthest"] == pytest.approx(999 * 2**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("fedmllm.aggregation.client_weights", "balanced"),
+        ("fedmllm.aggregation.client_weights", "complete"),
+        ("fedmllm.aggregation.lora", "exact"),
+        ("fedmllm.privacy.secure_aggregation.enabled", "True"),
+        ("fedmllm.privacy.dp.clip_norm", "1", "fedmllm.privacy.dp.noise_multiplier", "1"),
+        ("seed", "13"),
+    ],
+    ids=lambda words: "-".join(words[0].split(".")[-2:]),
+)
+def test_what_a_rule_from_outside_is_refused_with(monkeypatch: pytest.MonkeyPatch, short_config, refused) -> None:
+    from fs_fedmllm.config.aggregation import RULES
+
+    def rule(params, section):
+        raise AssertionError
+
+    rule.faults = lambda config: ["no seed 13 with this rule"] if config.seed == 13 else []
+    monkeypatch.setitem(RULES._known, "mine", rule)
+    words = ("fedmllm.aggregation.rule", "mine", "federate.sample_client_num", "3")
+    assert short_config("cross_i3t7", *words, "fedmllm.aggregation.client_weights", "uniform").seed != 13
+    with pytest.raises(ConfigError, match=r"another package's|secure_aggregation|clip_norm|no seed 13"):
+        short_config("cross_i3t7", *words, *refused)
+
+
 def test_the_scenario_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from fs_fedmllm.data.registry import load_dataset
     from fs_fedmllm.scenarios import apply_scenario, params_of
 
-    monkeypatch.setitem(SCENARIOS._known, "camera", extension(2, "scenario_of_the_guide", monkeypatch).CAMERA)
+    monkeypatch.setitem(SCENARIOS._known, "camera", extension(4, "scenario_of_the_guide", monkeypatch).CAMERA)
     rows = load_dataset("digits_triage", tmp_path).train
     split = apply_scenario("camera", rows, 5, params_of("camera", {"alpha": 50.0}), seed=3)
     missing = [record.missing["image"] for _, record in sorted(split.manifest.clients.items())]
@@ -121,7 +176,7 @@ def test_the_metric_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from fs_fedmllm.evaluation.predictions import Prediction
 
-    metric = extension(3, "metric_of_the_guide", monkeypatch).balanced_accuracy
+    metric = extension(5, "metric_of_the_guide", monkeypatch).balanced_accuracy
     answered = [(True, 0), (True, 0), (False, 0), (False, 0), (True, 1)]
     rows = [Prediction(str(i), "both", correct, label=label) for i, (correct, label) in enumerate(answered)]
     found = metric(rows)
@@ -130,26 +185,32 @@ def test_the_metric_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metric([Prediction("a", "both", True, answer="yes")]) is None
 
 
-OUTSIDE = re.compile(r'entry-points\."(fs_fedmllm\.(?:algorithms|scenarios|metrics))".*\n    (\w+) = "[\w.]+:(\w+)"')
+OUTSIDE = re.compile(
+    r'entry-points\."(fs_fedmllm\.(?:algorithms|regularizers|aggregators|scenarios|metrics))".*\n'
+    r'    (\w+) = "[\w.]+:(\w+)"'
+)
 
 
-def test_one_file_outside_the_package_adds_an_algorithm_a_scenario_and_a_metric(
+def test_one_file_outside_the_package_adds_one_of_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_config
 ) -> None:
     """From the guide's own blocks and entry points; nothing of ours is edited."""
     from fs_fedmllm import registry
+    from fs_fedmllm.algorithms import REGULARIZERS
+    from fs_fedmllm.config.aggregation import RULES
     from fs_fedmllm.runs.simulation import run
 
-    (tmp_path / "outside.py").write_text("\n\n".join(blocks("docs/extending.md")[1:4]))
+    (tmp_path / "outside.py").write_text("\n\n".join(blocks("docs/extending.md")[1:6]))
     installed = tmp_path / "outside-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     lines = OUTSIDE.findall((REPOSITORY / "docs" / "extending.md").read_text())
-    assert len(lines) == 3
+    assert len(lines) == 5
     (installed / "entry_points.txt").write_text(
         "".join(f"[{group}]\n{name} = outside:{thing}\n" for group, name, thing in lines)
     )
-    before = [dict(names._known) for names in (schema.METHODS, SCENARIOS, OUTSIDE_METRICS)]
+    open_to_others = (schema.METHODS, REGULARIZERS, RULES, SCENARIOS, OUTSIDE_METRICS)
+    before = [dict(names._known) for names in open_to_others]
     registry._entry_points.cache_clear()
     try:
         with monkeypatch.context() as path:
@@ -158,6 +219,8 @@ def test_one_file_outside_the_package_adds_an_algorithm_a_scenario_and_a_metric(
                 "aligned_a50", "federate.method", "fedadabelief", "data.splitter", "fedmllm_camera",
                 "data.splitter_args", "[{alpha: 5.0, most: 0.5}]", "fedmllm.eval.metrics", "[balanced_acc]",
                 "eval.best_res_update_round_wise_key", "val_balanced_acc",
+                "fedmllm.regularizer.type", "sparse", "fedmllm.aggregation.rule", "geometric_median",
+                "fedmllm.parameters", "{sparse: {mu: 0.01}, geometric_median: {steps: 2}}",
             )  # fmt: skip
             results, folder = run(config)
             most = ("data.splitter", "fedmllm_camera", "data.splitter_args")
@@ -166,17 +229,25 @@ def test_one_file_outside_the_package_adds_an_algorithm_a_scenario_and_a_metric(
                 ((*most, "[{mots: 0.5}]"), "did you mean 'most'"),
                 (("data.splitter_args", "[{most: 0.5}]"), "unknown parameter 'most'"),
                 (("fedmllm.eval.metrics", "[balanced_ac]"), "did you mean 'balanced_acc'"),
+                (
+                    ("fedmllm.aggregation.rule", "geometric_median", "fedmllm.parameters.geometric_median.steps", "0"),
+                    r"parameters\.geometric_median\.steps is 0",
+                ),
+                (("fedmllm.parameters.geometric_median.steps", "1"), "belongs to no algorithm of this run"),
             ):
                 with pytest.raises(ConfigError, match=said):
                     short_config("aligned_a50", *words)
     finally:
-        for names, known in zip((schema.METHODS, SCENARIOS, OUTSIDE_METRICS), before, strict=True):
+        for names, known in zip(open_to_others, before, strict=True):
             names._known = known
         sys.modules.pop("outside", None)
         registry._entry_points.cache_clear()
     assert results["method"] == "fedadabelief" and results["best_by"] == "val_balanced_acc"
     interval = results["intervals"]["test_balanced_acc"]
     assert interval["low"] <= interval["value"] == results["evaluations"][-1]["test_balanced_acc"] <= 1
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["farthest"] > 0 for line in lines if line["kind"] == "round")
+    assert any(line["penalty"] > 0 for line in lines if line["kind"] == "turn")
     manifest = json.loads((folder.path / "manifest.json").read_text())
     assert manifest["scenario"] == "camera" and manifest["params"]["own"] == {"most": 0.5}
     with pytest.raises(ConfigError, match="There is none; leave it empty, or give a path"):
@@ -190,7 +261,7 @@ def test_the_family_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     from fs_fedmllm.models import families
     from fs_fedmllm.models.slots import attach
 
-    made = extension(4, "family_of_the_guide", monkeypatch).FAMILY
+    made = extension(6, "family_of_the_guide", monkeypatch).FAMILY
     monkeypatch.setitem(families.REGISTERED._known, "glance", made)
     family = families.family_of("glance")
     joined = family.join_pixels([{"pixel_values": torch.ones(3, n), "sizes": torch.ones(1, 2)} for n in (2, 5)])
@@ -238,6 +309,39 @@ def test_the_page_on_trl_runs(
     exec(compile(block, "docs/trl.md", "exec"), {})
     first, second = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert first == 0 < second
+
+
+def test_the_page_for_those_who_come_from_trl_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its script before, the configuration and the commands after, and the adapter, in this order."""
+    pytest.importorskip("trl", reason="NOT RUN: trl is not installed")
+    from fs_fedmllm.cli import main
+    from fs_fedmllm.rounds.trl_trainer import OWNED
+
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "from_trl.md").read_text()
+    before, after = blocks("docs/from_trl.md")
+    config, template = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    (tmp_path / "rows").mkdir()
+    exec(compile(before, "before", "exec"), names)
+    (tmp_path / "after.yaml").write_text(config)
+    (tmp_path / "rows" / "ask.yaml").write_text(template)
+    (commands,) = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for line in commands.splitlines():
+        assert main(line.split()[1:]) == 0, capsys.readouterr()
+    exec(compile(after, "after", "exec"), names)
+    assert names["model"].peft_config["default"].r == 8
+    results = json.loads((tmp_path / "exp" / "after" / "results.json").read_text())
+    assert results["client_names"] == {"1": "north", "2": "south"} and results["refused"] == []
+    # What the table says is set elsewhere is refused in the section of SFTConfig's fields.
+    named = set(
+        re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `"))
+    )
+    assert {"learning_rate", "max_steps", "packing", "max_length", "push_to_hub", "seed", "optim"} <= named & set(
+        OWNED
+    )
 
 
 def test_the_minimal_example_runs_and_is_short(capsys: pytest.CaptureFixture[str]) -> None:

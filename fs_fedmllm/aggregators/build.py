@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ def build_aggregator(
     params: State,
     presence: Presence,
     on_image_path: Callable[[str], bool] = lambda name: False,
+    parameters: Any = None,
 ) -> Aggregator:
     """The aggregator of one round.
 
@@ -34,9 +36,11 @@ def build_aggregator(
         presence: rows of each client by what they show, for modality-aware weights.
         on_image_path: whether a tensor lies before the image meets the text (vision tower, resampler, projector);
             the model's family knows.
+        parameters: of another package's rule that declares some.
     """
     if config.rule not in OUR_RULES:
-        outside: Aggregator = RULES[config.rule](params, config)
+        rule = RULES[config.rule]
+        outside: Aggregator = rule(params, config) if parameters is None else rule(params, config, parameters)
         return outside
     weighted = config.client_weights in ("balanced", "complete")
     plain = config.rule == "mean" and config.lora not in LORA_MEANS

@@ -57,14 +57,14 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def parameters_of(config: Any, algorithm: type[Method] | type[Regularizer]) -> Any:
+def parameters_of(config: Any, algorithm: Any) -> Any:
     """An algorithm's own parameters: its section, or ``fedmllm.parameters`` for one from outside this package.
 
     Args:
         config: the whole configuration.
-        algorithm: a method or a regulariser.
+        algorithm: a method, a regulariser, or an aggregator of another package, which may have none.
     """
-    if not algorithm.section:
+    if not getattr(algorithm, "section", ""):
         return None
     ours = getattr(config.fedmllm, algorithm.section, None)
     if ours is not None or algorithm.parameters is None:

@@ -13,7 +13,8 @@ from fs_fedmllm.keys import NOT_NEGATIVE, SHARE, Range, key
 from fs_fedmllm.registry import Registry
 
 OUR_RULES = ("mean", "krum", "multi_krum", "median", "trimmed_mean", "norm_bounded", "robust_pca")
-#: Values of ``fedmllm.aggregation.rule``; of another package's, ``(params, section) -> aggregator``.
+#: Values of ``fedmllm.aggregation.rule``; of another package's, ``(params, section) -> aggregator``. One with the
+#: attributes ``section`` and ``parameters`` takes its own parameters third; ``faults(config)`` may refuse a run.
 RULES: Registry[Any] = Registry("fs_fedmllm.aggregators", dict.fromkeys(OUR_RULES))
 #: Rules that pick whole updates or average them, so that clients' weights and exact LoRA means have a meaning.
 AVERAGING_RULES = ("mean", "norm_bounded", "robust_pca")
@@ -134,7 +135,9 @@ def aggregation_faults(config: Any) -> Iterator[str]:
             f"{section}.outlier_factor compares with the round's median, which needs 3 clients; this run's rounds "
             f"have {clients}."
         )
-    if chosen.client_weights != "default" and chosen.rule not in AVERAGING_RULES:
+    if chosen.rule not in OUR_RULES:
+        yield from _outside_faults(config, chosen)
+    elif chosen.client_weights != "default" and chosen.rule not in AVERAGING_RULES:
         yield (
             f"{section}.rule {chosen.rule} treats all clients alike, as its paper does, so {section}.client_weights "
             f"{chosen.client_weights} has no effect; leave it at default."
@@ -142,6 +145,24 @@ def aggregation_faults(config: Any) -> Iterator[str]:
     yield from _lora_faults(config, chosen)
     yield from _privacy_faults(config, chosen)
     yield from _method_faults(config, chosen)
+
+
+def _outside_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
+    """What another package's rule does not get from here, and what it refuses itself."""
+    section = "fedmllm.aggregation"
+    if chosen.client_weights in ("balanced", "complete"):
+        yield (
+            f"{section}.client_weights {chosen.client_weights} weighs clients within our own rules; {section}.rule "
+            f"{chosen.rule} is another package's. Use default, samples or uniform."
+        )
+    if chosen.lora == "exact":
+        yield (
+            f"{section}.lora exact averages products within our own rules; {section}.rule {chosen.rule} is another "
+            "package's. Set lora to factors."
+        )
+    faults = getattr(RULES[chosen.rule], "faults", None)
+    if faults is not None:
+        yield from faults(config)
 
 
 def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.algorithms import REGULARIZERS, SECTIONS
+from fs_fedmllm.config.aggregation import RULES
 from fs_fedmllm.config.checks import check, numbers
 from fs_fedmllm.config.clients import PER_CLIENT, client_words, own_settings
 from fs_fedmllm.config.common_names import BESIDE, COMMON_NAMES
@@ -274,13 +275,14 @@ def from_mapping(raw: Mapping[str, Any], where: str = "configuration", *, host: 
 
 
 def _with_outside_parameters(config: Config, where: str) -> Config:
-    """Parameters of algorithms and scenarios of other packages, brought to the types that they declare."""
+    """Parameters of algorithms, rules and scenarios of other packages, brought to the types that they declare."""
     given = config.fedmllm.parameters
-    chosen = (config.method, REGULARIZERS[config.fedmllm.regularizer.type])
+    rule = RULES.get(config.fedmllm.aggregation.rule)
+    chosen = (config.method, REGULARIZERS[config.fedmllm.regularizer.type], rule)
     declared = {
         algorithm.section: algorithm.parameters
         for algorithm in chosen
-        if algorithm.parameters is not None and algorithm.section not in SECTIONS
+        if getattr(algorithm, "parameters", None) is not None and algorithm.section not in SECTIONS
     }
     for name in given:
         if name not in declared:

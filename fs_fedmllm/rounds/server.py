@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from fs_fedmllm.algorithms import METHODS, ServerOptimizer, State, parameters_of
 from fs_fedmllm.algorithms.lora_ranks import from_rank, to_rank
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import AggregationConfig, Config
+from fs_fedmllm.config.aggregation import RULES
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.clipped_sum import ClippedSum
@@ -67,6 +69,7 @@ class ServerSide:
         rows: client id -> its number of training rows; empty where clients are on other machines.
         presence: rows of each client by what they show, for modality-aware weights.
         on_image_path: whether a tensor lies before the image meets the text; the model's family knows.
+        rule_parameters: of another package's aggregator, if it declares some.
     """
 
     optimizer: ServerOptimizer | None
@@ -79,6 +82,7 @@ class ServerSide:
     rows: Mapping[int, int] = field(default_factory=dict)
     presence: Presence = field(default_factory=dict)
     on_image_path: Callable[[str], bool] = lambda name: False
+    rule_parameters: Any = None
 
     @classmethod
     def of(
@@ -101,6 +105,7 @@ class ServerSide:
             rows=rows or {},
             presence=presence if presence is not None else {},
             on_image_path=on_image_path,
+            rule_parameters=parameters_of(config, RULES[config.fedmllm.aggregation.rule]),
         )
 
     def begin(
@@ -239,7 +244,8 @@ class ServerSide:
         if dp.enabled:
             exact = self.codec.kind == "float32"
             return ClippedSum(shared, dp.clip_norm, self.sampled, empty=not clients, strict=exact)
-        return build_aggregator(self.aggregation, self._expected(received), self.presence, self.on_image_path)
+        expected = self._expected(received)
+        return build_aggregator(self.aggregation, expected, self.presence, self.on_image_path, self.rule_parameters)
 
     def _checked(self, update: ClientUpdate, received: State, *, whole: bool) -> Mapping[str, torch.Tensor]:
         """An update as the client's adapter, found to be one."""
