@@ -278,7 +278,7 @@ def _with_outside_parameters(config: Config, where: str) -> Config:
     """Parameters of algorithms, rules and scenarios of other packages, brought to the types that they declare."""
     given = config.fedmllm.parameters
     rule = RULES.get(config.fedmllm.aggregation.rule)
-    chosen = (config.method, REGULARIZERS[config.fedmllm.regularizer.type], rule)
+    chosen: tuple[Any, ...] = (config.method, REGULARIZERS[config.fedmllm.regularizer.type], rule)
     declared = {
         algorithm.section: algorithm.parameters
         for algorithm in chosen
