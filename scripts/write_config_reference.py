@@ -15,14 +15,15 @@ HEAD = """# Configuration
 
 <!-- Written by scripts/write_config_reference.py; do not edit. -->
 
-A configuration is one YAML file in FederatedScope's format, and it serves both engines. Every key is below, with its
-default; a preset only says what differs. `fs-fedmllm config` prints this, `fs-fedmllm config FILE [key value ...]` a
-resolved file. On the command line, overrides are pairs: `fs-fedmllm run FILE seed 7 federate.method fedyogi`. A key
-of FederatedScope that is not below is used as well, or refused with what to use instead, the same on both engines
-([federatedscope.md](federatedscope.md)); a key that nobody has is an error.
+A configuration is one YAML file in FederatedScope's format, and it is the same for every engine. This page lists every
+key with its default; a preset contains the keys that differ. `fs-fedmllm config` prints this list, and `fs-fedmllm
+config FILE [key value ...]` a resolved file. Overrides on the command line are `key=value` or `key value`:
+`fs-fedmllm run FILE seed=7 federate.method=fedyogi`. A key of FederatedScope that is not listed here is used, ignored
+with a line in the log, or refused with what to use instead, the same on every engine
+([federatedscope.md](federatedscope.md)). Any other key is an error.
 
-`2e-5` is text in YAML and is accepted as a number; in FederatedScope's files write `2.0e-5`. A list or mapping on the
-command line is one word: `data.splitter_args "[{alpha: 1.0}]"`.
+YAML reads `2e-5` as text; it is accepted as a number here, but in FederatedScope's own files write `2.0e-5`. A list or
+mapping on the command line is one word: `data.splitter_args "[{alpha: 1.0}]"`.
 """
 
 
