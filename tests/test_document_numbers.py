@@ -248,6 +248,37 @@ REFUSED = {
          ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "federate.sample_client_num", "4"]),
         ("`max_variate_norm` goes with it",
          ["federate.method", "scaffold", "fedmllm.aggregation.max_update_norm", "1"]),
+        ("It is refused with `lora: exact`",
+         ["fedmllm.average_last", "5", "fedmllm.aggregation.lora", "exact"]),
+        *[("Refused with it, by name", ["fedmllm.async.buffer", "3", *typed]) for typed in (
+            *[["federate.method", method] for method in ("scaffold", "feddyn", "local", "global")],
+            [*SECURE], [*PRIVATE],
+            ["fedmllm.aggregation.rule", "median"],
+            ["fedmllm.aggregation.lora", "exact"],
+            ["fedmllm.aggregation.outlier_factor", "3"],
+            ["fedmllm.aggregation.client_weights", "balanced"],
+            ["fedmllm.aggregation.client_weights", "complete"],
+            ["fedmllm.switches.client_sampling", "round_seed"],
+            ["fedmllm.network.turn_timeout", "5"],
+            ["fedmllm.replay", "results.json"],
+            ["federate.mode", "distributed"],
+        )],
+    ],
+    "docs/strategies.md": [
+        ("and `auto` under differential privacy", [*PRIVATE, "fedmllm.stand_ins.use", "auto"]),
+        ("with `local`", ["federate.method", "local", "fedmllm.stand_ins.use", "force"]),
+        ("FederatedScope's own samplers are refused", ["federate.sampler", "group"]),
+    ],
+    "docs/hospitals.md": [
+        *[("describe a random partition and are refused here",
+           ["data.splitter", "fedmllm_given", "data.splitter_args", f"[{{client: intent, {drawn}}}]"])
+          for drawn in ("alpha: 1.0", "by: intent", "keep_together: intent")],
+        *[("as is a level (`beta`, `p`, `image_clients`) without its scenario",
+           ["data.splitter", "fedmllm_given", "data.splitter_args", f"[{{client: intent, {level}}}]"])
+          for level in ("beta: 0.5", "p: 0.5", "image_clients: 2")],
+    ],
+    "docs/trl.md": [
+        ("MOON is refused", ["fedmllm.train.backend", "trl", "fedmllm.regularizer.type", "moon"]),
     ],
     "docs/models.md": [
         *[("Refused, with the reason", ["model.fedmllm.peft", name])
@@ -261,6 +292,10 @@ REFUSED = {
     "docs/privacy.md": [
         ("`fedmllm.sampler: modality` is refused under differential privacy",
          [*PRIVATE, "fedmllm.sampler", "modality"]),
+        ("`pld` is refused for `sampling: fixed`", [*PRIVATE, "fedmllm.privacy.dp.accountant", "pld"]),
+        *[("any choice is refused if all clients take part",
+           [*PRIVATE, "federate.sample_client_num", "10", "fedmllm.privacy.dp.accountant", accountant])
+          for accountant in ("rdp", "pld")],
     ] + [
         ("robust rules need updates in the clear, and are refused together with it",
          [*SECURE, *typed])

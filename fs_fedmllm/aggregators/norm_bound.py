@@ -39,7 +39,7 @@ def bound_update(
 
 
 def bound_beside(client: int, params: State, update: Mapping[str, torch.Tensor], limit: float) -> None:
-    """Refuse what a client sends beside its adapter if it is too long (SCAFFOLD's change of a variate).
+    """Refuse what a client sends beside its adapter if it is too long (the change of a variate).
 
     It has another unit than the adapter, a gradient's, and so a limit of its own.
 

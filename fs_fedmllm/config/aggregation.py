@@ -71,8 +71,8 @@ class AggregationConfig:
     )
     max_variate_norm: float = key(
         0.0,
-        "Largest L2 norm of the change of its variate (a mean gradient) that a client of scaffold sends beside its "
-        "update; a longer one is refused with the update. 0 sets none.",
+        "Largest L2 norm of the change of its variate (a mean gradient) that a client sends beside its update, with a "
+        "method that has variates; a longer one is refused with the update. 0 sets none.",
         valid=NOT_NEGATIVE,
     )
     norm_action: str = key(

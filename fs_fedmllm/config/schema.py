@@ -276,7 +276,7 @@ class _FedMLLMConfig:
         {},
         "Parameters of an algorithm from another package, as a mapping under the section's name that it declares.",
     )
-    data: dict = key({}, "Options of the data set's adapter.", owner="site", aside=("title", "extract_images"))
+    data: dict = key({}, "Options of the data set.", owner="site", aside=("title", "extract_images"))
     test_sets: dict = key(
         {},
         "Further test sets, evaluated beside the run's own: name -> type (as data.type), root (its folder, from "

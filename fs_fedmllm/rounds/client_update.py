@@ -26,7 +26,7 @@ class ClientUpdate:
             it, and whatever else the algorithm sends back, by names that hold a slash.
         log: the figures of its training.
         client_state: what the client keeps for its next update, by ``<owner>/<name>`` (for example
-            ``scaffold/<canonical name>``); never sent. Empty where nothing is kept.
+            ``<algorithm>/<canonical name>``); never sent. Empty where nothing is kept.
     """
 
     client: int
