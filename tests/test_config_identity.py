@@ -9,6 +9,7 @@ from short_runs import CONFIGS
 from fs_fedmllm import config as schema
 from fs_fedmllm.config import identity
 from fs_fedmllm.distributed.agreement import agreed_keys
+from fs_fedmllm.keys import field_of
 
 #: Values that a key without effect on the numbers may have, other than its default.
 OTHER = {
@@ -19,8 +20,9 @@ OTHER = {
 
 def _with(config: schema.Config, path: str, value: object) -> schema.Config:
     first, _, rest = path.partition(".")
-    inner = getattr(config, first)
-    return dataclasses.replace(config, **{first: _with(inner, rest, value) if rest else value})
+    field = field_of(first)
+    inner = getattr(config, field)
+    return dataclasses.replace(config, **{field: _with(inner, rest, value) if rest else value})
 
 
 def _another(value: object) -> object:
