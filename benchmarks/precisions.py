@@ -3,22 +3,20 @@
     python benchmarks/precisions.py --model FOLDER --config FILE [--steps 4] [key value ...]
     python benchmarks/precisions.py --model FOLDER --config FILE --run OUT [key value ...]
 
-The three take turns in one process; each has a process of its own for its memory. ``--run`` makes the configuration's
-whole run in each precision, one after the other, into folders below ``OUT``, and prints what its last evaluation
-found. What ``fs-fedmllm plan --probe`` expects of this machine stands beside.
+The three take turns in one process. Memory is that of the frozen base, and the most that an update takes beside it.
+``--run`` makes the configuration's whole run in each precision, one after the other, into folders below ``OUT``, and
+prints what its last evaluation found. What ``fs-fedmllm plan --probe`` expects of this machine stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clocks import Seconds, alternating, now, since
+from clocks import Seconds, alternating, measured
 
 PRECISIONS = {
     "float32": ("model.fedmllm.dtype", "float32"),
@@ -27,8 +25,8 @@ PRECISIONS = {
 }
 
 
-def _update(config: Any) -> Callable[[], float]:
-    """A function that makes the first client's update, and gives its mean loss."""
+def _update(config: Any) -> tuple[Callable[[], float], float]:
+    """A function that makes the first client's update and gives its mean loss, and the MiB of the frozen base."""
     from fs_fedmllm.rounds.federation import Federation
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -36,12 +34,9 @@ def _update(config: Any) -> Callable[[], float]:
     rows = federation.data.clients[1]
     plan = federation.clients.plan(1, 0, len(rows))
     encoded = dict(zip(plan.rows, federation.encoder.encode([rows[i] for i in plan.rows]), strict=True))
-    start = federation.initial_state()
-    return lambda: float(federation.trainer.fit(start, encoded, plan)[1].loss)
-
-
-def _most_memory() -> float:
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    start, model = federation.initial_state(), federation.mllm.model
+    held = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    return lambda: float(federation.trainer.fit(start, encoded, plan)[1].loss), held / 2**20
 
 
 def _runs(load: Callable[..., Any], out: str, names: Sequence[str]) -> None:
@@ -63,7 +58,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--run", metavar="OUT", help="make whole runs")
     parser.add_argument("--without", action="append", default=[], choices=PRECISIONS, help="leave one out")
-    parser.add_argument("--only", choices=PRECISIONS, help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
     from fs_fedmllm import config as schema
@@ -75,28 +69,24 @@ def main() -> None:
     if chosen.run:
         return _runs(load, chosen.run, names)
     steps = ("train.local_update_steps", str(chosen.steps))
-    if chosen.only:
-        _update(load(*steps, *PRECISIONS[chosen.only]))()
-        return print(_most_memory())
     updates = {name: _update(load(*steps, *PRECISIONS[name])) for name in names}
     losses: dict[str, float] = {}
+    beside: dict[str, float] = {}
 
     def timed(name: str) -> Callable[[int], Seconds]:
         def run(_: int) -> Seconds:
-            started = now()
-            losses[name] = updates[name]()
-            return since(started)
+            losses[name], taken, beside[name] = measured(updates[name][0])
+            return taken
 
         return run
 
     medians = alternating(chosen.repeats, {name: timed(name) for name in names})
-    print("| base | step, wall s | step, CPU s | CPU / float32 | memory, MiB | loss |\n|---|---|---|---|---|---|")
+    print("| base | step, wall s | step, CPU s | CPU / float32 | base, MiB | an update, MiB | loss |")
+    print("|---|---|---|---|---|---|---|")
     for name, (wall, cpu) in medians.items():
-        again = [sys.executable, __file__, "--only", name, "--model", chosen.model, "--config", str(chosen.config)]
-        again += ["--steps", str(chosen.steps), *chosen.words]
-        peak = float(subprocess.run(again, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
         cells = [f"{wall / chosen.steps:.2f}", f"{cpu / chosen.steps:.2f}", f"{cpu / medians[names[0]][1]:.2f}"]
-        print("| " + " | ".join([name, *cells, f"{peak:.0f}", f"{losses[name]:.4f}"]) + " |", flush=True)
+        cells += [f"{updates[name][1]:.0f}", f"{beside[name]:.0f}", f"{losses[name]:.4f}"]
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
     from fs_fedmllm.tools.planner.precisions import compared
 
     print("plan expects:", compared(load()))

@@ -2,10 +2,10 @@
 
     python benchmarks/savings.py [--model FOLDER|small|realistic] [--config FILE] [--steps 4] [key value ...]
 
-One update on the same rows with all three, without each, and without any; they take turns in one process, and each has
-a process of its own for its memory. Losses are printed too: what is saved changes them by rounding alone. Without
-``--config`` rows are the embedded ones, half of them without their image, in passes of 4 of 16. ``--profile`` says
-instead where the time of an update goes, by torch's operators.
+One update on the same rows with all three, without each, and without any; they take turns in one process. Memory is
+the most that an update takes beside the model. Losses are printed too: what is saved changes them by rounding alone.
+Without ``--config`` rows are the embedded ones, half of them without their image, in passes of 4 of 16. ``--profile``
+says instead where the time of an update goes, by torch's operators.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from clocks import Seconds, alternating, now, ratio, since
+from clocks import Seconds, alternating, measured, ratio
 from random_model import SHAPES, write_model
 
 PRESET = Path(__file__).resolve().parents[1] / "configs" / "cross_i3t7.yaml"
@@ -94,10 +92,6 @@ def _update(config: Any) -> Callable[[Variant], float]:
     return run
 
 
-def _status(field: str) -> float:
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
-
-
 def main() -> None:
     """Measure."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -107,7 +101,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="where the time of one update goes")
-    parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
     from fs_fedmllm import config as schema
@@ -121,10 +114,6 @@ def main() -> None:
                  "model.fedmllm.path", path, *chosen.words]  # fmt: skip
         config = schema.load(chosen.config or PRESET, words)
         update = _update(config)
-        if chosen.only:
-            update(VARIANTS[chosen.only])
-            print(_status("VmHWM"))
-            return
         if chosen.profile:
             from torch.profiler import ProfilerActivity, profile
 
@@ -134,12 +123,12 @@ def main() -> None:
             print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
             return
         losses: dict[str, float] = {}
+        beside: dict[str, float] = {}
 
         def timed(name: str) -> Callable[[int], Seconds]:
             def run(_: int) -> Seconds:
-                started = now()
-                losses[name] = update(VARIANTS[name])
-                return since(started)
+                losses[name], taken, beside[name] = measured(lambda: update(VARIANTS[name]))
+                return taken
 
             return run
 
@@ -148,10 +137,7 @@ def main() -> None:
         print(f"all three: {step[0]:.2f} s a step in wall time, {step[1]:.2f} s in CPU time; an update of "
               f"{chosen.steps} steps of {config.fedmllm.train.batch_size} rows")  # fmt: skip
         for name in VARIANTS:
-            again = [sys.executable, __file__, "--only", name, "--model", path, "--steps", str(chosen.steps)]
-            again += ["--config", str(chosen.config)] if chosen.config else []
-            peak = subprocess.run([*again, *chosen.words], stdout=subprocess.PIPE, check=True).stdout.split()[-1]
-            print(f"{name}: {ratio(medians[name], medians['all three'])} of all three; {float(peak):.0f} MiB at most; "
+            print(f"{name}: {ratio(medians[name], medians['all three'])} of all three; {beside[name]:.0f} MiB; "
                   f"loss {losses[name]:.5f}", flush=True)  # fmt: skip
 
 
