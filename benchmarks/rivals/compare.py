@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="folder of a checkpoint")
     parser.add_argument("--config", type=Path, default=PRESET, help="configuration: rows, LoRA, rows of a step")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="a contestant to leave out")
+    parser.add_argument("--at-once", action="store_true", help="start them beside each other; Ray may not manage")
+    parser.add_argument("--actors", default="2", help="Flower's client turns side by side, each with a model")
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
     contestants = {
@@ -120,7 +122,7 @@ def main() -> None:
             raise SystemExit(f"--without {name}: there are {', '.join(contestants)}.")
     evaluated = {"ours, one process", "ours, two workers", "authors' loop"} & set(contestants)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
         plan = Path(folder) / "plan.json"
         # One round first that is not counted, and one more, whose beginning ends NVFlare's last.
         total = chosen.rounds + 2
@@ -139,6 +141,13 @@ def main() -> None:
         running: dict[str, subprocess.Popen[bytes]] = {}
         times: Times = {name: [] for name in contestants}
         memory: dict[str, float] = {}
+
+        def wait_for(name: str) -> None:
+            while not (Path(folder) / f"{name.replace(' ', '_')}.0.ready").exists():
+                if running[name].poll() is not None:
+                    raise SystemExit(f"{name} did not start; see {logs}")
+                time.sleep(0.1)
+
         for name, command in contestants.items():
             environment = {
                 **os.environ,
@@ -146,16 +155,17 @@ def main() -> None:
                 turnstile.NAME: name.replace(" ", "_"),
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
+                "RIVALS_ACTORS": chosen.actors,
                 "RAY_raylet_start_wait_time_s": "600",
             }
             words = [str(plan) if word == "PLAN" else word for word in command]
             with (logs / f"{name.replace(' ', '_')}.log").open("w") as stream:
                 running[name] = subprocess.Popen(words, cwd=HERE, env=environment, stdout=stream, stderr=stream)
-            ready = Path(folder) / f"{name.replace(' ', '_')}.0.ready"
-            while not ready.exists():  # one after the other: Ray does not start on a machine that is too busy
-                if running[name].poll() is not None:
-                    raise SystemExit(f"{name} did not start; see {logs}")
-                time.sleep(0.1)
+            ending.callback(running[name].terminate)  # whoever is left where one of them fails
+            if not chosen.at_once:
+                wait_for(name)
+        for name in contestants:
+            wait_for(name)
 
         def part(name: str, part_name: str) -> dict[str, float]:
             base = Path(folder) / f"{name.replace(' ', '_')}.{part_name}"

@@ -29,8 +29,7 @@ class Adapter(torch.nn.Module):
         super().__init__()
         self.plan_file = plan_file  # NVFlare writes a component's arguments from attributes of their names
         import hf_client
-        from peft import get_peft_model_state_dict
+        from safetensors.torch import load_file
 
-        model, _ = hf_client.build(hf_client.read_plan(plan_file))
-        for name, tensor in to_pipes(get_peft_model_state_dict(model)).items():
-            self.register_parameter(name, torch.nn.Parameter(tensor.detach().clone()))
+        for name, tensor in to_pipes(load_file(hf_client.read_plan(plan_file)["adapter"])).items():
+            self.register_parameter(name, torch.nn.Parameter(tensor))

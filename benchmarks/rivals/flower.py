@@ -22,9 +22,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord  # noqa: E
 from flwr.serverapp import Grid, ServerApp  # noqa: E402
 from flwr.serverapp.strategy import FedAvg  # noqa: E402
 from flwr.simulation import run_simulation  # noqa: E402
-from peft import get_peft_model_state_dict  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 PLAN, KEEP = os.path.abspath(sys.argv[1]), sys.argv[2]
+#: Client turns side by side, each with a model of its own.
+ACTORS = int(os.environ.get("RIVALS_ACTORS", "2"))
 server_app = ServerApp()
 
 
@@ -56,10 +58,9 @@ def main(grid: Grid, context: Context) -> None:
     strategy = Planned(
         fraction_train=drawn / nodes, fraction_evaluate=0.0, min_train_nodes=drawn, min_available_nodes=nodes
     )
-    model, _ = hf_client.build(plan)
     strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord(get_peft_model_state_dict(model)),
+        initial_arrays=ArrayRecord(load_file(plan["adapter"])),
         train_config=ConfigRecord({"plan": PLAN, "keep": KEEP}),
         num_rounds=plan["counted"],
         evaluate_fn=_aggregated,
@@ -74,6 +75,6 @@ if __name__ == "__main__":
         num_supernodes=len(hf_client.read_plan(PLAN)["clients"]),
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"address": "local", "num_cpus": 2, "logging_level": "ERROR", "log_to_driver": False},
+            "init_args": {"address": "local", "num_cpus": ACTORS, "logging_level": "ERROR", "log_to_driver": False},
         },
     )
