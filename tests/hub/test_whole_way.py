@@ -211,14 +211,14 @@ def test_a_real_base_all_the_way_round(hub: Hub, tmp_path: Path, capsys: pytest.
     base, config = Path(REAL_BASE).resolve(), job(tmp_path / "shapes", Path(REAL_BASE).resolve())
     words = ["outdir", str(tmp_path / "exp"), "model.fedmllm.image_tokens", "70", "train.local_update_steps", "1"]
     words += ["fedmllm.train.batch_size", "2", "fedmllm.eval.limit", "3"]
-    assert main(["run", str(config), "--engine", "embedded", *words, "expname", "embedded"]) == 0
-    embedded = results(tmp_path / "exp" / "embedded")["adapter_sha256"]
-    for engine in ("federatedscope", "nvflare"):
+    digests = {}
+    for engine in ("embedded", "federatedscope", "nvflare"):  # each in processes of its own: a base is large
         more = {"PYTHONPATH": str(REPOSITORY), "FEDERATEDSCOPE_HOME": str(checkout)}
         done = afresh(
             ["-m", "fs_fedmllm", "run", config, "--engine", engine, *words, "expname", engine],
             tmp_path, environment_of(hub, tmp_path / "home", **more),
         )  # fmt: skip
         assert done.returncode == 0, f"{engine}: {done.stderr[-3000:]}"
-        assert results(tmp_path / "exp" / engine)["adapter_sha256"] == embedded, engine
+        digests[engine] = results(tmp_path / "exp" / engine)["adapter_sha256"]
+    assert len(set(digests.values())) == 1, digests
     way_round(tmp_path / "exp" / "embedded", base, hub, tmp_path, capsys)
