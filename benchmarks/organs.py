@@ -30,7 +30,7 @@ eval: {{freq: 2}}
 model: {{fedmllm: {{image_tokens: 70, federated: [lora, projector]}}}}
 fedmllm:
   data: {{template: template.yaml, file: rows.jsonl}}
-  train: {{batch_size: 4, lr_horizon: 2}}
+  train: {{batch_size: 4}}
   eval: {{batch_size: 16, slices: never}}
 """
 

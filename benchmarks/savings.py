@@ -4,8 +4,9 @@
 
 One update on the same rows with all three, without each, and without any; they take turns in one process. Memory is
 the most that an update takes beside the model. Losses are printed too: what is saved changes them by rounding alone.
-Without ``--config`` rows are the embedded ones, half of them without their image, in passes of 4 of 16. ``--profile``
-says instead where the time of an update goes, by torch's operators.
+Without ``--config`` rows are the embedded ones, half of them without their image, in passes of 4 of 16. ``--trl``
+adds TRL's own trainer on the same rows (LoRA without dropout gives it the same losses). ``--profile`` says instead
+where the time of an update goes, by torch's operators.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,16 +69,17 @@ def _as(variant: Variant) -> Iterator[None]:
         yield
 
 
-def _update(config: Any) -> Callable[[Variant], float]:
-    """A function that makes the update in a variant, and gives its mean loss."""
+def _update(config: Any) -> tuple[Callable[[Variant], float], int]:
+    """A function that makes the update in a variant and gives its mean loss, and the client whose it is."""
     from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.rounds.federation import Federation
     from fs_fedmllm.rounds.lean_trainer import LeanTrainer
     from fs_fedmllm.scenarios.federated_data import prepare_data
 
     federation = Federation.build(config, prepare_data(config))
-    rows = federation.data.clients[1]
-    plan = federation.clients.plan(1, 0, len(rows))
+    client = federation.sample_clients(0)[0]
+    rows = federation.data.clients[client]
+    plan = federation.clients.plan(client, 0, len(rows))
     ours = federation.encoder
     encoders = {True: ours, False: Encoder(federation.mllm, ours.template, ours.variant, None, ours.lengths)}
     start, made = federation.initial_state(), {}
@@ -89,6 +93,26 @@ def _update(config: Any) -> Callable[[Variant], float]:
         with _as(variant):
             return float(trainer.fit(start, encoded, plan)[1].loss)
 
+    return run, client
+
+
+def _trl(config_file: Path, steps: int, words: Sequence[str], client: int, folder: str) -> Callable[[], float]:
+    """The same update by TRL's own trainer on a model of its own, as ``rivals/trl_loop.py`` makes it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "rivals"))
+    import hf_client
+    import trl_loop
+    from peft import set_peft_model_state_dict
+    from plan import make
+    from safetensors.torch import load_file
+
+    plan = make(config_file, 1, steps, words, Path(folder) / "start.safetensors")
+    model, processor = hf_client.build(plan)
+    start = load_file(plan["adapter"])
+
+    def run() -> float:
+        set_peft_model_state_dict(model, start)
+        return trl_loop.train(model, processor, plan, 0, str(client))
+
     return run
 
 
@@ -100,6 +124,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without", action="append", default=[], choices=VARIANTS, help="leave one out")
+    parser.add_argument("--trl", action="store_true", help="TRL's own trainer too, as rivals/trl_loop.py")
     parser.add_argument("--profile", action="store_true", help="where the time of one update goes")
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
@@ -113,7 +139,7 @@ def main() -> None:
         words = [*(() if chosen.config else EMBEDDED), "train.local_update_steps", str(chosen.steps),
                  "model.fedmllm.path", path, *chosen.words]  # fmt: skip
         config = schema.load(chosen.config or PRESET, words)
-        update = _update(config)
+        update, client = _update(config)
         if chosen.profile:
             from torch.profiler import ProfilerActivity, profile
 
@@ -122,22 +148,28 @@ def main() -> None:
                 update(VARIANTS["all three"])
             print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=40))
             return
+        names = [name for name in VARIANTS if name not in chosen.without]
+        updates: dict[str, Callable[[], float]] = {name: partial(update, VARIANTS[name]) for name in names}
+        if chosen.trl:
+            updates["TRL's trainer"] = _trl(chosen.config or PRESET, chosen.steps, words, client, folder)
         losses: dict[str, float] = {}
         beside: dict[str, float] = {}
 
         def timed(name: str) -> Callable[[int], Seconds]:
-            def run(_: int) -> Seconds:
-                losses[name], taken, beside[name] = measured(lambda: update(VARIANTS[name]))
+            def run(repeat: int) -> Seconds:
+                losses[name], taken, beside[name] = measured(updates[name])
+                print(f"({name}: {taken[0]:.2f} s, {taken[1]:.2f} s of CPU time)", file=sys.stderr, flush=True)
                 return taken
 
             return run
 
-        medians = alternating(chosen.repeats, {name: timed(name) for name in VARIANTS})
-        step = [second / chosen.steps for second in medians["all three"]]
-        print(f"all three: {step[0]:.2f} s a step in wall time, {step[1]:.2f} s in CPU time; an update of "
+        medians = alternating(chosen.repeats, {name: timed(name) for name in updates})
+        first = names[0]
+        step = [second / chosen.steps for second in medians[first]]
+        print(f"{first}: {step[0]:.2f} s a step in wall time, {step[1]:.2f} s in CPU time; an update of "
               f"{chosen.steps} steps of {config.fedmllm.train.batch_size} rows")  # fmt: skip
-        for name in VARIANTS:
-            print(f"{name}: {ratio(medians[name], medians['all three'])} of all three; {beside[name]:.0f} MiB; "
+        for name in updates:
+            print(f"{name}: {ratio(medians[name], medians[first])} of {first}; {beside[name]:.0f} MiB; "
                   f"loss {losses[name]:.5f}", flush=True)  # fmt: skip
 
 
