@@ -405,6 +405,7 @@ def align(
     every: int = 40,
     minutes: float = 30.0,
     watched: int = 48,
+    asked: int = 0,
 ) -> bool:
     """Run or continue a pass.
 
@@ -418,6 +419,7 @@ def align(
         every: steps between two lines of the log and two states.
         minutes: of work in this call, after which it stops.
         watched: of the pictures that are not learnt from, how many are asked about in every line of the log.
+        asked: the most of them that are asked about at all, as many of each organ; 0 for all.
 
     Returns:
         Whether it came to its end.
@@ -440,6 +442,9 @@ def align(
         lacking = sorted(set(ORGANS) - {picture.organ for picture in part})
         if lacking:
             raise ConfigError(f"{data} has no picture of the {lacking[0]} {name}; take the whole data set.")
+    if asked:
+        unseen = [p for organ in ORGANS for p in [u for u in unseen if u.organ == organ][: -(-asked // len(ORGANS))]]
+        pictures = [*learnt, *unseen]
     options = ModelOptions(
         path=base, image_tokens=settings.image_tokens, federated=["lora", "projector"], init_seed=settings.seed,
         lora=LoraConfig(dropout=0.0),
@@ -544,20 +549,23 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--image-tokens", type=int, default=default.image_tokens)
     parser.add_argument("--no-warm", action="store_true", help="begin at the random projector")
     parser.add_argument("--every", type=int, default=40, help="steps between two lines of the log")
+    parser.add_argument("--watched", type=int, default=48, help="unseen pictures asked about in each line of the log")
+    parser.add_argument("--asked", type=int, default=0, help="unseen pictures asked about at the end (default: all)")
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many, to be continued")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(words)
     settings = Settings(
         args.steps, args.batch, args.turns, args.lr, args.lora_lr, args.seed, args.image_tokens, not args.no_warm
     )
-    for name in ("steps", "batch", "turns", "every", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be 1 or more")
+    for name in ("steps", "batch", "turns", "every", "threads", "watched", "asked"):
+        least = 0 if name in ("steps", "asked") else 1
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be {least} or more")
     torch.set_num_threads(args.threads)
     try:
         done = align(
             args.base, args.data, args.out, settings, vqa_rad=args.vqa_rad, slake=args.slake, every=args.every,
-            minutes=args.minutes,
+            minutes=args.minutes, watched=args.watched, asked=args.asked,
         )  # fmt: skip
     except FedMLLMError as error:
         print(f"align_real_base: {error}", file=sys.stderr)

@@ -130,7 +130,7 @@ def test_what_it_cannot_use_is_refused(script, data, whole, tmp_path, capsys) ->
     refused("has no picture of the", "--base", "tiny", "--data", few, *out)
     assert not (tmp_path / "new").exists()
     with pytest.raises(SystemExit, match="2"):
-        script["main"](["--data", str(data), "--steps", "0"])
+        script["main"](["--data", str(data), "--batch", "0"])
 
 
 def test_a_model_without_a_projector_of_its_own_is_refused(script) -> None:

@@ -16,8 +16,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fs_fedmllm.data import flashcards
 from fs_fedmllm.data.findings import Findings
@@ -25,6 +24,9 @@ from fs_fedmllm.data.radiographs import ORGANS, Picture, folder_in, part_of, rea
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME = "real_triage"
 #: MedQuAD's ``qtype``, in the order of the options.
@@ -60,6 +62,8 @@ def load(
         ConfigError: a folder is not there.
         DataError: a row is wrong, or a split has no picture of an organ or no question of a kind.
     """
+    import numpy as np
+
     found = findings or Findings()
     pictures = read_pictures(root, data_set=NAME, vqa_rad=vqa_rad, slake=slake, findings=found)
     home = folder_in(root, NAME, "medquad", medquad)
