@@ -210,9 +210,10 @@ def _write(args: argparse.Namespace, found: Look, proposal: Proposal, out: Path,
     # A template's name is looked for in the data folder first.
     clash = beside.exists() and beside.resolve() != template.resolve()
     named = str(template.resolve()) if clash else template.name
+    about = Path(args.path).resolve().name
     texts = {
-        template: template_yaml(proposal, args.path),
-        out: config_yaml(proposal, found, root=_from(out, found.root), template=named, about=args.path),
+        template: template_yaml(proposal, about),
+        out: config_yaml(proposal, found, root=_from(out, found.root), template=named, about=about),
     }
     for path, text in texts.items():
         write_atomically(path, text.encode())

@@ -121,7 +121,10 @@ def test_rows_too_few_for_any_split_are_said_and_nothing_is_written(here, capsys
     assert "30 rows are too few to divide into training, validation and test rows (rows of one patient, of which" in (
         refused
     )
-    assert "leave one part out (--val 0)" in refused and not (here / "my.yaml").exists()
+    assert (
+        "leave one part out (--val 0), say --group '' if they may be apart" in refused
+        and not (here / "my.yaml").exists()
+    )
     assert main(["init", "r.csv", "--yes", "--val", "0"]) == 0
     assert main(["data", "check", "my.yaml"]) == 0
     capsys.readouterr()
@@ -210,6 +213,37 @@ def test_headings_of_other_languages():
     assert made(Catégorie=lambda i: f"x{i % 2}", Hôpital=lambda i: "AB"[i % 2], Remarque=lambda i: f"mots {i}") == {
         "label": "Catégorie", "site": "Hôpital", "text": "Remarque"
     }  # fmt: skip
-    assert made(Größenklasse=lambda i: f"x{i % 2}", Tier=lambda i: f"T{i // 2}", Befund=lambda i: f"Wort {i}") == {
-        "label": "Größenklasse", "group": "Tier", "text": "Befund"
+    assert made(Größenklasse=lambda i: f"x{i % 2}", Besitzer=lambda i: f"T{i // 2}", Befund=lambda i: f"Wort {i}") == {
+        "label": "Größenklasse", "group": "Besitzer", "text": "Befund"
     }  # fmt: skip
+
+
+def test_sentences_are_no_labels_however_few_they_are():
+    rows = [
+        {"Phone No.": f"00{i}", "Claim No.": f"C{i}", "Description of damage": f"Bumper and {i % 3} of the doors.",
+         "Total loss": i % 2, "Policy": f"P{i // 2}"}
+        for i in range(20)
+    ]  # fmt: skip
+    made = propose(columns_of(rows), Told())
+    assert made.columns == {
+        "label": "Total loss", "text": "Description of damage", "id": "Claim No.", "group": "Policy"
+    }  # fmt: skip
+
+
+def test_a_corrected_file_needs_its_options_anew(here, capsys):
+    write_csv(here / "r.csv", [{"label": ("y", "yes", "no")[i % 3], "note": f"words {i}"} for i in range(30)])
+    assert main(["init", ".", "--yes"]) == 0
+    assert "When the file is corrected, run init again: the options are the labels" in capsys.readouterr().out
+    assert f"Written by fs-fedmllm init from {here.name} (30 rows)" in (here / "my.yaml").read_text()
+
+
+def test_a_column_of_sites_that_some_rows_lack_is_said():
+    rows = [{"region": "NS"[i % 2] if i else "", "label": f"x{i // 2 % 2}", "note": f"w {i}"} for i in range(20)]
+    (said,) = [guess for guess in propose(columns_of(rows), Told()).guesses if guess.what == "clients"]
+    assert said.why == "region could say who they are, but 1 row lacks it; rows are dealt to them by chance"
+
+
+def test_the_status_of_a_claim_is_a_label():
+    rows = [{"claim_status": f"x{i % 2}", "note": f"w {i}", "claim": f"C{i // 2}"} for i in range(20)]
+    made = propose(columns_of(rows), Told())
+    assert made.columns == {"label": "claim_status", "text": "note", "group": "claim"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fs_fedmllm.data.client_names import shown_name
+from fs_fedmllm.data.column_words import folded, name_words
 from fs_fedmllm.data.template import LETTERS
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.tools.init import headings
@@ -76,6 +77,8 @@ def _guess_label(draft: Draft) -> None:
     few = [column for column in draft.free() if _may_be_label(draft, column)]
     units = headings.GROUP | headings.SITE
     named = [c for c in few if headings.has(c.name, headings.LABEL) and not headings.has(c.name, units)]
+    # A claim's status is a label though a claim is a group.
+    named = named or [c for c in few if {*map(folded, name_words(c.name)[-1:])} & headings.LABEL]
     exact = [c for c in named if c.name.lower() in ("label", "labels", "class", "target")]
     if len(exact) == 1 or len(named) == 1:
         column = (exact or named)[0]
@@ -99,6 +102,7 @@ def _may_be_label(draft: Draft, column: Column) -> bool:
         and column.repeats
         and column.longest <= 80
         and not column.pictures
+        and not (column.prose and column.mostly(column.prose))
         and column.kinds <= {"str", "int", "float", "bool"}
         and 2 * column.seen >= draft.found.total
         and (column.kinds <= {"str", "bool"} or column.numbers)

@@ -101,7 +101,8 @@ def question_of(name: str, options: Sequence[str]) -> str:
     if yes_no and words[-1] in _NOUNS:
         return _is_there(said)
     if yes_no:
-        return f"{_begun(said)}: yes or no?"
+        yes, no = sorted(options, key=lambda option: folded(option).strip().rstrip(".") in _NO)
+        return f"{_begun(said)}: {yes if len(yes) > 1 else 'yes'} or {no if len(no) > 1 else 'no'}?"
     if words[-1] in _KINDS:
         return f"What is the {said}?"
     if words[-1] in _SEVERAL:

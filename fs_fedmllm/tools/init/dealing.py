@@ -45,6 +45,7 @@ def choose_group(draft: Draft) -> None:
 def choose_clients(draft: Draft) -> None:
     """Take the column of clients, or a number of them that the rows are enough for."""
     found, made, told = draft.found, draft.made, draft.told
+    why = "no column is called like a hospital or a site"
     if not draft.said("site") and told.clients == 0:
         likely = [c for c in draft.named(headings.SITE) if c.repeats and not c.many and 2 <= len(c.values) <= 1000]
         full = [c for c in likely if c.seen == found.total]
@@ -52,17 +53,17 @@ def choose_clients(draft: Draft) -> None:
             best = full[0]
             draft.take("site", best, f"its name says so; {len(best.values):,} different ones: "
                        f"{listed(best.values)}")  # fmt: skip
-        for column in likely if not full else ():
-            made.warnings.append(
-                f"{shown_name(column.name)!r} could say which client a row belongs to, but "
-                f"{found.total - column.seen:,} rows lack it."
-            )
+        elif likely:
+            best = max(likely, key=lambda column: column.seen)
+            lacking = found.total - best.seen
+            rows = "1 row lacks" if lacking == 1 else f"{lacking:,} rows lack"
+            why = f"{shown_name(best.name)} could say who they are, but {rows} it"
     if "site" not in made.columns:
         group = found.columns.get(made.columns.get("group", ""))
         units = len(group.values) if group is not None and not group.many else found.total
         # a third of the units is for validation and test
         made.clients = told.clients or max(1, min(CLIENTS, units // 3))
-        why = "you said so (--clients)" if told.clients else "no column is called like a hospital or a site"
+        why = "you said so (--clients)" if told.clients else why
         made.say("clients", str(made.clients), f"{why}; rows are dealt to them by chance")
 
 

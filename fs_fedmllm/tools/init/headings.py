@@ -18,7 +18,7 @@ LABEL = _words(
 )
 #: Who or what several rows are of; before anything that one of them has several of.
 PERSON = _words(
-    "patient patients subject person participant animal user pid mrn patientin patienten patientennummer tier "
+    "patient patients subject person participant animal user pid mrn patientin patienten patientennummer "
     "hasta 患者 病人"
 )
 GROUP = PERSON | _words(
@@ -28,7 +28,8 @@ GROUP = PERSON | _words(
 SITE = _words(
     "hospital hospitals site sites clinic centre center institution institute ward department station device scanner "
     "location region client clients organisation organization school city country event practice camera "
-    "district province borough branch krankenhaus klinik standort abteilung praxis filiale hopital "
+    "district province borough branch deployment trap plot farm "
+    "krankenhaus klinik standort abteilung praxis filiale hopital "
     "etablissement hastane merkez sube 医院 科室 中心"
 )
 SPLIT = _words("split splits subset partition fold set")
@@ -37,7 +38,9 @@ PAIR = _words("input output")
 ANSWER = _words("answer answers response reference antwort reponse cevap 答案 回答")
 #: Where nothing is called an answer, what else may hold one.
 LIKE_ANSWER = _words("label labels target output completion")
-ID = _words("id uid uuid key nr nummer numero 编号")
+ID = _words("id uid uuid key nr no nummer numero 编号")
+#: A number of somebody's that results should not be full of.
+PRIVATE = _words("phone telephone tel telefon mobile handy fax iban account konto ssn email mail")
 IMAGE = column_words.IMAGE_WORDS | _words("bild bilder foto fotos aufnahme goruntu resim 图像 图片 照片 影像")
 PATH = column_words.PATH_WORDS | _words("datei dateiname pfad fichier chemin dosya yol 路径 文件")
 #: A picture with one of these shows what somebody drew, or less than another one does.

@@ -83,7 +83,8 @@ def _take_options(draft: Draft, column: Column) -> None:
 def _say_doubtful(draft: Draft, column: Column) -> None:
     """Say it where values that become options are numbers, texts, or the same thing twice."""
     warnings, values = draft.made.warnings, column.values
-    warnings += alike_sentences(values)
+    if alike := alike_sentences(values):
+        warnings += [*alike, "When the file is corrected, run init again: the options are the labels that it holds."]
     single = sum(count == 1 for count in values.values())
     if 2 * single > len(values):
         warnings.append(

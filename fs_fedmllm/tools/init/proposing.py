@@ -74,7 +74,7 @@ def _choose_id(draft: Draft) -> None:
     if draft.found.layout == "classes" or draft.said("id"):
         return
     likely = [c for c in draft.named(headings.ID) if c.unique and c.seen == draft.found.total
-              and not headings.has(c.name, headings.GROUP)]  # fmt: skip
+              and not headings.has(c.name, headings.PRIVATE)]  # fmt: skip
     exact = [c for c in likely if c.name.lower() == "id"] or likely[:1]
     if exact:
         draft.take("id", exact[0], "it is another one in every row")

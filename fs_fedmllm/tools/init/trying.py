@@ -176,6 +176,7 @@ def _too_few(rows: Sequence[Sample], proposal: Proposal, told: Told) -> _TooFewE
     said = " ".join(f"--{part} {share:g}" for part, share in told.shares.items() if share)
     ways = [f"leave out {said}"] if said else []
     ways += ["give more rows", *(["leave one part out (--val 0)"] if len(proposal.shares) > 1 else [])]
+    ways += ["say --group '' if they may be apart"] if group else []
     remedy = ", ".join([*ways, "or say in a column named split which row is train, val or test."])
     return _TooFewError(
         f"{count} too few to divide into {', '.join(parts)} and {last} rows ({together} stay in one split), so no "
