@@ -220,10 +220,16 @@ def test_headings_of_other_languages():
 
 def test_sentences_are_no_labels_however_few_they_are():
     rows = [
-        {"Phone No.": f"00{i}", "Claim No.": f"C{i}", "Description of damage": f"Bumper and {i % 3} of the doors.",
-         "Total loss": i % 2, "Policy": f"P{i // 2}"}
-        for i in range(20)
-    ]  # fmt: skip
+        {"Phone No.": f"00{i}", "Claim No.": f"C{i}", "Total loss": i % 2, "Policy": f"P{i // 2}"} for i in range(20)
+    ]
+    short = [row | {"Description of damage": f"Bumper, {i % 3} doors."} for i, row in enumerate(rows)]
+    made = propose(columns_of(short), Told(columns={"label": "Total loss"}))
+    assert made.columns["text"] == "Description of damage"
+    named = [row | {"Damage": f"Bumper and {i % 3} of the doors are bent."} for i, row in enumerate(rows)]
+    assert propose(columns_of(named), Told()).columns["label"] == "Total loss"
+    rows = [
+        row | {"Description of damage": f"Bumper and {i % 3} of the doors are bent."} for i, row in enumerate(rows)
+    ]
     made = propose(columns_of(rows), Told())
     assert made.columns == {
         "label": "Total loss", "text": "Description of damage", "id": "Claim No.", "group": "Policy"

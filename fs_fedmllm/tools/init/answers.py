@@ -76,9 +76,10 @@ def _guess_question(draft: Draft) -> None:
 def _guess_label(draft: Draft) -> None:
     few = [column for column in draft.free() if _may_be_label(draft, column)]
     units = headings.GROUP | headings.SITE
-    named = [c for c in few if headings.has(c.name, headings.LABEL) and not headings.has(c.name, units)]
-    # A claim's status is a label though a claim is a group.
-    named = named or [c for c in few if {*map(folded, name_words(c.name)[-1:])} & headings.LABEL]
+    # A claim's status is a label though a claim is a group, and a description of damage is none.
+    ends = [c for c in few if {*map(folded, name_words(c.name)[-1:])} & headings.LABEL]
+    named = [c for c in few if headings.has(c.name, headings.LABEL) and not headings.has(c.name, units)
+             and (c in ends or not headings.has(c.name, headings.TEXT))] or ends  # fmt: skip
     exact = [c for c in named if c.name.lower() in ("label", "labels", "class", "target")]
     if len(exact) == 1 or len(named) == 1:
         column = (exact or named)[0]
