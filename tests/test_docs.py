@@ -290,6 +290,13 @@ def test_the_page_about_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert printed.startswith("round 1: ") and "probabilities" not in printed and printed.count("\n") >= 5
 
 
+def test_the_page_about_conformance(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks("docs/conformance.md")
+    exec(compile(block, "docs/conformance.md", "exec"), {"__name__": "page"})
+    verdicts = capsys.readouterr().out
+    assert "FAILED" not in verdicts and "no reference is known for 'halved'" in verdicts
+
+
 def test_the_page_about_python_names_every_public_name() -> None:
     import fs_fedmllm
 

@@ -73,11 +73,13 @@ def _runs_of(places: list[Path]) -> list[Path]:
 
 def _spread(args: argparse.Namespace, places: list[Path]) -> int:
     from fs_fedmllm.errors import ConfigError
+    from fs_fedmllm.shipped import find_shipped
     from fs_fedmllm.tools.report.spread import write_spread
 
     for given, name in ((args.baseline, "--baseline"), (args.no_curves, "--no-curves")):
         if given:
             raise ConfigError(f"{name} means nothing with --spread, which compares no rows and draws no curves.")
+    places = [find_shipped(str(place), "tables", "table") if place.suffix == ".yaml" else place for place in places]
     out = Path(args.out) if args.out else Path("report") if places[0].is_file() else places[0] / "report"
     for path in write_spread(places, out):
         print(path)

@@ -261,7 +261,12 @@ def check_trajectory(
         for position in range(start[name].numel()):
             origin = float(start[name].flatten()[position])
             column = [None if d is None else float(d.flatten()[position]) for d in series]
-            for index, expected in enumerate(reference(hyper, origin, column)):
+            wanted = list(reference(hyper, origin, column))
+            assert len(wanted) == len(column), (
+                f"{server.name}: the reference gives {len(wanted)} values for {len(column)} rounds; it is to give the "
+                "coordinate's value after each"
+            )
+            for index, expected in enumerate(wanted):
                 got = float(reached[index][name].flatten()[position])
                 assert abs(got - expected) <= 1e-7 + 1e-4 * abs(expected - origin), (
                     f"{server.name}: {name}[{position}] is {got:.9g} after round {index}, the paper's update gives "

@@ -121,6 +121,8 @@ def test_an_algorithm_of_your_own_needs_its_own_reference():
     with pytest.raises(NotApplicable, match="'mine'"):
         check_trajectory(Mine())
     check_trajectory(Mine(), RunningMean, REFERENCES["fedavg"])
+    with pytest.raises(AssertionError, match="the reference gives 7 values for 8 rounds"):
+        check_trajectory(Mine(), RunningMean, lambda *known: REFERENCES["fedavg"](*known)[:-1])
     with pytest.raises(AssertionError, match="the paper's update gives"):
         check_trajectory(Mine(), RunningMean, REFERENCES["fedavgm"])
 

@@ -62,7 +62,15 @@ def test_finished_runs_stand_beside_the_papers_figures(tmp_path, capsys) -> None
     assert {row["seeds"] for row in rows if row["source"] == OURS} == {"2"}
 
 
+def test_a_table_that_ships_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "--spread", "tables/table2.yaml", "tables/table3.yaml", "--out", "figure6"]) == 0
+    assert "aligned" in (tmp_path / "figure6" / "spread.csv").read_text()
+
+
 def test_what_holds_no_table_is_refused(tmp_path, capsys) -> None:
+    assert cli.main(["report", "--spread", "tables/table0.yaml"]) == 2
+    assert "No table 'tables/table0.yaml'" in capsys.readouterr().err
     assert cli.main(["report", "--spread", str(tmp_path)]) == 2
     assert "holds no sweep" in capsys.readouterr().err
     assert cli.main(["report", "--spread", "--baseline", "fedavg", str(TABLES[0])]) == 2
