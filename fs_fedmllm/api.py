@@ -55,7 +55,16 @@ class Callback:
 
         Args:
             done_rounds: rounds done; 0 is the zero-shot evaluation.
-            metrics: ``val_*`` and ``test_*`` figures.
+            metrics: ``val_*`` and ``test_*`` figures of the run's own rows.
+        """
+
+    def on_test_set_end(self, done_rounds: int, name: str, metrics: dict[str, float]) -> None:
+        """After an evaluation on a further test set; it follows that on the run's own rows.
+
+        Args:
+            done_rounds: as for :meth:`on_evaluation_end`.
+            name: as in ``fedmllm.test_sets``.
+            metrics: ``test_*`` figures of the set.
         """
 
 
@@ -161,6 +170,10 @@ def run(
         def evaluated(self, done_rounds: int, figures: dict[str, float]) -> None:
             for callback in callbacks:
                 callback.on_evaluation_end(done_rounds, figures)
+
+        def test_set_evaluated(self, done_rounds: int, name: str, figures: dict[str, float]) -> None:
+            for callback in callbacks:
+                callback.on_test_set_end(done_rounds, name, figures)
 
     label = Path(config).stem if isinstance(config, str | Path) else ""
     results, folder = run_embedded(checked, listener=Calls(), label=label)

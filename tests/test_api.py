@@ -48,12 +48,17 @@ def test_a_run_from_python(overrides) -> None:
         def on_evaluation_end(self, done_rounds, metrics):
             seen.append(("evaluation", done_rounds, metrics["test_acc"]))
 
-    result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=[Watch()], seed=7, **overrides)
+        def on_test_set_end(self, done_rounds, name, metrics):
+            seen.append((f"set {name}", done_rounds, metrics["test_acc"]))
+
+    sets = {"fedmllm.test_sets": {"panel": {"type": "digits_panel"}}}
+    result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=[Watch()], seed=7, **overrides, **sets)
     assert [event[:2] for event in seen] == [
-        *[("evaluation", 0), ("client", 0), ("client", 0), ("round", 1)],
-        *[("client", 1), ("client", 1), ("round", 2), ("evaluation", 2)],
+        *[("evaluation", 0), ("set panel", 0), ("client", 0), ("client", 0), ("round", 1)],
+        *[("client", 1), ("client", 1), ("round", 2), ("evaluation", 2), ("set panel", 2)],
     ]
-    assert result.metrics["test_acc"] == seen[-1][2] and [row["round"] for row in result.history] == [0, 2]
+    assert result.results["test_sets"]["panel"]["evaluations"][-1]["test_acc"] == seen[-1][2]
+    assert result.metrics["test_acc"] == seen[-2][2] and [row["round"] for row in result.history] == [0, 2]
     assert result.results["seed"] == 7 and set(result.manifest["clients"]) == {"1", "2", "3"}
     assert result.best is not None and (result.adapter / "adapter_model.safetensors").is_file()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from json_page import wrong
 from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
@@ -19,7 +22,9 @@ from fs_fedmllm.models.skeleton import skeleton
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 from fs_fedmllm.tools.planner import packages, precisions
+from fs_fedmllm.tools.planner import plan as planning
 from fs_fedmllm.tools.planner.plan import NOT_MEASURED, make_plan
+from fs_fedmllm.tools.planner.probe import probe
 from fs_fedmllm.tools.planner.show import table
 from fs_fedmllm.tools.planner.work import count_work
 
@@ -85,17 +90,31 @@ def test_a_plan_measures_nothing_without_the_probe_and_says_so(
     assert table(plan).count("--probe") == 1
 
 
-def test_the_probe_measures_memory_and_time(short_config: Make) -> None:
-    plan = make_plan(short_config("cross_i3t7", "federate.total_round_num", "1"), with_probe=True)
+def test_the_probe_measures_memory_and_time(short_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of further test sets too, whose rows are asked otherwise: one in writing, one for an AUC."""
+    sets = ("fedmllm.test_sets", "{panel: {type: digits_panel}, match: {type: digits_match}}")
+    config = short_config("cross_i3t7", "federate.total_round_num", "1", "eval.freq", "1", *sets)
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(planning, "probe", lambda own: found.setdefault("figures", probe(own)))
+    plan = make_plan(config, with_probe=True)
     assert not plan.problems and NOT_MEASURED not in plan.notes
     assert plan.memory["peak_bytes"] > plan.model["base_bytes"]
     assert plan.time["total_seconds"] == pytest.approx(sum(plan.time["seconds"].values()))
-    assert "memory" in table(plan) and "time" in table(plan)
-    found = plan.precisions
-    assert found["take"] in found["precisions"] and {"float32", "bfloat16"} <= set(found["precisions"])
-    assert found["precisions"]["float32"]["relative"] == 1
-    assert found["precisions"]["float32"]["base_bytes"] == plan.model["base_bytes"]
-    assert f"take {found['take']} (" in table(plan) or f"{found['take']} as configured" in table(plan)
+    assert wrong(dataclasses.asdict(plan), "plan") == []
+    said = table(plan)
+    assert "memory" in said and "time" in said and "32 of them of further test sets" in said
+    assert plan.work["rows_scored_test_sets"] == {"panel": 16, "match": 16} and plan.work["rows_scored"] == 64
+    seconds = found["figures"]["set_scored_seconds"]
+    assert plan.time["seconds"]["evaluation"] == pytest.approx(
+        32 * found["figures"]["scored_seconds"] + 16 * seconds["panel"] + 16 * seconds["match"]
+    )
+    assert plan.tokens["test_sets"]["panel"]["of"] == 16 and "tokens, panel" in said
+
+    advice = plan.precisions
+    assert advice["take"] in advice["precisions"] and {"float32", "bfloat16"} <= set(advice["precisions"])
+    assert advice["precisions"]["float32"]["relative"] == 1
+    assert advice["precisions"]["float32"]["base_bytes"] == plan.model["base_bytes"]
+    assert f"take {advice['take']} (" in table(plan) or f"{advice['take']} as configured" in table(plan)
 
 
 def test_the_quickest_precision_that_fits_is_advised() -> None:
@@ -141,6 +160,22 @@ def test_products_are_those_of_the_language_layers_alone(tmp_path: Path) -> None
     assert precisions.candidates(ModelOptions(path=str(folder))) == {}
 
 
+def test_the_longest_rows_of_further_test_sets_are_known_and_what_no_run_would_take_is_said(
+    short_config: Make, tmp_path: Path
+) -> None:
+    rows = [{"id": f"r{i}", "text": f"{'word ' * (i % 3 * 50)}{i}", "label": ("yes", "no")[i % 2]} for i in range(20)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ward = f"{{type: own, root: {tmp_path}, options: {{template: digits_match}}}}"
+    sets = f"{{ward: {ward}, other: {{type: digits_match}}}}"
+    config = short_config("cross_i3t7", "fedmllm.test_sets", sets, "fedmllm.eval.batch_size", "4")
+    work = count_work(config, prepare_data(config))
+    (texts,), (pictured,) = work.longest_sets["ward"], work.longest_sets["other"]
+    assert len(texts) == len(pictured) == 4 and all(row.text.count("word") == 100 for row in texts)
+    assert all(row.image is not None for row in pictured)
+    dear = short_config("cross_i3t7", "fedmllm.test_sets", sets, "fedmllm.train.max_length", "2")
+    assert any(said.startswith("fedmllm.test_sets.other: ") for said in make_plan(dear).problems)
+
+
 def test_a_probe_of_what_would_not_start_is_left_out(short_config: Make, tmp_path: Path) -> None:
     plan = make_plan(short_config("cross_i3t7", "fedmllm.replay", tmp_path / "none.json"), with_probe=True)
     assert plan.problems and any("left out" in note for note in plan.notes) and not plan.memory
@@ -153,6 +188,7 @@ def test_what_is_missing_is_a_problem_and_the_rest_is_planned(capsys: pytest.Cap
     assert "NOT there" in said and "is not a folder" in said and "adapter" in said
     assert main(["plan", *words, "--json"]) == 1
     plan = json.loads(capsys.readouterr().out)
+    assert wrong(plan, "plan") == []
     assert plan["model"]["present"] is False and plan["model"]["licence"] == "unknown"
     assert any("openbmb/MiniCPM-V-4.6" in problem for problem in plan["problems"])
 

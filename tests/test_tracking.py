@@ -136,7 +136,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fs_fedmllm.runs.session import Session
 
     folder, taken = tmp_path_factory.mktemp("runs"), list[int]()
-    words = [*WORDS, f"outdir={folder}", "expname=told", "fedmllm.report_to=[tensorboard, wandb, mlflow]"]
+    words = [*WORDS, f"outdir={folder}", "expname=told", "fedmllm.report_to=[tensorboard, wandb, mlflow]",
+             "fedmllm.test_sets={panel: {type: digits_panel}}"]  # fmt: skip
     plain = Session.take
 
     def take(self: Session, update: Any) -> bool:
@@ -160,6 +161,8 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def expected(folder: Path) -> Counter[tuple[str, int]]:
+    """Every figure of every line; those of the further test set are among them."""
+    assert {one["set"] for one in lines_of(folder) if one["kind"] == "test_set"} == {"panel"}
     return Counter((name, one["round"]) for one in lines_of(folder) for name in named_figures(one))
 
 

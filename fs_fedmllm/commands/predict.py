@@ -45,6 +45,7 @@ def _predict(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.adapters.predict import one_row, predict, read_rows
     from fs_fedmllm.tools.adapters.row_files import form_of
     from fs_fedmllm.tools.adapters.score import read_truths, said_right, score
+    from fs_fedmllm.tools.adapters.trained_rows import trained_on
 
     form = form_of(args.adapter)
     rows = read_rows(Path(args.file), form) if args.file else [one_row(args.image, args.text, args.question)]
@@ -70,5 +71,7 @@ def _predict(args: argparse.Namespace) -> int:
             print(f"  {share:7.2%}  {printable(name)}")
     if scored is not None:
         sys.stdout.flush()
-        print(scored.said(), file=sys.stderr)  # rows go to standard output, a line each
+        labelled = [row for row, right in zip(rows, scored.right, strict=True) if right is not None]
+        scored = dataclasses.replace(scored, trained=trained_on(args.adapter, labelled))
+        print(printable(scored.said()), file=sys.stderr)  # rows go to standard output, a line each
     return 0

@@ -21,6 +21,19 @@ from fs_fedmllm.evaluation.slices import RESAMPLES, groups_of, row_metric
 from fs_fedmllm.evaluation.statistics import paired_bootstrap
 
 VIEWS = ("joint", "product", "image", "text")
+#: Below a table of the four.
+EXPLAINED = (
+    "The same test rows, asked in four ways. Joint: image and text in one prompt, the figure of every other table. "
+    "Image only, text only: one of them, the other hidden. Product of views: what these two say of each option, "
+    "multiplied. Product minus joint: above 0, image and text apart tell the model more than it makes of them both, "
+    "so it knows what its answer to both does not use; below 0, the answer lies in how they belong together, which "
+    "neither tells alone; where the interval holds 0, these rows show no difference."
+)
+#: What :func:`gap_means` calls the gap, in words for readers who do not know the terms.
+_PLAIN = {
+    "knowledge that the joint form does not reach": "image and text apart tell the model more than it makes of both",
+    "knowledge that only the joint form has": "both together tell the model more than image and text apart",
+}
 
 
 def product_of_views(image: np.ndarray, text: np.ndarray) -> np.ndarray:
@@ -98,15 +111,25 @@ def gap_means(low: float, high: float) -> str:
     return "knowledge that only the joint form has" if high < 0 else "no difference that these rows can show"
 
 
+def plainly(means: str) -> str:
+    """The name of a gap for readers who do not know the terms.
+
+    Args:
+        means: as :func:`gap_means` calls it.
+    """
+    return _PLAIN.get(means, means)
+
+
 def said_views(views: Mapping[str, Any]) -> str:
-    """One line for the closing table.
+    """Three lines for the closing table.
 
     Args:
         views: as :func:`view_figures` gives them.
     """
-    named = {"joint": "joint", "product": "product of views", "image": "image only", "text": "text only"}
-    parts = ", ".join(f"{said} {views[view]['acc']:.4f}" for view, said in named.items() if "acc" in views[view])
+    joint, product, image, text = (f"{views[view]['acc']:.4f}" for view in VIEWS)
     gap = views["gap"]
-    return f"views (acc): {parts}\nproduct - joint: {gap['acc']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}], " + (
-        str(gap["means"])
+    return (
+        f"views (acc): joint {joint} (asked with image and text), image only {image}, text only {text}\n"
+        f"product of views: {product} (what image only and text only say of each option, multiplied)\n"
+        f"product - joint: {gap['acc']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}], {plainly(str(gap['means']))}"
     )

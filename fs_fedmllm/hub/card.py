@@ -4,163 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.config import PrivacyConfig
-from fs_fedmllm.hub import phrases
-
-#: Metrics of the test rows that a card shows, in this order; each may have an interval.
-SHOWN = ("macro_f1", "auc", "acc", "open_acc", "closed_acc", "loss")
-VIEWS = (("", "all that they have"), ("image_", "the image only"), ("text_", "the text only"))
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a card is written from.
-
-    Attributes:
-        repo: ``owner/name``, for the loading line.
-        config: the configuration as a mapping, without paths.
-        results: as in results.json.
-        manifest: as in manifest.json; of its rows only counts are shown.
-        round: rounds done by the adapter that the card is of.
-        entry: the evaluation of that round, or None.
-        base: public id of the base.
-        base_licence: its licence, or ``unknown``.
-        licence: the adapter's, or empty.
-        intervals: metric (``acc``, ``image_acc``) -> (low, high) of 95 %, from row decisions.
-        mean_of: of how many of the last rounds' adapters it is the mean; 0: of none, it is a round's own.
-    """
-
-    repo: str
-    config: Mapping[str, Any]
-    results: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    round: int
-    entry: Mapping[str, Any] | None
-    base: str
-    base_licence: str
-    licence: str
-    intervals: Mapping[str, tuple[float, float]]
-    mean_of: int = 0
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, JASA 22, 1927), from counts alone.
-
-    Args:
-        share: in [0, 1].
-        count: rows.
-    """
-    from scipy.stats import binomtest
-
-    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def intervals_from_rows(predictions: Path) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of accuracy and macro F1, by what the rows were shown with, from ``predictions.jsonl``.
-
-    Args:
-        predictions: the run folder's file.
-
-    Returns:
-        Metric name -> (low, high); empty where there is no such file.
-    """
-    from fs_fedmllm.evaluation.predictions import read_predictions
-    from fs_fedmllm.evaluation.slices import intervals
-
-    if not predictions.is_file():
-        return {}
-    rows = [row for row in read_predictions(predictions) if row.client is None]  # Local has no one adapter
-    found = intervals(rows, ("acc", "macro_f1"), None, seed=0)
-    return {name.removeprefix("test_"): (ends["low"], ends["high"]) for name, ends in found.items()}
-
-
-def _metrics(facts: Facts) -> list[tuple[str, str, float, tuple[float, float] | None, str]]:
-    """(view, metric, value, interval, how the interval was made) of the test rows."""
-    lines = []
-    entry = facts.entry or {}
-    for prefix, view in VIEWS:
-        for name in SHOWN:
-            value = entry.get(f"test_{prefix}{name}")
-            if value is None:
-                continue
-            interval, source = facts.intervals.get(prefix + name), "bootstrap"
-            total = entry.get(f"test_{prefix}total")
-            if interval is None and name == "acc" and total:
-                interval, source = wilson(float(value), int(total)), "Wilson"
-            lines.append((view, name, float(value), interval, source if interval else ""))
-    return lines
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """What a card says of test rows: the run's own, or those of a further set.
-
-    Attributes:
-        name: of the set; empty for the run's own rows.
-        dataset: as a sentence may name it.
-        type: the value of ``data.type``.
-        facts: with the entry and the intervals of these rows.
-        counted: ``test_rows`` of these rows.
-    """
-
-    name: str
-    dataset: str
-    type: str
-    facts: Facts
-    counted: Mapping[str, Any]
-
-    def table(self) -> list[str]:
-        """The figures, and of how many rows they are; empty without an evaluation of the card's round."""
-        metrics = _metrics(self.facts)
-        lines = ["| shown | rows | metric | value | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-        prefixes, entry = {view: prefix for prefix, view in VIEWS}, self.facts.entry or {}
-        for view, name, value, interval, source in metrics:
-            told = f"{interval[0]:.4f} to {interval[1]:.4f} ({source})" if interval else "not available"
-            rows = entry.get(f"test_{prefixes[view]}total")
-            lines.append(f"| {view} | {'' if rows is None else int(rows)} | {name} | {value:.4f} | {told} |")
-        of = phrases.test_rows({"test_rows": self.counted}, entry, self.dataset)
-        count = self.facts.mean_of
-        made = f"Mean of the adapters of the last {count} rounds, after" if count else "After"
-        after = f"{made} round {self.facts.round}, on {of}."
-        return [*([f"Test set {self.name}:", ""] if self.name else []), *lines, "", after] if metrics else []
-
-    def results(self) -> list[Any]:
-        """The figures in the hub's form."""
-        from huggingface_hub import EvalResult
-
-        return [
-            EvalResult(
-                task_type="image-text-to-text",
-                dataset_type=self.type,
-                dataset_name=f"{self.dataset}, {view}",
-                # results of one configuration are merged under the first one's name
-                dataset_config=f"{self.name}, {view}" if self.name else view,
-                metric_type=name,
-                metric_value=round(value, 6),
-            )
-            for view, name, value, _, _ in _metrics(self.facts)
-        ]
-
-
-def _tested(facts: Facts) -> list[_Tested]:
-    """The run's own test rows, and the further test sets that have an evaluation of the card's round."""
-    results, config = facts.results, facts.config
-    own = phrases.dataset(str(results.get("dataset", "")))
-    found = [_Tested("", own, str(config["data"]["type"]), facts, results.get("test_rows") or {})]
-    for name, figures in (results.get("test_sets") or {}).items():
-        evaluations = [] if facts.mean_of else figures.get("evaluations") or []
-        entry = next((e for e in evaluations if e["round"] == facts.round), None)
-        called = phrases.dataset(str(figures.get("dataset", "")))
-        kind = str(config["fedmllm"]["test_sets"][name]["type"])
-        of_set = dataclasses.replace(facts, entry=entry, intervals={})
-        found.append(_Tested(name, called, kind, of_set, figures.get("test_rows") or {}))
-    return found
+from fs_fedmllm.hub import phrases, settings
+from fs_fedmllm.hub.facts import Facts
+from fs_fedmllm.hub.tested import tested
 
 
 def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
@@ -228,8 +78,8 @@ def card(facts: Facts) -> str:
 
     results, config = facts.results, facts.config
     federate, ours = config["federate"], config["fedmllm"]
-    tested = _tested(facts)
-    dataset = tested[0].dataset
+    judged = tested(facts)
+    dataset = judged[0].dataset
     model = config["model"]["fedmllm"]
     lacking = phrases.lacks_modalities(facts.manifest)
     data = ModelCardData(
@@ -239,7 +89,7 @@ def card(facts: Facts) -> str:
         license=facts.licence or None,
         tags=phrases.tags(model, lacking),
         model_name=facts.repo.split("/")[-1],
-        eval_results=[result for rows in tested for result in rows.results()] or None,
+        eval_results=[result for rows in judged for result in rows.results()] or None,
     )
     args = (config["data"].get("splitter_args") or [{}])[0]
     scenario = f"{results.get('scenario')} ({', '.join(f'{k} {v}' for k, v in args.items())})"
@@ -268,9 +118,10 @@ def card(facts: Facts) -> str:
             ],
         ),
         ("Clients", _clients(facts.manifest)),
+        ("How it is asked", _asked(facts)),
         (
             "Results",
-            [line for rows in tested if (table := rows.table()) for line in (*table, "")][:-1]
+            [line for rows in judged if (table := rows.table()) for line in (*table, "")][:-1]
             or ["No evaluation of this round was made."],
         ),
         ("Privacy", _privacy(config, results)),
@@ -284,7 +135,7 @@ def card(facts: Facts) -> str:
             [
                 f"Research on federated fine-tuning{' with missing modalities' if lacking else ''}, for questions "
                 f"like those of {dataset}, asked with the template in `fedmllm.json`. It was evaluated on nothing "
-                + ("else." if len(tested) == 1 else "but that and the further test sets above."),
+                + ("else." if len(judged) == 1 else "but that and the further test sets above."),
                 "",
                 "Do not use it to decide about people. Expect less where a row lacks a modality, and where few "
                 "clients held what it shows. A client's rows may leave traces in an adapter; see "
@@ -302,6 +153,16 @@ def card(facts: Facts) -> str:
         f"fs-fedmllm {results.get('version')} (FedMLLM, arXiv 2411.14717)."
     )
     return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{intro}\n\n{body}\n"
+
+
+def _asked(facts: Facts) -> list[str]:
+    """How images are shown, and how answers come about; of a further test set, where its answers are written."""
+    lines = settings.images(facts.config["model"]["fedmllm"], facts.results.get("images"))
+    lines += settings.answers(facts.results.get("decoding"), facts.task)
+    for name, figures in (facts.results.get("test_sets") or {}).items():
+        told = settings.answers(figures.get("decoding"), "")
+        lines += [line.replace("- answers:", f"- answers on test set {name}:", 1) for line in told]
+    return lines
 
 
 def _per_round(federate: Mapping[str, Any]) -> int:

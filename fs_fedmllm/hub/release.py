@@ -12,10 +12,12 @@ import yaml
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.files.untrusted import read_json
-from fs_fedmllm.hub.card import Facts, card, intervals_from_rows
+from fs_fedmllm.hub.card import card
+from fs_fedmllm.hub.facts import Facts
 from fs_fedmllm.hub.fetch import CONFIG, FOLDERS, TENSORS
 from fs_fedmllm.hub.names import is_public_id
 from fs_fedmllm.hub.publisher import Release
+from fs_fedmllm.hub.tested import intervals_from_rows
 from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
 from fs_fedmllm.models.export import TINY_NAME
 
@@ -24,9 +26,10 @@ FIGURES = (
     *("version", "profile", "dataset", "scenario", "method", "seed", "rounds", "zero_shot", "evaluations", "best"),
     *("best_by", "bytes_sent", "adapter_bytes", "adapter_sha256", "manifest_sha256", "config_sha256", "privacy"),
     *("test_rows", "test_sets", "average_last", "views", "stand_ins"),
+    *("images", "decoding"),
 )
 #: The same, of a further test set.
-SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best")
+SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best", "decoding")
 
 
 def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -169,6 +172,7 @@ def make_release(
         licence=licence,
         intervals=intervals_from_rows(predictions) if predictions is not None else {},
         mean_of=len(mean_of),
+        task=str(json.loads(description)["template"]["task"]),
     )
     best = results.get("best_by")
     figure = f": {best} {entry[best]:.4f}" if entry and best in entry else ""

@@ -13,6 +13,7 @@ from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.runs.decisions import said_decisions
 from fs_fedmllm.runs.progress import said_figures
 from fs_fedmllm.runs.virtual_time import said_buffered
+from fs_fedmllm.scenarios.federated_data import LAST_ROUND
 from fs_fedmllm.scenarios.rates import said_rates
 
 
@@ -66,6 +67,21 @@ def test_rows_line(counted: dict[str, Any]) -> str:
     return f"test rows: {counted['evaluated']:,}{of}; {shown}"
 
 
+def _picked(results: Mapping[str, Any], best_round: int | None) -> str:
+    """Which round is the best, and by what; or that nothing picks one."""
+    metric, evaluations = results["best_by"], results["evaluations"]
+    if best_round is None:
+        if not evaluations:
+            return "no round was evaluated, so none is the best"
+        return (
+            f"no validation rows pick a best round: the run's figures are of the last one, round {results['rounds']}"
+        )
+    said = f"best by {metric}: round {best_round}"
+    if results.get("best_by_loss"):
+        said += f" ({metric} is {evaluations[0].get(metric):.4f} in every evaluation, so the lowest loss is the best)"
+    return said
+
+
 def closing_table(results: dict[str, Any], folder: str) -> str:
     """The figures of a finished run as text.
 
@@ -84,7 +100,9 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         *[c.replace("test_", "").replace("val_", "val ") for c in columns],
         *[c.replace("test_", "").replace("_", " ") for c in slices],
     ]
-    best_round = results["best"]["round"] if results["best"] else None
+    # Nothing picks a round where there are no validation rows to pick it by: the last one is the run's.
+    picks = results["best_by"] != LAST_ROUND
+    best_round = results["best"]["round"] if results["best"] and picks else None
     rows = []
     for entry in evaluations:
         name = "zero-shot" if entry["round"] == 0 else f"round {entry['round']}"
@@ -100,7 +118,7 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
     rest = seconds["total"] - seconds["training"] - seconds["evaluation"]
     lines += [
         "",
-        f"best by {results['best_by']}: round {best_round}",
+        _picked(results, best_round),
         f"bytes sent: {said_bytes(results['bytes_sent'])} (adapter {said_bytes(results['adapter_bytes'])})",
         f"time: {seconds['total']:.1f} s = training {seconds['training']:.1f} s + evaluation "
         f"{seconds['evaluation']:.1f} s + everything else {rest:.1f} s",
@@ -131,11 +149,6 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         lines.insert(-2, f"model: {results['model']}")
     if results.get("privacy"):
         lines.insert(-2, privacy_line(results["privacy"]))
-    if results.get("best_by_loss"):
-        value = evaluations[0].get(results["best_by"])
-        lines[lines.index(f"best by {results['best_by']}: round {best_round}")] += (
-            f" ({results['best_by']} is {value:.4f} in every evaluation, so the lowest loss is the best)"
-        )
     if results.get("out_of_form"):
         lines.insert(-2, said_of_form(results["out_of_form"]))
     if results["refused"]:

@@ -16,7 +16,7 @@ from fs_fedmllm.errors import FedMLLMError, LockedError, ModelError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.files.locks import is_held
 from fs_fedmllm.runs.run_folder import LOCK, check_copy, check_output, next_folder
-from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric, counted, prepare_data
+from fs_fedmllm.scenarios.federated_data import LAST_ROUND, FederatedData, best_metric, counted, prepare_data
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.scenarios.rates import said_rates
 from fs_fedmllm.scenarios.test_sets import naming_set
@@ -161,7 +161,10 @@ class _DryRun:
             with naming_set(name):
                 load_local_metrics(self.config.fedmllm.eval.metrics, test_set.template, scores=scores)
         further = f"; {len(local)} local metrics load" if local else ""
-        return f"{best_metric(self.config, self.data.dataset)} picks the best round{further}"
+        picks = best_metric(self.config, self.data.dataset)
+        if picks == LAST_ROUND:
+            return f"no validation rows pick a best round, the last round's figures are the run's{further}"
+        return f"{picks} picks the best round{further}"
 
     def _ahead(self) -> str:
         from fs_fedmllm.runs.opening import look_ahead

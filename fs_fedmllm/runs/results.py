@@ -15,7 +15,9 @@ from fs_fedmllm.evaluation.predictions import Prediction, shown_as
 from fs_fedmllm.evaluation.question_only import question_only
 from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.evaluation.views import view_figures
+from fs_fedmllm.models.image_tokens import image_facts
 from fs_fedmllm.privacy.central import CentralPrivacy
+from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
@@ -100,6 +102,22 @@ def results_so_far(
         }
     if privacy:
         results["privacy"] = privacy
+    return results
+
+
+def with_settings(results: dict[str, Any], federation: Federation) -> dict[str, Any]:
+    """Figures beside how they came about: how images are shown and, where answers are written, how.
+
+    Args:
+        results: as :func:`results_so_far` gives them.
+        federation: the run's pieces.
+    """
+    mllm, parts = federation.mllm, [(results, federation.evaluator)]
+    parts += [(results["test_sets"][name], evaluator) for name, evaluator in federation.test_sets.items()]
+    results["images"] = image_facts(mllm.processor, mllm.image_arguments)
+    for part, evaluator in parts:
+        if (decoding := evaluator.decoding()) is not None:
+            part["decoding"] = decoding
     return results
 
 

@@ -37,7 +37,6 @@ from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
 from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.hub.hook import HubHook
 from fs_fedmllm.models.export import write_adapter
-from fs_fedmllm.models.image_tokens import image_facts
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
@@ -56,7 +55,7 @@ from fs_fedmllm.runs.clock import RunClock
 from fs_fedmllm.runs.last_rounds import average_last, kept_rounds
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.opening import open_run
-from fs_fedmllm.runs.results import closing_figures, results_so_far
+from fs_fedmllm.runs.results import closing_figures, results_so_far, with_settings
 from fs_fedmllm.runs.resumption import identity
 from fs_fedmllm.runs.run_folder import RunFolder
 from fs_fedmllm.runs.test_sets import TestSetScores, mean_figures
@@ -307,10 +306,6 @@ class Session:
         )
         for name, figures in self._test_sets.closing().items():
             results["test_sets"][name] |= figures
-        mllm = self.federation.mllm
-        results["images"] = image_facts(mllm.processor, mllm.image_arguments)
-        if (decoding := self.federation.evaluator.decoding()) is not None:
-            results["decoding"] = decoding
         if results.get("out_of_form"):
             logger.warning("%s.", said_of_form(results["out_of_form"]))
         if self._hub is not None and self.federation.optimizer is not None:
@@ -356,7 +351,7 @@ class Session:
         self.folder.stands()
 
     def _results(self, digest: str | None = None) -> dict[str, Any]:
-        return results_so_far(
+        results = results_so_far(
             self.config,
             self.federation.data,
             self.state,
@@ -365,3 +360,4 @@ class Session:
             digest=digest,
             dp=self.dp,
         )
+        return with_settings(results, self.federation)

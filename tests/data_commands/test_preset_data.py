@@ -113,6 +113,20 @@ def test_a_choice_preset_runs_with_tiny(cli, tmp_path, preset, rows, dev):
         assert results["best_by"].startswith("val_")
     else:
         assert results["best_by"] == "last round" and results["best"]["round"] == results["rounds"] == 1
-        assert len(results["evaluations"]) == 2 and "best by last round: round 1" in said
+        assert len(results["evaluations"]) == 2 and "(best)" not in said
+        assert "no validation rows pick a best round: the run's figures are of the last one, round 1\n" in said
+        code, said = cli(
+            "run",
+            f"configs/{preset}.yaml",
+            "--tiny",
+            "--engine",
+            "embedded",
+            "data.root",
+            root,
+            *words,
+            *step,
+            "--dry-run",
+        )
+        assert code == 0 and "no validation rows pick a best round, the last round's figures are the run's" in said
         tensors = [file.parent / name / "adapter_model.safetensors" for name in ("adapter", "adapter_best")]
         assert tensors[0].read_bytes() == tensors[1].read_bytes()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_page import wrong
 from judge_server import JudgeServer
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import cli
 from fs_fedmllm import config as schema
+from fs_fedmllm.commands.run import results_json
 from fs_fedmllm.config.test_sets import set_options
 from fs_fedmllm.errors import ConfigError, DataError, UpdateError
 from fs_fedmllm.evaluation.predictions import read_predictions
@@ -44,7 +46,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 
 def test_each_set_has_its_own_part_of_the_results(finished) -> None:
     results, folder = finished
+    assert wrong(json.loads(results_json(results, folder)), "run") == []
     assert json.loads((folder / "results.json").read_text())["test_sets"] == results["test_sets"]
+    assert results["test_sets"]["panel"]["decoding"]["do_sample"] is False  # its answers are written
+    assert "decoding" not in results["test_sets"]["match-2"] and "decoding" not in results
     panel, match = (results["test_sets"][name] for name in ("panel", "match-2"))
     assert [entry["round"] for entry in panel["evaluations"]] == [e["round"] for e in results["evaluations"]] == [0, 2]
     assert panel["zero_shot"]["round"] == 0 and panel["best"]["round"] == results["best"]["round"]

@@ -10,7 +10,15 @@ import pytest
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.predictions import Prediction, read_predictions
-from fs_fedmllm.evaluation.views import gap_means, product_of_views, readings, said_views, view_figures
+from fs_fedmllm.evaluation.views import (
+    EXPLAINED,
+    gap_means,
+    plainly,
+    product_of_views,
+    readings,
+    said_views,
+    view_figures,
+)
 from fs_fedmllm.runs.decisions import said_decisions, spans
 
 
@@ -62,8 +70,15 @@ def test_the_gap_is_named_by_its_interval() -> None:
     figures = view_figures(many, ["acc"], None, 0)
     assert figures["gap"] == {"acc": 1.0, "low": 1.0, "high": 1.0, "means": gap_means(1.0, 1.0)}
     said = said_views(figures)
-    assert said.startswith("views (acc): joint 0.0000, product of views 1.0000, image only 1.0000, text only 1.0000\n")
-    assert said.endswith("+1.0000 [+1.0000, +1.0000], knowledge that the joint form does not reach")
+    assert said.splitlines() == [
+        "views (acc): joint 0.0000 (asked with image and text), image only 1.0000, text only 1.0000",
+        "product of views: 1.0000 (what image only and text only say of each option, multiplied)",
+        "product - joint: +1.0000 [+1.0000, +1.0000], image and text apart tell the model more than it makes of both",
+    ]
+    # results.json keeps its names for the gap; readers are told in plain words.
+    assert figures["gap"]["means"] == "knowledge that the joint form does not reach"
+    assert plainly(gap_means(-0.2, -0.1)) == "both together tell the model more than image and text apart"
+    assert plainly(gap_means(-0.1, 0.1)) == gap_means(-0.1, 0.1)
     assert gap_means(-0.2, -0.1) == "knowledge that only the joint form has"
     assert gap_means(-0.1, 0.1) == "no difference that these rows can show"
 
@@ -109,6 +124,7 @@ def test_a_run_reports_them_and_predict_can_multiply_views(short_config, tmp_pat
     assert main(["report", str(folder.path), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.md").read_text()
     assert "Views of the same rows, accuracy" in page and "| joint | product of views |" in page
+    assert page.count(EXPLAINED) == 1 and EXPLAINED in (tmp_path / "report" / "report.html").read_text()
     assert "Stand-ins, by round" in page and "from round 0" in page
 
     # The folder says how to ask; --combine says otherwise.

@@ -12,20 +12,25 @@ from fs_fedmllm import config as schema
 
 pytest.importorskip("huggingface_hub", reason="a card is written with huggingface_hub")
 
-from fs_fedmllm.hub.card import Facts, card
+from fs_fedmllm.hub.card import card
+from fs_fedmllm.hub.facts import Facts
 from fs_fedmllm.hub.release import public_config
 
 ROWS = {"evaluated": 60, "all": 60, "presence": {"both": 60}}
 
 
-def written(*overrides: str, missing: float = 0.5, rows: dict[str, Any] | None = None, name: str = "own") -> str:
+def written(
+    *overrides: str, missing: float = 0.5, rows: dict[str, Any] | None = None, name: str = "own", task: str = "choice",
+    more: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
     config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", list(overrides)))
     entry = {"round": 4, "test_acc": 0.5, "test_total": 60, "test_image_acc": 0.25, "test_image_total": 60}
-    results = {"dataset": name, "scenario": "cross", "rounds": 4, "version": "1", "seed": 0}
+    results = {"dataset": name, "scenario": "cross", "rounds": 4, "version": "1", "seed": 0, **(more or {})}
     if rows is not None:
         results["test_rows"] = rows
     record = {"size": 12, "missing": {"image": missing, "text": 0.0}}
-    return card(Facts("someone/x", config, results, {"clients": {"1": record}}, 4, entry, "owner/base", "mit", "", {}))
+    return card(Facts("someone/x", config, results, {"clients": {"1": record}}, 4, entry, "owner/base", "mit", "", {},
+                      task=task))  # fmt: skip
 
 
 def test_rows_that_lack_a_modality_are_counted(tmp_path: Any) -> None:
@@ -92,3 +97,24 @@ def test_further_test_sets_stand_by_themselves_and_their_folders_stay_at_home() 
     assert {(r["dataset"]["type"], r["dataset"]["config"]) for r in stated} == {
         ("digits_triage", "all that they have"), ("digits_panel", "panel, all that they have")
     }  # fmt: skip
+
+
+def test_how_images_are_shown_and_answers_come_about_is_said() -> None:
+    facts = {"size": {"height": 32, "width": 32}, "resample": 3, "max_patches": 6, "slice_mode": "a`b"}
+    text = written("model.fedmllm.image_tokens", "256", more={"images": facts})
+    section = text.split("## How it is asked")[1].split("\n## ")[0]
+    assert "- images: at most 256 tokens an image (`model.fedmllm.image_tokens: 256`), shown with\n" in section
+    for line in ('`size`: `{"height": 32, "width": 32}`', "`resample`: `3` (bicubic)", "`max_patches`: `6`",
+                 "`slice_mode`: `\"a'b\"`", "- answers: Nothing is written: the answer is the option"):  # fmt: skip
+        assert line in section
+    # A release that kept no facts has what the configuration says, and of open answers nothing is claimed.
+    text = written("model.fedmllm.image", "{crop_to_patches: false}", task="vqa")
+    assert "no limit of an image's tokens" in text and "`crop_to_patches`: `false`" in text
+    assert "- answers" not in text and "shown with\n\n" not in written()
+    drawn = {"do_sample": True, "temperature": 0.7, "max_new_tokens": 9, "stops": ["<|im_end|>"]}
+    panel = {"dataset": "digits_panel", "evaluations": [], "decoding": {"do_sample": False, "max_new_tokens": 16}}
+    sets = "{panel: {type: digits_panel}}"
+    text = written("fedmllm.test_sets", sets, more={"decoding": drawn, "test_sets": {"panel": panel}})
+    assert "- answers: written, drawn by chance\n  - `do_sample`: `true`\n  - `temperature`: `0.7`\n" in text
+    assert '- `stops`: `["<|im_end|>"]`' in text
+    assert "- answers on test set panel: written, the likeliest token at each step\n  - `do_sample`: `false`" in text

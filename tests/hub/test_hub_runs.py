@@ -63,6 +63,11 @@ def test_a_run_pushes_every_round_and_another_machine_goes_on(
         "checkpoint/state.json", "checkpoint/round-1.safetensors"
     }  # fmt: skip
     assert not [name for name in last if name.startswith("checkpoint/")]
+    # The card says how images are shown, from the first push on; so do the figures beside it.
+    images = json.loads((folder.path / "results.json").read_text())["images"]
+    for files in (first, last):
+        assert all(f"  - `{name}`: " in files["README.md"].decode() for name in images)
+        assert images and json.loads(files["results.json"])["images"] == images
     # Nothing of this machine is in it: no folder, no row.
     everything = b"".join(data for name, data in last.items() if not name.endswith(".safetensors")).decode()
     assert str(tmp_path) not in everything and "adapter_best" not in everything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -22,9 +23,11 @@ from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.tools.report.figures import entries, holm
 from fs_fedmllm.tools.report.finished import ReportError
+from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.page import model_name
 from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims
+from fs_fedmllm.tools.report.templates import rendered
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -156,21 +159,52 @@ def test_what_others_wrote_is_escaped(report) -> None:
     assert "Fed &lt;Prox&gt;" in (report / "report.md").read_text()
 
 
+#: How a browser is started that calls nobody.
+BROWSER = (
+    *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+)
+#: A page in a frame of some width (a window is not narrower than 500 pixels), and what does not fit in it: heads whose
+#: words leave their cells, and the page itself where it is wider than the frame.
+FRAMED = """<body><iframe style="border: 0; height: 900px; width: {width}px" srcdoc="{page}"></iframe><script>
+onload = () => {{
+  const own = frames[0].document, root = own.documentElement;
+  const wide = [...own.querySelectorAll("th")].filter((cell) => cell.scrollWidth > cell.clientWidth + 1);
+  const found = wide.map((cell) => cell.textContent);
+  document.body.dataset.found = JSON.stringify(root.scrollWidth > {width} ? ["the page", ...found] : found);
+  document.body.dataset.heads = own.querySelectorAll("th").length;
+}};
+</script></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_stay_in_their_cells_on_a_phone_too(width, tmp_path) -> None:
+    long = ["Universitätsklinikum Schleswig-Holstein, Campus Kiel", "fedavg_with_a_name_that_is_one_long_word",
+            "OneWordThatIsLongerThanAnyPhoneIsWideAndHasNoPlaceToBreakItAt"]  # fmt: skip
+    grid = Grid("Accuracy", long, [(name, [Cell("50.0", ("[40.0, 60.0]",))] * 3) for name in long], long[2])
+    page = rendered("evaluation.html.j2", title=long[1], about=long[0], warnings=long, grids=[grid], pictures={},
+                    notes=long)  # fmt: skip
+    (tmp_path / "page.html").write_text(FRAMED.format(width=width, page=html.escape(page)))
+    words = [*BROWSER, f"--user-data-dir={tmp_path / 'own'}", "--window-size=1400,1000", "--dump-dom"]
+    done = subprocess.run(
+        [*words, f"file://{tmp_path / 'page.html'}"], capture_output=True, text=True, timeout=300, check=True
+    )
+    (found,) = re.findall(r'data-found="(.*?)"', done.stdout)
+    assert 'data-heads="7"' in done.stdout and json.loads(html.unescape(found)) == []
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
 def test_the_page_in_a_browser(report, tmp_path) -> None:
     from PIL import Image
 
-    words = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    ]  # fmt: skip
     shades = []
     for theme in ("light", "dark"):
         scheme = ["--blink-settings=preferredColorScheme=0"] if theme == "dark" else []
         shot = tmp_path / f"{theme}.png"
         subprocess.run(
-            [*words, *scheme, f"--user-data-dir={tmp_path / theme}", "--window-size=1280,900", f"--screenshot={shot}",
-             f"file://{report / 'report.html'}"], capture_output=True, timeout=300, check=True,
+            [*BROWSER, *scheme, f"--user-data-dir={tmp_path / theme}", "--window-size=1280,900",
+             f"--screenshot={shot}", f"file://{report / 'report.html'}"], capture_output=True, timeout=300, check=True,
         )  # fmt: skip
         picture = np.asarray(Image.open(shot).convert("L"), dtype=float)
         assert picture.std() > 10  # something is drawn

@@ -158,7 +158,8 @@ def chosen_rows(config: Config, dataset: Dataset, split: str) -> Sequence[Sample
     rows = evaluated_rows(config, getattr(dataset, split))
     if not rows:
         there = ", ".join(name for name in ("train", "val", "test") if getattr(dataset, name)) or "none"
-        raise DataError(f"{dataset.called} has no {split} rows to evaluate on (splits with rows: {there}).")
+        instead = "" if there == "none" else f"; --split names another than {split}"
+        raise DataError(f"{dataset.called} has no {split} rows to evaluate on (splits with rows: {there}{instead}).")
     return rows
 
 

@@ -14,6 +14,8 @@ from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import Source, is_table, read_source
 from fs_fedmllm.data.tables import table_form
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.hub.names import PREFIX
+from fs_fedmllm.runs.listing import CONFIGURATION, run_folder_of
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,34 @@ def form_of(reference: str) -> RowForm:
     Args:
         reference: an adapter or a run folder, as the user names it.
     """
-    for folder in (Path(reference), Path(reference).parent):
-        file = folder / "resolved_config.yaml"
-        if not file.is_file():
-            continue
-        try:
-            raw = read_yaml(file)
-        except FedMLLMError:  # of another release, perhaps; opening the adapter says what matters
-            return RowForm()
-        data, section = raw.get("data"), raw.get("fedmllm")
-        options = section.get("data") if isinstance(section, Mapping) else None
-        if isinstance(data, Mapping) and data.get("type") == "own" and isinstance(options, Mapping):
-            return _form(options)
-    return RowForm()
+    return _form(own_options(settings_of(reference)))
+
+
+def settings_of(reference: str) -> Mapping[str, Any]:
+    """The configuration of an adapter's run as it was written; empty where there is none, or another release's.
+
+    Args:
+        reference: an adapter or a run folder, as the user names it.
+    """
+    file = run_folder_of(Path(reference)) / CONFIGURATION
+    if reference.startswith(PREFIX) or not file.is_file():
+        return {}
+    try:
+        return read_yaml(file)
+    except FedMLLMError:  # opening the adapter says what matters
+        return {}
+
+
+def own_options(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``fedmllm.data`` of a run of one's own data; empty of any other.
+
+    Args:
+        settings: as :func:`settings_of` gives them.
+    """
+    data, section = settings.get("data"), settings.get("fedmllm")
+    options = section.get("data") if isinstance(section, Mapping) else None
+    own = isinstance(data, Mapping) and data.get("type") == "own"
+    return options if own and isinstance(options, Mapping) else {}
 
 
 def _form(options: Mapping[str, Any]) -> RowForm:

@@ -18,6 +18,7 @@ from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.evaluation.slices import intervals
 from fs_fedmllm.tools.adapters.predict import PLAIN, Answer
 from fs_fedmllm.tools.adapters.row_files import RowForm
+from fs_fedmllm.tools.adapters.trained_rows import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Score:
     Attributes:
         right: of each row, or None where the row does not say what is right.
         figures: metric -> ``value``, ``low`` and ``high`` (95 % bootstrap interval over the rows).
+        trained: what of the rows stood in the training of the adapter's run.
     """
 
     right: Sequence[bool | None]
     figures: Mapping[str, Mapping[str, float]]
+    trained: TrainedOn | None = None
 
     def said(self) -> str:
         """In one line."""
@@ -40,9 +43,8 @@ class Score:
             f"{name} {100 * own['value']:.1f} % [{100 * own['low']:.1f}, {100 * own['high']:.1f}]"
             for name, own in self.figures.items()
         )
-        # A file of the run's own training rows looks good, and nothing here knows.
-        trained = "rows that the run was trained on, if any, count too"
-        return f"score: {listed} over the {known:,}{of} rows that have a label; {trained}"
+        trained = f"; {self.trained.said()}" if self.trained is not None else ""
+        return f"score: {listed} over the {known:,}{of} rows that have a label{trained}"
 
 
 def read_truths(file: Path, form: RowForm = PLAIN) -> list[tuple[Row, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Plan:
         data: presence, rows, clients, images.
         traffic: bytes of an adapter, a round and the run, both directions.
         memory: bytes of one process above its imports, and of the accelerator; from the probe only.
-        tokens: tokens of a row, see :func:`fs_fedmllm.models.row_tokens.count_tokens`, and how images are shown.
+        tokens: tokens of a row, see :func:`fs_fedmllm.models.row_tokens.count_tokens`, how images are shown, and the
+            same of each further test set (``test_sets``).
         work: rounds, turns, steps, evaluations, rows.
         time: seconds by part and in total, from the probe only.
         precisions: what the base costs in each, see :func:`fs_fedmllm.tools.planner.precisions.compared`; from the
@@ -169,11 +171,6 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> tuple[Work | N
             "Differential privacy draws clients in secret, so the run will draw others than this plan: turns, steps, "
             "rows, images and the heaviest step are those of one draw that it could make."
         )
-    if any(test_set.template.task != data.template.task for test_set in data.test_sets.values()):
-        plan.notes.append(
-            "A further test set is answered in another way (written answers, or options) than the run's own rows; the "
-            "time of its evaluation is that of as many rows of the run's own."
-        )
     plan.data |= {"rows_used": len(work.used), "images_used": work.images}
     plan.work = {
         "rounds": config.federate.total_round_num,
@@ -183,6 +180,7 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> tuple[Work | N
         "rows_trained": work.rows,
         "evaluations": work.evaluations,
         "rows_scored": work.scored,
+        "rows_scored_test_sets": dict(work.scored_sets),
     }
     return work, data
 
@@ -193,17 +191,26 @@ def _tokens(plan: Plan, config: Config, mllm: Any, data: FederatedData) -> None:
     from fs_fedmllm.models.image_tokens import image_facts
     from fs_fedmllm.models.lengths import configured_lengths
     from fs_fedmllm.models.row_tokens import count_tokens, too_dear
+    from fs_fedmllm.scenarios.judged import evaluated_rows
+    from fs_fedmllm.scenarios.test_sets import naming_set
 
     try:
-        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
+        lengths = configured_lengths(config, mllm)
+        encoder = Encoder(mllm, data.template, config.fedmllm.prompt, None, lengths)
         rows = [row for client in sorted(data.clients) for row in data.clients[client]]
         found = count_tokens(encoder, [*rows, *data.dataset.val, *data.dataset.test])
+        of_sets = {}
+        for name, test_set in data.test_sets.items():
+            with naming_set(name):
+                asking = Encoder(mllm, test_set.template, config.fedmllm.prompt, None, lengths)
+                of_sets[name] = count_tokens(asking, evaluated_rows(config, test_set.rows))
     except FedMLLMError as error:
         plan.problems.append(str(error))
         return
-    plan.tokens = {**found, "images": image_facts(mllm.processor, mllm.image_arguments)}
+    plan.tokens = {**found, "images": image_facts(mllm.processor, mllm.image_arguments), "test_sets": of_sets}
     if said := too_dear(found):
         plan.problems.append(said)
+    plan.problems += [f"fedmllm.test_sets.{name}: {said}" for name, own in of_sets.items() if (said := too_dear(own))]
 
 
 def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any, presence: Presence) -> None:
@@ -283,10 +290,17 @@ def _probe(plan: Plan, config: Config, work: Work) -> None:
         "load": found["load_seconds"],
         "images": work.images * found["image_seconds"],
         "training": work.steps * found["step_seconds"] + work.turns * found["turn_seconds"],
-        "evaluation": work.scored * found["scored_seconds"],
+        "evaluation": _evaluation(work, found),
     }
     plan.time = {"seconds": seconds, "total_seconds": sum(seconds.values()), "step_seconds": found["step_seconds"]}
     plan.notes.append("The time is that of one process; client turns side by side (fedmllm.workers) divide training.")
+
+
+def _evaluation(work: Work, found: Mapping[str, Any]) -> float:
+    """Seconds of all evaluations: rows of a further test set take as long as its own do, with its own prompts."""
+    own = work.scored - sum(work.scored_sets.values())
+    of_sets = sum(count * found["set_scored_seconds"][name] for name, count in work.scored_sets.items())
+    return float(own * found["scored_seconds"] + of_sets)
 
 
 def _disk(plan: Plan, config: Config) -> None:

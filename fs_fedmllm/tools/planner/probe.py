@@ -1,5 +1,5 @@
 """The two-step probe: the first two steps of the run, its heaviest step, and the shortest, middling and longest
-evaluation batch, in a process of its own.
+evaluation batch, and the longest of every further test set, in a process of its own.
 
 Where that takes little time the probe goes on through the run's first turns: batches of many lengths leave a heap that
 is larger than any one of them needs, and with a small model that is a large part of a run's memory.
@@ -9,6 +9,7 @@ The base is loaded as the run would load it, so this is the one part of a plan t
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import subprocess
@@ -29,7 +30,7 @@ from fs_fedmllm.errors import FedMLLMError
 SECONDS = 20.0
 
 
-def probe(config: Config) -> dict[str, float]:
+def probe(config: Config) -> dict[str, Any]:
     """Run the probe in a fresh process.
 
     Args:
@@ -39,7 +40,8 @@ def probe(config: Config) -> dict[str, float]:
         ``peak_bytes`` above the imports (and ``device_peak_bytes`` on an accelerator), each with the features of the
         images that the run reads and the probe did not; ``load_seconds``, ``image_seconds`` (reading an image and
         running the vision tower), ``step_seconds`` (the heaviest step, when it is done again), ``scored_seconds`` (a
-        row of an evaluation), ``turn_seconds`` (a turn beside its steps).
+        row of an evaluation), ``set_scored_seconds`` (the same of each further test set, by its name),
+        ``turn_seconds`` (a turn beside its steps).
 
     Raises:
         FedMLLMError: the probe failed; its last line says why.
@@ -56,7 +58,7 @@ def probe(config: Config) -> dict[str, float]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise FedMLLMError(f"The probe ended with code {done.returncode}: {lines[-1]}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
@@ -114,6 +116,11 @@ def measure(config: Config) -> dict[str, Any]:
     for part in work.scored_parts:
         federation.evaluator.evaluate(part)
     scoring = [timed(lambda part=part: federation.evaluator.evaluate(part)) / len(part) for part in work.longest]
+    of_sets: dict[str, float] = {}
+    for name, parts in work.longest_sets.items():
+        evaluator = federation.test_sets[name]
+        evaluator.encoder.encode([row for part in parts for row in part])  # images are counted apart
+        of_sets[name] = max(timed(functools.partial(evaluator.evaluate, part)) / len(part) for part in parts)
     message = federation.server.message(state.params, state.server)
     received = {name: message[name].float() for name in state.params}
     current = Round(0, [some_client], message, received, RunningMean(received))
@@ -153,15 +160,19 @@ def measure(config: Config) -> dict[str, Any]:
     federation.mllm.adapter.load(state.params)
     for part in (*work.scored_parts, *work.longest):
         federation.evaluator.evaluate(part)
+    for name, parts in work.longest_sets.items():
+        for part in parts:
+            federation.test_sets[name].evaluate(part)
     vision = encoder.vision
     rest = max(0, vision.expected_bytes(work.images) - vision.bytes) if vision is not None else 0
-    figures = {
+    figures: dict[str, Any] = {
         "peak_bytes": peak() - imports + rest,
         "load_seconds": loaded - started,
         "image_seconds": encoding / max(1, images),
         "step_seconds": heavy,
         "turn_seconds": max(0.0, whole - heavy),
         "scored_seconds": max(scoring),
+        "set_scored_seconds": of_sets,
     }
     if device.type == "cuda":
         figures["device_peak_bytes"] = torch.cuda.max_memory_allocated(device) + rest

@@ -69,6 +69,8 @@ def table(plan: Plan) -> str:
         lines.append(("data", f"{data['type']} ({data['root']}): NOT there"))
     if plan.tokens:
         lines.append(("tokens", said_tokens(plan.tokens)))
+        for name, found in plan.tokens["test_sets"].items():
+            lines.append((f"tokens, {name}", said_tokens(found)))
         if "image" in plan.tokens:
             facts = ", ".join(f"{name} {value}" for name, value in plan.tokens["images"].items())
             lines.append(("images", facts))
@@ -81,7 +83,9 @@ def table(plan: Plan) -> str:
                                           f"{buffered['virtual_seconds']:,.6g} virtual seconds, "
                                           f"{buffered['dropped']} updates too old, "
                                           f"{buffered['versions_kept']} earlier adapters kept at most"))  # fmt: skip
-        lines.append(("evaluation", f"{work['evaluations']} times, {work['rows_scored']:,} rows in all"))
+        of_sets = sum(work["rows_scored_test_sets"].values())
+        further = f", {of_sets:,} of them of further test sets" if of_sets else ""
+        lines.append(("evaluation", f"{work['evaluations']} times, {work['rows_scored']:,} rows in all{further}"))
     if plan.traffic:
         lines.append(("traffic", f"{size(plan.traffic['round_bytes'])} a round, {size(plan.traffic['run_bytes'])} "
                                  "in all, both directions"))  # fmt: skip

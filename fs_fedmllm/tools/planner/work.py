@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fs_fedmllm.config import Config
@@ -41,12 +41,14 @@ class Work:
         steps: optimizer steps of the run.
         rows: rows through the model in training, with repetitions.
         evaluations: evaluations of the run.
-        scored: rows through the model in all evaluations.
+        scored: rows through the model in all evaluations, those of further test sets included.
+        scored_sets: of them, those of each further test set, by its name.
         used: the distinct rows that are encoded, training and evaluation.
         images: distinct images among them.
         heaviest: the rows of the optimizer step with the longest text beside an image, and of that with the longest
             text alone; which has more tokens only the model's processor can tell.
-        longest: likewise the evaluation batches.
+        longest: likewise the evaluation batches, of the run's own rows.
+        longest_sets: likewise those of each further test set, which its own prompts ask.
         first: the rows of each step of the run's first turns, up to :data:`FIRST_TURNS`.
         scored_parts: the evaluation batches that are shortest and middling.
         presence: rows of each client by what they show.
@@ -58,10 +60,12 @@ class Work:
     rows: int
     evaluations: int
     scored: int
+    scored_sets: Mapping[str, int]
     used: Sequence[Sample]
     images: int
     heaviest: Sequence[Sequence[Sample]]
     longest: Sequence[Sequence[Sample]]
+    longest_sets: Mapping[str, Sequence[Sequence[Sample]]]
     first: Sequence[Sequence[Sequence[Sample]]]
     scored_parts: Sequence[Sequence[Sample]]
     presence: Presence
@@ -183,12 +187,14 @@ def count_work(config: Config, data: FederatedData) -> Work:
     scored = len(due) * len(val)
     for row in val:
         touch(row)
-    further = [evaluated_rows(config, test_set.rows) for test_set in data.test_sets.values()]
-    for tested in (test, *further):
+    further = {name: evaluated_rows(config, test_set.rows) for name, test_set in data.test_sets.items()}
+    scored_sets: dict[str, int] = {}
+    for name, tested in (("", test), *further.items()):
         shown = _slices(tested) if sliced else []
-        scored += len(due) * len(tested) + len(sliced) * len(shown)
+        scored_sets[name] = len(due) * len(tested) + len(sliced) * len(shown)
         for row in (*tested, *shown):
             touch(row)
+    scored += sum(scored_sets.values())
     # The mean of the last rounds' adapters is evaluated once more, on the run's own rows.
     if config.fedmllm.average_last:
         scored += len(val) + len(test) + (len(_slices(test)) if slices_due(config, rounds) else 0)
@@ -208,10 +214,15 @@ def count_work(config: Config, data: FederatedData) -> Work:
         rows=rows,
         evaluations=len(due),
         scored=scored,
+        scored_sets={name: scored_sets[name] for name in further},
         used=used,
         images=len({row.image for row in used if row.image is not None}) + _noise_images(config, kinds, text_rows),
         heaviest=[*(batch for _, batch in heaviest.values()), *completed],
         longest=_longest_batches(by_length, eval_batch),
+        longest_sets={
+            name: _longest_batches(rows, min(config.fedmllm.eval.batch_size, len(rows)))
+            for name, rows in further.items()
+        },
         first=first,
         scored_parts=[by_length[:eval_batch], by_length[middle : middle + eval_batch]],
         presence=presence,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fs_fedmllm.evaluation.views import said_views
+from fs_fedmllm.evaluation.views import EXPLAINED, said_views
+from fs_fedmllm.tools.adapters.trained_rows import TrainedOn
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.templates import rendered
 
@@ -101,7 +102,12 @@ def notes_of(document: Mapping[str, Any]) -> list[str]:
             "of right decisions, in ten bins of equal width. The probabilities are over the options alone."
         )
     if document["views"]:
-        notes += said_views(document["views"]).splitlines()
+        notes += [*said_views(document["views"]).splitlines(), EXPLAINED]
+    if document["taken_over"]:
+        notes.append(f"{_capital(said_taken(document['taken_over']))}.")
+    trained = TrainedOn(**document["trained_on"])
+    if not trained.any:
+        notes.append(f"{_capital(trained.said())}.")
     if document["shortened_rows"]:
         notes.append(f"{document['shortened_rows']:,} rows were too long, and their texts were shortened.")
     notes.append(
@@ -111,10 +117,33 @@ def notes_of(document: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def said_taken(taken: Mapping[str, Any]) -> str:
+    """In one line; empty where nothing is taken over.
+
+    Args:
+        taken: ``taken_over`` of the document.
+    """
+    parts = []
+    for name, value in taken.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{own}: {column or 'none'}" for own, column in value.items())
+        elif isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        parts.append(f"{name} {value}")
+    return f"taken from the adapter's run, since nothing else was given: {'; '.join(parts)}" if parts else ""
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def warnings_of(document: Mapping[str, Any]) -> list[str]:
     """What makes the figures mean less than they seem to."""
     data, found = document["data"], []
-    if data["split"] == "train":
+    trained = document["trained_on"]
+    if "unknown" not in trained and (trained["rows"] or trained["image_rows"]):
+        found.append(f"{_capital(TrainedOn(**trained).said())}.")
+    elif data["split"] == "train":
         found.append("These are training rows of their data set: if the adapter was trained on them, this is no test.")
     if data["rows"] < data["all"]:
         found.append(f"{data['rows']:,} of {data['all']:,} rows were evaluated (fedmllm.eval.limit).")

@@ -21,8 +21,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: head, and rows of a title and cells."""
+    """A table: head, and rows of a title and cells.
+
+    Attributes:
+        note: what stands below it: how it is to be read.
+    """
 
     title: str
     head: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
+    note: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fs_fedmllm.evaluation.views import VIEWS
+from fs_fedmllm.evaluation.views import EXPLAINED, VIEWS, plainly
 from fs_fedmllm.runs.decisions import spans
 from fs_fedmllm.scenarios.rates import MODALITIES, in_no_row
 from fs_fedmllm.tools.report.cells import MINUS
@@ -52,7 +52,7 @@ def views_of(sheet: Sheet) -> list[Grid]:
 
     The difference of product and joint is named by what the runs' own intervals agree on.
     """
-    grids = []
+    grids: list[Grid] = []
     for column in sheet.columns():
         body = []
         for row in sheet.rows():
@@ -64,13 +64,14 @@ def views_of(sheet: Sheet) -> list[Grid]:
             gap = sum(own["gap"]["acc"] for own in found) / len(found)
             meant = {own["gap"]["means"] for own in found}
             cells = [Cell(f"{100 * mean[view]:.1f}") for view in VIEWS]
-            said = next(iter(meant)) if len(meant) == 1 else "not the same in all runs"
+            said = plainly(next(iter(meant))) if len(meant) == 1 else "not the same in all runs"
             cells.append(Cell(f"{100 * gap:+.1f}".replace("-", MINUS), (said,)))
             body.append((sheet.title(row), cells))
         if body:
             heads = ["joint", "product of views", "image only", "text only", "product minus joint"]
             title = sheet.title(column)
-            grids.append(Grid(f"Views of the same rows, accuracy{f': {title}' if title else ''}", heads, body))
+            named = f"Views of the same rows, accuracy{f': {title}' if title else ''}"
+            grids.append(Grid(named, heads, body, "" if grids else EXPLAINED))
     return grids
 
 

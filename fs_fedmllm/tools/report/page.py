@@ -255,7 +255,7 @@ def _grid(grid: Grid, *, with_lines: bool) -> list[str]:
             "<br>".join([_escaped(cell.figure), *(map(_escaped, cell.lines) if with_lines else ())]) for cell in cells
         ]
         lines.append(f"| {_escaped(title)} | " + " | ".join(texts) + " |")
-    return lines
+    return [*lines, "", _escaped(grid.note)] if grid.note else lines
 
 
 def rows_csv(sheet: Sheet) -> str:
