@@ -21,7 +21,7 @@ def documented(section: str) -> dict[str, tuple[tuple[type, ...], bool]]:
     found = {}
     for path, star, said in _ROW.findall(text):
         names = [said] if said in KINDS else said.split(" or ")
-        found[path] = (tuple(kind for name in names for kind in KINDS[name]), bool(star))
+        found[path.replace("/", ".")] = (tuple(kind for name in names for kind in KINDS[name]), bool(star))
     assert found, f"docs/json.md has no keys below {section}"
     return found
 
