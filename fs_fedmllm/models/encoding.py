@@ -7,6 +7,7 @@ then the answers of all rows end in the last columns, and the language-model hea
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from fs_fedmllm.models.row_text import Hidden, RowText
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
 
 IGNORED = -100
+
+#: What a chat template may treat in its own way inside a text; one that does shows it here.
+_PROBE = "a  b\n<c> & \"d\" 'e' {f} é"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class Encoder:
         self._keys: dict[str, str] = {}
         self._expansions: dict[str, Expansion | None] = {}
         self._frames: dict[bool, tuple[int, ...]] = {}
+        self._around: dict[bool, int | None] = {}
         self._row_text = RowText(mllm.processor, mllm.family)
         ends = end_tokens(mllm.tokenizer, mllm.family.generation_config(mllm.inner))
         self.completions = Completions(mllm.family, mllm.processor, self._row_text, ends)
@@ -253,10 +258,13 @@ class Encoder:
     def _answer_tokens(self, sample: Sample, answered: bool) -> int:
         """Room for the answer: the longest option's, so that the cut does not tell which is right."""
         if self.template.task == "choice":
-            options = range(len(self.template.options))
-            return max(len(self.completion(self.template.answer(i))) for i in options)
+            return self._option_tokens
         own = len(self.completion(sample.answer)) if answered else 0
         return max(own, self.lengths.new_tokens)
+
+    @functools.cached_property
+    def _option_tokens(self) -> int:
+        return max(len(self.completion(self.template.answer(i))) for i in range(len(self.template.options)))
 
     def _fitting(
         self, sample: Sample, ids: tuple[int, ...], answer: int, where: str
@@ -297,9 +305,23 @@ class Encoder:
         if not self.lengths.most:
             return False
         room = self.lengths.most - self._answer_tokens(sample, True) - self._beside(sample)
-        if most_tokens(self._chat(self.template.prompt(sample, self.variant), sample.image is not None)) <= room:
+        prompt, pictured = self.template.prompt(sample, self.variant), sample.image is not None
+        around = self._most_around(pictured)
+        if around is not None and around + most_tokens(prompt) <= room:
+            return False
+        if most_tokens(self._chat(prompt, pictured)) <= room:
             return False
         return self._plain_tokens(sample) > room
+
+    def _most_around(self, image: bool) -> int | None:
+        """More tokens than the chat template adds to a prompt; None where it changes the text that it is given.
+
+        It is rendered once, for a data set has many rows and nearly all of them are short.
+        """
+        if image not in self._around:
+            before, found, after = self._chat(_PROBE, image).partition(_PROBE)
+            self._around[image] = most_tokens(before + after) if found and _PROBE not in after else None
+        return self._around[image]
 
     def _beside(self, sample: Sample) -> int:
         """Tokens that an image of this size adds."""

@@ -1,7 +1,6 @@
 """Our own algorithms pass the suite that others can run on theirs."""
 
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
@@ -127,9 +126,9 @@ def test_an_algorithm_of_your_own_needs_its_own_reference():
         check_trajectory(Mine(), RunningMean, REFERENCES["fedavgm"])
 
 
-def test_command_line():
-    line = [sys.executable, "-m", "fs_fedmllm.conformance", "fs_fedmllm.algorithms:FedYogi"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+def test_command_line(forks, tmp_path):
+    line = ["-m", "fs_fedmllm.conformance", "fs_fedmllm.algorithms:FedYogi"]
+    done = forks.run(line, tmp_path, os.environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("passed") == len(CHECKS)
 

@@ -8,15 +8,24 @@ import subprocess
 import sys
 
 import pytest
+from short_runs import CONFIGS, SHORT
 
+from fs_fedmllm import config as schema
 from fs_fedmllm.evaluation.evaluate_modules import METRICS, metric_path
 from fs_fedmllm.evaluation.metrics import MetricError
 from fs_fedmllm.runs.simulation import run
 
 pytest.importorskip("evaluate")
 
+#: Data set -> the module that says its figures, and what of a line of predictions.jsonl it takes.
+RUNS = {
+    "digits_triage": ("macro_f1", ("acc", "macro_f1", "weighted_f1")),
+    "digits_match": ("option_auc", ("auc", "auc_hard")),
+    "digits_panel": ("vqa_accuracy", ("acc", "open_acc", "closed_acc")),
+}
+#: Its words are a module, a file of predictions and the positive option, for each run.
 SCRIPT = """
-import json, socket
+import json, socket, sys
 def refuse(*a, **k): raise AssertionError("the network was used")
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
@@ -29,15 +38,49 @@ vqa = evaluate.load(metric_path("vqa_accuracy"))
 answers = dict(predictions=["The X-ray.", "no", "two"], references=["x ray", "Yes", "2"])
 plain, kinds = vqa.compute(**answers), vqa.compute(**answers, kinds=["open", "closed", "open"])
 both = evaluate.combine([evaluate.load(metric_path("macro_f1"))]).compute(predictions=[0, 1], references=[0, 1])
-print(json.dumps([f1, auc, one, plain, kinds, both]))
+def of_a_run(name, file, positive):
+    rows = [row for row in map(json.loads, open(file, encoding="utf-8")) if row["shown"] == "both"]
+    said = {
+        "macro_f1": lambda: dict(predictions=[r["decision"] for r in rows], references=[r["label"] for r in rows]),
+        "option_auc": lambda: dict(predictions=[r["log_probs"][positive] for r in rows],
+                                   references=[int(r["label"] == positive) for r in rows],
+                                   chosen=[r["decision"] == positive for r in rows]),
+        "vqa_accuracy": lambda: dict(predictions=[r.get("answer", "") for r in rows],
+                                     references=[r.get("reference", "") for r in rows],
+                                     kinds=[r["kind"] for r in rows]),
+    }
+    return evaluate.load(metric_path(name)).compute(**said[name]())
+words = sys.argv[1:]
+runs = [of_a_run(words[i], words[i + 1], int(words[i + 2])) for i in range(0, len(words), 3)]
+print(json.dumps([[f1, auc, one, plain, kinds, both], runs]))
 """
 
 
-def test_the_modules_load_offline_and_agree_with_our_metrics(tmp_path):
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """What ``evaluate`` computes of values made up here, and a run of each data set with what it computes of it."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs, words = {}, []
+    for dataset, (name, _) in RUNS.items():
+        dealt = "[{by: kind}]" if dataset == "digits_panel" else "[]"
+        config = schema.load(CONFIGS / "aligned_a50.yaml", [
+            *SHORT, "outdir", str(folder), "data.type", dataset, "data.splitter_args", dealt,
+            "federate.total_round_num", "1", "eval.best_res_update_round_wise_key", "test_acc",
+            "fedmllm.eval.limit", "40", "expname", dataset,
+        ])  # fmt: skip
+        runs[dataset], made = run(config)
+        words += [name, str(made.path / "predictions.jsonl"), str(runs[dataset]["positive"] or 0)]
+    environment = {**os.environ, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    f1, auc, one, plain, kinds, both = json.loads(done.stdout.splitlines()[-1])
+    values, of_runs = json.loads(done.stdout.splitlines()[-1])
+    return values, {dataset: (runs[dataset], own) for dataset, own in zip(RUNS, of_runs, strict=True)}
+
+
+def test_the_modules_load_offline_and_agree_with_our_metrics(computed):
+    f1, auc, one, plain, kinds, both = computed[0]
     assert f1 == pytest.approx({"acc": 0.75, "macro_f1": (1 + 2 / 3 + 1) / 3, "weighted_f1": (1 + 4 / 3 + 1) / 4})
     assert auc == pytest.approx({"auc": 0.875, "auc_hard": 0.75})
     assert one == {"auc": None, "auc_hard": None}
@@ -46,49 +89,10 @@ def test_the_modules_load_offline_and_agree_with_our_metrics(tmp_path):
     assert both["macro_f1"] == 1.0
 
 
-#: Data set -> the module that says its figures, and what of a line of predictions.jsonl it takes.
-RUNS = {
-    "digits_triage": ("macro_f1", ("acc", "macro_f1", "weighted_f1")),
-    "digits_match": ("option_auc", ("auc", "auc_hard")),
-    "digits_panel": ("vqa_accuracy", ("acc", "open_acc", "closed_acc")),
-}
-FROM_A_RUN = """
-import json, sys
-import evaluate
-from fs_fedmllm.evaluation.evaluate_modules import metric_path
-name, file, positive = sys.argv[1], sys.argv[2], int(sys.argv[3])
-rows = [row for row in map(json.loads, open(file, encoding="utf-8")) if row["shown"] == "both"]
-said = {
-    "macro_f1": lambda: dict(predictions=[r["decision"] for r in rows], references=[r["label"] for r in rows]),
-    "option_auc": lambda: dict(predictions=[r["log_probs"][positive] for r in rows],
-                               references=[int(r["label"] == positive) for r in rows],
-                               chosen=[r["decision"] == positive for r in rows]),
-    "vqa_accuracy": lambda: dict(predictions=[r.get("answer", "") for r in rows],
-                                 references=[r.get("reference", "") for r in rows], kinds=[r["kind"] for r in rows]),
-}
-print(json.dumps(evaluate.load(metric_path(name)).compute(**said[name]())))
-"""
-
-
 @pytest.mark.parametrize("dataset", RUNS)
-def test_a_runs_figures_are_the_modules_on_its_predictions(dataset, tmp_path, short_config):
-    name, figures = RUNS[dataset]
-    dealt = "[{by: kind}]" if dataset == "digits_panel" else "[]"
-    results, folder = run(
-        short_config(
-            "aligned_a50", "data.type", dataset, "data.splitter_args", dealt, "federate.total_round_num", "1",
-            "eval.best_res_update_round_wise_key", "test_acc", "fedmllm.eval.limit", "40",
-        )
-    )  # fmt: skip
-    words = [name, str(folder.path / "predictions.jsonl"), str(results["positive"] or 0)]
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FROM_A_RUN, *words], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {
-        figure: results["evaluations"][-1][f"test_{figure}"] for figure in figures
-    }
+def test_a_runs_figures_are_the_modules_on_its_predictions(dataset, computed):
+    results, found = computed[1][dataset]
+    assert found == {figure: results["evaluations"][-1][f"test_{figure}"] for figure in RUNS[dataset][1]}
 
 
 def test_run_and_module_call_one_function(monkeypatch):

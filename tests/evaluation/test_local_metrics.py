@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -246,14 +246,10 @@ def test_a_client_of_several_sites_needs_no_metric(short_config, monkeypatch) ->
 
 def test_a_run_without_a_path_imports_no_evaluate(forks, tmp_path: Path) -> None:
     """The numbers of our own three modules are there without the package."""
-    import subprocess
-
     script = (
-        "import sys; sys.modules['evaluate'] = None\n"
+        "import sys; assert 'evaluate' not in sys.modules; sys.modules['evaluate'] = None\n"
         "from fs_fedmllm.cli import main\n"
         f"raise SystemExit(main({['run', str(CONFIGS / 'aligned_a50.yaml'), '--engine', 'embedded', *SHORT]!r}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-    )
+    done = forks.run(["-c", script], tmp_path, os.environ)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from fs_fedmllm.errors import PrivacyError
+from fs_fedmllm.privacy import accountant
 from fs_fedmllm.privacy.accountant import Bound, Release, bound, epsilon, renyi, solve_noise
 from fs_fedmllm.privacy.ledger import Ledger
 
@@ -89,6 +90,18 @@ def test_the_tighter_of_two_bounds_is_taken(z, expected, clients, rounds, delta,
     rdp, pld = (epsilon(releases, delta, accountant=name) for name in ("rdp", "pld"))
     best = bound(releases, delta)
     assert best == Bound(min(rdp, pld), "pld") and 1 - pld / rdp == pytest.approx(saved, abs=0.01)
+
+
+def test_an_epsilon_next_to_nothing_is_not_worked_out_in_millions_of_steps(monkeypatch) -> None:
+    """Few clients, so a large delta: a step relative to such an epsilon took a minute a round."""
+    library, steps = accountant._library(), []
+    made = library.pld.PLDAccountant
+    monkeypatch.setattr(
+        library.pld, "PLDAccountant", lambda relation, step: [steps.append(step), made(relation, step)][1]
+    )
+    few = [Release(2.0, 2, 10, "poisson")]
+    assert bound(few, 10**-1.1).epsilon == 0 and 0 < bound(few * 6, 0.08).epsilon < 0.06
+    assert min(steps) >= 1e-4
 
 
 def test_an_accountant_that_does_not_apply_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
 import signal
 import subprocess
@@ -14,6 +16,8 @@ import short_table
 from waiting import LONG, wait_until
 
 from fs_fedmllm import cli
+from fs_fedmllm.tools.sweeps import cell, grid, runner
+from fs_fedmllm.tools.sweeps.table import load_table
 
 
 def sweep(table: Path, out: Path, *words: str) -> subprocess.Popen[str]:
@@ -36,28 +40,70 @@ def figures(out: Path) -> dict[str, tuple]:
     return found
 
 
+#: Its cell is the first to run.
+BROKEN = "broken: {set: {fedmllm.regularizer.type: adaptive, fedmllm.regularizer.skip_layers: 99}}"
+WHY = "failed: broken, cross, seed 0: fs-fedmllm: fedmllm.regularizer.skip_layers is 99"
+
+
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+    """A sweep that nobody ended: of two cells that run, and of one that fails.
+
+    Attributes:
+        table: of the two cells.
+        broken: of all three.
+        out: the sweep's folder.
+        code: exit code.
+        said: what it said.
+    """
+
+    table: Path
+    broken: Path
+    out: Path
+    code: int
+    said: str
+
+    def finished(self) -> dict[Path, int]:
+        """The cells' results, and when they were written."""
+        return {path: path.stat().st_mtime_ns for path in self.out.glob("cells/*/results.json")}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("sweep")
-    table = short_table.write(folder, short_table.TABLE.replace("seeds: [0, 1]", "seeds: [0]"))
-    assert cli.main(["sweep", str(table), "--out", str(folder / "out"), "--workers", "2"]) == 0
-    return table, folder / "out"
+def undisturbed(tmp_path_factory) -> Undisturbed:
+    tables = []
+    for more in ("", f"{BROKEN}\n      "):
+        text = short_table.TABLE.replace("seeds: [0, 1]", "seeds: [0]")
+        text = text.replace("fedavg: {title: FedAvg}", f"{more}fedavg: {{title: FedAvg}}")
+        tables.append(short_table.write(tmp_path_factory.mktemp("sweep"), text))
+    out = tables[0].parent / "out"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = cli.main(["sweep", str(tables[1]), "--out", str(out), "--workers", "2"])
+    return Undisturbed(*tables, out, code, said.getvalue())
+
+
+def test_a_cell_that_fails_is_named_and_the_others_finish(undisturbed, capsys) -> None:
+    assert undisturbed.code == 1
+    assert "2 of 3 cells finished" in undisturbed.said and WHY in undisturbed.said
+    before = undisturbed.finished()
+    assert len(before) == 2
+    # Tried again, and only that one.
+    assert cli.main(["sweep", str(undisturbed.broken), "--out", str(undisturbed.out)]) == 1
+    said = capsys.readouterr().out
+    assert "2 of 3 cells finished" in said and WHY in said
+    assert undisturbed.finished() == before
 
 
 def test_finished_cells_are_left_alone(undisturbed, capsys) -> None:
-    table, out = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/results.json")}
-    assert len(before) == 2
-    assert cli.main(["sweep", str(table), "--out", str(out)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/results.json")} == before
+    table, out, before = str(undisturbed.table), str(undisturbed.out), undisturbed.finished()
+    assert cli.main(["sweep", table, "--out", out]) == 0
+    assert undisturbed.finished() == before
     assert "2 of 2 cells finished" in capsys.readouterr().out
-    assert cli.main(["sweep", str(table), "--out", str(out), "--dry-run"]) == 0
+    assert cli.main(["sweep", table, "--out", out, "--dry-run"]) == 0
     assert capsys.readouterr().out.count("finished  ") == 2
 
 
 def test_killed_at_several_moments_and_resumed_gives_the_same_table(undisturbed, tmp_path) -> None:
-    table, expected = undisturbed
-    out = tmp_path / "out"
+    table, expected, out = undisturbed.table, undisturbed.out, tmp_path / "out"
     for how, rounds in ((signal.SIGKILL, 1), (signal.SIGINT, 5)):
         process = sweep(table, out)
         # Not after so many seconds but after so much progress, whatever the machine's pace.
@@ -97,16 +143,17 @@ def _working(session: int) -> list[Path]:
     return working
 
 
-def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path, capsys) -> None:
-    text = short_table.TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace(
-        'fedprox: {title: "Fed <Prox>", set: {fedmllm.regularizer.type: fedprox}}',
-        "broken: {set: {fedmllm.regularizer.type: adaptive, fedmllm.regularizer.skip_layers: 99}}",
-    )
-    table = short_table.write(tmp_path, text)
-    assert cli.main(["sweep", str(table), "--out", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().out
-    assert "1 of 2 cells finished" in said
-    assert "failed: broken, cross, seed 0: fs-fedmllm: fedmllm.regularizer.skip_layers is 99" in said
-    # Tried again, and only that one.
-    assert cli.main(["sweep", str(table), "--out", str(tmp_path / "out")]) == 1
-    assert "1 of 2 cells finished" in capsys.readouterr().out
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_worker_imports_what_its_cells_need_unless_they_use_an_accelerator(on_gpu, tmp_path, monkeypatch) -> None:
+    """Once, before it forks them; where an accelerator is used, each cell by itself."""
+    cells = grid.cells(load_table(short_table.write(tmp_path)), ["use_gpu", str(on_gpu)])
+    started: list[list[str]] = []
+    monkeypatch.setattr(runner.subprocess, "Popen", lambda words, **how: started.append(words))
+    runner._Sweep(tmp_path, cells, 1)._start()
+    imported: list[str] = []
+    monkeypatch.setattr(cell, "import_module", imported.append)
+    monkeypatch.setattr(cell, "_line", lambda: "")  # no cell
+    monkeypatch.setattr(cell.os, "dup2", lambda *streams: None)
+    monkeypatch.setattr(sys, "argv", started[0][2:])
+    assert cell.serve() == 0
+    assert imported == ([] if on_gpu else ["fs_fedmllm.runs.simulation"])

@@ -138,6 +138,23 @@ def test_counting_reads_no_row_that_cannot_be_long(mllm, picture, monkeypatch) -
     assert encoder(mllm, 0).count_shortened(rows[:1]) == 0
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_template_that_writes_a_text_as_it_is_is_rendered_once(mllm, picture, monkeypatch, changes) -> None:
+    """Not for each of a data set's rows, unless what it does to a text could make it longer."""
+    ours, chats = encoder(mllm), []
+    chat = ours._chat
+
+    def watched(text: str, image: bool) -> str:
+        chats.append(text)
+        return chat(text.replace("<", "&lt;") if changes else text, image)
+
+    monkeypatch.setattr(ours, "_chat", watched)
+    rows = [row(f"item {i} of {changes}") for i in range(20)] + [row(f"{changes}", picture)]
+    assert not any(ours._may_be_long(each) for each in rows)
+    # Once without an image, once with one, and once for how many tokens that takes.
+    assert len(chats) > len(rows) if changes else len(chats) == 3
+
+
 def test_a_run_says_how_many_rows_it_shortens(short_config, tmp_path, caplog) -> None:
     rows = []
     for i in range(24):

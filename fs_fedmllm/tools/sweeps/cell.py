@@ -1,8 +1,10 @@
 """A worker of a sweep, ``python -m fs_fedmllm.tools.sweeps.cell``: it forks a process for every cell that it is given.
 
-Standard input names folders, a line each; the configuration lies there. The worker has imported what a run needs, so
-a cell starts at once. Progress goes to standard output, a JSON object a line; what else is printed goes to the cell's
-log. A cell ends when standard input closes, which the system does for a sweep that was killed.
+Standard input names folders, a line each; the configuration lies there. With the word ``ahead`` the worker imports
+what a run needs before it forks, so a cell starts at once. A sweep of which a cell uses an accelerator leaves it out:
+libraries look at the accelerator when they are imported, and no fork of a process that has can use it. Progress goes
+to standard output, a JSON object a line; what else is printed goes to the cell's log. A cell ends when standard input
+closes, which the system does for a sweep that was killed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.tools.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY
 from fs_fedmllm.version import VERSION
 
+#: The word for a worker whose cells start at once.
+AHEAD = "ahead"
 #: Seconds that a predecessor, whose sweep was killed, has to end.
 _PATIENCE = 60
 
@@ -96,7 +101,8 @@ def serve() -> int:
     """Run the cells whose folders standard input names, one after the other; say how each ended."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-
+    if AHEAD in sys.argv[1:]:
+        import_module("fs_fedmllm.runs.simulation")
     while folder := _line():
         process = os.fork()
         if not process:

@@ -25,6 +25,7 @@ from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.verbosity import shows_progress
+from fs_fedmllm.tools.sweeps.cell import AHEAD
 from fs_fedmllm.tools.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
 from fs_fedmllm.tools.sweeps.grid import Cell
 from fs_fedmllm.version import VERSION
@@ -103,6 +104,7 @@ class _Sweep:
         self.threads = threads
         self.cells = {cell.key: cell for cell in reversed(cells)}  # the same run once, named by its first place
         self.waiting = [self.cells[key] for key in dict.fromkeys(cell.key for cell in cells)]
+        self.on_gpu = any(cell.config.use_gpu for cell in cells)
         self.outcome = Outcome()
         self.lock = threading.Lock()
         self.workers: set[subprocess.Popen[str]] = set()
@@ -183,7 +185,7 @@ class _Sweep:
     def _start(self) -> subprocess.Popen[str]:
         with self.lock, (self.out / WORKERS_LOG).open("a", encoding="utf-8") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "fs_fedmllm.tools.sweeps.cell"],
+                [sys.executable, "-m", "fs_fedmllm.tools.sweeps.cell", *([] if self.on_gpu else [AHEAD])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
                 start_new_session=True,  # Ctrl-C is the sweep's to handle
