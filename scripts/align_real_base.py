@@ -310,12 +310,13 @@ class Pass:
         settings: of the pass.
         work: the folder.
         belongs: digest of everything that the result depends on.
+        started: ``time.monotonic()`` when this call began.
 
     Raises:
         ConfigError: the folder holds another pass.
     """
 
-    def __init__(self, encoder: Encoder, settings: Settings, work: Path, belongs: str) -> None:
+    def __init__(self, encoder: Encoder, settings: Settings, work: Path, belongs: str, started: float) -> None:
         self.encoder, self.settings, self.work, self.belongs = encoder, settings, work, belongs
         adapter = encoder.mllm.adapter
         lora = {n for n in adapter.names if ADAPTER.search(n)}
@@ -329,8 +330,13 @@ class Pass:
             for low, peak in ((False, settings.lr), (True, settings.lora_lr))
         ]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.01)
-        self.step, self.seconds = 0, 0.0
+        self.step, self._started, self._before = 0, started, 0.0
         self.log: list[dict[str, Any]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of work on this pass, in this call and those before it."""
+        return self._before + time.monotonic() - self._started
 
     @property
     def _state(self) -> Path:
@@ -348,7 +354,7 @@ class Pass:
                 "another --out."
             )
         tensors = load_file(self._state)
-        self.step, self.seconds, self.log = int(said["step"]), float(said["seconds"]), json.loads(said["log"])
+        self.step, self._before, self.log = int(said["step"]), float(said["seconds"]), json.loads(said["log"])
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(tensors[f"value.{name}"])
@@ -458,7 +464,7 @@ def align(
     for picture in pictures:
         digest.update(repr((picture.digest, picture.organ, picture.modality, picture.plane, picture.part)).encode())
     work = out.with_name(f"{out.name}.work")
-    run = Pass(encoder, settings, work, digest.hexdigest())
+    run = Pass(encoder, settings, work, digest.hexdigest(), started)
     resumed = run.resume()
     projected.read(work / "features.safetensors")
     for place in range(0, len(pictures), 32):
@@ -469,9 +475,8 @@ def align(
             projected.write(work / "features.safetensors")
     # Every n-th of each organ, so that what is watched is as even as what there is.
     by_organ = sorted(unseen, key=lambda picture: (picture.organ, picture.digest))
-    watch = by_organ[:: max(1, len(by_organ) // watched)]
+    watch = by_organ[:: -(-len(by_organ) // watched)]
     if not resumed:
-        run.seconds = time.monotonic() - started
         run.note(
             what="features",
             learnt=len(learnt),
@@ -482,13 +487,11 @@ def align(
         run.note(what="random projector", organ_watched=round(named(encoder, watch), 3))
         if settings.warm:
             warm_start(encoder, projected, learnt)
-            run.seconds = time.monotonic() - started
             run.note(what="least squares", organ_watched=round(named(encoder, watch), 3))
         run.keep()
-    before, losses = run.seconds - (0 if resumed else time.monotonic() - started), []
+    losses: list[float] = []
     while run.step < settings.steps:
         losses.append(run.one(learnt))
-        run.seconds = before + time.monotonic() - started
         if run.step % every == 0 or run.step == settings.steps:
             run.note(loss=round(sum(losses) / len(losses), 4), organ_watched=round(named(encoder, watch), 3))
             losses = []
@@ -500,7 +503,6 @@ def align(
                 )
                 return False
     right = named(encoder, unseen)
-    run.seconds = before + time.monotonic() - started
     run.note(what="all that were not learnt from", pictures=len(unseen), organ=round(right, 4))
     _write(base, run, learnt, unseen, out)
     return True
