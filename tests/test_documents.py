@@ -49,7 +49,7 @@ def commands(document: Path) -> list[tuple[str, bool]]:
 def words(line: str) -> list[str]:
     """A command line as typed: optional parts present, alternatives by their first, placeholders as words."""
     line = re.sub(r"\[key value \.\.\.\]", "seed 7", line)
-    line = re.sub(r"[\[\]]", "", line) if "[{" not in line else line
+    line = re.sub(r"[\[\]]", "", line) if "[{" not in line and '"[' not in line else line
     line = re.sub(r"(?<=\w)\|[\w|]+", "", line).replace("...", "x")
     return shlex.split(re.sub(r"<(\w+)>", r"\1", line))[1:]
 
