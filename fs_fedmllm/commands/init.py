@@ -84,7 +84,7 @@ def _init(args: argparse.Namespace) -> int:
         proposal, trial = tried(proposal, found, told)
     print(_shown(proposal))
     if trial:
-        print(printable("\n".join(["Not all is well with the rows yet.", *trial.lines(found.total)])))
+        print(printable("\n".join(["Not all is well with the rows yet.", *trial.lines(found.total + found.refused)])))
     if not args.yes and not terminal:
         raise ConfigError(
             "Nothing was written: init asks before it writes, and this is no terminal. Say --yes to have what is "

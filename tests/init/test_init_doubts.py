@@ -253,3 +253,12 @@ def test_the_status_of_a_claim_is_a_label():
     rows = [{"claim_status": f"x{i % 2}", "note": f"w {i}", "claim": f"C{i // 2}"} for i in range(20)]
     made = propose(columns_of(rows), Told())
     assert made.columns == {"label": "claim_status", "text": "note", "group": "claim"}
+
+
+def test_lines_that_are_no_rows_are_counted_too(here, capsys):
+    lines = ["label,note", *(f"x{i % 2},words {i}{',more' if i % 9 == 4 else ''}" for i in range(40))]
+    (here / "r.csv").write_text("\n".join(lines) + "\n")
+    assert main(["init", "r.csv", "--yes"]) == 1
+    said = capsys.readouterr().out
+    assert "4 of 36 rows" not in said and "4 of 40 rows would be refused as they are:" in said
+    assert said.count("r.csv:6, 15, 24, 33: 4 rows:") == 1 and said.count("cells") == 1

@@ -111,6 +111,7 @@ class Look:
         sources: files and folders that are read.
         columns: by name, in their order.
         rows: that were read, by split; the split is empty where no file says it.
+        refused: lines beside them that are no rows.
         whole: whether that is all there is.
         class_labels: names that a file declares for its labels, by column.
         notes: what the readers said.
@@ -122,6 +123,7 @@ class Look:
     sources: Sequence[Source]
     columns: dict[str, Column] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
     whole: bool = True
     class_labels: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -191,7 +193,12 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
         wrong = [item for item in findings.items if item.severity == "error"]
         if wrong and not found.total:
             raise RowError(f"{wrong[0].file}:{wrong[0].row}", wrong[0].problem, wrong[0].remedy)
-        found.notes += [f"{Path(item.file).name}: {item.problem}" for item in findings.items[:5]]
+        found.refused += len({item.row for item in wrong if item.row})
+        # Of a file that is read to its end, the trial of the proposal counts what is wrong.
+        told = [item for item in findings.items if item.severity != "error"] if found.whole else findings.items
+        for item in told[:5]:
+            row = f":{item.row}" if item.row else ""
+            found.notes.append(f"{Path(item.file).name}{row}: {item.problem}")
     if not found.total:
         raise RowError(str(path), "there is no row in it.", "Fill the file in, or name another one.")
     return found
