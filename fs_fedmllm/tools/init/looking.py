@@ -197,8 +197,8 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
         # Of a file that is read to its end, the trial of the proposal counts what is wrong.
         told = [item for item in findings.items if item.severity != "error"] if found.whole else findings.items
         for item in told[:5]:
-            row = f":{item.row}" if item.row else ""
-            found.notes.append(f"{Path(item.file).name}{row}: {item.problem}")
+            line = f":{item.row}" if item.row else ""
+            found.notes.append(f"{Path(item.file).name}{line}: {item.problem}")
     if not found.total:
         raise RowError(str(path), "there is no row in it.", "Fill the file in, or name another one.")
     return found
