@@ -8,17 +8,19 @@ import os
 
 from short_runs import CONFIGS, SHORT
 
+from fs_fedmllm import config as schema
 from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, spread, useful_workers
+from fs_fedmllm.runs.simulation import run
 
 
 def test_workers_change_time_and_nothing_else(tmp_path, forks) -> None:
     """In processes of their own: a process that has trained cannot fork trainers."""
-    results = {}
-    for workers in (1, 2, 3):
-        words = [*SHORT, "federate.sample_client_num", "3", "outdir", str(tmp_path), "expname", f"w{workers}"]
+    words = [*SHORT, "federate.sample_client_num", "3", "outdir", str(tmp_path)]
+    results = {1: run(schema.load(CONFIGS / "cross_i3t7.yaml", [*words, "expname", "w1"]))[0]}
+    for workers in (2, 3):
         done = forks.run(
             ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", "--engine", "embedded", *words,
-             "fedmllm.workers", workers],
+             "expname", f"w{workers}", "fedmllm.workers", workers],
             tmp_path, os.environ,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

@@ -15,6 +15,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,20 @@ def load_template(name_or_path: str | Path) -> Template:
         known = ", ".join(sorted(p.stem for p in template_dir().glob("*.yaml")))
         raise ConfigError(f"No prompt template {name_or_path!r}: give the path of a .yaml file, or one of {known}.")
     try:
-        raw = parse_yaml(read_regular(path, WRITTEN).decode("utf-8-sig"))
+        return _parsed(read_regular(path, WRITTEN), path)
+    except OSError as error:
+        raise TemplateError(f"The template {path} cannot be read: {error.strerror}.") from error
+
+
+@lru_cache(maxsize=16)
+def _parsed(content: bytes, path: Path) -> Template:
+    """A file's template; a run asks for the same one several times."""
+    try:
+        raw = parse_yaml(content.decode("utf-8-sig"))
     except yaml.YAMLError as error:
         raise TemplateError(f"{path} is not valid YAML{yaml_fault(error)}.") from error
     except UnicodeDecodeError as error:
         raise TemplateError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except OSError as error:
-        raise TemplateError(f"The template {path} cannot be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
         raise TemplateError(f"{path} must be a mapping of keys to values.")
     return build_template(raw, str(path), path.stem)

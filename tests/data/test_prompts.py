@@ -88,3 +88,12 @@ def test_a_medical_prompt_is_the_question_alone():
 def test_answers():
     assert load_template("hateful_memes").answer(1) == "(B) hateful"
     assert load_template("crisismmd").answer(7) == "(H) not_humanitarian"
+
+
+def test_a_template_is_parsed_once_and_again_when_its_file_is_another(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("question: Which one?\noptions: [a, b]\n")
+    first = load_template(file)
+    assert load_template(file) is first
+    file.write_text("question: Which one?\noptions: [a, c]\n")
+    assert load_template(file).options == ("a", "c") and first.options == ("a", "b")
