@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from short_runs import CONFIGS
 
 from fs_fedmllm import api
 from fs_fedmllm import config as schema
-from fs_fedmllm.config.places import placed
+from fs_fedmllm.config.places import RESOLVED, placed
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.runs.run_folder import passed_over
 
 CASES = "\n".join(f'  {c}: {{basis: "", question: "Which"}}' for c in ("both", "text", "image", "neither"))
 TEMPLATE = f"task: choice\nmetric: accuracy\noptions: [a, b]\noriginal:\n{CASES}\naugmented:\n{CASES}\n"
@@ -89,3 +91,16 @@ def test_shipped_configurations_and_odd_values_are_left_as_they_are(study) -> No
     assert placed(named, study / "my.yaml")["fedmllm"] == {
         "template": str(study / "asks.yaml"), "data": {"template": "digits_triage"},
     }  # fmt: skip
+
+
+def test_the_record_of_a_run_is_read_as_it_was_written(study, tmp_path, monkeypatch) -> None:
+    """A root of "." is a folder wherever one looks from; beside a run's record there is no data."""
+    monkeypatch.chdir(study / "rows")
+    (study / "rows" / "my.yaml").write_text(FILE.replace("root: rows", 'root: "."').replace("asks", "../asks"))
+    config = schema.load("my.yaml", ["expname", "job"])
+    folder = study / "rows" / "exp" / "job"
+    folder.mkdir(parents=True)
+    (folder / RESOLVED).write_text(yaml.safe_dump(schema.to_mapping(config)))
+    assert schema.load(folder / RESOLVED).data.root == "."
+    (folder / "results.json").write_text("{}")
+    assert "of this very configuration, whose results stand" in passed_over(folder, config)

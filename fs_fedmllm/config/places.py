@@ -18,10 +18,14 @@ from fs_fedmllm.errors import ConfigError
 #: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
 _PLACES = (("data.root", True), ("fedmllm.data.template", False), ("fedmllm.template", False))
 _TEMPLATE = (".yaml", ".yml")
+#: A run's record of its configuration: its paths are those of where the run was started, and nothing lies beside it.
+RESOLVED = "resolved_config.yaml"
 
 
 def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()) -> dict[str, Any]:
     """A file's mapping, its relative paths made absolute where they lead to something from the file's folder alone.
+
+    A run's ``resolved_config.yaml`` stays as it is.
 
     Args:
         raw: as the file has it.
@@ -32,6 +36,8 @@ def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
         ConfigError: a path leads to one thing from the file's folder and to another from here.
     """
     made = dict(raw)
+    if Path(path).name == RESOLVED:
+        return made
     beside = Path(os.path.abspath(path)).parent
     for key, folder in _PLACES:
         value = _value(made, key)

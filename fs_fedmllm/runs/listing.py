@@ -15,13 +15,14 @@ from typing import Any
 
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.host_reading import leaves
+from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.locks import is_held
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
 from fs_fedmllm.runs.best_round import best_of
 from fs_fedmllm.runs.run_folder import LOCK, is_finished
 
-CONFIGURATION = "resolved_config.yaml"
+CONFIGURATION = RESOLVED
 #: What a run that no client could go on with has in place of results, see ``tools.sweeps.files``.
 _DIVERGED = "ended.json"
 #: Where a run lies, which is no part of what it is.

@@ -32,6 +32,7 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.config import Config, config_digest, load, settings, to_mapping, told_apart
+from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
 from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, write_atomically
 from fs_fedmllm.files.locks import Lock
@@ -74,7 +75,7 @@ def passed_over(folder: Path, config: Config) -> str:
         config: the new one's.
     """
     try:
-        found = told_apart(settings(load(folder / "resolved_config.yaml")), settings(config))
+        found = told_apart(settings(load(folder / RESOLVED)), settings(config))
     except FedMLLMError:
         return f"{folder} holds a finished run of another release"
     if found:
@@ -244,7 +245,7 @@ class RunFolder:
     def write_config(self) -> None:
         """Write the resolved configuration."""
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
-        write_atomically(self.path / "resolved_config.yaml", text.encode())
+        write_atomically(self.path / RESOLVED, text.encode())
 
     def keep_lines(self, count: int) -> None:
         """Cut metrics.jsonl and the events to the first ``count`` lines: what came after them is computed again.
