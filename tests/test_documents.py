@@ -190,3 +190,15 @@ def test_documents_speak_plainly(document: Path) -> None:
     if document.name != "CHANGELOG.md" and document.parent.name != "benchmarks":
         text = " ".join(text_of(document).split())
         assert not [phrase for phrase in ours if phrase in text]
+
+
+def test_pictures_of_the_documents_are_shown_and_small() -> None:
+    """And described, for those who do not see them; a wheel has none of them (tests/test_packaging.py)."""
+    shown = {
+        (document.parent / path).resolve(): said
+        for document in DOCUMENTS
+        for said, path in re.findall(r"!\[(.*?)\]\(([^)]+)\)", text_of(document))
+    }
+    pictures = set((REPOSITORY / "docs" / "pictures").iterdir())
+    assert {path.resolve() for path in pictures} == set(shown) and all(len(said) > 40 for said in shown.values())
+    assert all(path.stat().st_size <= 150 << 10 for path in pictures)
