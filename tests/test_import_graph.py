@@ -82,3 +82,23 @@ def test_only_its_host_imports_a_host(host: str) -> None:
     named = re.compile(rf"^\s*(?:from|import) {host}", re.MULTILINE)
     guilty = [name for name, file in MODULES.items() if named.search(file.read_text(encoding="utf-8"))]
     assert {".".join(name.split(".")[1:3]) for name in guilty} == {f"hosts.{host}"}
+
+
+def test_what_the_page_names_is_in_the_tree() -> None:
+    """Modules and folders in the room of their row; types anywhere in the package."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Rooms", 1)[1].split("\n## ", 1)[0]
+    missing = []
+    for line in (line for line in table.splitlines() if line.startswith("| `")):
+        _, rooms, what, *_ = line.split("|")
+        folders = [PACKAGE / name for name in re.findall(r"`(\w+)/?`", rooms)]
+        there = {path.stem for folder in folders for path in folder.rglob("*")}
+        missing += [f"{rooms}: {name}" for name in re.findall(r"`([a-z_]+)/?`", what) if name not in there]
+    assert missing == []
+    defined = {
+        node.name
+        for file in MODULES.values()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert set(re.findall(r"`([A-Z]\w+)`", page)) - {"L", "S"} <= defined
