@@ -202,7 +202,7 @@ def serve_nvflare(folder: str, port: int) -> None:
     from nvflare.fuel.f3.cellnet.utils import make_reply
     from nvflare.private.defs import CellChannel
 
-    from fs_fedmllm.distributed.frames import ANY_TENSORS
+    from fs_fedmllm.distributed.contracts import ANY_TENSORS
     from fs_fedmllm.distributed.messages import Message
     from fs_fedmllm.hosts.nvflare.payload import pack, unpack
 
@@ -241,7 +241,7 @@ class NVFlareClient:
         from nvflare.fuel.f3.cellnet.core_cell import Message as CellMessage
         from nvflare.private.defs import CellChannel
 
-        from fs_fedmllm.distributed.frames import ANY_TENSORS
+        from fs_fedmllm.distributed.contracts import ANY_TENSORS
         from fs_fedmllm.distributed.messages import Message
         from fs_fedmllm.hosts.nvflare.payload import pack, unpack
 

@@ -81,15 +81,16 @@ def _site(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     from fs_fedmllm.hosts.nvflare import admin
+    from fs_fedmllm.hosts.nvflare.follow import follow
 
     job = Path(args.job)
     if not (job / "meta.json").is_file():
         raise ConfigError(f"{job} is no job: it has no meta.json. Make one with fs-fedmllm nvflare job.")
+    if args.follow:
+        print(follow(lambda: admin.session(Path(args.admin)), job, lambda line: print(line, flush=True)))
+        return 0
     with admin.session(Path(args.admin)) as opened:
-        if args.follow:
-            print(admin.follow(opened, job, lambda line: print(line, flush=True)))
-        else:
-            print(admin.submit(opened, job))
+        print(admin.submit(opened, job))
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fs_fedmllm.distributed.certificate_forms import alternatives, builder, hosts_in, request_for, subject_of, usage
 from fs_fedmllm.distributed.errors import IdentityError
 from fs_fedmllm.distributed.identity import (
     AUTHORITY,
@@ -37,8 +36,6 @@ from fs_fedmllm.files.atomic import private_folder
 
 DAYS_AUTHORITY = 3650
 DAYS = 365
-#: Clocks of two sites may differ by so much.
-SKEW = datetime.timedelta(minutes=10)
 FEDERATION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -58,11 +55,11 @@ def create_authority(folder: Path, federation: str, days: int = DAYS_AUTHORITY) 
             f"{federation!r} cannot be a federation's name: up to 63 lower-case letters, digits and hyphens can."
         )
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = _subject(federation, "authority")
+    subject = subject_of(federation, "authority")
     certificate = (
-        _builder(subject, subject, key.public_key(), days)
+        builder(subject, subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
     _refuse_existing(folder, AUTHORITY, ".key", ".crt")
@@ -91,7 +88,7 @@ def create_identity(
     name = Role("", client).name
     _refuse_existing(out, name, ".key", ".crt")
     key = ec.generate_private_key(ec.SECP256R1())
-    request = _request(key, Role(_federation(authority), client), hosts)
+    request = request_for(key, Role(_federation(authority), client), hosts)
     certificate = _sign(folder, request, days)
     _write_new(out / f"{name}.key", key_pem(key), 0o600)
     _write_new(out / f"{name}.crt", pem(certificate), 0o644)
@@ -133,9 +130,9 @@ def sign_request(
             f"{request_path} asks for {asked.name} of {asked.federation!r}, but you are signing for {wanted.name} of "
             f"{wanted.federation!r}."
         )
-    if alternative_names(request.extensions) != _alternatives(wanted, hosts):
+    if alternative_names(request.extensions) != alternatives(wanted, hosts):
         raise IdentityError(
-            f"{request_path} asks for other host names than --host says: {', '.join(_hosts(request.extensions))}."
+            f"{request_path} asks for other host names than --host says: {', '.join(hosts_in(request.extensions))}."
         )
     target = request_path.with_suffix(".crt")
     _refuse_existing(target.parent, target.stem, ".crt")
@@ -155,7 +152,7 @@ def create_request(folder: Path, federation: str, client: int = 0, hosts: Sequen
     role = Role(federation, client)
     _refuse_existing(folder, role.name, ".key", ".csr", ".crt")
     key = ec.generate_private_key(ec.SECP256R1())
-    request = _request(key, role, hosts)
+    request = request_for(key, role, hosts)
     _write_new(folder / f"{role.name}.key", key_pem(key), 0o600)
     path = folder / f"{role.name}.csr"
     _write_new(path, request.public_bytes(serialization.Encoding.PEM), 0o644)
@@ -240,51 +237,6 @@ def _federation(authority: x509.Certificate) -> str:
     return str(found[0].value) if found else ""
 
 
-def _subject(federation: str, name: str) -> x509.Name:
-    return x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation), x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _request(key: ec.EllipticCurvePrivateKey, role: Role, hosts: Sequence[str]) -> x509.CertificateSigningRequest:
-    return (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(_subject(role.federation, role.name))
-        .add_extension(x509.SubjectAlternativeName(_alternatives(role, hosts)), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-
-
 def _sign(folder: Path, request: x509.CertificateSigningRequest, days: int) -> x509.Certificate:
     """Sign what was checked: only the key and the alternative names are taken from the request."""
     authority, key = _load_authority(folder)
@@ -294,10 +246,10 @@ def _sign(folder: Path, request: x509.CertificateSigningRequest, days: int) -> x
     role = role_in(request.extensions, "request")
     purpose = ExtendedKeyUsageOID.CLIENT_AUTH if role.client else ExtendedKeyUsageOID.SERVER_AUTH
     return (
-        _builder(_subject(role.federation, role.name), authority.subject, public, days)
+        builder(subject_of(role.federation, role.name), authority.subject, public, days)
         .add_extension(x509.SubjectAlternativeName(alternative_names(request.extensions)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(sign_certificates=False), critical=True)
+        .add_extension(usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
@@ -305,27 +257,3 @@ def _sign(folder: Path, request: x509.CertificateSigningRequest, days: int) -> x
         )
         .sign(key, hashes.SHA256())
     )
-
-
-def _alternatives(role: Role, hosts: Sequence[str]) -> list[x509.GeneralName]:
-    if role.client and hosts:
-        raise IdentityError("Only the server's certificate names hosts; leave --host out.")
-    if not role.client and not hosts:
-        raise IdentityError("The server's certificate must name its hosts as clients write them: --host NAME.")
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(role.uri)]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", host):
-                raise IdentityError(f"{host!r} is no host name; write it without a port or wildcard.") from None
-            names.append(x509.DNSName(host))
-    return names
-
-
-def _hosts(extensions: x509.Extensions) -> list[str]:
-    return [
-        str(name.value)
-        for name in alternative_names(extensions)
-        if not isinstance(name, x509.UniformResourceIdentifier)
-    ]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, place_of
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.errors import (
     BusyError,
     CertificateError,
@@ -25,7 +26,6 @@ from fs_fedmllm.distributed.errors import (
     TransportError,
     UnreachableError,
 )
-from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.site_store import Pending, SiteStore

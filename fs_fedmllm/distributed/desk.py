@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fs_fedmllm.distributed import protocol as p
-from fs_fedmllm.distributed.agreement import differences
+from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract
 from fs_fedmllm.distributed.errors import RefusedError
-from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
+from fs_fedmllm.distributed.joining import Joining
 from fs_fedmllm.distributed.journal import Journal
-from fs_fedmllm.distributed.messages import Message, shown
+from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.distributed.shelf import Shelf
@@ -74,11 +74,8 @@ class Desk:
         rounds: of the run.
         roster: the run's clients.
         journal: events.
-        agreed: what every client must have alike, see :mod:`fs_fedmllm.distributed.agreement`.
-        manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
-        base: fingerprint of the base's weights; empty takes that of the first client that joins.
+        joining: what every client must have alike.
         status: what the ``status`` request is told.
-        told: what clients must say of their rows, see :func:`fs_fedmllm.config.missing_modalities.told_of_rows`.
         clock: monotonic seconds.
         shelf: where updates wait that come before their turn; None keeps them in memory.
 
@@ -97,11 +94,8 @@ class Desk:
         roster: Roster,
         journal: Journal,
         *,
-        agreed: Mapping[str, Any],
-        manifest: str,
-        base: str,
+        joining: Joining,
         status: Callable[[], dict[str, Any]],
-        told: str = "",
         clock: Callable[[], float] = time.monotonic,
         shelf: Shelf | None = None,
     ):
@@ -110,11 +104,8 @@ class Desk:
         self._rounds = rounds
         self._roster = roster
         self._journal = journal
-        self._agreed = agreed
-        self._manifest = manifest
-        self._base, self._base_of = base, "the server"
+        self._joining = joining
         self._status = status
-        self._told = told
         self._clock = clock
         self._noted = Throttle()
         self.news = threading.Condition()
@@ -205,25 +196,17 @@ class Desk:
 
     def _join(self, client: int, message: Message) -> Message:
         header = message.header
-        theirs = header.get("agreed")
-        found = differences(self._agreed, theirs if isinstance(theirs, dict) else {})
-        if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            return self._refuse(
-                "config", f"Client {client} has another configuration: {'; '.join(found[:3])}{more}. Use the server's "
-                "file on every site.", client,
-            )  # fmt: skip
-        manifest = p.text(header, "manifest", "")
-        if manifest and self._manifest and manifest != self._manifest:
-            return self._refuse(
-                "data", f"Client {client}'s folder comes from another split ({manifest[:12]}) than the server's "
-                f"({self._manifest[:12]}). Write all folders with one data split.", client,
-            )  # fmt: skip
+        reason, says = self._joining.other_run(client, header)
+        if says:
+            return self._refuse(reason, says, client)
         rows = p.whole(header, "rows", low=1)
-        if other := self._other_base(client, p.text(header, "base", "")):
+        base = p.text(header, "base", "")
+        if not base:
+            self._note("base not compared", client)
+        if other := self._joining.other_base(client, base):
             return self._refuse("base", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
-        presence, name = self._presence(header, rows), p.text(header, "name", "")
+        presence, name = self._joining.presence(header, rows), p.text(header, "name", "")
         with self.news:
             before = self._roster.get(client)
             self._roster.join(client, rows, missing_rate, presence, name)
@@ -232,41 +215,6 @@ class Desk:
         if before is not None and before.rows != rows:
             self._note("rows changed", client, before=before.rows, rows=rows)
         return Message(p.WELCOME, {"round": self._state.round, "rounds": self._rounds})
-
-    def _presence(self, header: Mapping[str, Any], rows: int) -> dict[str, int]:
-        """What a client says that its rows show, where the run asks; empty where it does not.
-
-        Raises:
-            ProtocolError: it says nothing, or what cannot be.
-        """
-        if not self._told:
-            return {}
-        said = header.get("presence")
-        known = ("both", "image", "neither", "text")
-        if not isinstance(said, dict) or any(
-            name not in known or type(count) is not int or not 0 <= count <= rows for name, count in said.items()
-        ):
-            raise p.ProtocolError(f"presence must say how many of {rows} rows show {', '.join(known)}.")
-        counts = {name: said[name] for name in known if name in said}
-        if not sum(counts.values()) or (self._told == "counts" and sum(counts.values()) != rows):
-            raise p.ProtocolError(f"presence counts {sum(counts.values())} rows, of {rows}.")
-        return counts
-
-    def _other_base(self, client: int, theirs: str) -> str:
-        """What is wrong with a client's base weights; empty if nothing is."""
-        with self.news:
-            if theirs and not self._base:
-                self._base, self._base_of = theirs, f"client {client}"
-            ours, whose = self._base, self._base_of
-        if not theirs:
-            self._note("base not compared", client)
-        if not theirs or theirs == ours:
-            return ""
-        return (
-            f"The base weights of client {client} (fingerprint {shown(theirs[:12])}) are not those of {whose} "
-            f"({ours[:12]}), so their adapters cannot be averaged. Compare model.fedmllm.path, model.fedmllm.revision "
-            "and the sha256 of the checkpoint's weight files on both; each site's events.jsonl has its fingerprint."
-        )
 
     def _next(self, client: int, message: Message, waiting: Waiting | None) -> Message:
         until = self._clock() + min(p.number(message.header, "wait", low=0.0), p.POLL)

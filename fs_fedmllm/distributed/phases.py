@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, number, state_digest, text, whole
 from fs_fedmllm.errors import UpdateError

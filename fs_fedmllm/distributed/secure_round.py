@@ -24,7 +24,7 @@ import torch
 
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import secure_store as stages
-from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, TensorSpec
+from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract, TensorSpec
 from fs_fedmllm.distributed.identity import AUTHORITY, Identity
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase

@@ -18,7 +18,9 @@ from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
 from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.attendance import LOOK_UP, Attendance, Stopped
 from fs_fedmllm.distributed.desk import UNUSABLE, Desk, OpenPhase
+from fs_fedmllm.distributed.joining import Joining
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
@@ -29,16 +31,10 @@ from fs_fedmllm.errors import TooFewError
 from fs_fedmllm.rounds.schedule import evaluation_due
 from fs_fedmllm.runs.session import Session
 
-#: How often the round loop looks up while it waits, in seconds: for signals, deadlines, and the status file.
-_LOOK_UP = 0.5
 #: How long a finished server stays for clients that have not heard of it, in seconds.
 LINGER = 60.0
 #: How often a process takes a round whose sum could not be opened.
 ATTEMPTS = 3
-
-
-class Stopped(Exception):
-    """The server was asked to stop; the run resumes with the same command."""
 
 
 class RoundServer:
@@ -90,13 +86,13 @@ class RoundServer:
             self._total,
             self.roster,
             self.journal,
-            agreed=agreed,
-            manifest=manifest,
-            base=base,
+            joining=Joining(agreed, manifest, base, told_of_rows(session.config)),
             status=self.status,
-            told=told_of_rows(session.config),
             clock=clock,
             shelf=self._shelf,
+        )
+        self.attendance = Attendance(
+            self.desk, self.roster, self.journal, settings, session.state, self._say_waiting, clock
         )
 
     # The round loop ---------------------------------------------------------------------------------------------
@@ -130,7 +126,7 @@ class RoundServer:
             session.zero_shot()
             if session.state.round < self._total:
                 self._say("waiting for clients")
-                self._await_all()
+                self.attendance.everybody()
             while session.state.round < self._total:
                 self._round()
             results = session.close()
@@ -178,7 +174,7 @@ class RoundServer:
         session.checkpoint()
         if done < self._total:  # the last round has no checkpoint, only results
             self._forget()
-        self._look_up()
+        self.attendance.look_up()
 
     def _attempt(self) -> list[int]:
         """The exchanges of a round; the clients that were there to begin it.
@@ -195,7 +191,7 @@ class RoundServer:
             current.clients = drawn = list(held.cohort)
             needed = {OVER: len(drawn), OPENED: 0}.get(held.stage, needed)
             self.journal.write("goes on", round=current.index, stage=held.stage, clients=drawn)
-        present = self._await_quorum(drawn, needed, again=held is not None)
+        present = self.attendance.quorum(drawn, needed, again=held is not None)
         phases = self._rounds(session, {client: self._rows(client) for client in present})
         answered: list[int] = present
         try:
@@ -216,36 +212,14 @@ class RoundServer:
         return self.session.federation.server.privacy.secure_aggregation
 
     def _learn_presence(self) -> None:
-        """Take over what clients told of their rows; every client of the federation must have, once.
-
-        A draw by modalities is that of one machine only if it knows all clients. What was told is in the checkpoint:
-        a server that is started again need not wait for a client that is away.
+        """Take over what clients told of their rows, where the run asks.
 
         Raises:
             NetworkError: a client did not come for too long.
         """
-        if not told_of_rows(self.session.config):
-            return
-        kept = self.session.state.figures.setdefault("presence", {})
-        limit = self._clock() + self.settings.give_up
-        with self.desk.news:
-            while True:
-                for client in self.roster.expected:
-                    member = self.roster.get(client)
-                    if member is not None and member.presence:
-                        kept[str(client)] = dict(member.presence)
-                unknown = [client for client in self.roster.expected if str(client) not in kept]
-                if not unknown:
-                    break
-                self._doing = "waiting for clients"
-                if self._clock() >= limit:
-                    raise p.NetworkError(
-                        f"fedmllm.sampler and fedmllm.aggregation.client_weights need to know what the rows of every "
-                        f"client show, and for {self.settings.give_up:g} seconds client {unknown[0]} has not joined. "
-                        "Start it once and then this command again, or set them to uniform and default on every site."
-                    )
-                self._wait(limit)
-        self.session.federation.presence.update({int(client): own for client, own in kept.items()})
+        if told_of_rows(self.session.config):
+            kept = self.session.state.figures.setdefault("presence", {})
+            self.session.federation.presence.update(self.attendance.told_rows(kept))
 
     def _rows(self, client: int) -> int:
         with self.desk.news:
@@ -263,59 +237,6 @@ class RoundServer:
         if self._secure.enabled:
             default = threshold_of(self._secure.threshold, self.session.config.sampled_clients)
         return min(self.settings.min_clients or default, drawn)
-
-    def _await_all(self) -> None:
-        """Wait for every client; after ``join_timeout`` a quorum of the round is enough."""
-        deadline = self._clock() + self.settings.join_timeout
-        expected = self.roster.expected
-        with self.desk.news:
-            while len(self.roster.present(expected)) < len(expected) and self._clock() < deadline:
-                self._wait(deadline)
-            self._tell_missing(expected)
-
-    def _await_quorum(self, drawn: list[int], needed: int, *, again: bool = False) -> list[int]:
-        """Those of the drawn clients that the round waits for.
-
-        Args:
-            drawn: the round's clients.
-            needed: how many of them have to be there.
-            again: whether the round was begun among them, so that no others will do.
-
-        Raises:
-            NetworkError: there were too few for too long.
-        """
-        limit = self._clock() + self.settings.give_up
-        told = False
-        with self.desk.news:
-            while len(present := self.roster.present(drawn)) < needed:
-                if not told:
-                    self._doing = "waiting for clients"
-                    self._tell_missing(drawn)
-                    told = True
-                self._give_up_at(limit, needed, drawn, again=again)
-                self._wait(limit)
-            for client, why in self.roster.missing(drawn).items():
-                self.journal.write("missing", round=self.session.state.round, client=client, why=why)
-            return present
-
-    def _tell_missing(self, clients: list[int]) -> None:
-        for client, why in self.roster.missing(clients).items():
-            self.journal.write("missing", client=client, why=why)
-
-    def _give_up_at(self, limit: float, needed: int, drawn: list[int], *, again: bool = False) -> None:
-        if self._clock() < limit:
-            return
-        remedy = (
-            "Masked updates of this round may be out, so it can be taken among the same clients only. Bring them back "
-            "and start the same command again, or start a new run under another expname on every site."
-            if again
-            else "Bring them back and start the same command again, or lower fedmllm.network.min_clients."
-        )
-        why = "; ".join(f"client {client} {reason}" for client, reason in self.roster.missing(drawn).items())
-        raise p.NetworkError(
-            f"Round {self.session.state.round} needs {needed} of {len(drawn)} clients, and for "
-            f"{self.settings.give_up:g} seconds there were fewer: {why}. {remedy}"
-        )
 
     def _run_phase(self, phase: Phase, clients: list[int], needed: int) -> list[int]:
         """Hand out a phase's task and take the answers in ascending client order; who answered in time."""
@@ -342,15 +263,15 @@ class RoundServer:
                                 if late not in opened.answered:
                                     self.roster.drop(late, f"no answer in round {round_index} by its deadline")
                             if not told:
-                                self._tell_missing(clients)
+                                self.attendance.tell_missing(clients)
                                 told = True
-                            self._give_up_at(limit, needed, clients)
-                            self._wait(limit)
+                            self.attendance.give_up_at(limit, needed, clients)
+                            self.attendance.wait(limit)
                         else:
-                            self._wait(deadline)
+                            self.attendance.wait(deadline)
                     answer = opened.answers.pop(client, None)
                     if answer is None or answer is UNUSABLE:
-                        self._lose(client, round_index)
+                        self.attendance.lose(client)
                         continue
                 phase.take(client, self._shelf.take(answer))
                 taken.append(client)
@@ -359,21 +280,6 @@ class RoundServer:
                 opened.closed = True
                 self.desk.opened = None
         return taken
-
-    def _lose(self, client: int, round_index: int) -> None:
-        member = self.roster.get(client)
-        left = member.absent if member is not None and member.absent else "no answer by the deadline"
-        self.roster.drop(client, f"missed round {round_index}: {left}")
-        self.journal.write("lost", round=round_index, client=client, why=left)
-
-    def _wait(self, until: float) -> None:
-        """Wait for news, at most until then; the lock is held."""
-        self._look_up()
-        self.desk.news.wait(max(0.0, min(_LOOK_UP, until - self._clock())))
-
-    def _look_up(self) -> None:
-        if self.desk.stopping.is_set():
-            raise Stopped
 
     def _keep_status(self) -> None:
         """Write the status file while the run goes on; a thread's life."""
@@ -392,7 +298,7 @@ class RoundServer:
             while self.roster.present(self.roster.expected) and self._clock() < until:  # until they have said good-bye
                 if self.desk.stopping.is_set():
                     break
-                self.desk.news.wait(min(_LOOK_UP, max(0.0, until - self._clock())))
+                self.desk.news.wait(min(LOOK_UP, max(0.0, until - self._clock())))
         self._say("finished")
 
     def stop(self) -> None:
@@ -402,6 +308,9 @@ class RoundServer:
     def _say(self, doing: str) -> None:
         self._doing = doing
         self._status_file.write(self.status(), now=True)
+
+    def _say_waiting(self) -> None:
+        self._doing = "waiting for clients"
 
     def status(self) -> dict[str, Any]:
         """What the status file and the ``status`` request say."""

@@ -15,8 +15,9 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import client as client_side
 from fs_fedmllm.distributed import server as server_side
 from fs_fedmllm.distributed.answering import Handler
+from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.client import RoundClient
-from fs_fedmllm.distributed.frames import Contract, FrameLimits
+from fs_fedmllm.distributed.contracts import Contract, FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
@@ -207,7 +208,7 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
         logger.info("Listening on %s (port %d).", settings.address, transport.port)
         try:
             return server.run()
-        except server_side.Stopped:
+        except Stopped:
             transport.stop()  # with a moment for the answers that tell the clients
             return None
 

@@ -22,8 +22,9 @@ from typing import Any
 import grpc
 
 from fs_fedmllm.distributed.admission import Admission
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.errors import IdentityError
-from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, FrameLimits, decode, encode
+from fs_fedmllm.distributed.frames import decode, encode
 from fs_fedmllm.distributed.identity import Identity, Role, role_of_pem
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.distributed.throttle import Throttle

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.errors import (
     BusyError,
     CertificateError,
@@ -16,7 +17,7 @@ from fs_fedmllm.distributed.errors import (
     TransportError,
     UnreachableError,
 )
-from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, FrameLimits, decode, encode
+from fs_fedmllm.distributed.frames import decode, encode
 from fs_fedmllm.distributed.handshake import lasting_fault
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message, shown

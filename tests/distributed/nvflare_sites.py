@@ -10,7 +10,7 @@ from typing import Any
 from nvflare.apis.shareable import Shareable
 from nvflare.fuel.utils import fobs
 
-from fs_fedmllm.distributed.frames import ANY_TENSORS
+from fs_fedmllm.distributed.contracts import ANY_TENSORS
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
 

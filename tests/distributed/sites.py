@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from waiting import LONG
 
 from fs_fedmllm.distributed.client import RoundClient
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract
 from fs_fedmllm.distributed.errors import UnreachableError
-from fs_fedmllm.distributed.frames import ANY_TENSORS, Contract, decode, encode
+from fs_fedmllm.distributed.frames import decode, encode
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message

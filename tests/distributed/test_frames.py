@@ -17,19 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from wire_frames import HEADER, HEADERS, LIMITS, NUMBERS, cut, entry, floats, frame, joined, mutant, sample_message
 
+from fs_fedmllm.distributed.contracts import ANY_TENSORS, NO_TENSORS, Contract, FrameLimits, TensorSpec, check_tensors
 from fs_fedmllm.distributed.errors import ContractError, FrameError, VersionError
-from fs_fedmllm.distributed.frames import (
-    ANY_TENSORS,
-    CHUNK,
-    NO_TENSORS,
-    PREFIX,
-    Contract,
-    FrameLimits,
-    TensorSpec,
-    check_tensors,
-    decode,
-    encode,
-)
+from fs_fedmllm.distributed.frames import CHUNK, PREFIX, decode, encode
 from fs_fedmllm.distributed.messages import Message
 
 

@@ -16,8 +16,8 @@ from fs_fedmllm.cli import main
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed.authority import create_authority, create_identity, revoke
 from fs_fedmllm.distributed.client import RoundClient
+from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract
 from fs_fedmllm.distributed.errors import CertificateError, IdentityError, RefusedError, UnreachableError
-from fs_fedmllm.distributed.frames import NO_TENSORS, Contract
 from fs_fedmllm.distributed.identity import (
     Identity,
     Role,

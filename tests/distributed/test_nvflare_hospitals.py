@@ -1,108 +1,113 @@
-"""The hospitals of the example on NVFlare: provisioned, mutual TLS, real processes, and all that can be killed is."""
+"""The hospitals of the example on NVFlare: provisioned, mutual TLS, every daemon and job a process of its own."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from short_runs import REPOSITORY
 from waiting import LONG, wait_until
-
-from fs_fedmllm import config as schema
-from fs_fedmllm.runs.simulation import run
 
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
 
-EXAMPLE = runpy.run_path(str(REPOSITORY / "examples" / "hospitals" / "rehearsal_nvflare.py"))
-ROUNDS = 8
-WORDS = ["federate.total_round_num", str(ROUNDS), "eval.freq", str(ROUNDS), "train.local_update_steps", "3"]
+from nvflare_federation import HOSPITALS, JOB, SERVER, SITES, Hospitals, children, hospitals
+
+from fs_fedmllm import config as schema
+from fs_fedmllm.cli import main
+from fs_fedmllm.hosts.nvflare import admin
+from fs_fedmllm.runs.simulation import run
+
+#: The example with steps of no time.
+WORDS = ["train.local_update_steps", "1", "fedmllm.eval.limit", "2", "eval.freq", "5"]
 
 
-def processes(*words: str) -> Iterator[int]:
-    """Processes whose command line has all these words."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            yield int(folder.name)
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
+    with hospitals(tmp_path_factory.mktemp("hospitals"), *WORDS) as made:
+        yield made
 
 
-def children(parent: int) -> Iterator[int]:
-    """Processes that a process has started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                yield int(folder.name)
-        except OSError:
-            continue
+def embedded_sha256(folder: Path, *words: str) -> str:
+    results, _ = run(schema.load(HOSPITALS, [*WORDS, *words, "outdir", str(folder)]))
+    return str(results["adapter_sha256"])
 
 
 @pytest.mark.slow
-def test_hospitals_under_kills(tmp_path: Path) -> None:
-    config = schema.load(REPOSITORY / "examples" / "hospitals" / "hospitals.yaml", WORDS)
-    embedded, _ = run(schema.load(REPOSITORY / "examples" / "hospitals" / "hospitals.yaml",
-                                  [*WORDS, "outdir", str(tmp_path / "embedded")]))  # fmt: skip
-    port = free_port()
-    root = tmp_path / "hospitals"
-    kits = EXAMPLE["provision"](root, port, *WORDS)
-    folder = kits["localhost"] / "exp" / "hospitals"
+def test_a_job_by_nvflares_own_client(
+    federation: Hospitals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its smallest form: a round of a job that is submitted, listed, looked at and downloaded as any other."""
+    one = ["federate.total_round_num", "1"]
+    said = federation.nvflare("job", "submit", "-j", str(federation.job("smallest", *WORDS, *one)))
+    job_id = said.split("job_id:")[1].split()[0]
+    seen = []
+    with admin.session(federation.admin) as opened:
 
-    def done() -> int:
-        try:
-            return int(json.loads((folder / "status.json").read_text())["round"])
-        except (OSError, ValueError):
-            return -1
+        def ended() -> bool:
+            word, ours = admin.standing(opened, job_id)
+            if ours and not seen:
+                seen.append(ours)
+                capsys.readouterr()
+                status = ["nvflare", "status", job_id, "--admin", str(federation.admin)]
+                assert main([*status, "--json"]) == 0
+                assert json.loads(capsys.readouterr().out)["nvflare"] == word
+                assert main(status) == 0
+                assert f"NVFlare: {word}\n" in capsys.readouterr().out
+            return word.startswith("FINISHED")
 
-    def job_process(site: str) -> list[int]:
-        role = "worker_process" if site != "localhost" else "runner_process"
-        return list(processes(role, str(kits[site])))
-
-    with EXAMPLE["running"](kits, port):
-        job = [sys.executable, "-m", "fs_fedmllm", "nvflare"]
-        made = [*job, "job", str(REPOSITORY / "examples" / "hospitals" / "hospitals.yaml"), *WORDS, "--out"]
-        subprocess.run([*made, str(root / "job"), "--sites", ",".join(EXAMPLE["SITES"])], check=True)
-        words = [*job, "submit", str(root / "job"), "--admin", str(kits["study@coordinator.org"]), "--follow"]
-        follower = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        try:
-            wait_until(lambda: done() >= 1 or follower.poll() is not None, 4 * LONG)
-            (worker,) = job_process("hospital-2")
-            for child in children(worker):  # training is killed: no round, no job is lost
-                os.kill(child, signal.SIGKILL)
-            killed = done()
-            wait_until(lambda: done() >= killed + 2 or follower.poll() is not None, 4 * LONG)
-            assert job_process("hospital-2") == [worker]
-            (worker,) = job_process("hospital-1")
-            os.kill(worker, signal.SIGKILL)  # NVFlare ends the job; ours goes on
-            wait_until(lambda: worker not in job_process("hospital-1"), LONG)
-            wait_until(lambda: not job_process("localhost") or follower.poll() is not None, 4 * LONG)
-            wait_until(lambda: bool(job_process("localhost")) or follower.poll() is not None, 4 * LONG)
-            again = done()
-            wait_until(lambda: done() >= again + 1 or follower.poll() is not None, 4 * LONG)
-            (server,) = job_process("localhost")
-            os.kill(server, signal.SIGKILL)
-            said, _ = follower.communicate(timeout=8 * LONG)
-        finally:
-            follower.kill()
-        assert follower.returncode == 0, said
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    assert results["adapter_sha256"] == embedded["adapter_sha256"], said
-    assert results["refused"] == []
-    assert said.count("submitted") == 3, said
-    assert config.federate.total_round_num == results["rounds"]
+        wait_until(ended, JOB, says=lambda: said)
+        (listed,) = [entry for entry in opened.list_jobs() if entry["job_id"] == job_id]
+        assert (listed["job_name"], listed["status"]) == ("smallest", "FINISHED:COMPLETED")
+        assert seen and (seen[0]["site"], seen[0]["rounds"]) == ("server", 1)
+        # A download has the job as it was signed; the adapter stays in the server's kit.
+        downloaded = Path(opened.download_job_result(job_id))
+        assert any(downloaded.rglob("meta.json"))
+        assert not any(downloaded.rglob("*.safetensors"))
+    results = federation.results("smallest")
+    assert results["adapter_sha256"] == embedded_sha256(tmp_path, *one)
+    assert (results["participants"], results["refused"]) == ([[1, 2, 3]], [])
+    assert not (federation.folder("smallest") / "arriving").exists()
 
 
-def free_port() -> int:
-    import socket
+@pytest.mark.slow
+def test_under_kills(federation: Hospitals, tmp_path: Path) -> None:
+    """A training process, a site's job process, a site's machine and the server's machine are killed."""
+    words = [*WORDS, "federate.total_round_num", "9"]
+    submit = [sys.executable, "-m", "fs_fedmllm", "nvflare", "submit", str(federation.job("kills", *words))]
+    follower = subprocess.Popen(
+        [*submit, "--admin", str(federation.admin), "--follow"], stdout=subprocess.PIPE, text=True
+    )
 
-    with socket.create_server(("localhost", 0)) as holder:
-        return int(holder.getsockname()[1])
+    def reach(number: int) -> None:
+        """A round is under way, after so many."""
+        wait_until(lambda: federation.rounds("kills") >= number or follower.poll() is not None, JOB)
+
+    try:
+        reach(1)
+        (worker,) = federation.processes("hospital-2")
+        for child in children(worker):  # training is killed: no round, no job is lost
+            os.kill(child, signal.SIGKILL)
+        reach(federation.rounds("kills") + 2)
+        assert federation.processes("hospital-2") == [worker]
+        (worker,) = federation.processes("hospital-1")
+        os.kill(worker, signal.SIGKILL)  # NVFlare ends the job; ours goes on
+        wait_until(lambda: not federation.processes(SERVER) or follower.poll() is not None, JOB)
+        reach(federation.rounds("kills") + 1)
+        for name in ("hospital-3", SERVER):
+            federation.kill_daemon(name)
+            federation.start(name)
+            reach(federation.rounds("kills") + 2)
+        said, _ = follower.communicate(timeout=JOB)
+    finally:
+        follower.kill()
+    assert follower.returncode == 0, said
+    results = federation.results("kills")
+    assert results["adapter_sha256"] == embedded_sha256(tmp_path, *words), said
+    assert (results["refused"], results["participants"]) == ([], [[1, 2, 3]] * 9)
+    assert said.count("submitted") == 4, said
+    wait_until(lambda: not any(federation.processes(name) for name in (SERVER, *SITES)), LONG)

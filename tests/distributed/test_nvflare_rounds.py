@@ -16,10 +16,11 @@ from sites import Started, Wire, locked, server_of
 from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.distributed.frames import FrameLimits
+from fs_fedmllm.distributed.attendance import Stopped
+from fs_fedmllm.distributed.contracts import FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.server import RoundServer, Stopped
+from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.privacy import central
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run

@@ -16,12 +16,12 @@ from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.aggregators import RunningMean
+from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.client import Stopped as ClientStopped
 from fs_fedmllm.distributed.errors import RefusedError, UnreachableError
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import JoinRefusedError, NetworkError, state_digest
 from fs_fedmllm.distributed.roles import introduction
-from fs_fedmllm.distributed.server import Stopped
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.rounds.client import ClientSide
@@ -172,7 +172,7 @@ def test_a_server_that_dies_goes_on_with_the_same_bytes(shared, tmp_path: Path, 
         def checkpoint() -> None:
             if first.session.state.round == 2:
                 die()
-                first._look_up()
+                first.attendance.look_up()
             kept()
 
         monkeypatch.setattr(first.session, "checkpoint", checkpoint)
@@ -362,7 +362,7 @@ def test_a_client_with_another_configuration_is_refused_with_the_key(shared, tmp
     with pytest.raises(JoinRefusedError, match=r"fedmllm\.train\.batch_size is 8 on the client and 4 on the server"):
         site_of(federation, 1, tmp_path, wire, agreed=other).run()
     assert "data.root" not in other and "fedmllm.network.certificates" not in other
-    server.desk._manifest = "a" * 64
+    server.desk._joining._manifest = "a" * 64
     with pytest.raises(JoinRefusedError, match="comes from another split"):
         site_of(federation, 1, tmp_path, wire, manifest="b" * 64).run()
     with pytest.raises(JoinRefusedError, match=r"rows must be a whole number from 1"):
@@ -389,11 +389,11 @@ def test_a_client_with_other_base_weights_is_refused(shared, tmp_path: Path) -> 
     ours = introduction(federation.config, 1, federation.data)["base"]
     assert len(ours) == 64
     server = server_of(federation, tmp_path / "server", wire)
-    server.desk._base = ours
+    server.desk._joining._base = ours
     with pytest.raises(JoinRefusedError, match=rf"client 2 .*'bbbbbbbbbbbb'.* those of the server \({ours[:12]}\)"):
         site_of(federation, 2, tmp_path, wire, base="b" * 64).run()
     assert events(tmp_path / "server", "refused")[0]["reason"] == "base"
-    server.desk._base = ""
+    server.desk._joining._base = ""
     loop = Started(server.run)
     sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2)]
     wait_until(lambda: len(server.roster.present([1, 2])) == 2)

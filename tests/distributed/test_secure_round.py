@@ -20,6 +20,7 @@ from waiting import LONG, Clock
 from fs_fedmllm import config as schema
 from fs_fedmllm.distributed import secure_round as secure
 from fs_fedmllm.distributed.answering import Handler
+from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.authority import create_authority, create_identity
 from fs_fedmllm.distributed.client import RoundClient
 from fs_fedmllm.distributed.errors import UnreachableError
@@ -29,7 +30,7 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import NetworkError
 from fs_fedmllm.distributed.roles import agreement, introduction, site_identity
 from fs_fedmllm.distributed.secure_client import SecureRoundClient
-from fs_fedmllm.distributed.server import ATTEMPTS, RoundServer, Stopped
+from fs_fedmllm.distributed.server import ATTEMPTS, RoundServer
 from fs_fedmllm.distributed.service import handlers_of, rounds_of
 from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.errors import ConfigError, PrivacyError

@@ -20,6 +20,7 @@ from waiting import LONG, free_port, wait_until
 from wire_frames import LIMITS, cut, frame, joined, sample_message
 
 from fs_fedmllm.distributed import transport, watch
+from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.errors import (
     BusyError,
     ContractError,
@@ -31,7 +32,7 @@ from fs_fedmllm.distributed.errors import (
     UnreachableError,
     VersionError,
 )
-from fs_fedmllm.distributed.frames import CHUNK, NO_TENSORS, Contract, FrameLimits, encode
+from fs_fedmllm.distributed.frames import CHUNK, encode
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportServer

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.distributed.frames import CHUNK, MAGIC, PREFIX, FrameLimits, encode
+from fs_fedmllm.distributed.contracts import FrameLimits
+from fs_fedmllm.distributed.frames import CHUNK, MAGIC, PREFIX, encode
 from fs_fedmllm.distributed.messages import VERSION, Message
 
 #: Small limits, so that a test can pass them without gigabytes.

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
 import torch
 
 with atheris.instrument_imports(include=["fs_fedmllm.distributed"]):
+    from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract, TensorSpec
     from fs_fedmllm.distributed.errors import FrameError, VersionError
-    from fs_fedmllm.distributed.frames import ANY_TENSORS, PREFIX, Contract, TensorSpec, decode
+    from fs_fedmllm.distributed.frames import PREFIX, decode
 
 from wire_frames import LIMITS, cut, joined, mutant, sample_message
 

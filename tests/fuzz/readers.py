@@ -84,7 +84,8 @@ def frames(folder: Path) -> Reader:
     """Messages between sites."""
     from wire_frames import LIMITS, cut, joined, mutant, sample_message
 
-    from fs_fedmllm.distributed.frames import ANY_TENSORS, PREFIX, decode
+    from fs_fedmllm.distributed.contracts import ANY_TENSORS
+    from fs_fedmllm.distributed.frames import PREFIX, decode
 
     def change(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
         if draw.random() < 0.4:

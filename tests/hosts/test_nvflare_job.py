@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from short_runs import CONFIGS, REPOSITORY
 
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError, HostError
-from fs_fedmllm.hosts.nvflare.admin import follow, standing
+from fs_fedmllm.hosts.nvflare import follow as following
+from fs_fedmllm.hosts.nvflare.admin import AwayError, standing
+from fs_fedmllm.hosts.nvflare.follow import follow
 from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR, examined
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites, dealt
@@ -49,6 +52,8 @@ def test_a_job_is_a_configuration_and_no_code(tmp_path: Path, capsys: pytest.Cap
     for name in ("client", "server"):
         text = (place / f"config_fed_{name}.json").read_text()
         assert '"path": "fs_fedmllm.' in text and "nvflare." not in text.replace("hosts.nvflare.", "")
+    client = json.loads((place / "config_fed_client.json").read_text())
+    assert client["max_runner_sync_timeout"] > 60  # NVFlare's default, which is too short for a busy machine
     config = site_config(place, kit(tmp_path / "kit"))
     assert (config.seed, config.federate.mode) == (5, "distributed")
     assert config.data.root == str(tmp_path / "kit" / "data")
@@ -126,6 +131,11 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
     assert str(data) in findings()["local/fedmllm.yaml"].found
     assert main(["nvflare", "site", str(tmp_path)]) == 2
     assert "no workspace of NVFlare's" in capsys.readouterr().err
+    startup = site / "startup" / "fed_client.json"
+    for text, says in (('{"require_signed_jobs": false}', "may change a job"), ("no JSON", "cannot be read")):
+        startup.write_text(text)
+        found = findings()["job signatures"]
+        assert (found.verdict, says in found.found, bool(found.remedy)) == (doctor.BAD, True, True)
     assert main(["nvflare", "site", str(site), "--data", str(tmp_path / "none")]) == 2
 
 
@@ -168,6 +178,14 @@ def test_every_client_has_one_site() -> None:
             check_sites(sites, 2)
 
 
+class JobNotFound(Exception):
+    """As NVFlare's, by name."""
+
+
+class SessionClosed(Exception):
+    """As NVFlare's, by name."""
+
+
 class Server:
     """NVFlare's admin session: each job is what a list says of it, look by look."""
 
@@ -176,14 +194,19 @@ class Server:
         self.submitted = 0
         self._now: list[tuple[str, int]] = []
 
-    def submit_job(self, path: str) -> str:
+    def submit_job(self, path: str, submit_token: str = "") -> str:
         self._now = self._jobs[self.submitted]
         self.submitted += 1
         return f"job-{self.submitted}"
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
     def get_job_meta(self, job_id: str) -> dict[str, str]:
         if not self._now:
-            raise RuntimeError("no such job")
+            raise JobNotFound("no such job")
         return {"status": self._now[0][0]}
 
     def show_stats(self, job_id: str, target: str) -> dict[str, Any]:
@@ -194,26 +217,137 @@ class Server:
 BROKEN, GOOD, RUNNING = "FINISHED:EXECUTION_EXCEPTION", "FINISHED:COMPLETED", "RUNNING"
 
 
-def test_a_job_that_breaks_off_is_submitted_again(tmp_path: Path) -> None:
+@pytest.fixture
+def job_folder(tmp_path: Path) -> Path:
+    """What of a job's folder is looked at where it is followed."""
+    (tmp_path / "meta.json").write_text(json.dumps({"deploy_map": {"app": ["server", "a", "b"]}}))
+    return tmp_path
+
+
+def test_a_job_that_breaks_off_is_submitted_again(job_folder: Path) -> None:
     said: list[str] = []
     jobs = [[(RUNNING, 1), (BROKEN, 0)], [("SUBMITTED", 0)], [(RUNNING, 2), (GOOD, 0)]]
     jobs[1] = [(RUNNING, 1), (RUNNING, 2), (BROKEN, 0)]
     server = Server(*jobs)
-    assert follow(server, tmp_path, said.append, lambda seconds: None) == "job-3"
+    assert follow(lambda: server, job_folder, said.append, lambda seconds: None) == "job-3"
     assert sum("goes on from its last round" in line for line in said) == 2
     assert "round 2 of 3 done, turn" in said
     assert standing(server, "job-3") == (GOOD, {})
 
 
-def test_a_job_that_gets_no_further_is_given_up(tmp_path: Path) -> None:
+def test_a_job_that_gets_no_further_is_given_up(job_folder: Path) -> None:
     server = Server([(RUNNING, 1), (BROKEN, 0)], *([(RUNNING, 1), (BROKEN, 0)] for _ in range(9)))
     with pytest.raises(HostError, match="4 times in a row without a round more"):
-        follow(server, tmp_path, lambda line: None, lambda seconds: None)
+        follow(lambda: server, job_folder, lambda line: None, lambda seconds: None)
     assert server.submitted == 4
     with pytest.raises(HostError, match="was aborted"):
-        follow(Server([("FINISHED:ABORTED", 0)]), tmp_path, lambda line: None, lambda seconds: None)
-    with pytest.raises(HostError, match="knows no job"):
+        follow(lambda: Server([("FINISHED:ABORTED", 0)]), job_folder, lambda line: None, lambda seconds: None)
+    with pytest.raises(HostError, match=r"tells nothing of the job job-9 \(JobNotFound: no such job\)") as caught:
         standing(Server(), "job-9")
+    assert not isinstance(caught.value, AwayError)
+
+
+class ComesBack(Server):
+    """A server that goes away while its jobs are submitted and looked at, and comes back."""
+
+    def __init__(self, *jobs: list[tuple[str, int]]):
+        super().__init__(*jobs)
+        self.tokens: list[str] = []
+        self._away = 0
+
+    def submit_job(self, path: str, submit_token: str = "") -> str:
+        self.tokens.append(submit_token)
+        if len(self.tokens) == 1:
+            raise ConnectionError("reset")  # it may have taken it, or not
+        return super().submit_job(path)
+
+    def get_job_meta(self, job_id: str) -> dict[str, str]:
+        self._away += 1
+        if self._away in (2, 3):
+            raise SessionClosed("gone")
+        return super().get_job_meta(job_id)
+
+
+def test_whoever_follows_waits_for_a_server_that_is_away(job_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, said, opened = ComesBack([(RUNNING, 1), (RUNNING, 2), (GOOD, 0)]), [], []
+
+    def connect() -> Server:
+        opened.append(len(opened))
+        if len(opened) == 2:
+            raise AwayError("the server of the kit cannot be reached")
+        return server
+
+    assert follow(connect, job_folder, said.append, lambda seconds: None) == "job-1"
+    assert len(server.tokens) == 2 and len(set(server.tokens)) == 1  # submitted twice, it is one job
+    assert len(opened) == 5  # each time with a session of its own
+    assert sum("waiting for the server" in line for line in said) == 2
+    assert "round 2 of 3 done, turn" in said
+    with pytest.raises(AwayError):  # there never was one: the kit is a wrong one, perhaps
+        follow(lambda: (_ for _ in ()).throw(AwayError("none")), job_folder, said.append, lambda seconds: None)
+    monkeypatch.setattr(following, "_AWAY", 3)
+    gone = ComesBack([(RUNNING, 1)])
+    monkeypatch.setattr(gone, "get_job_meta", lambda job_id: (_ for _ in ()).throw(SessionClosed("for good")))
+    with pytest.raises(AwayError, match="for good"):
+        follow(lambda: gone, job_folder, said.append, lambda seconds: None)
+
+
+class LosesSites(Server):
+    """A server whose sites run the job, or do not, look by look: ``-`` does not, ``.`` is not connected."""
+
+    def __init__(self, looks: list[str], *jobs: list[tuple[str, int]]):
+        super().__init__(*jobs)
+        self._looks = looks
+        self.aborted: list[str] = []
+
+    def get_client_job_status(self) -> list[dict[str, str]]:
+        at = {"a": self._looks[0][0], "b": self._looks.pop(0)[1]}
+        job = {"job_id": f"job-{self.submitted}"}
+        return [{"client_name": name, **(job if how == "+" else {})} for name, how in at.items() if how != "."]
+
+    def abort_job(self, job_id: str) -> None:
+        self.aborted.append(job_id)
+        self._now = [("FINISHED:ABORTED", 0)]
+
+
+def test_a_site_that_was_away_is_given_the_job_again(job_folder: Path) -> None:
+    """It is connected and idle three times in a row, and not only in a moment in which its process begins or ends."""
+    said: list[str] = []
+    going = [(RUNNING, 1)] * 9
+    server = LosesSites(
+        ["++", "+.", "+-", "+-", "++", "+-", "+-", "+-", *["++"] * 9], going, [(RUNNING, 2), (GOOD, 0)]
+    )
+    assert follow(lambda: server, job_folder, said.append, lambda seconds: None) == "job-2"
+    assert server.aborted == ["job-1"]
+    assert "b is there again and without the job; it goes on from its last round" in said
+
+
+def test_a_job_that_died_with_its_server_is_submitted_again(job_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVFlare's server goes on saying that it runs."""
+    said: list[str] = []
+    server = Server([(RUNNING, 1), *[(RUNNING, -1)] * 9], [(RUNNING, 2), (GOOD, 0)])
+    running = [[], ["job-1"], [], [], [], ["job-2"]]
+    jobs = lambda: SimpleNamespace(job_info=[SimpleNamespace(job_id=name) for name in running.pop(0)])  # noqa: E731
+    monkeypatch.setattr(server, "get_system_info", jobs, raising=False)
+    stats = server.show_stats
+    monkeypatch.setattr(server, "show_stats", lambda *about: found if (found := stats(*about))["server"]
+                        ["fs_fedmllm"]["round"] >= 0 else {})  # fmt: skip
+    assert follow(lambda: server, job_folder, said.append, lambda seconds: None) == "job-2"
+    assert "the server was started again and does not run it" in said[2]
+    assert running == [["job-2"]]
+
+
+def test_a_site_that_never_runs_the_job_is_given_it_once_more_and_then_left_out(job_folder: Path) -> None:
+    jobs = [[(RUNNING, 1)] * 9, [*[(RUNNING, 1)] * 9, (GOOD, 0)]]
+    server = LosesSites(["-+"] * 20, *jobs)
+    assert follow(lambda: server, job_folder, lambda line: None, lambda seconds: None) == "job-2"
+    assert server.aborted == ["job-1"]
+
+
+def test_a_folder_that_is_no_job_is_not_followed(tmp_path: Path) -> None:
+    for text in ("", "[]", "{}", '{"deploy_map": 3}'):
+        (tmp_path / "meta.json").write_text(text)
+        with pytest.raises(ConfigError, match="is no job of ours"):
+            follow(lambda: Server(), tmp_path, lambda line: None)
 
 
 def test_what_is_no_job_or_no_kit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,10 @@
-"""With an admin's startup kit: submit a job, see how it stands, and submit it again when it broke off.
-
-NVFlare does not resume a job. Ours go on by themselves from the last round when the same job comes again, so all that
-is needed is somebody who submits it.
-"""
+"""With an admin's startup kit: submit a job, and see how it stands."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,25 @@ from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.files.untrusted import read_json
 
-#: Seconds between two looks at a job.
-_LOOK = 5.0
-#: How often a job is submitted again without a round more than before.
-_TRIES = 3
+#: What NVFlare raises that asking again does not change, by name.
+_FINAL = (
+    "AuthenticationError",
+    "AuthorizationError",
+    "InvalidArgumentError",
+    "InvalidJobDefinition",
+    "JobNotFound",
+    "SubmitTokenConflict",
+    "SubmitTokenJobDeleted",
+)
+
+
+class AwayError(HostError):
+    """The server does not answer; it may later."""
+
+
+def _error(says: str, error: Exception) -> HostError:
+    kind = HostError if type(error).__name__ in _FINAL else AwayError
+    return kind(f"{says} ({type(error).__name__}: {error}).")
 
 
 @contextlib.contextmanager
@@ -32,7 +42,7 @@ def session(kit: Path) -> Iterator[Any]:
 
     Raises:
         ConfigError: it is none.
-        HostError: there is no server, or it does not know this admin.
+        HostError: it does not know this admin (AwayError: there is no server).
     """
     require_extra("nvflare", "fs-fedmllm nvflare", error=HostError)
     path = kit / "startup" / "fed_admin.json"
@@ -47,37 +57,41 @@ def session(kit: Path) -> Iterator[Any]:
     try:
         opened = new_secure_session(name, str(kit.absolute()), timeout=60.0)
     except Exception as error:  # its own kinds have no common base
-        raise HostError(
-            f"The server of {kit} cannot be reached as {name} ({type(error).__name__}: {error})."
-        ) from error
+        raise _error(f"The server of {kit} cannot be reached as {name}", error) from error
     try:
         yield opened
     finally:
-        opened.close()
+        with contextlib.suppress(Exception):  # it may be gone
+            opened.close()
 
 
-def submit(opened: Any, job: Path) -> str:
+def submit(opened: Any, job: Path, token: str = "") -> str:
     """Submit a job; its id.
 
+    Args:
+        opened: a :func:`session`.
+        job: its folder.
+        token: submitted twice with the same one, it is one job.
+
     Raises:
-        HostError: the server does not take it.
+        HostError: the server does not take it (AwayError: it does not answer).
     """
     try:
-        return str(opened.submit_job(str(job.absolute())))
+        return str(opened.submit_job(str(job.absolute()), **({"submit_token": token} if token else {})))
     except Exception as error:
-        raise HostError(f"The server does not take {job} ({type(error).__name__}: {error}).") from error
+        raise _error(f"The server does not take {job}", error) from error
 
 
 def standing(opened: Any, job_id: str) -> tuple[str, dict[str, Any]]:
     """How a job stands: NVFlare's word for it, and our status (empty while nobody tells one).
 
     Raises:
-        HostError: there is no such job.
+        HostError: there is no such job (AwayError: nobody answers).
     """
     try:
         word = str(opened.get_job_meta(job_id).get("status"))
     except Exception as error:
-        raise HostError(f"The server knows no job {job_id} ({type(error).__name__}: {error}).") from error
+        raise _error(f"The server tells nothing of the job {job_id}", error) from error
     ours: dict[str, Any] = {}
     if word == "RUNNING":
         with contextlib.suppress(Exception):  # the job may end in this moment
@@ -86,44 +100,43 @@ def standing(opened: Any, job_id: str) -> tuple[str, dict[str, Any]]:
     return word, ours
 
 
-def follow(opened: Any, job: Path, say: Callable[[str], None], pause: Callable[[float], object] = time.sleep) -> str:
-    """Submit a job and stay with it until its run has ended; submit it again whenever it breaks off.
+def sites_at_work(opened: Any, job_id: str) -> dict[str, bool]:
+    """Sites that are connected, and whether they run a job; empty where nobody can tell.
 
     Args:
         opened: a :func:`session`.
-        job: its folder.
-        say: takes a line of news.
-        pause: waits so many seconds.
-
-    Returns:
-        The id of the job that ended well.
-
-    Raises:
-        HostError: it broke off three times in a row without a round more, or was aborted by somebody.
+        job_id: of the job.
     """
-    furthest, tries = -1, 0
-    while True:
-        job_id = submit(opened, job)
-        say(f"submitted {job} as {job_id}")
-        reached, word = -1, ""
-        while not word.startswith("FINISHED"):
-            pause(_LOOK)
-            word, ours = standing(opened, job_id)
-            if ours and ours["round"] != reached:
-                reached = ours["round"]
-                say(f"round {reached} of {ours['rounds']} done, {ours['doing']}")
-        if word == "FINISHED:COMPLETED":
-            return job_id
-        if word == "FINISHED:ABORTED":
-            raise HostError(f"The job {job_id} was aborted. Submit it again, and it goes on from its last round.")
-        tries = 0 if reached > furthest else tries + 1
-        furthest = max(furthest, reached)
-        if tries >= _TRIES:
-            raise HostError(
-                f"The job broke off again ({word}), {tries + 1} times in a row without a round more. The server's "
-                f"run.log in the run's folder says why; so does 'nvflare job logs {job_id}'."
-            )
-        say(f"the job broke off ({word}); it goes on from its last round")
+    try:
+        told = opened.get_client_job_status() or []
+        found: dict[str, bool] = {}
+        for entry in told:
+            name = str(entry["client_name"])
+            found[name] = found.get(name, False) or entry.get("job_id") == job_id
+        return found
+    except Exception:  # a site that does not answer in this moment; the next look asks again
+        return {}
+
+
+def runs_at_server(opened: Any, job_id: str) -> bool:
+    """Whether the server has a process for a job, whatever it says of it; True where nobody can tell.
+
+    A server that was killed and started again goes on saying of its jobs that they run.
+
+    Args:
+        opened: a :func:`session`.
+        job_id: of the job.
+    """
+    try:
+        return job_id in [job.job_id for job in opened.get_system_info().job_info]
+    except Exception:  # the next look asks again
+        return True
+
+
+def abort(opened: Any, job_id: str) -> None:
+    """End a job, if it has not ended by itself."""
+    with contextlib.suppress(Exception):  # it may have ended in this moment
+        opened.abort_job(job_id)
 
 
 def as_json(word: str, ours: dict[str, Any]) -> str:

@@ -26,15 +26,16 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import server_data
 from fs_fedmllm.distributed.roster import stamp
-from fs_fedmllm.distributed.server import RoundServer, Stopped
+from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.distributed.service import frame_limits, server_of
 from fs_fedmllm.errors import FedMLLMError, HostError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
-from fs_fedmllm.hosts.nvflare.payload import PREFIX, pack, prepare
+from fs_fedmllm.hosts.nvflare.payload import PREFIX, arriving_on_disk, pack, prepare
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites
 from fs_fedmllm.hosts.nvflare.told import tell
@@ -125,7 +126,8 @@ class FedMLLMController(Controller):
         check_output(config.outdir)
         with claimed(config, self._label, digest(agreed_keys(config))) as folder:
             told["folder"] = str(folder.path)
-            with log_in(folder.path):
+            assert self._context is not None
+            with log_in(folder.path), arriving_on_disk(self._context.get_engine(), folder.path):
                 data = server_data(config)
                 look_ahead(config, folder.path, data)
                 progress = ConsoleProgress(config)

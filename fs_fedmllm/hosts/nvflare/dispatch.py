@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.answering import place_of
+from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.desk import Desk, OpenPhase
 from fs_fedmllm.distributed.errors import FrameError
-from fs_fedmllm.distributed.frames import NO_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.hosts.nvflare.payload import unpack
 from fs_fedmllm.hosts.nvflare.site import FINISH, JOIN
@@ -60,6 +60,7 @@ class Dispatch:
         self._known: set[str] = set()  # sites that have joined once
         self._ended = threading.Event()
         self._counting = threading.Lock()
+        self._one = threading.Lock()  # so many updates are read into memory at a time
         self.received = self.sent = 0
 
     # What goes out ----------------------------------------------------------------------------------------------
@@ -186,6 +187,10 @@ class Dispatch:
             if client not in self._sites.get(site, ()):
                 logger.error("%s answered for client %d, which is not there.", shown(site), client)
                 return
+            with self._one:
+                take(result)
+
+        def take(result: Any) -> None:
             try:
                 message = self._read(result, self._desk.contract)
                 if "failed" in message.header:

@@ -18,7 +18,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from fs_fedmllm.config import to_mapping
-from fs_fedmllm.distributed.frames import ANY_TENSORS
+from fs_fedmllm.distributed.contracts import ANY_TENSORS
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack

@@ -18,6 +18,9 @@ from fs_fedmllm.hosts.nvflare.settings import JOB_FILE, TEMPLATE_FILE, is_file
 #: Seconds until a site that got no task asks again, and until the server looks at its tasks again. NVFlare's own
 #: default of 2 s would be most of what a round costs beside training.
 POLL = 0.2
+#: Seconds that a site's process waits for the server's, which both import torch first. NVFlare's own default, 60 s,
+#: ends the job of a busy machine.
+BEGIN = 600.0
 
 
 def write_job(
@@ -55,6 +58,7 @@ def write_job(
     }
     client = {
         "format_version": 2,
+        "max_runner_sync_timeout": BEGIN,
         "executors": [
             {
                 "tasks": ["fedmllm_*"],

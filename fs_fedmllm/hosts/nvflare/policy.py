@@ -25,6 +25,9 @@ from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 CONTROLLER = "fs_fedmllm.hosts.nvflare.controller.FedMLLMController"
 EXECUTOR = "fs_fedmllm.hosts.nvflare.executor.FedMLLMExecutor"
 ALLOW_LIST, STREAMING = "class_allow_list", "allow_log_streaming"
+#: In ``startup/fed_*.json``; NVFlare's default is yes. The job says which clients there are and what they promise
+#: each other, so a server that may change it need not break any of that.
+SIGNED = "require_signed_jobs"
 RESOURCES = "resources.json"
 #: Where NVFlare's template for a server keeps jobs and snapshots, whoever else does on this machine.
 _SHARED = "/tmp/nvflare/"
@@ -152,6 +155,13 @@ def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
         streams = found.get(STREAMING, True) is not False
         says = "on: the site's error log goes to the server" if streams else "off"
         yield "log streaming", not streams, says, remedy if streams else ""
+    startup = workspace / "startup" / f"fed_{'server' if server else 'client'}.json"
+    try:
+        signed = read_json(startup).get(SIGNED, True) is not False
+        says = "must be an admin's" if signed else "not asked for: whoever has the server may change a job"
+        yield "job signatures", signed, says, "" if signed else f"Take {SIGNED} out of {startup}."
+    except (OSError, ValueError, AttributeError) as error:
+        yield "job signatures", False, f"{startup} cannot be read ({error})", "Provision this site anew."
     try:
         own = own_settings(workspace)
         says = ", ".join(f"{name} {value}" for name, value in own.items()) or "says nothing"

@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.distributed.frames import Contract, decode, encode
+from fs_fedmllm.distributed.contracts import Contract
+from fs_fedmllm.distributed.frames import decode, encode
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import FedMLLMError, HostError
 

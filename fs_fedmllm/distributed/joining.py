@@ -1,0 +1,97 @@
+"""What a client says when it joins, beside what the run is: configuration, split, base weights, kinds of rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from fs_fedmllm.distributed import protocol as p
+from fs_fedmllm.distributed.agreement import differences
+from fs_fedmllm.distributed.messages import shown
+
+
+class Joining:
+    """What every client of a run must have alike.
+
+    Args:
+        agreed: by key, see :mod:`fs_fedmllm.distributed.agreement`.
+        manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
+        base: fingerprint of the base's weights; empty takes that of the first client that joins.
+        told: what clients must say of their rows, see :func:`fs_fedmllm.config.missing_modalities.told_of_rows`.
+    """
+
+    def __init__(self, agreed: Mapping[str, Any], manifest: str, base: str, told: str):
+        self._agreed = agreed
+        self._manifest = manifest
+        self._base, self._base_of = base, "the server"
+        self._told = told
+        self._lock = threading.Lock()
+
+    def other_run(self, client: int, header: Mapping[str, Any]) -> tuple[str, str]:
+        """Whether a client comes from another run, by its configuration or split.
+
+        Args:
+            client: id.
+            header: of its request.
+
+        Returns:
+            One word and a sentence for it; both empty if it does not.
+        """
+        theirs = header.get("agreed")
+        found = differences(self._agreed, theirs if isinstance(theirs, dict) else {})
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            return "config", (
+                f"Client {client} has another configuration: {'; '.join(found[:3])}{more}. Use the server's file on "
+                "every site."
+            )
+        manifest = p.text(header, "manifest", "")
+        if manifest and self._manifest and manifest != self._manifest:
+            return "data", (
+                f"Client {client}'s folder comes from another split ({manifest[:12]}) than the server's "
+                f"({self._manifest[:12]}). Write all folders with one data split."
+            )
+        return "", ""
+
+    def other_base(self, client: int, theirs: str) -> str:
+        """What is wrong with a client's base weights; empty if nothing is.
+
+        Args:
+            client: id.
+            theirs: fingerprint; empty where the client has none to compare.
+        """
+        with self._lock:
+            if theirs and not self._base:
+                self._base, self._base_of = theirs, f"client {client}"
+            ours, whose = self._base, self._base_of
+        if not theirs or theirs == ours:
+            return ""
+        return (
+            f"The base weights of client {client} (fingerprint {shown(theirs[:12])}) are not those of {whose} "
+            f"({ours[:12]}), so their adapters cannot be averaged. Compare model.fedmllm.path, model.fedmllm.revision "
+            "and the sha256 of the checkpoint's weight files on both; each site's events.jsonl has its fingerprint."
+        )
+
+    def presence(self, header: Mapping[str, Any], rows: int) -> dict[str, int]:
+        """What a client says that its rows show, where the run asks; empty where it does not.
+
+        Args:
+            header: of its request.
+            rows: how many it has.
+
+        Raises:
+            ProtocolError: it says nothing, or what cannot be.
+        """
+        if not self._told:
+            return {}
+        said = header.get("presence")
+        known = ("both", "image", "neither", "text")
+        if not isinstance(said, dict) or any(
+            name not in known or type(count) is not int or not 0 <= count <= rows for name, count in said.items()
+        ):
+            raise p.ProtocolError(f"presence must say how many of {rows} rows show {', '.join(known)}.")
+        counts = {name: said[name] for name in known if name in said}
+        if not sum(counts.values()) or (self._told == "counts" and sum(counts.values()) != rows):
+            raise p.ProtocolError(f"presence counts {sum(counts.values())} rows, of {rows}.")
+        return counts
