@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,15 +156,15 @@ def _follow(
     furthest, tries = -1, 0
     while True:
         token = uuid.uuid4().hex
-        job_id = line.ask(lambda opened, token=token: admin.submit(opened, job, token))
+        job_id = line.ask(partial(admin.submit, job=job, token=token))
         say(f"submitted {job} as {job_id}")
         absent.begin()
         reached, word, back, gone = -1, "", "", 0
         while not word.startswith("FINISHED") and gone < _IDLE:
             pause(_LOOK)
-            word, ours = line.ask(lambda opened, job_id=job_id: admin.standing(opened, job_id))
+            word, ours = line.ask(partial(admin.standing, job_id=job_id))
             if not ours:
-                runs = word != "RUNNING" or line.ask(lambda o, job_id=job_id: admin.runs_at_server(o, job_id))
+                runs = word != "RUNNING" or line.ask(partial(admin.runs_at_server, job_id=job_id))
                 gone = 0 if runs else gone + 1
                 continue
             if ours["round"] != reached:
@@ -171,10 +172,10 @@ def _follow(
                 say(f"round {reached} of {ours['rounds']} done, {ours['doing']}")
             if ours["doing"] == "finished":
                 continue
-            at_work = line.ask(lambda opened, job_id=job_id: admin.sites_at_work(opened, job_id))
+            at_work = line.ask(partial(admin.sites_at_work, job_id=job_id))
             if not back and (names := absent.back(at_work)):
                 back = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} there again and without the job"
-                line.ask(lambda opened, job_id=job_id: admin.abort(opened, job_id))
+                line.ask(partial(admin.abort, job_id=job_id))
         if word == "FINISHED:COMPLETED":
             return job_id
         if gone:
