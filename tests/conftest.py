@@ -20,11 +20,12 @@ from fs_fedmllm import config as schema
 #: together; a file need not be named here.
 LONGEST = (
     "test_families.py", "test_simulation.py", "test_job.py", "test_site_processes.py", "test_methods.py",
-    "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_rounds.py", "test_hub_runs.py",
-    "test_site_processes.py",
-    "test_nvflare_rounds.py", "test_nvflare_run.py",
-    "test_planner.py", "test_hostile_texts.py", "test_compressed_runs.py", "test_given_clients.py", "test_runner.py",
-    "test_algorithms.py", "test_dp_runs.py", "test_client_state.py", "test_aggregation_runs.py",
+    "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_runner.py", "test_rounds.py", "test_own_log.py",
+    "test_hub_runs.py", "test_nvflare_rounds.py", "test_nvflare_run.py", "test_runs.py", "test_planner.py",
+    "test_hostile_texts.py", "test_compressed_runs.py", "test_given_clients.py", "test_algorithms.py",
+    "test_parallel.py", "test_federatedscope.py", "test_memory.py", "test_evaluate_modules.py", "test_dp_runs.py",
+    "test_client_state.py", "test_aggregation_runs.py", "test_private_rounds.py", "test_secure_processes.py",
+    "test_async_runs.py", "test_distributed.py", "test_tutorial.py", "test_stand_ins.py",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,9 @@ def test_test_files_have_names_of_their_own() -> None:
     """Pytest imports them by their names alone, and collects none of them where two are alike."""
     names = [path.name for path in HERE.rglob("test_*.py")]
     assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_the_files_that_are_begun_first_are_there() -> None:
+    """A file that got another name would be begun last, and one process would wait for it at the end."""
+    names = runpy.run_path(str(HERE / "conftest.py"))["LONGEST"]
+    assert len(set(names)) == len(names) and set(names) <= {path.name for path in HERE.rglob("test_*.py")}
