@@ -63,6 +63,16 @@ def test_what_is_not_known_is_not_asked(script) -> None:
             assert "modality" not in question and "plane" not in question
 
 
+def test_a_step_sees_the_organs_in_turn_and_an_epoch_every_picture_once(script) -> None:
+    pictures = [picture(organ=organ, part=str(i)) for organ in ORGANS for i in range(4)]
+    settings = script["Settings"](batch=6)
+    steps = [script["drawn"](pictures, settings, step) for step in range(4)]
+    assert all([p.organ for p in step] == [*ORGANS, *ORGANS] for step in steps)
+    epochs = [[(p.organ, p.part) for p in steps[i] + steps[i + 1]] for i in (0, 2)]
+    assert all(len(set(epoch)) == len(pictures) for epoch in epochs) and epochs[0] != epochs[1]
+    assert script["drawn"](pictures, settings, 1) == steps[1]
+
+
 def test_turns_of_a_conversation_are_those_of_the_template(script, data) -> None:
     """Only answers are learnt, and the row is what the chat template writes for the whole conversation."""
     from fs_fedmllm.config import ModelOptions
