@@ -6,9 +6,7 @@ as keys, two patients of one scanner are one group.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-
-from fs_fedmllm.data.sample import Sample
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 
 def joined(keys: Iterable[Iterable[Hashable]]) -> list[int]:
@@ -34,16 +32,16 @@ def joined(keys: Iterable[Iterable[Hashable]]) -> list[int]:
     return [top(row) for row in range(len(above))]
 
 
-def group_names(rows: Sequence[Sample], columns: Sequence[str]) -> list[str]:
+def group_names(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
     """What each row's group is called: alike where rows belong together, empty where a row stands alone.
 
     Args:
-        rows: with the columns among their keys.
+        rows: the keys of each, the columns among them where the row has them.
         columns: whose values hold rows together; of one column the value itself is the name.
     """
     if len(columns) <= 1:
-        return [row.keys.get(column, "") for row in rows for column in columns] or [""] * len(rows)
-    own = [[(column, row.keys[column]) for column in columns if row.keys.get(column)] for row in rows]
+        return [row.get(column, "") for row in rows for column in columns] or [""] * len(rows)
+    own = [[(column, row[column]) for column in columns if row.get(column)] for row in rows]
     names = []
     for keys, top in zip(own, joined(own), strict=True):
         column, value = own[top][0] if keys else ("", "")

@@ -89,7 +89,7 @@ class Evaluator:
         started = time.perf_counter()
         image, text = SHOWN[shown]
         rows = [s if shown == "both" else s.showing(image=image, text=text) for s in samples]
-        groups = group_names(samples, group_by)
+        groups = group_names([row.keys for row in samples], group_by)
         if shown != "both":
             kept = [i for i, row in enumerate(rows) if row.presence != "neither"]
             rows, groups = [rows[i] for i in kept], [groups[i] for i in kept]

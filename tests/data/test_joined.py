@@ -16,6 +16,8 @@ from fs_fedmllm.evaluation.predictions import read_predictions
 from fs_fedmllm.evaluation.row_metrics import accuracy
 from fs_fedmllm.evaluation.slices import groups_of
 from fs_fedmllm.evaluation.statistics import bootstrap
+from fs_fedmllm.tools.adapters.row_files import form_of
+from fs_fedmllm.tools.adapters.score import read_truths
 
 
 def rows_of(pairs):
@@ -32,18 +34,18 @@ CHAIN = [("P1", "A"), ("P1", "B"), ("P2", "B"), ("P2", "C"), ("P3", "D"), ("P3",
 def test_a_chain_of_keys_is_one_group():
     assert joined([[1], [2], [1, 2], [], [3], [3, 1]]) == [0, 0, 0, 3, 0, 0]
     assert joined([["b"], ["a"], ["b", "a"]]) == [0, 0, 0]
-    rows = rows_of(CHAIN)
-    assert group_names(rows, ("patient", "study")) == ["patient P1"] * 4 + ["patient P3"] * 2
-    assert group_names(rows, ("study",)) == ["A", "B", "B", "C", "D", "D"]
-    assert group_names(rows, ()) == [""] * 6
-    lacking = [Sample("x", None, "t", "a"), Sample("y", None, "t", "a", keys={"study": "D"}), *rows]
+    keys = [row.keys for row in rows_of(CHAIN)]
+    assert group_names(keys, ("patient", "study")) == ["patient P1"] * 4 + ["patient P3"] * 2
+    assert group_names(keys, ("study",)) == ["A", "B", "B", "C", "D", "D"]
+    assert group_names(keys, ()) == [""] * 6
+    lacking = [{}, {"study": "D"}, *keys]
     assert group_names(lacking, ("patient", "study")) == ["", "study D", *["patient P1"] * 4, *["study D"] * 2]
 
 
 def test_a_name_is_of_one_group_whatever_the_values():
     """A study called like a patient joins nothing."""
-    rows = rows_of([("1", "2"), ("2", "1"), ("3", "3")])
-    assert len(set(group_names(rows, ("patient", "study")))) == 3
+    keys = [row.keys for row in rows_of([("1", "2"), ("2", "1"), ("3", "3")])]
+    assert len(set(group_names(keys, ("patient", "study")))) == 3
 
 
 def test_the_split_keeps_joined_rows_together():
@@ -81,6 +83,10 @@ def test_intervals_resample_joined_rows_together(tmp_path, monkeypatch):
     found = [p for p in read_predictions(tmp_path / "exp/job/predictions.jsonl") if p.shown == "both"]
     sizes = [sum(p.group == group for p in found) for group in {p.group for p in found}]
     assert sizes and set(sizes) == {8} and len(sizes) >= 2
+    form = form_of("exp/job")
+    assert form.together == ("patient", "study")  # predict --file scores rows of that form
+    truths = [row["group"] for row, _ in read_truths(tmp_path / "r.csv", form)]
+    assert len(truths) == 96 and {truths.count(group) for group in truths} == {8}
     # Groups of 8 that stand or fall together: as wide as so few groups make it, not as so many rows would.
     right = [p.group == found[0].group for p in found]
     metric = accuracy(right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class RowForm:
         absent: texts that say that a value is not there.
         delimiter: of tables; empty to look for it.
         encoding: of tables; empty for UTF-8.
+        together: columns whose rows intervals resample together.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class RowForm:
     absent: frozenset[str] = frozenset()
     delimiter: str = ""
     encoding: str = ""
+    together: tuple[str, ...] = ()
 
     def images(self, file: Path) -> Path:
         """The folder that the images of a file lie in."""
@@ -64,7 +66,9 @@ def form_of(reference: str) -> RowForm:
     Args:
         reference: an adapter or a run folder, as the user names it.
     """
-    return _form(own_options(settings_of(reference)))
+    settings = settings_of(reference)
+    options = own_options(settings)
+    return replace(_form(options), together=_together(settings, options))
 
 
 def settings_of(reference: str) -> Mapping[str, Any]:
@@ -92,6 +96,16 @@ def own_options(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     options = section.get("data") if isinstance(section, Mapping) else None
     own = isinstance(data, Mapping) and data.get("type") == "own"
     return options if own and isinstance(options, Mapping) else {}
+
+
+def _together(settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """As :attr:`fs_fedmllm.config.Config.resampled_by`, of a configuration as it was written."""
+    if not options:
+        return ()
+    args, split = settings["data"].get("splitter_args"), options.get("split")
+    first = args[0] if isinstance(args, list) and args and isinstance(args[0], Mapping) else {}
+    named = first.get("keep_together") or (split.get("together") if isinstance(split, Mapping) else None) or []
+    return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list) else ()
 
 
 def _form(options: Mapping[str, Any]) -> RowForm:

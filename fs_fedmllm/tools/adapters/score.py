@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from fs_fedmllm.data.columns import missing
 from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.joined import group_names
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.metrics import right_answers
@@ -27,7 +28,8 @@ class Score:
 
     Attributes:
         right: of each row, or None where the row does not say what is right.
-        figures: metric -> ``value``, ``low`` and ``high`` (95 % bootstrap interval over the rows).
+        figures: metric -> ``value``, ``low`` and ``high`` (95 % bootstrap interval over the rows, those of a
+            group together).
         trained: what of the rows stood in the training of the adapter's run.
     """
 
@@ -48,11 +50,14 @@ class Score:
 
 
 def read_truths(file: Path, form: RowForm = PLAIN) -> list[tuple[Row, str]]:
-    """What each row of a file says is right (``label``, ``answer``), and where it stands."""
+    """What each row of a file says is right (``label``, ``answer``), with its ``group``, and where it stands."""
     found: list[tuple[Row, str]] = []
-    for where, _, row in form.rows(file):
+    keys: list[dict[str, str]] = []
+    for where, original, row in form.rows(file):
         found.append(({name: row.get(name) for name in ("label", "answer")}, where))
-    return found
+        keys.append({name: str(original[name]) for name in form.together if not missing(original.get(name))})
+    groups = group_names(keys, form.together)
+    return [({**row, "group": group}, where) for (row, where), group in zip(found, groups, strict=True)]
 
 
 def score(answers: Sequence[Answer], truths: Sequence[tuple[Row, str]], template: Template | None) -> Score | None:
@@ -70,7 +75,9 @@ def score(answers: Sequence[Answer], truths: Sequence[tuple[Row, str]], template
     found: list[Prediction | None] = []
     for answer, (row, where) in zip(answers, truths, strict=True):
         found.append(_prediction(answer, row, where, options))
-    scored = [p for p in found if p is not None]
+    scored = [
+        replace(p, group=row.get("group", "")) for p, (row, _) in zip(found, truths, strict=True) if p is not None
+    ]
     if not scored:
         return None
     positive = template.positive if template is not None and template.metric == "auc" else None
