@@ -6,7 +6,6 @@ with the same clients. It hides nothing from the process that it runs in; it is 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -17,8 +16,6 @@ from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
 from fs_fedmllm.privacy.secure_aggregation.policy import Policy
 from fs_fedmllm.privacy.secure_aggregation.server import SecureServer
-
-logger = logging.getLogger(__name__)
 
 
 class SecureSum:
