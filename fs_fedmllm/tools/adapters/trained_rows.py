@@ -1,11 +1,13 @@
 """Which of some rows stood in the training of an adapter's run: the run's own rows are read again and compared.
 
 No digest of a row is kept beside an adapter: whoever had one could tell whether a patient's row was trained on. So it
-is known where the run folder and its data still are, and nowhere else; where it is not known, it is said why.
+is known where the run folder and its data still are, and nowhere else; where it is not known, it is said why. That
+sentence names no path: it stands on a page that may be given away.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.names import PREFIX
 from fs_fedmllm.runs.listing import CONFIGURATION, run_folder_of
 from fs_fedmllm.scenarios.reading import read_dataset
+
+logger = logging.getLogger("fs_fedmllm")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def trained_on(reference: str, rows: Sequence[Sample]) -> TrainedOn:
     except _NotKnownError as error:
         return TrainedOn(count, unknown=str(error))
     except (FedMLLMError, OSError) as error:
-        return TrainedOn(count, unknown=f"the run's own rows cannot be read again ({str(error).rstrip('.')})")
+        logger.info("The rows of the run in %s cannot be read again: %s", folder, error)
+        return TrainedOn(count, unknown="the run's own rows cannot be read again where they were (data.root)")
     shared = overlaps(Dataset("", "", train=trained, val=(), test=rows)).get("train_test")
     return TrainedOn(count, shared["rows"], shared["image_rows"]) if shared else TrainedOn(count)
 
@@ -93,7 +98,7 @@ def _training_rows(config: Config, folder: Path) -> Sequence[Sample]:
         raise _NotKnownError("its clients did not tell the server which rows they have")
     dataset = read_dataset(config)
     if recorded.get("fingerprint") != dataset.fingerprint:
-        raise _NotKnownError(f"the files in {config.data.root} are not those that the run was trained on")
+        raise _NotKnownError("the files in data.root are no longer those that the run was trained on")
     if not dataset.train:
         raise _NotKnownError("the run's training rows are not here")
     return dataset.train
