@@ -1,6 +1,6 @@
 """What an adapter says of pictures, as a figure: each picture and the probabilities of ``predict`` beside it.
 
-python benchmarks/asked.py RUN_OR_ADAPTER figure.png a.jpg b.jpg c.jpg [--base FOLDER]
+python benchmarks/asked.py RUN_OR_ADAPTER figure.png a.jpg b.jpg c.jpg [--base FOLDER] [--template FILE]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--base", default="", help="folder of the base")
+    parser.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     chosen = parser.parse_args()
     import matplotlib
 
@@ -30,7 +31,7 @@ def main() -> None:
     from fs_fedmllm.tools.adapters.predict import one_row, predict
 
     opened = open_adapter(chosen_adapter(chosen.adapter, "last"), base=chosen.base)
-    answers = predict(opened, [one_row(str(image), "", "") for image in chosen.images])
+    answers = predict(opened, [one_row(str(image), "", "") for image in chosen.images], template=chosen.template)
     count = len(answers)
     figure, axes = pyplot.subplots(
         1, 2 * count, figsize=(3.3 * count, HEIGHT), width_ratios=[1.1, 1] * count, layout="constrained"

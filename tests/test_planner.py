@@ -134,9 +134,8 @@ def test_the_quickest_precision_that_fits_is_advised() -> None:
     assert precisions.settings("nf4") == "model.fedmllm.quantization.type nf4"
 
 
-def test_precisions_take_turns_and_the_quickest_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precisions_take_turns_and_the_quickest_run_counts() -> None:
     clock, order, busy = [0.0], [], iter([9.0, 9.0, 1.0, 2.0, 3.0, 1.5])
-    monkeypatch.setattr(precisions.time, "perf_counter", lambda: clock[0])
 
     def runs(name: str) -> Callable[[], None]:
         def run() -> None:
@@ -145,7 +144,7 @@ def test_precisions_take_turns_and_the_quickest_run_counts(monkeypatch: pytest.M
 
         return run
 
-    assert precisions.measured({"a": runs("a"), "b": runs("b")}, repeats=2) == {"a": 1.0, "b": 1.5}
+    assert precisions.measured({"a": runs("a"), "b": runs("b")}, lambda: clock[0], repeats=2) == {"a": 1.0, "b": 1.5}
     assert order == ["a", "b"] * 3
 
 

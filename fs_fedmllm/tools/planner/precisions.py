@@ -101,15 +101,23 @@ def product(
     return run
 
 
-def measured(runs: Mapping[str, Callable[[], None]], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of each, the quickest of several; they take turns, so that a busy moment hits all alike."""
+def measured(
+    runs: Mapping[str, Callable[[], None]], clock: Callable[[], float], repeats: int = REPEATS
+) -> dict[str, float]:
+    """Seconds of each, the quickest of several; they take turns, so that a busy moment hits all alike.
+
+    Args:
+        runs: by name.
+        clock: CPU time on a CPU: on a busy machine a long run is interrupted more often than a short one.
+        repeats: runs of each that count.
+    """
     best = dict.fromkeys(runs, float("inf"))
     for repeat in range(-1, repeats):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if repeat >= 0:  # the first one warms up
-                best[name] = min(best[name], time.perf_counter() - started)
+                best[name] = min(best[name], clock() - started)
     return best
 
 
@@ -169,10 +177,11 @@ def compared(config: Config, row_tokens: int = 256) -> dict[str, Any]:
     fitting = int(_ENOUGH.get(device.type, _ENOUGH["cpu"]) / (4 * max(a * b for a, b in shapes)))
     tokens = max(64, min(rows * row_tokens, fitting))
     seconds = dict.fromkeys(found, 0.0)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     with _threads(config.fedmllm.threads):
         for shape, count in shapes.items():
             runs = {name: product(name, shape, tokens, made, device) for name, made in found.items()}
-            for name, taken in measured(runs).items():
+            for name, taken in measured(runs, clock).items():
                 seconds[name] += count * taken
     figures = {
         name: {
