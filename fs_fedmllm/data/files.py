@@ -17,6 +17,7 @@ from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.images import is_lfs_pointer, lfs_error
 from fs_fedmllm.data.packed import open_rows
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.untrusted import DECODER, open_regular, parse_json, read_regular
 
 Row = Mapping[str, Any]
@@ -84,6 +85,23 @@ def find_or_fail(root: Path, names: Iterable[str], remedy: str, *, folder: bool 
         kind = "folder" if folder else "file"
         raise RowError(str(root), f"no {kind} {' or '.join(names)} in this folder or the {DEPTH} below it.", remedy)
     return path
+
+
+def folder_in(root: Path, data_set: str, option: str, name: str) -> Path:
+    """A set's own folder below the data root.
+
+    Raises:
+        ConfigError: it is not there, or not below the root.
+    """
+    folder = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"{data_set}: the option {option} must be a folder below data.root, not {name!r}.")
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{data_set}: there is no folder {folder}; put the data there, or name the folder with the option "
+            f"{option}."
+        )
+    return folder
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from fs_fedmllm.data import flashcards as cards_adapter
 from fs_fedmllm.data import slake as slake_adapter
 from fs_fedmllm.data import vqa_rad as rad_adapter
+from fs_fedmllm.data.files import folder_in
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.errors import ConfigError
@@ -51,12 +52,14 @@ def load(
     if test not in TESTS:
         raise ConfigError(f"medical: test must be one of {', '.join(TESTS)}, not {test!r}.")
     found = findings or Findings()
-    rad = rad_adapter.load(_folder(root, "vqa_rad", vqa_rad), require_images=require_images, findings=found)
-    cards_home = _folder(root, "flashcards", flashcards)
+    rad = rad_adapter.load(
+        folder_in(root, "medical", "vqa_rad", vqa_rad), require_images=require_images, findings=found
+    )
+    cards_home = folder_in(root, "medical", "flashcards", flashcards)
     cards = cards_adapter.load(cards_home, file=flashcards_file, max_repeats=max_repeats, findings=found)
     tests = {"vqa_rad": rad}
     if test != "vqa_rad":
-        home = _folder(root, "slake", slake)
+        home = folder_in(root, "medical", "slake", slake)
         tests["slake"] = slake_adapter.load(home, language=language, require_images=require_images, findings=found)
     used = [rad, cards, *(tests[name] for name in ("slake",) if name in tests)]
     return Dataset(
@@ -68,15 +71,6 @@ def load(
         warnings=found.warnings,
         fingerprint=hashlib.sha256("\n".join(part.fingerprint for part in used).encode()).hexdigest(),
     )
-
-
-def _folder(root: Path, option: str, name: str) -> Path:
-    folder = root / name
-    if not folder.is_dir():
-        raise ConfigError(
-            f"medical: there is no folder {folder}; put the data there, or name the folder with the option {option}."
-        )
-    return folder
 
 
 def _named(samples: Iterable[Sample]) -> Iterable[Sample]:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from fs_fedmllm.data import slake as slake_adapter
 from fs_fedmllm.data import vqa_rad as rad_adapter
+from fs_fedmllm.data.files import folder_in
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.untrusted import open_regular
 
 ORGANS = ("head", "chest", "abdomen")
@@ -79,23 +79,6 @@ def part_of(key: str, shares: Mapping[str, float]) -> str:
         if (point := point - share) < 0:
             break
     return last
-
-
-def folder_in(root: Path, data_set: str, option: str, name: str) -> Path:
-    """A set's own folder below the data root.
-
-    Raises:
-        ConfigError: it is not there, or not below the root.
-    """
-    folder = root / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ConfigError(f"{data_set}: the option {option} must be a folder below data.root, not {name!r}.")
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{data_set}: there is no folder {folder}; put the data there, or name the folder with the option "
-            f"{option}."
-        )
-    return folder
 
 
 def read_pictures(

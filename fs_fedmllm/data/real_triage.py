@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fs_fedmllm.data import flashcards
+from fs_fedmllm.data.files import folder_in
 from fs_fedmllm.data.findings import Findings
-from fs_fedmllm.data.radiographs import ORGANS, Picture, folder_in, part_of, read_pictures
+from fs_fedmllm.data.radiographs import ORGANS, Picture, part_of, read_pictures
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import load_template
 from fs_fedmllm.errors import DataError

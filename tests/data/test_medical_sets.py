@@ -224,3 +224,9 @@ def test_medical_real(real_data):
 def test_medical_names_the_folder_that_is_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no folder .*vqa_rad; put the data there.*option vqa_rad"):
         load_dataset("medical", tmp_path)
+
+
+@pytest.mark.parametrize("away", ["../elsewhere", "/tmp"])
+def test_a_folder_of_the_medical_set_is_below_the_data_root(tmp_path, away):
+    with pytest.raises(ConfigError, match=r"medical: the option vqa_rad must be a folder below data\.root"):
+        load_dataset("medical", tmp_path, {"vqa_rad": away})
