@@ -22,7 +22,7 @@ import short_table
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.tools.report.figures import entries, holm
-from fs_fedmllm.tools.report.finished import ReportError
+from fs_fedmllm.tools.report.finished import ReportError, Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.page import model_name
 from fs_fedmllm.tools.report.runs import read_sheet
@@ -230,3 +230,15 @@ def test_files_that_are_damaged_are_named(sweep, tmp_path) -> None:
     (folder / "predictions.jsonl").write_text('{"id": "a", "shown": "both", "correct": 1}\n')
     with pytest.raises(PredictionsError, match=r"predictions\.jsonl:1: 'correct'"):
         read_predictions(folder / "predictions.jsonl")
+
+
+def test_the_model_before_training_has_no_figure_of_the_run(tmp_path) -> None:
+    """A path into results.json is of the trained model, or of the whole run."""
+    said = {"zero_shot": {"test_acc": 0.1}, "evaluations": [{"test_acc": 0.8}], "seconds": {"total": 7.0},
+            "views": {"product": {"acc": 0.9}}}  # fmt: skip
+    run = Run(tmp_path, 0, said)
+    assert run.value("test_acc", "zero_shot") == 0.1
+    assert run.value("results.zero_shot.test_acc", "zero_shot") == 0.1
+    for name in ("results.views.product.acc", "results.seconds.total"):
+        assert run.value(name, "last") is not None
+        assert run.value(name, "zero_shot") is None

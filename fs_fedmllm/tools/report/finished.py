@@ -100,13 +100,16 @@ class Run:
 
         Args:
             name: of an evaluation, or a path after ``results.`` or ``judge.``; any of them after ``test_sets.<name>.``
-                is of that further test set.
+                is of that further test set. What is below ``results.`` is of the whole run; the model before
+                training has none of it.
             at: which evaluation: ``last``, ``best`` or ``zero_shot``.
         """
         test_set, name = of_test_set(name)
         if test_set:
             return self.of(test_set).value(name, at)
         if name.startswith("results."):
+            if at == "zero_shot" and not name.startswith("results.zero_shot."):
+                return None  # that is of the run, which the model before training had none of
             return _number(self.results, name.removeprefix("results.").split("."))
         if name.startswith("judge."):
             return _number(self.judge(at), name.removeprefix("judge.").split("."))
@@ -117,7 +120,7 @@ class Run:
         return _number(chosen, [name])
 
     def curve(self, name: str) -> dict[int, float]:
-        """Round -> a turn's figure, mean over the clients; or rounds done -> an evaluation's figure."""
+        """Round -> a client update's figure, mean over the clients; or rounds done -> an evaluation's figure."""
         found: dict[int, list[float]] = {}
         test_set, name = of_test_set(name)
         for line in self.lines:
