@@ -58,7 +58,7 @@ COMMANDS: dict[str, list[str]] = {
     "data plot": [PRESET, "--out", "plots"],
     "judge": ["exp/answers", "--model", "judge-2024-08-06", "--base-url", "http://127.0.0.1:1/v1",
               "--max-total-tokens", "1"],
-    "audit privacy": ["exp/first", "--limit", "4"],
+    "audit privacy": ["exp/first", "--limit", "20"],
     "compare": ["exp/first", "exp/first/adapter"],
     "merge": ["exp/first", "--out", "merged"],
     "predict": ["exp/first", "--text", "three"],
