@@ -10,11 +10,12 @@ takes as long as its slowest client.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from kept_cells import cell_file, command, kept_cells
 
 PRESET = Path(__file__).resolve().parent.parent / "configs" / "aligned_a05.yaml"
 SEEDS = (0,)
@@ -48,7 +49,7 @@ def run_cells(folder: Path) -> None:
 
     for seed in SEEDS:
         for arm, (size, every, words) in ARMS.items():
-            cell = folder / f"{arm.replace(', ', '-').replace(' ', '_')}-s{seed}.json"
+            cell = cell_file(folder, arm, seed)
             if cell.is_file():
                 continue
             common = ["seed", str(seed), "federate.total_round_num", str(UPDATES // size), "eval.freq", str(every)]
@@ -73,7 +74,7 @@ def reached(curve: Sequence[Sequence[float]], target: float) -> str:
 
 def table(folder: Path) -> None:
     """A row for each cell."""
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cells = kept_cells(folder)
     heads = [f"to {target:.0%}" for target in TARGETS]
     print(f"| arm | seed | {' | '.join(heads)} | at the end | accuracy there | mean staleness | dropped |")
     print("|---" * (len(heads) + 6) + "|")
@@ -90,9 +91,4 @@ def table(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("folder", type=Path)
-    chosen = parser.parse_args()
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    {"run": run_cells, "table": table}[chosen.what](chosen.folder)
+    command(__doc__, run_cells, table)

@@ -6,10 +6,11 @@ python benchmarks/compression.py table FOLDER    the table, as Markdown
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
+
+from kept_cells import cell_file, command, kept_cells
 
 PRESET = Path(__file__).resolve().parent.parent / "configs" / "cross_i3t7.yaml"
 SEEDS = (0, 1, 2)
@@ -32,7 +33,7 @@ def run_cells(folder: Path) -> None:
 
     for kind, words in KINDS.items():
         for seed in SEEDS:
-            cell = folder / f"{kind.replace(', ', '-').replace(' ', '_')}-s{seed}.json"
+            cell = cell_file(folder, kind, seed)
             if cell.is_file():
                 continue
             common = ["seed", str(seed), "federate.total_round_num", "20", "eval.freq", "20"]
@@ -47,7 +48,7 @@ def run_cells(folder: Path) -> None:
 
 def table(folder: Path) -> None:
     """Mean and range over the seeds."""
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cells = kept_cells(folder)
     full = {cell["seed"]: cell for cell in cells if cell["kind"] == "float32"}
     print("| what is sent | seeds | test macro F1 | lowest, highest | less float32, by seed | bytes | times fewer |")
     print("|---|---|---|---|---|---|---|")
@@ -70,9 +71,4 @@ def table(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("folder", type=Path)
-    chosen = parser.parse_args()
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    {"run": run_cells, "table": table}[chosen.what](chosen.folder)
+    command(__doc__, run_cells, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from csv_rows import write_csv
 from PIL import Image
 from short_runs import SHORT
 
@@ -44,13 +44,6 @@ def wounds(root, count=60):
             "nurse_note": "" if i % 5 == 4 else f"{note} Day {i}.", "finding": "infected" if infected else "clean",
         })  # fmt: skip
     return rows
-
-
-def write_csv(path, rows):
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def draw_clients(
     candidates: Sequence[int],
     size: int,
     presence: Presence | None = None,
-    turn: int = 0,
+    draw: int = 0,
 ) -> list[int]:
     """Some of the clients that could be sent the adapter, ascending.
 
@@ -61,12 +61,12 @@ def draw_clients(
         candidates: ascending ids.
         size: how many are drawn; at most all.
         presence: what every client's rows show; read by ``fedmllm.sampler: modality``.
-        turn: which draw of the round it is, from 0; synchronous rounds have one.
+        draw: which draw of the round it is, from 0; synchronous rounds have one.
     """
     if config.fedmllm.sampler == "modality" and presence and tells_apart(presence):
-        rng = update_generator(config.seed, STREAM_MODALITIES, round_index, turn)
+        rng = update_generator(config.seed, STREAM_MODALITIES, round_index, draw)
         return modality_draw({client: presence[client] for client in candidates}, size, round_index, rng)
-    rng = update_generator(config.seed, STREAM_SAMPLING, round_index, turn)
+    rng = update_generator(config.seed, STREAM_SAMPLING, round_index, draw)
     return sorted(candidates[int(k)] for k in rng.choice(len(candidates), size=size, replace=False))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from fs_fedmllm.hosts.nvflare.sites import dealt
 from fs_fedmllm.hosts.nvflare.told import TOLD
 from fs_fedmllm.runs.run_folder import check_output
 from fs_fedmllm.scenarios.federated_data import counted
-
-logger = logging.getLogger("fs_fedmllm.nvflare")
 
 #: Sites of a run whose number nobody names; each holds its share of the clients.
 SITES = 3
