@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,3 +102,23 @@ def forks() -> Iterator[Forks]:
     made = Forks()
     yield made
     made.close()
+
+
+#: Loggers whose level or handlers a command of ours may change, and what stands above them.
+OUR_LOGGERS = ("", "fs_fedmllm", "fs_fedmllm.progress", "federatedscope", "transformers")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A command that a test calls sets loggers for its whole process (``--quiet``); the next test starts without it.
+
+    Which tests share a process depends on how fast the workers are, so what one leaves behind fails another by chance.
+    """
+    loggers = [logging.getLogger(name) for name in OUR_LOGGERS]
+    before = [(logger.level, logger.propagate, logger.disabled, list(logger.handlers)) for logger in loggers]
+    off = logging.root.manager.disable
+    yield
+    logging.disable(off)
+    for logger, (level, propagate, disabled, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.disabled, logger.handlers[:] = propagate, disabled, handlers
