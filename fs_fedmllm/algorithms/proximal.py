@@ -26,20 +26,24 @@ else:
 UPSTREAM_HALF_MU = 0.005
 
 
-def layer_mask(layers: Sequence[int | None], depth: int, skip: int, *, fixed_27: bool = False) -> tuple[int, ...]:
-    """Positions of the tensors in language layers S .. L-1-S, both included.
+def layer_mask(
+    layers: Sequence[int | None], depth: int, skip: int, block: str = "middle", *, fixed_27: bool = False
+) -> tuple[int, ...]:
+    """Positions of the tensors in language layers S .. L-1-S, both included, or in as many early or late ones.
 
     Args:
         layers: layer index of each tensor, None outside the language layers (never penalised).
         depth: L.
         skip: S.
+        block: ``middle`` as in the paper; ``early`` are the first L - 2S layers, ``late`` the last.
         fixed_27: take 27 for L-1 whatever the model, as the authors' code does.
 
     Raises:
         ConfigError: no tensor is left.
     """
-    last = (27 if fixed_27 else depth - 1) - skip
-    positions = tuple(i for i, layer in enumerate(layers) if layer is not None and skip <= layer <= last)
+    shift = {"early": -skip, "middle": 0, "late": skip}[block]
+    first, last = skip + shift, (27 if fixed_27 else depth - 1) - skip + shift
+    positions = tuple(i for i, layer in enumerate(layers) if layer is not None and first <= layer <= last)
     if not positions:
         raise ConfigError(
             f"fedmllm.regularizer.skip_layers is {skip}, which leaves no layer of a model with {depth} language "
@@ -150,6 +154,7 @@ class _Proximal(Regularizer):
             context.layers,
             context.depth,
             0 if cls.every_layer else parameters.skip_layers,
+            "middle" if cls.every_layer else parameters.block,
             fixed_27=not cls.every_layer and context.switches.get("regularizer_layers") == "fixed_27",
         )
         gamma = coefficient(

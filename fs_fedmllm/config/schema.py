@@ -155,6 +155,11 @@ class RegularizerConfig:
     skip_layers: int = key(
         4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
     )
+    block: str = key(
+        "middle",
+        "Which L - 2S language layers the adaptive regulariser covers; the paper's are the middle ones.",
+        choices=("middle", "early", "late"),
+    )
     mu: float = key(
         0.01, "FedProx: the penalty is mu / 2 times the squared distance, on every layer.", valid=NOT_NEGATIVE
     )

@@ -131,7 +131,8 @@ class FedMLLMTrainer(SFTTrainer):
         if adaptive:
             beta = missing_rate(self.train_dataset) if rate is None else rate
         gamma = coefficient(config, beta=beta, switch="measured", scenario="")
-        return Penalty(gamma, layer_mask(adapter.layers, adapter.depth, config.skip_layers if adaptive else 0))
+        skip, block = (config.skip_layers, config.block) if adaptive else (0, "middle")
+        return Penalty(gamma, layer_mask(adapter.layers, adapter.depth, skip, block))
 
     def _handles(self) -> Adapter:
         if self._adapter is None:

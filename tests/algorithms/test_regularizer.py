@@ -35,6 +35,13 @@ def test_layers_s_to_l_minus_1_minus_s(depth, skip, first, last):
     assert 0 not in positions  # outside the language layers
 
 
+@pytest.mark.parametrize(("block", "covered"), [("early", range(4)), ("middle", range(4, 8)), ("late", range(8, 12))])
+def test_a_block_has_as_many_layers_wherever_it_lies(block, covered):
+    layers = two_per_layer(12)
+    assert layers_of(layer_mask(layers, 12, 4, block), layers) == list(covered)
+    assert layer_mask(layers, 12, 0, block) == layer_mask(layers, 12, 0)  # every layer
+
+
 def test_160_of_the_authors_238_trainable_tensors():
     """28 layers with q, k, v, o: 8 tensors each, 14 more in embeddings and resampler: layers 4..23 have 160."""
     layers = [layer for layer in range(28) for _ in range(8)] + [None] * 14
