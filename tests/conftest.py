@@ -104,21 +104,16 @@ def forks() -> Iterator[Forks]:
     made.close()
 
 
-#: Loggers whose level or handlers a command of ours may change, and what stands above them.
-OUR_LOGGERS = ("", "fs_fedmllm", "fs_fedmllm.progress", "federatedscope", "transformers")
-
-
 @pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """A command that a test calls sets loggers for its whole process (``--quiet``); the next test starts without it.
+def loggers_as_new() -> None:
+    """A command that a test calls sets our loggers for its whole process (``--quiet``); each test starts without that.
 
     Which tests share a process depends on how fast the workers are, so what one leaves behind fails another by chance.
+    What a fixture of a module or session left behind is undone as well, so the state is made and not remembered.
     """
-    loggers = [logging.getLogger(name) for name in OUR_LOGGERS]
-    before = [(logger.level, logger.propagate, logger.disabled, list(logger.handlers)) for logger in loggers]
-    off = logging.root.manager.disable
-    yield
-    logging.disable(off)
-    for logger, (level, propagate, disabled, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.propagate, logger.disabled, logger.handlers[:] = propagate, disabled, handlers
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("fs_fedmllm") and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+            logger.propagate, logger.disabled = True, False
+            logger.handlers.clear()
