@@ -41,7 +41,7 @@ TASKS = ("choice", "vqa")
 METRICS = ("auc", "macro_f1", "accuracy")
 #: A field's name in braces; not what LaTeX puts behind a command, nor doubled braces.
 _FIELD = re.compile(r"(?<![\w{}\\])\{([A-Za-z_]\w*)\}(?!\})")
-_KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", *VARIANTS}
+_KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", "listed", *VARIANTS}
 
 #: Options are lettered, so a template can have at most this many.
 LETTERS = string.ascii_uppercase
@@ -75,6 +75,8 @@ class Template:
         closing: end of a choice prompt.
         cases: variant -> presence case -> what changes.
         question: ``vqa``: what rows without a question of their own are asked; empty where they must have one.
+        listed: whether a choice's prompt lists the options. Unlisted ones are learnt from the answers alone, and
+            rows are shorter by so much.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Template:
     closing: str
     cases: Mapping[str, Mapping[str, Case]]
     question: str = ""
+    listed: bool = True
 
     def answer(self, label: int) -> str:
         """The completion for an option, ``(A) name``."""
@@ -110,8 +113,9 @@ class Template:
             lines = [sample.text] if sample.text else []
             return "\n".join([*lines, case.question.replace("{question}", sample.question)])
         options = "".join(f"\n({LETTERS[i]}) {name}" for i, name in enumerate(self.options))
+        shown = f"\nOptions:{options}" if self.listed else ""
         text = f"{sample.text}\n" if sample.text is not None else ""
-        return f"{self.instruction}{case.basis}.\n{text}{case.question}?\nOptions:{options}\n{self.closing}"
+        return f"{self.instruction}{case.basis}.\n{text}{case.question}?{shown}\n{self.closing}"
 
     def record_prompt(self, sample: Sample, variant: str = "original") -> str:
         """The prompt as the authors' record format stores it, with ``<image>\\n`` where there is an image."""
@@ -284,6 +288,9 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     idle = next((key for key in ("instruction", "closing") if raw.get(key) and task == "vqa"), None)
     if idle is not None:
         raise TemplateError(f"{path}: {idle} is of a choice's prompt, and answers are open here. Take it out.")
+    listed = raw.get("listed", True)
+    if type(listed) is not bool or (task == "vqa" and not listed):
+        raise TemplateError(f"{path}: listed must be True or False: whether a choice's prompt lists its options.")
     return Template(
         name=name,
         task=task,
@@ -294,6 +301,7 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         closing=_shown(raw.get("closing", CLOSING if short else ""), f"{path}: closing"),
         cases=_cases(raw, task, bare_question(question) if short else "", path),
         question=question if task == "vqa" else "",
+        listed=listed,
     )
 
 
@@ -303,4 +311,6 @@ def template_content(template: Template) -> dict[str, Any]:
     content.pop("name")
     if not template.question:  # of an earlier release, perhaps
         content.pop("question")
+    if template.listed:
+        content.pop("listed")
     return content

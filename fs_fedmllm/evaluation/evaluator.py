@@ -134,19 +134,27 @@ class Evaluator:
         """(rows, options) log-probabilities over the template's options, in the order of the rows.
 
         One pass per batch: the shared opening of the answers is forced, and the logits of the next token are
-        normalised over the options' deciding tokens.
+        normalised over the options' deciding tokens. Rows that ask the same (those that share a picture, when it is
+        shown alone) are asked once.
         """
         assert self._options is not None
         tokens = self._options
         decisions = torch.tensor(tokens.decisions, device=self.encoder.mllm.device)
-        encoded = self.encoder.encode(samples)
-        scores = np.zeros((len(encoded), len(tokens.decisions)))
-        for indices in self._batches(encoded):
-            batch = self.encoder.collate([encoded[i] for i in indices], completions=False, suffix=tokens.prefix)
+        asked: dict[tuple[tuple[int, ...], str | None], int] = {}
+        distinct: list[Encoded] = []
+        places = []
+        for row in self.encoder.encode(samples):
+            place = asked.setdefault((row.prompt, row.image), len(distinct))
+            if place == len(distinct):
+                distinct.append(row)
+            places.append(place)
+        scores = np.zeros((len(distinct), len(tokens.decisions)))
+        for indices in self._batches(distinct):
+            batch = self.encoder.collate([distinct[i] for i in indices], completions=False, suffix=tokens.prefix)
             with torch.no_grad():
                 logits = self._model().last_logits(batch.inputs, 1)[:, -1]
             scores[indices] = F.log_softmax(logits[:, decisions].double(), dim=-1).cpu().numpy()
-        return scores
+        return scores[places]
 
     def generate(self, samples: Sequence[Sample], *, sampled: bool = False) -> list[str]:
         """Answers as text, batched, in the order of the rows.

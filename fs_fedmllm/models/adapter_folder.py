@@ -66,6 +66,7 @@ def template_mapping(template: Template) -> dict[str, Any]:
         "instruction": template.instruction,
         "closing": template.closing,
         **({"question": template.question} if template.question else {}),
+        **({} if template.listed else {"listed": False}),
         **cases,
     }
 

@@ -321,6 +321,9 @@ def assemble(
     _check_tokenizer(options, processor)
     _check_image_arguments(options, processor)
     model, depth, groups = attach(options, family, inner)
+    head = inner.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
     return MLLM(
         model=model,
         inner=inner,
@@ -333,6 +336,11 @@ def assemble(
         image_arguments=resolved(options, family, processor),
         groups=groups,
     )
+
+
+def _contiguous(head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The last columns of a batch as one block of memory: torch multiplies others row by row, at half the speed."""
+    return (*(given.contiguous() for given in inputs[:1]), *inputs[1:])
 
 
 def _check_image_arguments(options: ModelOptions, processor: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.short_templates import CASES, VARIANTS
 from fs_fedmllm.data.template import build_template, load_template, template_content
 from fs_fedmllm.errors import TemplateError
@@ -61,6 +62,19 @@ def test_each_of_the_eight_can_be_written_down():
     assert open_one.cases["original"]["text"].question == "{question}"
 
 
+def test_options_that_are_not_listed():
+    whole, bare = (short(question="Is it red", options=["no", "yes"], **more) for more in ({}, {"listed": False}))
+    row = Sample(id="r", text="A rose.", image=None, answer="", label=1)
+    for variant in VARIANTS:
+        assert "\nOptions:\n(A) no\n(B) yes\n" in whole.prompt(row, variant)
+        assert bare.prompt(row, variant) == whole.prompt(row, variant).replace("\nOptions:\n(A) no\n(B) yes", "")
+    assert bare.answer(1) == whole.answer(1) == "(B) yes"
+    assert template_sha256(bare) != template_sha256(whole)
+    assert "listed" not in template_content(whole) and "listed" not in template_mapping(whole)
+    again = build_template(json.loads(json.dumps(template_mapping(bare))), "fedmllm.json", "t")
+    assert again == bare
+
+
 EIGHT = {variant: {case: {"basis": "", "question": "Red"} for case in CASES} for variant in VARIANTS}
 
 
@@ -80,6 +94,8 @@ EIGHT = {variant: {case: {"basis": "", "question": "Red"} for case in CASES} for
         ({"question": "Red", "options": ["a", "b"], "original": {"images": {}}}, "original may have the keys"),
         ({"question": "Red", "options": ["a", "b"], "original": {"image": {"ask": "x"}}}, "original.image must be a"),
         ({"question": "Red", "options": ["a", "b"], "task": "vqa"}, "options have no meaning"),
+        ({"question": "Red", "options": ["a", "b"], "listed": "no"}, "listed must be True or False"),
+        ({"question": "Red", "listed": False}, "listed must be True or False"),
         ({"question": "Red", "closing": "Say:"}, "closing is of a choice's prompt"),
         ({"question": "Red", "metric": "macro_f1"}, "metric macro_f1 needs options"),
         ({"question": "Red", "optoins": ["a", "b"]}, "did you mean 'options'"),

@@ -1,5 +1,7 @@
 """Forced choice: the batched pass gives the scores of one row at a time, and the decision of the whole completion."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,37 @@ def test_scores_are_the_models_own_probabilities(federation, rows) -> None:
         scores.append(float(logits[at, completion[1]]))  # "(" is forced, the letter decides
     expected = np.array(scores) - np.logaddexp.reduce(scores)
     np.testing.assert_allclose(federation.evaluator.option_log_probs([row])[0], expected, atol=1e-5)
+
+
+def test_rows_that_ask_the_same_are_asked_once(federation, rows, monkeypatch) -> None:
+    asked, forward = [], type(federation.mllm).last_logits
+
+    def counted(self, inputs, columns):
+        asked.append(len(inputs["input_ids"]))
+        return forward(self, inputs, columns)
+
+    monkeypatch.setattr(type(federation.mllm), "last_logits", counted)
+    other = [dataclasses.replace(row, answer="(A) another") for row in reversed(rows)]
+    scores = federation.evaluator.option_log_probs([*rows, *other])
+    assert sum(asked) == len(rows)
+    np.testing.assert_array_equal(scores[len(rows) :][::-1], scores[: len(rows)])
+    np.testing.assert_array_equal(scores[: len(rows)], federation.evaluator.option_log_probs(rows))
+
+
+def test_the_head_is_given_one_block_of_memory(federation, rows) -> None:
+    given = []
+    head = federation.mllm.inner.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    try:
+        batch = federation.encoder.collate(federation.encoder.encode(rows), completions=True)
+        columns = batch.labels.shape[1]
+        with torch.no_grad():
+            last = federation.mllm.last_logits(batch.inputs, columns)
+            whole = federation.mllm.inner(**batch.inputs, use_cache=False).logits
+    finally:
+        handle.remove()
+    assert given[0].shape[:2] == (len(rows), columns) and given[0].is_contiguous()
+    np.testing.assert_allclose(last, whole[:, -columns:], atol=2e-5)
 
 
 def test_options_share_an_opening_and_part_at_one_token() -> None:
