@@ -4,6 +4,8 @@ Each message is one paragraph that names the file, line or key at fault and what
 The command line prints it without a traceback and exits with code 2.
 """
 
+from typing import Self
+
 #: Characters of a message; what a file says at fault can be a million.
 _LONGEST = 4000
 
@@ -23,7 +25,19 @@ def readable(text: str) -> str:
 
 
 class FedMLLMError(Exception):
-    """Base of every error that the user, not the programmer, can put right."""
+    """Base of every error that the user, not the programmer, can put right.
+
+    Attributes:
+        told: what of it another site may read: part of a sentence, without a path of this machine and without
+            anything out of a row; empty where there is nothing.
+    """
+
+    told = ""
+
+    def telling(self, told: str) -> Self:
+        """The same error, with what of it another site may read."""
+        self.told = told
+        return self
 
     def __str__(self) -> str:
         """The message, readable whatever the files at fault hold."""

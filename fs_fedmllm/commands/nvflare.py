@@ -8,7 +8,7 @@ from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
 from fs_fedmllm.commands.output import print_document
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, printable
 from fs_fedmllm.shipped import find_config
 
 
@@ -97,13 +97,18 @@ def _submit(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from fs_fedmllm.commands.sites import status_table
     from fs_fedmllm.hosts.nvflare import admin
+    from fs_fedmllm.hosts.nvflare.why import reason
 
     with admin.session(Path(args.admin)) as opened:
         word, ours = admin.standing(opened, args.job_id)
+        found = reason(opened, args.job_id, word)
+    why = found.says if found else ""
     if args.json:
-        print_document(admin.as_json(word, ours))
+        print_document(admin.as_json(word, ours, why))
         return 0
     print(f"NVFlare: {word}")
+    if why:
+        print(f"why: {printable(why)}")
     if ours:
         print(status_table(ours))
     return 0

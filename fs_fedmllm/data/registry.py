@@ -116,7 +116,7 @@ def load_dataset(
     if not root.is_dir():
         raise ConfigError(
             f"data.root: {os.path.abspath(root)} is not a folder; give the folder that the data of {name} lies in."
-        )
+        ).telling("data.root is not a folder there")
     taken = inspect.signature(load).parameters
     aside = {"findings": findings} | ({"by_client": by_client} if by_client else {})
     return load(root, **{key: value for key, value in aside.items() if key in taken}, **options)

@@ -52,11 +52,14 @@ class Attendance:
         self._clock = clock
 
     def everybody(self) -> None:
-        """Wait for every client; after ``join_timeout`` a quorum of the round is enough."""
+        """Wait for every client that may come; after ``join_timeout`` a quorum of the round is enough."""
         deadline = self._clock() + self._settings.join_timeout
         expected = self._roster.expected
         with self._desk.news:
-            while len(self._roster.present(expected)) < len(expected) and self._clock() < deadline:
+            while self._clock() < deadline:
+                here = {*self._roster.present(expected), *self._desk.not_coming}
+                if len(here) == len(expected):
+                    break
                 self.wait(deadline)
             self.tell_missing(expected)
 
@@ -69,12 +72,13 @@ class Attendance:
             again: whether the round was begun among them, so that no others will do.
 
         Raises:
-            NetworkError: there were too few for too long.
+            NetworkError: there were too few for too long (TurnedAwayError: and there will not be enough).
         """
         limit = self._clock() + self._settings.give_up
         told = False
         with self._desk.news:
             while len(present := self._roster.present(drawn)) < needed:
+                self._check_enough(drawn, needed)
                 if not told:
                     self._waiting()
                     self.tell_missing(drawn)
@@ -84,6 +88,17 @@ class Attendance:
             for client, why in self._roster.missing(drawn).items():
                 self._journal.write("missing", round=self._state.round, client=client, why=why)
             return present
+
+    def _check_enough(self, drawn: list[int], needed: int) -> None:
+        """Raise where waiting cannot help: clients that are turned away do not come back by themselves."""
+        gone = [client for client in drawn if client in self._desk.not_coming]
+        if len(drawn) - len(gone) >= needed or not self._desk.turned_away.intersection(gone):
+            return
+        why = dict.fromkeys(self._roster.refused[client] for client in gone)  # a site's clients have the same reason
+        raise p.TurnedAwayError(
+            f"Round {self._state.round} needs {needed} of {len(drawn)} clients, and {len(gone)} do not take part. "
+            f"{' '.join(why)}"
+        )
 
     def told_rows(self, kept: dict[str, Any]) -> Mapping[int, Mapping[str, int]]:
         """What every client of the federation has told of its rows, once.
@@ -111,6 +126,7 @@ class Attendance:
                 if not unknown:
                     return {int(client): own for client, own in kept.items()}
                 self._waiting()
+                self._check_enough(unknown, len(unknown))
                 if self._clock() >= limit:
                     raise p.NetworkError(
                         f"fedmllm.sampler and fedmllm.aggregation.client_weights need to know what the rows of every "

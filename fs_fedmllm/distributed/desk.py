@@ -85,6 +85,8 @@ class Desk:
         final: the last word, once there is one.
         stopping: set when the server goes away.
         last_error: what went wrong last, for the status.
+        not_coming: clients that will not join by themselves.
+        turned_away: those of them that cannot take part as they are.
     """
 
     def __init__(
@@ -113,6 +115,8 @@ class Desk:
         self.final: Message | None = None
         self.stopping = threading.Event()
         self.last_error = ""
+        self.not_coming: set[int] = set()
+        self.turned_away: set[int] = set()
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
@@ -124,9 +128,26 @@ class Desk:
         with self.news:
             return bool(self._roster.present([client]))
 
-    def note_error(self, client: int, says: str) -> None:
-        """Record that a client cannot take part, where its carrier found out and not a message of its own."""
-        self._refuse("unusable", says, client)
+    def turn_away(self, client: int, says: str, *, away: bool = False) -> None:
+        """Record that a client cannot take part, where its carrier found out and not a message of its own.
+
+        Nobody waits for it to join: whoever carries its messages asks it once, and it does not call by itself.
+
+        Args:
+            client: id.
+            says: why.
+            away: nothing is wrong with it, it is not connected.
+        """
+        with self.news:
+            known = client in self._roster.refused  # as it is where a message of its own was refused a moment ago
+        if not known:
+            self._refuse("unusable", says, client)
+        with self.news:
+            self.last_error = self._roster.refused[client] = says
+            self.not_coming.add(client)
+            if not away:
+                self.turned_away.add(client)
+            self.news.notify_all()
 
     def admit(self, client: int) -> None:
         """Refuse whoever is not in the roster, with whatever request; the transport asks before it reads one.
@@ -188,6 +209,11 @@ class Desk:
         self._note("refused", client, reason=reason, says=says)
         return p.refused(reason, says)
 
+    def _turn_down(self, reason: str, says: str, client: int) -> Message:
+        with self.news:
+            self._roster.refused[client] = says
+        return self._refuse(reason, says, client)
+
     def _note(self, event: str, client: int, **figures: Any) -> None:
         """Record what a client can cause as often as it likes; one that calls on and on does not fill the disk."""
         left_out = self._noted.room(client)
@@ -198,18 +224,20 @@ class Desk:
         header = message.header
         reason, says = self._joining.other_run(client, header)
         if says:
-            return self._refuse(reason, says, client)
+            return self._turn_down(reason, says, client)
         rows = p.whole(header, "rows", low=1)
         base = p.text(header, "base", "")
         if not base:
             self._note("base not compared", client)
         if other := self._joining.other_base(client, base):
-            return self._refuse("base", other, client)
+            return self._turn_down("base", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
         presence, name = self._joining.presence(header, rows), p.text(header, "name", "")
         with self.news:
             before = self._roster.get(client)
             self._roster.join(client, rows, missing_rate, presence, name)
+            self.not_coming.discard(client)
+            self.turned_away.discard(client)
             self.news.notify_all()
         self._note("joined" if before is None else "rejoined", client, rows=rows, missing_rate=missing_rate)
         if before is not None and before.rows != rows:

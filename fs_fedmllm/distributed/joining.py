@@ -1,4 +1,4 @@
-"""What a client says when it joins, beside what the run is: configuration, split, base weights, kinds of rows."""
+"""What a client says when it joins: version, configuration, split, base weights, kinds of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.agreement import differences
 from fs_fedmllm.distributed.messages import shown
+from fs_fedmllm.version import VERSION
 
 
 class Joining:
@@ -29,7 +30,7 @@ class Joining:
         self._lock = threading.Lock()
 
     def other_run(self, client: int, header: Mapping[str, Any]) -> tuple[str, str]:
-        """Whether a client comes from another run, by its configuration or split.
+        """Whether a client comes from another run, by its version, configuration or split.
 
         Args:
             client: id.
@@ -38,6 +39,12 @@ class Joining:
         Returns:
             One word and a sentence for it; both empty if it does not.
         """
+        version = p.text(header, "version", "")
+        if version != VERSION:
+            return "version", (
+                f"Client {client} has version {shown(version) if version else 'that does not say its number'} of "
+                f"fs-fedmllm, and the server {VERSION!r}. Install the same version on every site."
+            )
         theirs = header.get("agreed")
         found = differences(self._agreed, theirs if isinstance(theirs, dict) else {})
         if found:

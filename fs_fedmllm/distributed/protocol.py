@@ -44,6 +44,10 @@ class NetworkError(FedMLLMError):
     """A distributed run cannot go on: the server is out of reach, or too few clients are there."""
 
 
+class TurnedAwayError(NetworkError):
+    """Too few clients are left, for the others cannot take part as they are; the message says why each cannot."""
+
+
 class JoinRefusedError(FedMLLMError):
     """The server does not take this client; the message says what differs."""
 

@@ -44,6 +44,7 @@ from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 from fs_fedmllm.scenarios.rates import MOST
 from fs_fedmllm.scenarios.reading import read_dataset
 from fs_fedmllm.scenarios.test_sets import read_test_sets
+from fs_fedmllm.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +112,17 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
     config, root, name = site_config(config), Path(config.data.root), ""
     rows: Sequence[Sample]
     if (root / SERVER_HEAD).is_file():
-        raise ConfigError(f"{root} (data.root) is the server's folder; those of clients are client_1 ... beside it.")
+        raise ConfigError(
+            f"{root} (data.root) is the server's folder; those of clients are client_1 ... beside it."
+        ).telling("data.root is the server's folder, not a client's")
     _check_level(root)
     if (root / HEAD).is_file():
         rows, head = read_client(root)
         written = head.get("client")
         if type(written) is not int or (client and written != client):
-            raise ConfigError(f"{root} is the folder of client {written}, not of client {client}.")
+            raise ConfigError(
+                f"{root} (data.root) is the folder of client {written}, not of client {client}."
+            ).telling(f"data.root is another client's folder, not client {client}'s")
         client = written
         dataset = Dataset(str(head.get("dataset")), template_of(root, head), rows, (), ())
         split, name = str(head.get("manifest_sha256") or ""), str(head.get("name") or "")
@@ -139,7 +144,9 @@ def client_data(config: Config, client: int = 0) -> tuple[int, FederatedData]:
         dataset = dataclasses.replace(dataset, train=tuple(rows), val=(), test=())
     _check_id(config, client)
     if not rows:
-        raise ConfigError(f"{root} has no training rows for client {client}.")
+        raise ConfigError(f"{root} has no training rows for client {client}.").telling(
+            f"data.root has no training rows for client {client}"
+        )
     template = fitting_template(config, dataset)
     manifest, names = _manifest(config, dataset), {client: name} if name else {}
     return client, FederatedData(dataset, template, {client: rows}, manifest, split or "own", names)
@@ -185,7 +192,7 @@ def _check_level(root: Path) -> None:
         raise ConfigError(
             f"{root} (data.root) holds the folders of all sites; name the one of this site, such as "
             f"{root / 'client_1'} or {root / SERVER}, and give no site another's."
-        )
+        ).telling("data.root holds the folders of all sites, not that of this one")
 
 
 def _manifest(config: Config, dataset: Dataset) -> Manifest:
@@ -212,6 +219,7 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
         "rows": len(rows),
         "missing_rate": missing_rate(rows),
         **({"presence": presence} if told else {}),
+        "version": VERSION,
         "agreed": agreement(config, data.template),
         "manifest": data.split if data.split != "own" else "",
         "base": base_fingerprint(config.model.fedmllm),

@@ -41,6 +41,9 @@ class Roster:
     Args:
         expected: ids of the federation.
         now: seconds since the epoch.
+
+    Attributes:
+        refused: clients that wanted to join and could not, and why.
     """
 
     def __init__(self, expected: Iterable[int], now: Callable[[], float] = time.time):
@@ -48,6 +51,7 @@ class Roster:
         self._expected = frozenset(self.expected)
         self._now = now
         self._members: dict[int, Member] = {}
+        self.refused: dict[int, str] = {}
         self._started = now()
 
     def __contains__(self, client: object) -> bool:
@@ -64,6 +68,7 @@ class Roster:
     ) -> Member:
         """A client joins, or comes back."""
         delivered = self._members[client].delivered if client in self._members else -1
+        self.refused.pop(client, None)
         self._members[client] = Member(
             client, rows, missing_rate, self._now(), delivered=delivered, presence=presence, name=name
         )
@@ -95,7 +100,9 @@ class Roster:
         found = {}
         for client in clients:
             member = self._members.get(client)
-            if member is None:
+            if client in self.refused and (member is None or member.absent):
+                found[client] = f"was refused: {self.refused[client]}"
+            elif member is None:
                 found[client] = f"has not joined since the server started at {stamp(self._started)}"
             elif member.absent:
                 found[client] = f"{member.absent}; last seen {stamp(member.seen)}"

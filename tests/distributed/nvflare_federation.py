@@ -54,11 +54,11 @@ class Hospitals:
         except (OSError, ValueError):
             return -1
 
-    def job(self, name: str, *words: str) -> Path:
+    def job(self, name: str, *words: str, sites: Sequence[str] = tuple(SITES)) -> Path:
         """Make a job's folder."""
         made = [sys.executable, "-m", "fs_fedmllm", "nvflare", "job", str(HOSPITALS), *words, "expname", name]
         out = self.root / "jobs" / name
-        subprocess.run([*made, "--out", str(out), "--sites", ",".join(SITES)], check=True, stdout=subprocess.PIPE)
+        subprocess.run([*made, "--out", str(out), "--sites", ",".join(sites)], check=True, stdout=subprocess.PIPE)
         return out
 
     def nvflare(self, *words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -165,3 +166,9 @@ class _LockedFederation(Federation):
 def locked(federation: Federation) -> Federation:
     """The federation with one update or evaluation at a time."""
     return _LockedFederation(**vars(federation))
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Events of a kind that a site has written."""
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == name]

@@ -10,8 +10,7 @@ from secure_game import Game, Refused
 
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
 
-from nvflare.lighter.utils import Identity as Subject
-from nvflare.lighter.utils import generate_cert, generate_keys, serialize_cert, serialize_pri_key
+from nvflare_kits import certified
 
 from fs_fedmllm.distributed.errors import IdentityError
 from fs_fedmllm.distributed.identity import Identity
@@ -27,22 +26,7 @@ SITES = {"hospital-1": [1, 3], "hospital-2": [2], "hospital-3": [4]}
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Startup kits by the name in their certificates, as provisioning makes them; ``server`` has the server's."""
-    folder = tmp_path_factory.mktemp("provisioned")
-    key, public = generate_keys()
-    root = Subject("hospitals")
-    authority = generate_cert(root, root, key, public, ca=True)
-    made = {}
-    for name in (*SITES, "server"):
-        own_key, own_public = generate_keys()
-        certificate = generate_cert(Subject(name, "org"), root, key, own_public)
-        kit = folder / name / "startup"
-        kit.mkdir(parents=True)
-        (kit / "fed_client.json").write_text("{}")
-        (kit / "rootCA.pem").write_bytes(serialize_cert(authority))
-        (kit / "client.crt").write_bytes(serialize_cert(certificate))
-        (kit / "client.key").write_bytes(serialize_pri_key(own_key))
-        made[name] = kit.parent
-    return made
+    return certified(tmp_path_factory.mktemp("provisioned"), (*SITES, "server"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from short_runs import CONFIGS, SHORT
-from sites import Started, Wire, locked, server_of
+from sites import Started, Wire, events, locked, server_of
 from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
@@ -20,11 +20,13 @@ from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.contracts import FrameLimits
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.protocol import TurnedAwayError
 from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.privacy import central
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
+from fs_fedmllm.version import VERSION
 
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
 
@@ -226,20 +228,64 @@ def test_an_answer_that_is_none_is_refused_by_name_and_the_run_goes_on(
 
 def test_a_site_that_is_another_runs_takes_no_part(shared: Any, wire: Wire, tmp_path: Path) -> None:
     federation, _ = shared
-    server = server_of(federation, tmp_path / "server", wire, join_timeout=0.5, min_clients=2)
-
-    def other(message: Message) -> Message:
-        answer = sites["site-2"](message)
-        if message.kind == "join":
-            own = {**answer.header["clients"]["2"], "agreed": {"seed": 99}}
-            return Message(answer.kind, {"clients": {"2": own, "1": own}})  # and says that it is client 1, too
-        return answer
-
+    server = server_of(federation, tmp_path / "server", wire, Clock(), min_clients=2)  # nobody waits: the clock stands
     sites = works(federation, tmp_path)
-    with dispatched(server, {**sites, "site-2": other}):
+    with dispatched(server, {**sites, "site-2": joins_with(sites["site-2"], agreed={"seed": 99})}):
         results = server.run()
     assert results["participants"] == [[1, 3]] * 3
-    assert "another configuration" in server.desk.last_error
+    said = server.status()["clients"][1]["why"]
+    assert said.startswith("was refused: site-2 takes no part: Client 2 has another configuration: ")
+    assert "fs-fedmllm doctor --nvflare KIT says more" in said
+    assert [event["reason"] for event in events(tmp_path / "server", "refused")] == ["config"]  # told once
+
+
+def joins_with(work: Work, **other: Any) -> Work:
+    """A site whose client 2 says something else of itself when it joins, and that it is client 1, too."""
+
+    def joins(message: Message) -> Message:
+        answer = work(message)
+        if message.kind == "join":
+            own = {**answer.header["clients"]["2"], **other}
+            return Message(answer.kind, {"clients": {"2": own, "1": own}})
+        return answer
+
+    return joins
+
+
+@pytest.mark.parametrize(
+    ("work", "says"),
+    [
+        (lambda work: joins_with(work, version="0.0.9"),
+         f"Client 2 has version '0.0.9' of fs-fedmllm, and the server {VERSION!r}. Install the same version on every"),
+        (lambda work: joins_with(work, version=""), "Client 2 has version that does not say its number"),
+        (lambda work: joins_with(work, base="5" * 64), "The base weights of client"),
+        (lambda work: lambda message: Message("failed", {"failed": "data.root is the server's folder"}),
+         "site-2 takes no part: data.root is the server's folder. Correct that there"),
+        (lambda work: lambda message: Message("introduced", {"clients": {}}), "it does not have client 2. Correct"),
+        (None, "site-2 takes no part: it was not connected when NVFlare began the job. Start NVFlare there"),
+    ],
+    ids=["version", "no version", "base", "failed", "not there", "not connected"],
+)  # fmt: skip
+def test_a_wrong_site_is_named_and_a_run_without_a_quorum_ends_at_once(
+    work: Callable[[Work], Work] | None, says: str, shared: Any, wire: Wire, tmp_path: Path
+) -> None:
+    """All three clients are wanted, of which one site cannot have its own; the clock stands."""
+    federation, _ = shared
+    server = server_of(federation, tmp_path / "server", wire, Clock(), min_clients=3)
+    sites = works(federation, tmp_path)
+    site_1 = sites["site-1"] if work else lambda message: Message("failed", {"failed": "its rows are wrong"})
+    site_2 = work(sites["site-2"]) if work else sites["site-2"]
+    there = SITES if work else ["site-1"]
+    carrier = Sites({"site-1": site_1, "site-2": site_2})
+    dispatch = Dispatch(server.desk, SITES, carrier, FrameLimits(), there)
+    thread = threading.Thread(target=dispatch.run, daemon=True)
+    thread.start()
+    with pytest.raises(TurnedAwayError, match=r"^Round 0 needs 3 of 3 clients, and \d do not take part\. ") as caught:
+        server.run()
+    dispatch.end()
+    thread.join(LONG)
+    assert says in str(caught.value)
+    assert [name for name, _ in carrier.given] == list(there)  # a site that is not there is asked nothing
 
 
 def test_a_site_that_misses_its_deadline_is_asked_again_and_comes_back(

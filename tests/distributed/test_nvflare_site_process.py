@@ -15,6 +15,7 @@ from fs_fedmllm.distributed.messages import Message
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
 
 from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
+from fs_fedmllm.hosts.nvflare.told import last_told
 
 
 def test_a_site_that_cannot_begin_says_so_without_its_secrets_and_one_that_dies_is_named(tmp_path: Path) -> None:
@@ -25,9 +26,9 @@ def test_a_site_that_cannot_begin_says_so_without_its_secrets_and_one_that_dies_
         for _ in range(2):  # whatever is asked, and as often as it is
             answer = process.exchange(Message("join"))
             assert answer.kind == "failed"
-            assert answer.header["failed"].endswith("Error; the site's own run.log says more")
-            assert "secret" not in answer.header["failed"]
+            assert answer.header["failed"] == "data.root is not a folder there"
         assert "/secret/ward" in (tmp_path / "run" / "client_1" / "run.log").read_text()
+        assert "/secret/ward" in last_told(tmp_path)["error"]  # for the site's own doctor
         assert process._process is not None
         os.kill(process._process.pid, signal.SIGKILL)
         with pytest.raises(SiteDied, match="signal 9, out of memory"):

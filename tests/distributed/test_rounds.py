@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from short_runs import CONFIGS, SHORT
-from sites import Started, Wire, locked, server_of, site_of
+from sites import Started, Wire, events, locked, server_of, site_of
 from waiting import LONG, Clock, wait_until
 
 from fs_fedmllm import config as schema
@@ -70,11 +70,6 @@ def stepped(federation: Federation, participants: list[list[int]]) -> str:
             mean.add(client, federation.server.weight(update.rows), update.state)
         state, server = federation.optimizer.step(state, server, mean.mean())
     return state_digest(state)
-
-
-def events(folder: Path, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == name]
 
 
 def deadline_after(clients: set[int], clock: Clock) -> Any:

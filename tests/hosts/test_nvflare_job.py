@@ -18,15 +18,18 @@ from fs_fedmllm.hosts.nvflare.follow import follow
 from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR, examined
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites, dealt
+from fs_fedmllm.hosts.nvflare.told import tell
 
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
+
+from nvflare_kits import certified
 
 HOSPITALS = str(REPOSITORY / "examples" / "hospitals" / "hospitals.yaml")
 
 
 def kit(folder: Path, role: str = "client", **resources: Any) -> Path:
     """What ``nvflare provision`` gives a site, as far as we look at it."""
-    (folder / "startup").mkdir(parents=True)
+    (folder / "startup").mkdir(parents=True, exist_ok=True)
     (folder / "local").mkdir()
     (folder / "startup" / f"fed_{role}.json").write_text("{}")
     found = {"class_allow_list": ["nvflare.app_common."], "allow_log_streaming": True} | resources
@@ -111,7 +114,11 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
 ) -> None:
     from fs_fedmllm.tools import doctor
 
-    site, data = kit(tmp_path / "site"), tmp_path / "rows"
+    site, data = certified(tmp_path, ["hospital-1", "hospital-2"])["hospital-1"], tmp_path / "rows"
+    startup = site / "startup" / "fed_client.json"
+    given = startup.read_text()
+    kit(site)
+    startup.write_text(given)
     data.mkdir()
 
     def findings() -> dict[str, doctor.Finding]:
@@ -131,12 +138,34 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
     assert str(data) in findings()["local/fedmllm.yaml"].found
     assert main(["nvflare", "site", str(tmp_path)]) == 2
     assert "no workspace of NVFlare's" in capsys.readouterr().err
-    startup = site / "startup" / "fed_client.json"
     for text, says in (('{"require_signed_jobs": false}', "may change a job"), ("no JSON", "cannot be read")):
         startup.write_text(text)
         found = findings()["job signatures"]
         assert (found.verdict, says in found.found, bool(found.remedy)) == (doctor.BAD, True, True)
+        found = findings()["certificate"]
+        assert (found.verdict, "does not name the site" in found.found) == (doctor.BAD, True)
     assert main(["nvflare", "site", str(site), "--data", str(tmp_path / "none")]) == 2
+
+
+def test_the_doctor_names_a_certificate_of_another_site_and_what_went_wrong_in_the_last_job(tmp_path: Path) -> None:
+    kits = certified(tmp_path, ["hospital-1", "hospital-2"])
+    site = kit(kits["hospital-1"])
+    (site / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "hospital-1"}}')
+
+    def found(subject: str) -> tuple[bool, str, str]:
+        return next(entry[1:] for entry in examined(site) if entry[0] == subject)
+
+    assert found("certificate") == (True, "of hospital-1", "")
+    assert "last job" not in [entry[0] for entry in examined(site)]
+    tell(site, {"job": "j", "error": ""})
+    assert found("last job") == (True, "nothing went wrong here", "")
+    tell(site, {"job": "j", "error": "row 3 of /ward/rows.csv is wrong"})
+    assert found("last job") == (False, "row 3 of /ward/rows.csv is wrong", "Correct that, and submit the job again.")
+    for name in ("client.crt", "client.key"):
+        (site / "startup" / name).write_bytes((kits["hospital-2"] / "startup" / name).read_bytes())
+    right, says, remedy = found("certificate")
+    assert not right and "is the certificate of 'hospital-2', and this site is 'hospital-1'" in says
+    assert "own kit" in remedy
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,12 @@ def abort(opened: Any, job_id: str) -> None:
         opened.abort_job(job_id)
 
 
-def as_json(word: str, ours: dict[str, Any]) -> str:
-    """A standing for programs."""
-    return json.dumps({"nvflare": word, **ours}, indent=2)
+def as_json(word: str, ours: dict[str, Any], why: str = "") -> str:
+    """A standing for programs.
+
+    Args:
+        word: NVFlare's.
+        ours: our status.
+        why: the job does not run; left out where it does.
+    """
+    return json.dumps({"nvflare": word, **({"why": why} if why else {}), **ours}, indent=2)

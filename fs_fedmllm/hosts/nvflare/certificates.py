@@ -23,6 +23,7 @@ from fs_fedmllm.distributed.identity import (
     read_file,
     require_current,
 )
+from fs_fedmllm.distributed.messages import shown
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,23 @@ def identity_of(workspace: Path, client: int, site: str, sites: Mapping[str, Seq
     path = kit / "client.crt"
     authority, certificate, key = load_certificate(kit / "rootCA.pem"), load_certificate(path), kit / "client.key"
     for owner, found in ((kit / "rootCA.pem", authority), (path, certificate)):
-        require_current(found, owner)
+        try:
+            require_current(found, owner)
+        except IdentityError as error:
+            raise error.telling(
+                f"startup/{owner.name} has expired, or is not valid yet by this site's clock"
+            ) from None
     try:
         certificate.verify_directly_issued_by(authority)
     except (*UNREADABLE, InvalidSignature):
-        raise IdentityError(f"{path} was not issued by the authority in {kit / 'rootCA.pem'}.") from None
+        raise IdentityError(
+            f"{path} was not issued by the authority in {kit / 'rootCA.pem'}. Take both from this site's own kit."
+        ).telling("startup/client.crt was not issued by the authority in startup/rootCA.pem") from None
     made = KitIdentity(Role("nvflare", client), pem(authority), pem(certificate), read_file(key), sites=sites)
     if made.owner_of(certificate) != site:
-        raise IdentityError(f"{path} is the certificate of {made.owner_of(certificate)!r}, and this site is {site!r}.")
+        whose = made.owner_of(certificate)
+        raise IdentityError(
+            f"{path} is the certificate of {whose!r}, and this site is {site!r}. Take the kit that nvflare provision "
+            f"made for {site!r}."
+        ).telling(f"startup/client.crt is the certificate of {shown(whose)}, not of this site")
     return made

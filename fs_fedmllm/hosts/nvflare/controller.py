@@ -38,7 +38,7 @@ from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
 from fs_fedmllm.hosts.nvflare.payload import PREFIX, arriving_on_disk, pack, prepare
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites
-from fs_fedmllm.hosts.nvflare.told import tell
+from fs_fedmllm.hosts.nvflare.told import is_final, tell
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.opening import look_ahead
@@ -79,13 +79,14 @@ class FedMLLMController(Controller):
         started = time.perf_counter()
         self._context = fl_ctx
         workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
-        told: dict[str, Any] = {"folder": "", "error": ""}
+        told: dict[str, Any] = {"job": fl_ctx.get_job_id(), "folder": "", "error": "", "final": False}
+        tell(workspace, told)
         try:
             config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
             check_sites(self._sites, config.federate.client_num)
             self._run(config, abort_signal, started, told)
         except FedMLLMError as error:
-            told["error"] = str(error)
+            told |= {"error": str(error), "final": is_final(error)}
             self.log_error(fl_ctx, str(error))
             self.system_panic(f"fs-fedmllm: {error}", fl_ctx)
         except Exception as error:
@@ -117,7 +118,13 @@ class FedMLLMController(Controller):
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._server is not None:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
             if isinstance(collector, GroupInfoCollector):
-                collector.set_info("fs_fedmllm", {**self._server.status(), "updated": stamp(time.time())})
+                collector.set_info("fs_fedmllm", self._named(self._server.status()))
+
+    def _named(self, status: dict[str, Any]) -> dict[str, Any]:
+        """A status in which a client without a name of its own has its site's."""
+        site_of = {client: site for site, clients in self._sites.items() for client in clients}
+        clients = [{**entry, "name": entry["name"] or site_of[entry["client"]]} for entry in status["clients"]]
+        return {**status, "clients": clients, "updated": stamp(time.time())}
 
     # The run ----------------------------------------------------------------------------------------------------
 
@@ -133,7 +140,9 @@ class FedMLLMController(Controller):
                 progress = ConsoleProgress(config)
                 session = Session(Federation.build(config, data), folder, progress, started)
                 self._server = server = server_of(session, data, self._traffic)
-                self._dispatch = Dispatch(server.desk, self._sites, self, frame_limits(config.fedmllm.network))
+                there = [client.name for client in self._context.get_engine().get_clients()]
+                limits = frame_limits(config.fedmllm.network)
+                self._dispatch = Dispatch(server.desk, self._sites, self, limits, there)
                 with self._carrying(self._dispatch, server, abort_signal):
                     try:
                         server.run()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from fs_fedmllm.distributed import protocol as p
@@ -20,9 +20,16 @@ from fs_fedmllm.distributed.errors import FrameError
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.hosts.nvflare.payload import unpack
 from fs_fedmllm.hosts.nvflare.site import FINISH, JOIN
+from fs_fedmllm.hosts.nvflare.told import takes_no_part
 from fs_fedmllm.rounds.wire import wire_bytes
 
 logger = logging.getLogger("fs_fedmllm.nvflare")
+
+#: NVFlare gives a job to the sites that are connected when it begins, and to nobody later.
+NOT_THERE = (
+    "{site} takes no part: it was not connected when NVFlare began the job. Start NVFlare there (startup/start.sh of "
+    "its kit), and submit the job again."
+)
 
 
 class Carrier(Protocol):
@@ -43,18 +50,27 @@ class Dispatch:
         sites: site by its certificate's name -> ids of its clients.
         carrier: to the sites.
         limits: the largest message that is taken.
+        there: sites that NVFlare has given the job to; None for all of them.
 
     Attributes:
         received: bytes of tensors that came.
         sent: bytes of tensors that went.
     """
 
-    def __init__(self, desk: Desk, sites: Mapping[str, Sequence[int]], carrier: Carrier, limits: FrameLimits):
+    def __init__(
+        self,
+        desk: Desk,
+        sites: Mapping[str, Sequence[int]],
+        carrier: Carrier,
+        limits: FrameLimits,
+        there: Collection[str] | None = None,
+    ):
         self._desk = desk
         self._sites = {site: list(clients) for site, clients in sites.items()}
         self._site_of = {client: site for site, clients in sites.items() for client in clients}
         self._carrier = carrier
         self._limits = limits
+        self._there = set(sites if there is None else there)
         self._held: dict[int, Any] = {}
         self._asked: set[str] = set()  # sites that have a task "join" and have not answered it
         self._known: set[str] = set()  # sites that have joined once
@@ -67,8 +83,12 @@ class Dispatch:
 
     def run(self) -> None:
         """Ask every site who is there, then hand out tasks until the run has ended; a thread's life."""
-        for site in self._sites:
-            self._ask(site)
+        for site, clients in self._sites.items():
+            if site in self._there:
+                self._ask(site)
+                continue
+            for client in clients:
+                self._desk.turn_away(client, NOT_THERE.format(site=site), away=True)
         current: OpenPhase | None = None
         out: dict[int, Any] = {}
         while not self._ended.is_set():
@@ -165,12 +185,12 @@ class Dispatch:
                 raise p.ProtocolError("clients must be a mapping.")
         except (FrameError, p.ProtocolError) as error:
             for client in self._sites.get(site, ()):
-                self._desk.note_error(client, f"{site} takes no part: {error}")
+                self._desk.turn_away(client, takes_no_part(site, str(error)))
             return
         for client in self._sites.get(site, ()):
             own = said.get(str(client))
             if not isinstance(own, dict):
-                self._desk.note_error(client, f"{site} does not have client {client}.")
+                self._desk.turn_away(client, takes_no_part(site, f"it does not have client {client}"))
                 continue
             held = own.pop("held", None)
             answer = self._desk.handle(client, Message(p.JOIN, {**own, "client": client}))
@@ -178,7 +198,9 @@ class Dispatch:
                 self._held[client] = held
                 self._known.add(site)
             else:
-                logger.error("%s, client %d: %s", site, client, answer.header.get("says"))
+                says = takes_no_part(site, str(answer.header.get("says")).rstrip("."))
+                logger.error("%s", says)
+                self._desk.turn_away(client, says)
 
     def _answered(self, client: int, task: Message) -> Callable[[str, Any], None]:
         place = place_of(task)

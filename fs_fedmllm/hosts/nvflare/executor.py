@@ -1,8 +1,8 @@
 """A site of a run as NVFlare's ``Executor``: passes tasks to the site's own process and its answers back.
 
 NVFlare ends a job when the process that this runs in dies. So nothing is loaded or trained here: a site process that
-is killed is started again, and its task is tried once more. What goes wrong there is told in the site's own log; none
-of it goes through NVFlare's log, which it may stream to the server.
+is killed is started again, and its task is tried once more. What goes wrong there is told in the site's own files;
+none of it goes through NVFlare's log, which it may stream to the server.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
+from fs_fedmllm.hosts.nvflare.told import may_read, tell
 
 
 class FedMLLMExecutor(Executor):
@@ -45,19 +46,25 @@ class FedMLLMExecutor(Executor):
         """Start the site's process with the job and end it with the job."""
         if event_type == EventType.START_RUN:
             prepare()
+            workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
+            told = {"job": fl_ctx.get_job_id(), "folder": "", "error": ""}
             try:
-                self._start(fl_ctx)
+                tell(workspace, told)
+                self._start(fl_ctx, workspace)
             except FedMLLMError as error:  # told to the server when it asks; a wrong site must not end the job
-                self._fault = type(error).__name__
+                self._fault = may_read(error)
+                tell(workspace, {**told, "error": str(error)})
                 print(f"fs-fedmllm: {error}", flush=True)  # to the site's terminal, not to NVFlare's log
         elif event_type in (EventType.ABORT_TASK, EventType.END_RUN) and self._process is not None:
             self._process.close(at_once=event_type == EventType.ABORT_TASK)
 
-    def _start(self, fl_ctx: FLContext) -> None:
+    def _start(self, fl_ctx: FLContext, workspace: Path) -> None:
         name = fl_ctx.get_identity_name()
         if name not in self._sites:
-            raise ConfigError(f"This site is {name!r}, and the job has {', '.join(self._sites)}.")
-        workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
+            raise ConfigError(
+                f"This site is {name!r}, and the job has {', '.join(self._sites)}. Make the job with fs-fedmllm "
+                "nvflare job --sites, whose names are those of the certificates."
+            ).telling("the job has no client for it")
         config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
         self._process = SiteProcess(to_mapping(config), workspace, name, self._sites, self._label)
         self._process.start()
@@ -65,7 +72,7 @@ class FedMLLMExecutor(Executor):
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Pass a task to the site's process."""
         if self._process is None:
-            return pack(_failed(f"{self._fault or 'it has not started'}; the site's own log says more"))
+            return pack(_failed(self._fault or "it has not started"))
         try:
             message = unpack(shareable, lambda kind, header: ANY_TENSORS)
             try:

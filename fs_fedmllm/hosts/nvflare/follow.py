@@ -21,6 +21,7 @@ from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare import admin
 from fs_fedmllm.hosts.nvflare.admin import AwayError
+from fs_fedmllm.hosts.nvflare.why import reason
 
 #: Seconds between two looks at a job.
 _LOOK = 5.0
@@ -159,10 +160,13 @@ def _follow(
         job_id = line.ask(partial(admin.submit, job=job, token=token))
         say(f"submitted {job} as {job_id}")
         absent.begin()
-        reached, word, back, gone = -1, "", "", 0
+        reached, word, back, gone, waits = -1, "", "", 0, 0
         while not word.startswith("FINISHED") and gone < _IDLE:
             pause(_LOOK)
             word, ours = line.ask(partial(admin.standing, job_id=job_id))
+            waits = waits + 1 if word == "SUBMITTED" else 0
+            if waits == _IDLE and (found := line.ask(partial(reason, job_id=job_id, word=word))):
+                say(f"the job waits: {found.says}")
             if not ours:
                 runs = word != "RUNNING" or line.ask(partial(admin.runs_at_server, job_id=job_id))
                 gone = 0 if runs else gone + 1
@@ -180,8 +184,13 @@ def _follow(
             return job_id
         if gone:
             word = "the server was started again and does not run it"
+        found = None if back or gone else line.ask(partial(reason, job_id=job_id, word=word))
+        if found and found.final:
+            raise HostError(f"The job {job_id} has ended ({word}). {found.says}")
         if word == "FINISHED:ABORTED" and not back:
             raise HostError(f"The job {job_id} was aborted. Submit it again, and it goes on from its last round.")
+        if found:
+            word = f"{word}: {found.says}"
         tries = 0 if reached > furthest else tries + 1
         furthest = max(furthest, reached)
         if tries >= _TRIES:

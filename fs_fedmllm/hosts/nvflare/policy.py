@@ -19,6 +19,7 @@ from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
+from fs_fedmllm.hosts.nvflare.told import last_told
 
 #: What a job of ours builds at the server and at a site. Whole names, not our package's prefix: a job may build
 #: whatever the list lets in, with arguments of its own, and there are classes here that write files.
@@ -134,6 +135,21 @@ def _moved(value: Any, place: str) -> Any:
     return value.replace(_SHARED, place, 1) if isinstance(value, str) and value.startswith(_SHARED) else value
 
 
+def _certificate(workspace: Path) -> tuple[str, bool, str, str]:
+    """Whether the certificate of a site's kit is this site's, and valid."""
+    from fs_fedmllm.hosts.nvflare.certificates import identity_of
+
+    startup = workspace / "startup" / "fed_client.json"
+    try:
+        name = str(read_json(startup)["client"]["fqsn"])
+        identity_of(workspace, 1, name, {name: [1]})
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return "certificate", False, f"{startup} does not name the site ({error})", "Provision this site anew."
+    except FedMLLMError as error:
+        return "certificate", False, str(error), "Unpack this site's own kit again, or have it provisioned anew."
+    return "certificate", True, f"of {name}", ""
+
+
 def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
     """What is right and wrong with a site's workspace: subject, whether it is right, what was found, what to do.
 
@@ -168,5 +184,11 @@ def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
         yield f"{LOCAL}/{SITE_FILE}", True, says, ""
     except FedMLLMError as error:
         yield f"{LOCAL}/{SITE_FILE}", False, str(error), "Correct the file."
+    if not server:
+        yield _certificate(workspace)
+    if last := last_told(workspace):
+        wrong = str(last.get("error") or "")
+        remedy = "Correct that, and submit the job again." if wrong else ""
+        yield "last job", not wrong, wrong or "nothing went wrong here", remedy
     free = shutil.disk_usage(workspace).free
     yield "workspace", True, f"{free / 1e9:.1f} GB free", ""

@@ -13,6 +13,7 @@ from typing import Any
 from fs_fedmllm.config import Config, from_mapping, key_facts, read_yaml
 from fs_fedmllm.config.host_reading import leaves, put
 from fs_fedmllm.config.metric_paths import metric_paths
+from fs_fedmllm.distributed.messages import shown
 from fs_fedmllm.errors import ConfigError
 
 #: The run's configuration in a job's ``config`` folder, and a site's own in its workspace's ``local``.
@@ -47,7 +48,7 @@ def own_settings(workspace: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: {name} is not a site's own affair, so it comes with the job. What a site may say here is "
                 f"{own}."
-            )
+            ).telling(f"{LOCAL}/{SITE_FILE} sets {shown(name)}, which is not a site's own affair")
     return found
 
 

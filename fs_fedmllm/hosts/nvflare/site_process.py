@@ -23,6 +23,7 @@ from fs_fedmllm.distributed.contracts import Contract
 from fs_fedmllm.distributed.frames import decode, encode
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import FedMLLMError, HostError
+from fs_fedmllm.hosts.nvflare.told import last_told, may_read, tell
 
 logger = logging.getLogger("fs_fedmllm.nvflare")
 
@@ -155,9 +156,12 @@ def main(descriptor: int) -> None:
             raise
         except Exception as error:
             logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
+            workspace = Path(begin.header["workspace"])
+            with contextlib.suppress(OSError):
+                tell(workspace, {**last_told(workspace), "error": str(error) or type(error).__name__})
             while True:  # whatever is asked, there is one answer
                 _read(pipe)
-                _write(pipe, _failure(error))
+                _write(pipe, _failure(may_read(error)))
 
 
 def _serve(pipe: Connection, begin: Message) -> None:
@@ -175,13 +179,13 @@ def _serve(pipe: Connection, begin: Message) -> None:
                 answer = site.answer(message)
             except Exception as error:
                 logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
-                answer = _failure(error)
+                answer = _failure(f"{may_read(error)}; the site's own run.log says more")
             _write(pipe, answer)
 
 
-def _failure(error: Exception) -> Message:
-    """That there is no answer. An error's text may quote a row or a path, so it stays at the site, in its run.log."""
-    return Message("failed", {"failed": f"{type(error).__name__}; the site's own run.log says more"})
+def _failure(says: str) -> Message:
+    """That there is no answer, and what of the reason may leave the site."""
+    return Message("failed", {"failed": says})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the server's process leaves in its workspace for whoever started it: where the run is, and how it ended."""
+"""What a site's processes leave in its workspace for the people there, and what of it the other sites may read.
+
+The server's says where the run is, and how it ended; a site's, why it took no part. ``doctor --nvflare`` shows it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,69 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.distributed.protocol import TurnedAwayError
+from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, LockedError, ModelError, StorageError
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import read_json
 
 #: The file's name.
 TOLD = "fedmllm.json"
+#: What the other sites may read of an error that does not say that itself.
+_KINDS: tuple[tuple[type[FedMLLMError], str], ...] = (
+    (DataError, "its rows or images (data.root) cannot be used"),
+    (ModelError, "its base model (model.fedmllm.path) cannot be used"),
+    (LockedError, "another process uses its run folder"),
+    (StorageError, "it cannot write its files"),
+)
 
 
 def tell(workspace: Path, told: Mapping[str, Any]) -> None:
     """Write it.
 
     Args:
-        workspace: of the server.
-        told: ``folder`` of the run and ``error``, each empty where there is none.
+        workspace: of the server or of a site.
+        told: ``job`` (NVFlare's id), ``folder`` of the run and ``error``, each empty where there is none; of the
+            server's also ``final``, whether the same job would end the same way.
     """
     write_atomically(workspace / TOLD, (json.dumps(dict(told)) + "\n").encode())
+
+
+def last_told(workspace: Path) -> dict[str, Any]:
+    """What was written last; empty where nothing was, or nothing that can be read."""
+    try:
+        found = read_json(workspace / TOLD)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def may_read(error: Exception) -> str:
+    """What of a site's error the server may read: which part of the site is wrong, never what is in it.
+
+    An error's text may quote a row or a path, so it stays at the site.
+    """
+    if isinstance(error, FedMLLMError):
+        if error.told:
+            return error.told
+        for kind, says in _KINDS:
+            if isinstance(error, kind):
+                return says
+    return f"it has met a {type(error).__name__}"
+
+
+def takes_no_part(site: str, says: str) -> str:
+    """The sentence about a site for whoever runs the job.
+
+    Args:
+        site: its name.
+        says: from :func:`may_read`.
+    """
+    return (
+        f"{site} takes no part: {says}. Correct that there (fs-fedmllm doctor --nvflare KIT says more on that "
+        "machine), and submit the job again."
+    )
+
+
+def is_final(error: FedMLLMError) -> bool:
+    """Whether the same job, submitted again, would end the same way."""
+    return isinstance(error, ConfigError | DataError | ModelError | TurnedAwayError)

@@ -1,0 +1,143 @@
+"""Why a job does not run, or has ended badly: a sentence that names the site, the file, the key and what to do.
+
+NVFlare itself says of such a job that it is submitted, was aborted, or met an exception. What there is to know lies in
+the server's kit: what our controller has told there, and NVFlare's own log, which an admin may search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fs_fedmllm.hosts.nvflare.policy import ALLOW_LIST, CONTROLLER, EXECUTOR, RESOURCES
+from fs_fedmllm.hosts.nvflare.settings import LOCAL
+from fs_fedmllm.hosts.nvflare.told import TOLD
+
+#: NVFlare's words in ``log.txt`` of the server's kit for a site whose process has ended a job, and why. The reason may
+#: be ``unsafe component`` where a class is not listed, but ``infrastructure error`` as well.
+_ENDED_BY = re.compile(r"due to reported failure from (\S+): (.+)")
+#: A line of NVFlare's traceback where a class is not listed. The line that says so will not do: its words ``not
+#: authorized`` make NVFlare's client take the answer for a refusal of the question.
+_UNLISTED = "raise ComponentNotAuthorized("
+_NOT_LISTED = "not in allow_list"
+#: The log of a daemon or, below the job's id, of a job, as a daemon sees it that was started in its kit.
+_LOG = "log.txt"
+SERVER = "server"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a job does not run.
+
+    Attributes:
+        says: a sentence or two.
+        final: whether the same job would end the same way if it were submitted again.
+    """
+
+    says: str
+    final: bool
+
+
+def reason(opened: Any, job_id: str, word: str) -> Reason | None:
+    """Why a job does not run, as far as this admin may know it; None where it runs or ran well.
+
+    Args:
+        opened: a :func:`fs_fedmllm.hosts.nvflare.admin.session`.
+        job_id: of the job.
+        word: NVFlare's for how it stands.
+    """
+    if word == "SUBMITTED":
+        return _waits(opened, job_id)
+    if not word.startswith("FINISHED") or word == "FINISHED:COMPLETED":
+        return None
+    lines = _lines(opened, SERVER, job_id, _LOG)
+    ended = [found.groups() for line in lines if (found := _ENDED_BY.search(line))]
+    for site, why in ended:
+        own = _lines(opened, site, f"{_UNLISTED}$", f"{job_id}/{_LOG}")
+        if why.strip() == "unsafe component" or _UNLISTED in [line.strip() for line in own]:
+            return Reason(_unlisted(site, EXECUTOR), True)
+    if _server_does_not_list(opened, job_id):
+        return Reason(_unlisted("The server", CONTROLLER), True)
+    told = _told(opened)
+    ours = Reason(str(told.get("error") or ""), told.get("final") is True) if told.get("job") == job_id else None
+    if ours and ours.final:
+        return ours
+    for site, why in ended:
+        return Reason(
+            f"{site} has ended the job ({why.strip()}): its process there could not begin or broke off. Run "
+            f"fs-fedmllm doctor --nvflare KIT there; the job's own {_LOG} in that kit says more.",
+            False,
+        )
+    if ours and ours.says:
+        return ours
+    if detail := _deployment(opened, job_id):
+        return Reason(f"NVFlare could not hand out the job: {detail}.", False)
+    return None
+
+
+def _unlisted(site: str, needed: str) -> str:
+    return (
+        f"{site} does not let our jobs in: {ALLOW_LIST} in {LOCAL}/{RESOURCES} of its kit lacks {needed}. Run "
+        "fs-fedmllm nvflare site KIT there, and submit the job again."
+    )
+
+
+def _waits(opened: Any, job_id: str) -> Reason | None:
+    """A job that NVFlare has not started: which of its sites are not connected."""
+    with contextlib.suppress(Exception):  # nobody answers in this moment; the next look asks again
+        meta = opened.get_job_meta(job_id)
+        wanted = [site for names in _deploy_map(meta).values() for site in _names(names) if site != SERVER]
+        there = {str(client.name) for client in opened.get_connected_client_list()}
+        away = [site for site in wanted if site not in there]
+        if away:
+            return Reason(
+                f"Not connected to the server: {', '.join(away)}; connected: {', '.join(sorted(there)) or 'nobody'}. "
+                f"The job waits for {meta.get('min_clients')} of its {len(wanted)} sites. Start NVFlare there "
+                "(startup/start.sh of the kit), or make the job with --sites, whose names are those of the "
+                "certificates.",
+                False,
+            )
+    return None
+
+
+def _deploy_map(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = meta.get("deploy_map") or {}
+    return json.loads(found) if isinstance(found, str) else found
+
+
+def _names(entry: Any) -> list[str]:
+    """Sites of an entry of the deploy map: a list, or NVFlare's ``{"sites": [...]}``."""
+    found: Iterable[Any] = entry.get("sites", ()) if isinstance(entry, dict) else entry
+    return [str(name) for name in found]
+
+
+def _lines(opened: Any, target: str, pattern: str, file: str) -> list[str]:
+    """Lines of a log that hold a word; empty where this admin may not search it, or it lies elsewhere."""
+    with contextlib.suppress(Exception):
+        return str(opened.grep_target(target, pattern=pattern, file=file)).splitlines()
+    return []
+
+
+def _server_does_not_list(opened: Any, job_id: str) -> bool:
+    with contextlib.suppress(Exception):
+        lines = str(opened.get_job_logs(job_id, SERVER)["logs"].get(SERVER) or "").splitlines()
+        return any(_NOT_LISTED in line and CONTROLLER in line for line in lines)
+    return False
+
+
+def _told(opened: Any) -> dict[str, Any]:
+    with contextlib.suppress(Exception):
+        found = json.loads(opened.cat_target(SERVER, file=TOLD))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _deployment(opened: Any, job_id: str) -> str:
+    with contextlib.suppress(Exception):
+        detail = opened.get_job_meta(job_id).get("job_deploy_detail") or []
+        return "; ".join(str(entry) for entry in detail if not str(entry).endswith(": OK"))
+    return ""
