@@ -25,6 +25,7 @@ OWNED = {
     "fs_fedmllm.privacy.secure_aggregation.": ("privacy", "distributed"),
     "fs_fedmllm.evaluation.evaluate_modules.": ("evaluate",),
     "fs_fedmllm.sft.trainer": ("trl",),
+    "fs_fedmllm.rounds.sft_arguments": ("trl",),
     "fs_fedmllm.rounds.trl_trainer": ("trl",),
     "fs_fedmllm.hosts.federatedscope.": ("fs", "distributed"),
     "fs_fedmllm.hosts.nvflare.": ("nvflare", "distributed"),

@@ -324,7 +324,7 @@ def test_the_page_for_those_who_come_from_trl_runs(
     """Its script before, the configuration and the commands after, and the adapter, in this order."""
     pytest.importorskip("trl", reason="NOT RUN: trl is not installed")
     from fs_fedmllm.cli import main
-    from fs_fedmllm.rounds.trl_trainer import OWNED
+    from fs_fedmllm.rounds.sft_arguments import OWNED
 
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs" / "from_trl.md").read_text()

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.commands.data import table
 from fs_fedmllm.commands.output import print_document
+from fs_fedmllm.commands.tables import table
 from fs_fedmllm.errors import printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
-from fs_fedmllm.commands.data import table
 from fs_fedmllm.commands.output import print_document
+from fs_fedmllm.commands.tables import table
 from fs_fedmllm.data.client_names import called
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra

@@ -9,6 +9,16 @@ from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.asynchronous import AsyncConfig, host_fault
 from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
+from fs_fedmllm.config.host_sections import (
+    DataConfig,
+    EarlyStopConfig,
+    EvalConfig,
+    FederateConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
@@ -17,6 +27,7 @@ from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.open_names import METRICS, SPLITTERS
 from fs_fedmllm.config.overrides import apply_overrides, override_pairs, parse_override
+from fs_fedmllm.config.own_sections import CacheConfig, EvaluatorConfig, LocalConfig, RegularizerConfig, ServerConfig
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
@@ -32,26 +43,7 @@ from fs_fedmllm.config.reading import (
     unknown_key,
 )
 from fs_fedmllm.config.reference import describe
-from fs_fedmllm.config.schema import (
-    METHODS,
-    SCENARIO_ARGS,
-    SPLITS,
-    CacheConfig,
-    Config,
-    DataConfig,
-    EarlyStopConfig,
-    EvalConfig,
-    EvaluatorConfig,
-    FederateConfig,
-    FedMLLMConfig,
-    LocalConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RegularizerConfig,
-    ServerConfig,
-    TrainConfig,
-    TrainerConfig,
-)
+from fs_fedmllm.config.schema import METHODS, SCENARIO_ARGS, SPLITS, Config, FedMLLMConfig
 from fs_fedmllm.keys import Range
 
 __all__ = [

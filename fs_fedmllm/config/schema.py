@@ -1,7 +1,6 @@
-"""The schema: frozen dataclasses with units and defaults.
+"""The schema as a whole: ``fedmllm``, and a run's configuration with what follows from it.
 
-The keys outside ``fedmllm`` and ``model.fedmllm`` are FederatedScope's; this module mirrors those that the embedded
-engine honours.
+The keys outside ``fedmllm`` and ``model.fedmllm`` are FederatedScope's (:mod:`fs_fedmllm.config.host_sections`).
 """
 
 from __future__ import annotations
@@ -14,15 +13,31 @@ from fs_fedmllm import algorithms
 from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.asynchronous import AsyncConfig
 from fs_fedmllm.config.compression import CompressionConfig
+from fs_fedmllm.config.host_sections import (
+    DataConfig,
+    EarlyStopConfig,
+    EvalConfig,
+    FederateConfig,
+    ModelConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.judge import JudgeSection
 from fs_fedmllm.config.missing_modalities import SAMPLERS, StandInsConfig
-from fs_fedmllm.config.model import ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.config.open_names import GIVEN, PREFIX, SPLITTERS, counts_itself
+from fs_fedmllm.config.open_names import GIVEN, PREFIX, counts_itself
+from fs_fedmllm.config.own_sections import (
+    CacheConfig,
+    EvaluatorConfig,
+    LocalConfig,
+    PredictConfig,
+    RegularizerConfig,
+    ServerConfig,
+)
 from fs_fedmllm.config.privacy import PrivacyConfig
 from fs_fedmllm.config.profiles import PROFILES, SCENARIO_SWITCHES, SWITCHES, profile_switches
-from fs_fedmllm.keys import DECAY, MAX_SEED, NOT_NEGATIVE, ONE_OR_MORE, PARALLEL, POSITIVE, SHARE, Range, key, section
+from fs_fedmllm.keys import MAX_SEED, NOT_NEGATIVE, PARALLEL, Range, key, section
 
 METHODS = algorithms.METHODS
 #: Splits that are evaluated.
@@ -34,236 +49,6 @@ SCENARIO_ARGS = (
     *("alpha", "by", "keep_together", "beta", "image_clients", "text_clients", "p", "seed", "file_order"),
     *("client", "scenario"),
 )
-
-
-@dataclass(frozen=True)
-class FederateConfig:
-    """``federate``: FederatedScope's section of the federation."""
-
-    mode: str = key(
-        "standalone", "How the federation runs.", choices=("standalone", "distributed"), owner="server", numbers=False
-    )
-    method: str = key("fedavg", "Server method, or one of the baselines local and global.", choices=METHODS)
-    client_num: int = key(
-        0,
-        "Clients in the federation. Left out (0) where the rows say it (data.splitter: fedmllm_given), and refused "
-        "there if the rows say another; elsewhere it must be given.",
-        unit="clients",
-    )
-    sample_client_num: int = key(
-        -1, "Clients drawn in a round; -1 takes all.", unit="clients", valid=Range(1, default=-1), owner="server"
-    )
-    sample_client_rate: float = key(
-        -1.0,
-        "The same as a share of the clients; it wins when both are set.",
-        valid=Range(0, 1, True, default=-1),
-        owner="server",
-    )
-    total_round_num: int = key(50, "Rounds to run.", unit="rounds", valid=ONE_OR_MORE, owner="server")
-    make_global_eval: bool = key(
-        True, "Evaluate on the server. Must be True, but with local and global.", owner="server", numbers=False
-    )
-    share_local_model: bool = key(
-        True,
-        "One model for all clients. Our runs always share the base, so False changes nothing.",
-        owner="server",
-        numbers=False,
-    )
-    save_to: str = key(
-        "", "File for a further copy of the final adapter, as safetensors.", owner="server", numbers=False
-    )
-    restore_from: str = key(
-        "",
-        "An adapter to start from: a safetensors file, the folder that holds it, or hub:owner/name@revision.",
-        owner="server",
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """``data``: the data set and the scenario that splits it."""
-
-    type: str = key("", "Name of the data set.")
-    root: str = key(
-        "data",
-        "Folder that holds the data set, from where the command runs, else from the file's folder; the embedded ones "
-        "need none.",
-        owner="site",
-    )
-    splitter: str = key("", "Scenario.", choices=SPLITTERS)
-    splitter_args: list = key(
-        [], "One mapping with the scenario's parameters: alpha, by, beta, image_clients, p, client, seed..."
-    )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """``model``."""
-
-    type: str = key("fedmllm", "Must be fedmllm.", choices=("fedmllm",))
-    fedmllm: ModelOptions = section(ModelOptions)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """``train.optimizer``: a client's local optimizer; fresh in every round."""
-
-    type: str = key("AdamW", "Local optimizer.", choices=("AdamW",))
-    lr: float = key(2.0e-5, "Base learning rate, before the schedule across rounds.", valid=NOT_NEGATIVE)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """``train``: how long a client trains in a round."""
-
-    local_update_steps: int = key(
-        1, "Optimizer steps (batch) or passes over the client's rows (epoch).", valid=ONE_OR_MORE
-    )
-    batch_or_epoch: str = key("batch", "Unit of local_update_steps.", choices=("batch", "epoch"))
-    optimizer: OptimizerConfig = section(OptimizerConfig)
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """``trainer``."""
-
-    type: str = key("fedmllm", "Must be fedmllm.", choices=("fedmllm",))
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """``eval``."""
-
-    freq: int = key(1, "Evaluate after every freq-th round.", unit="rounds", valid=ONE_OR_MORE)
-    metrics: list = key([], "Names that FederatedScope's monitor reports (host only).", numbers=False)
-    best_res_update_round_wise_key: str = key("val_loss", "The metric that picks the best round.")
-
-
-@dataclass(frozen=True)
-class EarlyStopConfig:
-    """``early_stop``."""
-
-    patience: int = key(0, "Must be 0: runs end at total_round_num.", unit="evaluations")
-
-
-@dataclass(frozen=True)
-class RegularizerConfig:
-    """``fedmllm.regularizer``: orthogonal to the server method (Table 10 of the paper)."""
-
-    type: str = key("none", "Client regulariser.", choices=algorithms.REGULARIZERS)
-    gamma_max: float = key(0.1, "Largest coefficient of the adaptive regulariser (equation 3).", valid=NOT_NEGATIVE)
-    skip_layers: int = key(
-        4, "S: the first and last S language layers are left free.", unit="layers", valid=NOT_NEGATIVE
-    )
-    block: str = key(
-        "middle",
-        "Which L - 2S language layers the adaptive regulariser covers; the paper's are the middle ones.",
-        choices=("middle", "early", "late"),
-    )
-    mu: float = key(
-        0.01, "FedProx: the penalty is mu / 2 times the squared distance, on every layer.", valid=NOT_NEGATIVE
-    )
-
-
-@dataclass(frozen=True)
-class LocalConfig:
-    """``fedmllm.train``: the details of a client's update."""
-
-    batch_size: int = key(4, "Rows behind one optimizer step.", unit="rows", valid=ONE_OR_MORE)
-    micro_batch_size: int = key(
-        0,
-        "Rows in one forward pass; 0 takes the whole batch at once. Rows of like length and modality share a pass.",
-        unit="rows",
-        valid=NOT_NEGATIVE,
-    )
-    max_length: int = key(
-        -1,
-        "Longest row with its answer, in training, evaluation and predict: a longer one's text is shortened, then its "
-        "question. -1 takes the smaller of 1200 (the paper's) and the model's positions, 0 shortens nothing.",
-        unit="tokens",
-        valid=Range(0, default=-1),
-    )
-    weight_decay: float = key(0.1, "AdamW's decoupled weight decay.", valid=NOT_NEGATIVE)
-    beta1: float = key(0.9, "AdamW.", valid=DECAY)
-    beta2: float = key(0.95, "AdamW.", valid=DECAY)
-    eps: float = key(1.0e-8, "AdamW.", valid=POSITIVE)
-    max_grad_norm: float = key(1.0, "Gradients are clipped to this norm.", valid=POSITIVE)
-    lr_horizon: int = key(
-        50,
-        "Rounds over which the cosine falls to 0, whatever total_round_num is.",
-        unit="rounds",
-        valid=ONE_OR_MORE,
-    )
-    warmup_ratio: float = key(0.01, "Share of the horizon with linear warm-up.", valid=SHARE)
-    gradient_checkpointing: bool = key(False, "Trade compute for activation memory.", numbers=False)
-    backend: str = key(
-        "lean",
-        "Who trains: our own loop, the reference, or TRL's trainer, the same up to rounding.",
-        choices=("lean", "trl"),
-    )
-    sft: dict = key({}, "With the backend trl: further fields of its SFTConfig, such as neftune_noise_alpha.")
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """``fedmllm.server``: the server optimizer."""
-
-    lr: float = key(
-        -1.0,
-        "Server learning rate; -1 takes 1e-3 for FedAdagrad, FedAdam and FedYogi, 1 for the others.",
-        valid=Range(0, default=-1),
-    )
-    beta1: float = key(0.9, "Momentum of FedAvgM, first moment of the adaptive methods.", valid=DECAY)
-    beta2: float = key(0.99, "Second moment of FedAdam and FedYogi.", valid=DECAY)
-    tau: float = key(1.0e-3, "Adaptivity; the second moment starts at its square.", valid=POSITIVE)
-
-
-@dataclass(frozen=True)
-class EvaluatorConfig:
-    """``fedmllm.eval``."""
-
-    batch_size: int = key(64, "Rows in one forward pass.", unit="rows", valid=ONE_OR_MORE, numbers=False)
-    zero_shot: bool = key(True, "Evaluate before round 0.")
-    slices: str = key(
-        "ends",
-        "When the test rows are also shown with one modality only: never, at both ends of the run, or always.",
-        choices=("never", "ends", "always"),
-    )
-    metrics: list = key(
-        [],
-        "Further metrics: what other packages or your program added, by name; local modules of the evaluate library, "
-        "by path (./mine.py).",
-        owner="server",
-    )
-    max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens", valid=ONE_OR_MORE)
-    limit: int = key(
-        0,
-        "Evaluate on so many rows of a split, evenly spaced (for trying things out); 0 is all.",
-        unit="rows",
-        valid=NOT_NEGATIVE,
-    )
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """``fedmllm.predict``: how the finished adapter is asked by ``fs-fedmllm predict``, unless it says otherwise."""
-
-    combine: str = key(
-        "joint",
-        "A row with both modalities: asked with both, or the product of what its image and its text say alone.",
-        choices=("joint", "product"),
-    )
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """``fedmllm.vision_cache``: outputs of the frozen vision tower, computed once per image."""
-
-    enabled: bool = key(True, "Off by itself when anything that feeds it is trainable.")
-    memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE, numbers=False)
-    folder: str = key(
-        "", "Folder for a cache on disk, readable by its owner alone; empty keeps it in memory only.", numbers=False
-    )
 
 
 @dataclass(frozen=True)

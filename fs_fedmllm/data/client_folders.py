@@ -20,7 +20,8 @@ from typing import Any
 
 from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings, RowError
-from fs_fedmllm.data.images import ImageFolder, image_sha256
+from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.images import image_sha256
 from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template

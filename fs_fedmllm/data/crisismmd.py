@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fs_fedmllm.data.files import Row, decode, filled, find, find_or_fail, fingerprint, need, read_bytes, unique
 from fs_fedmllm.data.findings import Findings, RowError, convert
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, load_template
 from fs_fedmllm.errors import ConfigError

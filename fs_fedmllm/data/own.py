@@ -37,7 +37,7 @@ from fs_fedmllm.data.dividing import Division, check_division
 from fs_fedmllm.data.files import fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, convert
 from fs_fedmllm.data.image_folders import classes_sha256
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source, find_sources, is_table, read_source
 from fs_fedmllm.data.own_rows import RowReader

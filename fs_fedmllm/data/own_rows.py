@@ -21,7 +21,7 @@ from fs_fedmllm.data.conversations import conversation_columns, told
 from fs_fedmllm.data.dividing import PARTS, Division, divide, division_sentences
 from fs_fedmllm.data.files import Row, shown, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, as_finding
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source, write_image
 from fs_fedmllm.data.sample import Sample

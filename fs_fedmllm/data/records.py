@@ -18,7 +18,7 @@ from typing import Any
 
 from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, text_of
 from fs_fedmllm.data.findings import Findings, RowError, convert
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.short_templates import VARIANTS
 from fs_fedmllm.data.template import Template, load_template

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fs_fedmllm.data.files import Row, filled, find, find_or_fail, fingerprint, json_rows, need, unique
 from fs_fedmllm.data.findings import Findings, RowError, convert
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
 
 OFFICIAL = "VQA_RAD Dataset Public.json"

@@ -24,7 +24,7 @@ def _bare(row, image=None):
 
 @pytest.mark.parametrize("how", ["link", "copy"])
 def test_every_client_gets_its_rows_and_only_its_images(cli, own_config, own_vqa, tmp_path, how):
-    from fs_fedmllm.commands.data import federated
+    from fs_fedmllm.commands.data_split import federated
 
     out, config = tmp_path / "out", own_config()
     assert cli("data", "split", config, "--out", out, "--per-client-folders", "--images", how)[0] == 0

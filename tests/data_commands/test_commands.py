@@ -112,7 +112,8 @@ def test_a_plot_is_the_same_file_twice(cli, tmp_path):
 
 
 def test_parts_of_a_plot_grow_lighter_and_keep_their_order():
-    from fs_fedmllm.tools.report.plots import MOST_PARTS, REST, _parts, shades
+    from fs_fedmllm.tools.report.canvas import shades
+    from fs_fedmllm.tools.report.plots import MOST_PARTS, REST, _parts
 
     for count in range(2, MOST_PARTS + 1):
         luminance = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b, _ in shades(count)]

@@ -12,7 +12,7 @@ from rich.console import Console
 from short_runs import SHORT
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.commands.data import federated
+from fs_fedmllm.commands.data_split import federated
 from fs_fedmllm.data.client_folders import read_client
 from fs_fedmllm.distributed.roles import client_data, introduction, server_data, site_config
 from fs_fedmllm.errors import ConfigError

@@ -19,7 +19,7 @@ from fs_fedmllm.tools.report.finished import Run
 def axes_drawn(monkeypatch: pytest.MonkeyPatch, draw: Any) -> Any:
     """The axes of what ``draw`` draws."""
     kept: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda plt, figure, path: kept.append((plt, figure)) or [])
+    monkeypatch.setattr(plots, "save", lambda plt, figure, path: kept.append((plt, figure)) or [])
     draw()
     (plt, figure), *_ = kept
     figure.canvas.draw()
@@ -64,7 +64,7 @@ def test_a_grid_has_a_client_each_and_every_count_in_its_cell(monkeypatch: pytes
         for client in range(1, 8)
     }
     kept: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda plt, figure, path: kept.append((plt, figure)) or [])
+    monkeypatch.setattr(plots, "save", lambda plt, figure, path: kept.append((plt, figure)) or [])
     plots.draw_grids(grids, "t", Path("x"), order=["yes", "no", "never"])
     (plt, figure), *_ = kept
     figure.canvas.draw()

@@ -19,8 +19,9 @@ from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+from fs_fedmllm.rounds.sft_arguments import OWNED, sft_arguments
 from fs_fedmllm.rounds.trainer import UpdatePlan
-from fs_fedmllm.rounds.trl_trainer import OWNED, TrlTrainer, sft_arguments
+from fs_fedmllm.rounds.trl_trainer import TrlTrainer
 
 #: Adam divides by the gradients' size and makes rounding of the smallest as large as a step; with this it does not.
 PLAIN = {"eps": 1.0e-2}

@@ -13,7 +13,7 @@ import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.data.columns import UnreadColumns, missing, one_image
-from fs_fedmllm.data.images import ImageFolder
+from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.data.short_templates import CASES, VARIANTS

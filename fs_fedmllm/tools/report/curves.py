@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fs_fedmllm.tools.report.canvas import count_axis, pyplot
 from fs_fedmllm.tools.report.finished import Run
-from fs_fedmllm.tools.report.plots import _pyplot, count_axis
 
 #: Told apart on white and on near-black; after the last the lines are dashed.
 COLOURS = ("#3b82f6", "#e8590c", "#2b9a66", "#d6336c", "#9065e0", "#0e9aa7", "#c98a04", "#7f8c99", "#b5651d",
@@ -50,7 +50,7 @@ def draw(lines: Sequence[Line], label: str, prefix: str) -> str:
         label: of the vertical axis.
         prefix: of the element's ids, unique within a page.
     """
-    plt = _pyplot()
+    plt = pyplot()
     style = {
         "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11, "text.color": _INK,
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,

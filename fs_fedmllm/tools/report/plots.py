@@ -1,65 +1,29 @@
 """Pictures of the heterogeneity: who holds which labels, modalities and kinds of rows.
 
 Counts are stacked bars, one bar a client, always in ascending order of the clients' ids; labels by modality are a grid
-for each client. Parts are told apart by
-luminance (dark to light, so that greyscale print keeps them) and by hatching. Every picture is written as PNG and SVG.
+for each client. Every picture is written as PNG and SVG.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.data.client_names import called, shown_name
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.extras import require_extra
+from fs_fedmllm.tools.report.canvas import HATCHES, MARKERS, count_axis, pyplot, save, shades
+from fs_fedmllm.tools.report.tallies import ASKING, CASES, categories, labels_by_modality, labels_of, modalities_of
 
 if TYPE_CHECKING:
-    from fs_fedmllm.data.sample import Sample
     from fs_fedmllm.scenarios.federated_data import FederatedData
     from fs_fedmllm.tools.report.embedding import Features
 
-#: Hatches in the order of the parts; neighbours differ even where the luminance is close.
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "++", "**")
-#: What a row shows, by its presence; then the same for rows that ask a question of their own.
-CASES = {"both": "image and text", "image": "image only", "text": "text only", "neither": "neither"}
-ASKING = {"both": "image, text and question", "image": "image and question", "text": "text and question",
-          "neither": "question only"}  # fmt: skip
 #: More parts than this are summed up as ``REST``.
 MOST_PARTS = 10
 REST = "other"
-
-
-def _pyplot() -> Any:
-    require_extra("plot", "A plot (without curves: report --no-curves)")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "fs-fedmllm"  # the same picture is the same file
-    matplotlib.rcParams["hatch.linewidth"] = 0.6
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
-def shades(count: int) -> list[Any]:
-    """Colours from dark to light: luminance rises from each to the next."""
-    _pyplot()
-    from matplotlib import colormaps
-
-    span = [0.5] if count == 1 else [0.12 + 0.83 * i / (count - 1) for i in range(count)]
-    return [colormaps["viridis"](place) for place in span]
-
-
-def count_axis(axis: Any) -> None:
-    """Ticks of an axis that counts: whole numbers only, or a tick at 17.5 would be written as 18."""
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.set_major_formatter("{x:,.0f}")
 
 
 def draw_all(data: FederatedData, folder: Path, *, features: Features | None = None, seed: int = 0) -> list[Path]:
@@ -92,60 +56,6 @@ def draw_all(data: FederatedData, folder: Path, *, features: Features | None = N
     if features is not None:
         written += draw_embedding(features, f"{title}: features", folder / "embedding", seed, names=data.names)
     return written
-
-
-def labels_of(clients: Mapping[int, Sequence[Sample]], names: Sequence[str]) -> dict[int, Counter[str]]:
-    """Client -> rows by label."""
-    return {
-        client: Counter(names[row.label] if row.label is not None else "none" for row in rows)
-        for client, rows in sorted(clients.items())
-    }
-
-
-def modalities_of(clients: Mapping[int, Sequence[Sample]]) -> dict[int, Counter[str]]:
-    """Client -> rows by what they show."""
-    return {
-        client: Counter((ASKING if row.question else CASES)[row.presence] for row in rows)
-        for client, rows in sorted(clients.items())
-    }
-
-
-def labels_by_modality(
-    clients: Mapping[int, Sequence[Sample]], names: Sequence[str]
-) -> dict[int, Counter[tuple[str, str]]]:
-    """Client -> rows by (label, what they show)."""
-    return {
-        client: Counter(
-            (
-                names[row.label] if row.label is not None else "none",
-                (ASKING if row.question else CASES)[row.presence],
-            )
-            for row in rows
-        )
-        for client, rows in sorted(clients.items())
-    }
-
-
-def categories(data: FederatedData) -> Iterator[tuple[str, dict[str, Counter[str]]]]:
-    """(what is counted, split -> counts) for the keys and the kind of the rows of a question-answering set.
-
-    Where some rows have an image, only those count: flashcards beside them have question types of their own.
-    """
-    splits: dict[str, Sequence[Sample]] = {name: getattr(data.dataset, name) for name in ("train", "test")}
-    if any(row.image is not None for rows in splits.values() for row in rows):
-        splits = {name: [row for row in rows if row.image is not None] for name, rows in splits.items()}
-    for key, title in (("organ", "image category"), ("question_type", "question type"), ("", "answer kind")):
-        counts = {
-            split: Counter(_kinds(row, key) for row in rows if _kinds(row, key)) for split, rows in splits.items()
-        }
-        counts = {split: count for split, count in counts.items() if count}
-        if counts:
-            yield title, counts
-
-
-def _kinds(row: Sample, key: str) -> str:
-    value = row.keys.get(key, "") if key else row.kind
-    return value.strip().lower()
 
 
 def _parts(counts: Mapping[Any, Counter[str]], order: Sequence[str]) -> tuple[list[str], dict[Any, Counter[str]]]:
@@ -191,7 +101,7 @@ def draw_counts(
         order: parts from bottom to top; what occurs beyond them follows.
         names: of the clients, where they have some.
     """
-    plt = _pyplot()
+    plt = pyplot()
     parts, counts = _parts(counts, order)
     clients = sorted(counts)
     few = len(clients) <= MOST_NUMBERED
@@ -218,7 +128,7 @@ def draw_counts(
     handles, said = axes.get_legend_handles_labels()
     figure.legend(handles, said, loc="outside lower center", ncols=min(columns, len(parts)), fontsize=9,
                   frameon=False, handlelength=2.4, handleheight=1.4)  # fmt: skip
-    return _save(plt, figure, path)
+    return save(plt, figure, path)
 
 
 #: Clients side by side in a picture of grids.
@@ -247,7 +157,7 @@ def draw_grids(
         order: labels from top to bottom; what occurs beyond them follows.
         names: of the clients, where they have some.
     """
-    plt = _pyplot()
+    plt = pyplot()
     if len(grids) > MOST_GRIDS:
         most = sorted(grids, key=lambda client: (-grids[client].total(), client))[:MOST_GRIDS]
         title = f"{title} ({MOST_GRIDS} of {len(grids):,} clients, those with the most rows)"
@@ -288,12 +198,12 @@ def draw_grids(
         called_so = label_of(clients[place], {c: shown_name(name, 14) for c, name in names.items()})
         axis.set_title(f"{'' if names else 'client '}{called_so}: {own.total():,}", fontsize=7 if names else 9)
     figure.suptitle(title)
-    return _save(plt, figure, path)
+    return save(plt, figure, path)
 
 
 def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> list[Path]:
     """Horizontal bars of a category, a bar for each split."""
-    plt = _pyplot()
+    plt = pyplot()
     names, counts = _parts(counts, ())
     splits = list(counts)
     figure, axes = plt.subplots(figsize=(7.0, 1.6 + 0.42 * len(names)), layout="constrained")
@@ -312,17 +222,14 @@ def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> lis
     axes.spines[["top", "right"]].set_visible(False)
     if len(splits) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=2.4, handleheight=1.4)
-    return _save(plt, figure, path)
-
-
-MARKERS = "osD^vPX*<>"
+    return save(plt, figure, path)
 
 
 def draw_embedding(
     features: Features, title: str, path: Path, seed: int, *, names: Mapping[int, str] = MappingProxyType({})
 ) -> list[Path]:
     """Vision and text features, each embedded in two dimensions by t-SNE; a colour and a marker for each client."""
-    plt = _pyplot()
+    plt = pyplot()
     parts = {name: part for name, part in (("vision", features.vision), ("text", features.text)) if len(part[0]) > 3}
     if not parts:
         raise ConfigError("There are too few rows to embed; raise --rows.")
@@ -346,7 +253,7 @@ def draw_embedding(
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4 if names else 10, len(clients)),
                   frameon=False, fontsize=9, columnspacing=1.0, handletextpad=0.2)  # fmt: skip
-    return _save(plt, figure, path)
+    return save(plt, figure, path)
 
 
 def embed(vectors: Any, seed: int) -> Any:
@@ -355,13 +262,3 @@ def embed(vectors: Any, seed: int) -> Any:
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
-
-
-def _save(plt: Any, figure: Any, path: Path) -> list[Path]:
-    written = []
-    for ending, details in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        target = path.with_name(path.name + ending)
-        figure.savefig(target, dpi=150, metadata=details)
-        written.append(target)
-    plt.close(figure)
-    return written

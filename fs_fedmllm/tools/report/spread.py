@@ -17,8 +17,8 @@ from typing import Any
 from fs_fedmllm.config import Config, from_mapping
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.tools.report.canvas import MARKERS, pyplot, save, shades
 from fs_fedmllm.tools.report.finished import ReportError
-from fs_fedmllm.tools.report.plots import MARKERS, _pyplot, _save, shades
 from fs_fedmllm.tools.report.runs import Sheet, read_sheet
 from fs_fedmllm.tools.sweeps.grid import cells
 from fs_fedmllm.tools.sweeps.table import TableError, load_table
@@ -163,7 +163,7 @@ def draw_spread(points: Sequence[Point], path: Path) -> list[Path]:
 
     Boxes reach from the lowest to the highest method, with quartiles and median; a level with one method is a point.
     """
-    plt = _pyplot()
+    plt = pyplot()
     drawn = list(panels(points))
     rows = list(dict.fromkeys(point.row for point in points if not point.zero_shot))
     sources = [source for source in (PAPER, OURS) if any(point.source == source for point in points)]
@@ -187,7 +187,7 @@ def draw_spread(points: Sequence[Point], path: Path) -> list[Path]:
     if any(point.zero_shot for point in points):
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="zero-shot"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=9)
-    return _save(plt, figure, path)
+    return save(plt, figure, path)
 
 
 def _panel(

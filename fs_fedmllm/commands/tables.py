@@ -1,0 +1,42 @@
+"""Columns of text, as the commands print them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from fs_fedmllm.data.client_names import called
+
+if TYPE_CHECKING:
+    from fs_fedmllm.data.sample import Sample
+
+#: What a row shows, in the order of the columns.
+CASES = ("both", "image", "text", "neither")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[int] = (0,)) -> str:
+    """Text columns; those of ``left`` to the left, the others, numbers mostly, to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        placed = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(placed).rstrip()
+
+    return "\n".join(map(line, cells))
+
+
+def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Rows of each client by what they show.
+
+    Args:
+        clients: rows by id.
+        names: what the data calls them, by id.
+    """
+    rows = []
+    for client, samples in sorted(clients.items()):
+        shown = Counter(sample.presence for sample in samples)
+        rows.append([called(client, names), f"{len(samples):,}", *(f"{shown[case]:,}" for case in CASES)])
+    return table(["client", "rows", *CASES], rows)
