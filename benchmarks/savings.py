@@ -52,7 +52,7 @@ VARIANTS = {
 @contextlib.contextmanager
 def _as(variant: Variant) -> Iterator[None]:
     """The package with some of it switched off."""
-    from fs_fedmllm.models.loader import MLLM
+    from fs_fedmllm.models.mllm import MLLM
     from fs_fedmllm.rounds import lean_trainer
 
     def whole_head(self: Any, inputs: Mapping[str, Any], columns: int) -> Any:

@@ -43,8 +43,9 @@ from fs_fedmllm.data.template import build_template
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.evaluation.options import option_tokens
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.peft_methods import ADAPTER
 from fs_fedmllm.models.vision import VisionEntry
 from fs_fedmllm.tools.adapters.merge import merge
@@ -235,7 +236,7 @@ def warm_start(encoder: Encoder, projected: Projected, pictures: Sequence[Pictur
             mean = torch.stack([table[list(encoder.tokens(f" {word}"))].mean(0) for word in words]).mean(0)
             seen.clear()
             with torch.no_grad():
-                projected.get(encoder._image_key(picture.path))
+                projected.get(encoder.images.key(picture.path))
             rows = seen[0].reshape(-1, last.in_features).double()
             rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
             gram += rows.T @ rows

@@ -77,7 +77,8 @@ def test_turns_of_a_conversation_are_those_of_the_template(script, data) -> None
     """Only answers are learnt, and the row is what the chat template writes for the whole conversation."""
     from fs_fedmllm.config import ModelOptions
     from fs_fedmllm.data.template import build_template
-    from fs_fedmllm.models.encoding import IGNORED, Encoder
+    from fs_fedmllm.models.batch import IGNORED
+    from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.models.loader import load_mllm
 
     mllm = load_mllm(ModelOptions(path="tiny"))

@@ -11,7 +11,7 @@ from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.models.encoding import Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.rounds.trl_trainer import TrlTrainer

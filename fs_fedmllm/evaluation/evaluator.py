@@ -27,8 +27,9 @@ from fs_fedmllm.evaluation.metrics import (
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
-from fs_fedmllm.models.encoding import Encoded, Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.batch import Encoded
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.mllm import MLLM
 
 #: What of a checkpoint's generation configuration shapes an answer that is not drawn.
 _DECODING = ("repetition_penalty", "no_repeat_ngram_size", "stop_strings", "num_beams", "bad_words_ids")

@@ -8,124 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from fs_fedmllm.data.findings import RowError
-from fs_fedmllm.data.images import check_image, open_image, pixels_key
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
-from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
 from fs_fedmllm.models.completions import Completions, end_tokens
+from fs_fedmllm.models.image_inputs import ImageInputs, token_aligned
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.row_text import Hidden, RowText
-from fs_fedmllm.models.vision import VisionEntry, VisionFeatures, forward_arguments
-
-IGNORED = -100
+from fs_fedmllm.models.vision import VisionFeatures
 
 #: What a chat template may treat in its own way inside a text; one that does shows it here.
 _PROBE = "a  b\n<c> & \"d\" 'e' {f} é"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One row as integers.
-
-    Attributes:
-        prompt: token ids up to and including the assistant's header; image placeholders expanded.
-        completion: token ids of the answer and of the end of the turn.
-        extras: further inputs with one value per prompt token, such as ``mm_token_type_ids``.
-        image: path of the row's image, or None.
-        source: for error messages.
-        shortened: whether a part of the row's text or question was left out.
-    """
-
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    extras: dict[str, tuple[int, ...]]
-    image: str | None
-    source: str
-    shortened: bool = False
-
-
-@dataclass
-class Batch:
-    """Inputs of one forward pass.
-
-    Attributes:
-        inputs: keyword arguments of ``forward``.
-        labels: (rows, longest completion + 1) token ids of the last columns, ``IGNORED`` where there is no answer.
-            The first column never holds an answer: logits of a column predict the label of the next.
-    """
-
-    inputs: dict[str, Any]
-    labels: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
-
-    def loss_sum(self, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy summed over the supervised tokens.
-
-        Args:
-            logits: (rows, columns of ``labels``, vocabulary), of the last columns.
-        """
-        return F.cross_entropy(
-            logits[:, :-1].reshape(-1, logits.shape[-1]).float(),
-            self.labels[:, 1:].reshape(-1),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-
-    def row_losses(self, logits: torch.Tensor) -> torch.Tensor:
-        """(rows,) mean cross-entropy over the supervised tokens of each row; 0 for a row without any.
-
-        Args:
-            logits: as for :meth:`loss_sum`.
-        """
-        labels = self.labels[:, 1:]
-        each = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
-        return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
-
-    @property
-    def supervised(self) -> int:
-        """Number of supervised tokens."""
-        return int((self.labels != IGNORED).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """What stands for one image among the token ids.
-
-    Attributes:
-        placeholder: token id that the chat template writes for an image.
-        ids: token ids that take its place.
-        extras: the token-aligned inputs over those ids.
-    """
-
-    placeholder: int
-    ids: tuple[int, ...]
-    extras: dict[str, tuple[int, ...]]
-
-
-def _token_aligned(outputs: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
-    """Token ids, and the further inputs of a processor's output with one value per token."""
-    ids = outputs["input_ids"]
-    extras = {
-        name: tuple(tensor[0].tolist())
-        for name, tensor in outputs.items()
-        if name not in ("input_ids", "attention_mask") and tensor.shape == ids.shape
-    }
-    return tuple(ids[0].tolist()), extras
-
-
-def _vision_part(outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs of the vision tower among a processor's output."""
-    shape = outputs["input_ids"].shape
-    return {name: tensor for name, tensor in outputs.items() if tensor.shape != shape}
 
 
 class Encoder:
@@ -150,17 +50,19 @@ class Encoder:
         self.mllm = mllm
         self.template = template
         self.variant = variant
-        self.vision = vision
         self.lengths = lengths or row_lengths(mllm)
         self._rows: dict[tuple[str, str | None, str, bool], Encoded] = {}
-        self._image_tokens: dict[tuple[int, int], int] = {}
-        self._keys: dict[str, str] = {}
-        self._expansions: dict[str, Expansion | None] = {}
         self._frames: dict[bool, tuple[int, ...]] = {}
         self._around: dict[bool, int | None] = {}
         self._row_text = RowText(mllm.processor, mllm.family)
+        self.images = ImageInputs(mllm, vision, self._row_text.tokens)
         ends = end_tokens(mllm.tokenizer, mllm.family.generation_config(mllm.inner))
         self.completions = Completions(mllm.family, mllm.processor, self._row_text, ends)
+
+    @property
+    def vision(self) -> VisionFeatures | None:
+        """The cache of vision features."""
+        return self.images.vision
 
     def _chat(self, text: str, image: bool) -> str:
         return self.mllm.family.chat(self.mllm.processor, text, image)
@@ -232,7 +134,7 @@ class Encoder:
         """Token ids of a row's prompt, and the further inputs over them."""
         hidden, ids = self._hidden_prompt(sample)
         extras: dict[str, tuple[int, ...]] = {}
-        expansion = self._expansion(sample.image, where) if sample.image is not None else None
+        expansion = self.images.expansion(sample.image, where) if sample.image is not None else None
         if expansion is not None and ids.count(expansion.placeholder) == 1:
             at = ids.index(expansion.placeholder)
             ids = (*ids[:at], *expansion.ids, *ids[at + 1 :])
@@ -243,7 +145,9 @@ class Encoder:
             extras = self.mllm.family.token_inputs(self.mllm.processor, ids)
         elif sample.image is not None:
             processor = self._row_text.processor if hidden.pieces else self.mllm.processor
-            ids, extras = _token_aligned(self._process(self._chat(hidden.text, True), sample.image, where, processor))
+            ids, extras = token_aligned(
+                self.images.process(self._chat(hidden.text, True), sample.image, where, processor)
+            )
         ids, extras = self._row_text.restore(ids, extras, hidden.pieces)
         lead = self.completions.lead
         return (*lead, *ids), {name: (*(0 for _ in lead), *values) for name, values in extras.items()}
@@ -328,70 +232,7 @@ class Encoder:
         if sample.image is None or not Path(sample.image).is_file():
             return 0
         where = sample.source or f"row {sample.id}"
-        size = check_image(sample.image, where)
-        if size not in self._image_tokens:
-            probe = self._chat("?", True)
-            ids, _ = _token_aligned(self._process(probe, sample.image, where))
-            self._image_tokens[size] = len(ids) - len(self.tokens(probe))
-        return self._image_tokens[size]
-
-    def _expansion(self, image: str, where: str) -> Expansion | None:
-        """What the processor puts in place of an image's placeholder; each image goes through it once.
-
-        None if it does more to a prompt than that; then every row goes through the processor as a whole.
-        """
-        if image in self._expansions:
-            return self._expansions[image]
-        probe = self._chat("?", True)
-        outputs = self._process(probe, image, where)
-        if self.vision is not None:
-            image_key = self._image_key(image)
-            if self.vision.get(image_key) is None:
-                self.vision.compute(image_key, _vision_part(outputs))
-        ids, extras = _token_aligned(outputs)
-        plain = self.tokens(probe)
-        placeholder = getattr(self.mllm.processor, "image_token_id", None)
-        found = None
-        if self.mllm.family.splices and placeholder is not None and plain.count(placeholder) == 1:
-            at = plain.index(placeholder)
-            end = len(ids) - (len(plain) - at - 1)
-            only_inside = all(not any(v[:at]) and not any(v[end:]) for v in extras.values())
-            if end > at and ids[:at] == plain[:at] and ids[end:] == plain[at + 1 :] and only_inside:
-                found = Expansion(placeholder, ids[at:end], {name: v[at:end] for name, v in extras.items()})
-        self._expansions[image] = found
-        return found
-
-    def _process(self, chat: str, image: str, where: str, processor: Any = None) -> dict[str, torch.Tensor]:
-        picture = open_image(image, where)
-        family, arguments = self.mllm.family, self.mllm.image_arguments
-        try:
-            return family.process(processor or self.mllm.processor, chat, picture, arguments)
-        except (FedMLLMError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a processor says in its own words what it cannot take
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            given = f" with model.fedmllm.image {dict(arguments)}" if arguments else ""
-            problem = (
-                f"the model's processor ({family.name}) cannot take the image {image} ({picture.width:,} x "
-                f"{picture.height:,} pixels){given}: {said[:400]}."
-            )
-            raise RowError(where, problem, "Crop, enlarge or scale the image, or remove the row.") from error
-
-    def _image_key(self, path: str) -> str:
-        if path not in self._keys:
-            self._keys[path] = pixels_key(path)
-        return self._keys[path]
-
-    def _vision_inputs(self, row: Encoded) -> dict[str, torch.Tensor]:
-        """The processor's vision outputs for a row's image, computed again (after eviction, or without a cache)."""
-        assert row.image is not None
-        return _vision_part(self._process(self._chat("?", True), row.image, row.source))
-
-    def _vision_entry(self, row: Encoded) -> VisionEntry:
-        assert self.vision is not None and row.image is not None
-        image_key = self._image_key(row.image)
-        entry = self.vision.get(image_key)
-        return entry if entry is not None else self.vision.compute(image_key, self._vision_inputs(row))
+        return self.images.tokens_beside(sample.image, where)
 
     def collate(self, rows: Sequence[Encoded], *, completions: bool, suffix: Sequence[int] = ()) -> Batch:
         """A left-padded batch.
@@ -419,13 +260,7 @@ class Encoder:
                     values[i, start : start + len(row.extras[name])] = torch.tensor(row.extras[name])
             inputs[name] = values.to(device)
         pictured = [row for row in rows if row.image is not None]
-        if self.vision is not None:
-            inputs |= forward_arguments(self.mllm.family, [self._vision_entry(row) for row in pictured])
-        elif pictured:
-            joined = self.mllm.family.join_pixels([self._vision_inputs(row) for row in pictured])
-            for name, pixels in joined.items():
-                tensor = pixels.to(device)
-                inputs[name] = tensor.to(self.mllm.inner.dtype) if tensor.is_floating_point() else tensor
+        inputs |= self.images.forward_inputs(pictured)
         if not completions:
             return Batch(inputs)
         widest = max(len(row.completion) for row in rows)

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import open_regular
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 
 #: The name that stands for the embedded model in a saved adapter; a local path would leak and not load elsewhere.
 TINY_NAME = "fs-fedmllm/tiny"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 
 #: The paper's maximum length.
 PAPER = 1200

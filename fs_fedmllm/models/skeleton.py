@@ -18,7 +18,8 @@ from fs_fedmllm.files.safe_yaml import parse_yaml
 from fs_fedmllm.files.untrusted import WRITTEN, open_regular, parse_json
 from fs_fedmllm.models.families import family_of
 from fs_fedmllm.models.fingerprint import LONGEST_HEADER
-from fs_fedmllm.models.loader import MLLM, assemble, resolve_path
+from fs_fedmllm.models.loader import assemble, resolve_path
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.torchvision import images_without_torchvision
 
 

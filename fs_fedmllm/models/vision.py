@@ -22,7 +22,7 @@ from fs_fedmllm.errors import StorageError
 from fs_fedmllm.files.atomic import remove_abandoned, write_atomically
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.families.base import Features
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 
 logger = logging.getLogger(__name__)
 

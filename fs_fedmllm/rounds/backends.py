@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.models.encoding import Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 from fs_fedmllm.rounds.trainer import LocalTrainer
 

@@ -26,7 +26,8 @@ from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import configured_lengths
-from fs_fedmllm.models.loader import MLLM, load_mllm
+from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.vision import VisionFeatures
 from fs_fedmllm.rounds.backends import local_trainer
 from fs_fedmllm.rounds.client import ClientSide

@@ -22,8 +22,9 @@ from transformers import Trainer, TrainingArguments
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
-from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
 from fs_fedmllm.models.representation import answer_representation
 from fs_fedmllm.rounds.learning_rate import step_lr

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fs_fedmllm.evaluation.options import OptionTokens
-from fs_fedmllm.models.encoding import IGNORED, Batch
+from fs_fedmllm.models.batch import IGNORED, Batch
 
 
 def shifted_logits(

@@ -11,7 +11,7 @@ import torch
 
 from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.models.encoding import Encoded
+from fs_fedmllm.models.batch import Encoded
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
-from fs_fedmllm.models.encoding import IGNORED, Batch, Encoded, Encoder
-from fs_fedmllm.models.loader import MLLM
+from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.rounds.lean_trainer import (
     frozen_meanwhile,
     global_generators,

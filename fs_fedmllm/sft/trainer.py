@@ -21,7 +21,7 @@ from fs_fedmllm.config import RegularizerConfig
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
 from fs_fedmllm.models.adapter import Adapter
-from fs_fedmllm.models.encoding import IGNORED
+from fs_fedmllm.models.batch import IGNORED
 from fs_fedmllm.models.export import fitting, read_adapter
 from fs_fedmllm.sft.rows import even_rows, missing_rate
 

@@ -14,7 +14,8 @@ from fs_fedmllm.algorithms.label_prior import LabelPriorClient, label_prior
 from fs_fedmllm.config import LocalConfig, LoraConfig, ModelOptions
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
-from fs_fedmllm.models.encoding import Batch, Encoder
+from fs_fedmllm.models.batch import Batch
+from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 from fs_fedmllm.rounds.option_shift import shifted_logits, task_loss_sum

@@ -92,5 +92,5 @@ def test_splicing_an_image_equals_the_processor(federation) -> None:
     encoder = federation.encoder
     for row in federation.data.dataset.test[:3]:
         chat = encoder._chat(federation.data.template.prompt(row), True)
-        whole = encoder._process(chat, row.image, "")["input_ids"][0].tolist()
+        whole = encoder.images.process(chat, row.image, "")["input_ids"][0].tolist()
         assert list(encoder.encode([row])[0].prompt) == whole

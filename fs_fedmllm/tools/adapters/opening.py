@@ -18,7 +18,8 @@ from fs_fedmllm.hub.fetch import adapter_folder, check_meaning, read_config
 from fs_fedmllm.models import loader
 from fs_fedmllm.models.adapter_folder import Description, read_description
 from fs_fedmllm.models.export import TINY_NAME, read_adapter
-from fs_fedmllm.models.loader import MLLM, load_mllm
+from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.models.mllm import MLLM
 
 
 @dataclass(frozen=True)

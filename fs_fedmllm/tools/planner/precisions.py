@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from fs_fedmllm.config import Config, ModelOptions, QuantizationConfig
-from fs_fedmllm.models.loader import MLLM, pick_device, read_config, resolve_path
+from fs_fedmllm.models.loader import pick_device, read_config, resolve_path
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.precision import quantization_of, same_on_every_cpu
 from fs_fedmllm.models.skeleton import sizes, skeleton
 

@@ -11,7 +11,8 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import configured_lengths
-from fs_fedmllm.models.loader import MLLM, load_mllm
+from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.vision import VisionEntry, VisionFeatures
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -62,7 +63,7 @@ def _stack(vectors: list[np.ndarray]) -> np.ndarray:
 
 def _image(row: Sample, encoder: Encoder) -> np.ndarray:
     (encoded,) = encoder.encode([row])
-    return _pooled(encoder._vision_entry(encoded))
+    return _pooled(encoder.images.entry(encoded))
 
 
 def _pooled(entry: VisionEntry) -> np.ndarray:

@@ -297,7 +297,7 @@ def test_an_image_goes_through_the_processor_once(name: str, mllm_of, picture: s
         # By the processor as a whole.
         hidden, _ = encoder._hidden_prompt(row)
         processor = encoder._row_text.processor if hidden.pieces else mllm.processor
-        whole = encoder._process(encoder._chat(hidden.text, True), picture, "", processor)
+        whole = encoder.images.process(encoder._chat(hidden.text, True), picture, "", processor)
         extras = {k: tuple(v[0].tolist()) for k, v in whole.items()
                   if k not in ("input_ids", "attention_mask") and v.shape == whole["input_ids"].shape}  # fmt: skip
         ids, wanted = encoder._row_text.restore(tuple(whole["input_ids"][0].tolist()), extras, hidden.pieces)
