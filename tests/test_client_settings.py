@@ -12,7 +12,7 @@ from short_runs import CONFIGS, SHORT
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.rounds.schedule import update_batches
+from fs_fedmllm.rounds.schedule import LocalWork
 from fs_fedmllm.runs.simulation import run
 
 CROSS = CONFIGS / "cross_i3t7.yaml"
@@ -39,8 +39,8 @@ def test_each_client_has_its_own(own: Path) -> None:
         config.for_client(10).train.optimizer.lr == 0.01
         and config.for_client(10).train == schema.load(CROSS, ["train.optimizer.lr", "0.01"]).train
     )
-    assert [len(batch) for batch in update_batches(config, 2, 0, 30)] == [3] * 5
-    assert [len(batch) for batch in update_batches(config, 3, 0, 30)][:2] == [7, 7]
+    assert [len(batch) for batch in LocalWork.of(config, 2).batches(2, 0, 30)] == [3] * 5
+    assert [len(batch) for batch in LocalWork.of(config, 3).batches(3, 0, 30)][:2] == [7, 7]
     assert config.for_client(1) is config
     # It is part of what the run is, and read back from what the run writes.
     assert schema.config_digest(config) != schema.config_digest(schema.load(CROSS))

@@ -114,7 +114,8 @@ def test_the_closing_push_may_be_the_mean(short_config, monkeypatch: pytest.Monk
         patch.setattr(federation, "config", config)
         state = federation.initial_state()
         mean = {name: tensor + 1 for name, tensor in state.items()}
-        HubHook(federation, folder.path, shelf).close(state, state, results, mean)  # type: ignore[arg-type]
+        hook = HubHook(federation, folder.path, shelf)  # type: ignore[arg-type]
+        hook.publish(2, state, state, dict, lambda: None, closing=results, average=mean)
     (release,) = shelf.offered
     assert not shelf.failed and release.message.startswith("Mean of rounds 1 to 2: val_macro_f1")
     file = tmp_path / "pushed.safetensors"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from fs_fedmllm.compression.quantize import LEVELS, dequantize, groups, pack_nibbles, quantize, unpack_nibbles
+from fs_fedmllm.config import CompressionConfig
 from fs_fedmllm.errors import UpdateError
 
 #: Name -> tensor.
@@ -54,6 +55,11 @@ class Codec:
     kind: str = "float32"
     group: int = 64
     error_feedback: bool = True
+
+    @classmethod
+    def of(cls, chosen: CompressionConfig) -> Codec:
+        """As ``fedmllm.compression`` says."""
+        return cls(chosen.upload, chosen.group, chosen.error_feedback)
 
     def encode(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,15 +44,18 @@ class HubHook:
         self.publisher = publisher or Publisher(hub)
         self._best_pushed: int | None = None
 
-    def after_round(
+    def publish(
         self,
         done: int,
         params: Mapping[str, torch.Tensor],
         best: Mapping[str, torch.Tensor],
         results: Callable[[], dict[str, Any]],
         save: Callable[[], None],
-    ) -> None:
-        """Offer a release, if this round is due.
+        *,
+        closing: dict[str, Any] | None = None,
+        average: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """Offer a release, if this round is due; at the end offer the closing one and wait for the publisher.
 
         Args:
             done: rounds done.
@@ -59,7 +63,25 @@ class HubHook:
             best: the best one so far.
             results: gives the figures so far, as in results.json.
             save: saves the run's state in its checkpoint folder.
+            closing: the results at the end, as in results.json; None while the run goes on.
+            average: the mean of the last rounds' adapters at the end; empty where the run keeps none.
+
+        Returns:
+            At the end, what results.json says of the hub.
         """
+        if closing is not None:
+            return self._close(params, best, closing, average)
+        self._after_round(done, params, best, results, save)
+        return {}
+
+    def _after_round(
+        self,
+        done: int,
+        params: Mapping[str, torch.Tensor],
+        best: Mapping[str, torch.Tensor],
+        results: Callable[[], dict[str, Any]],
+        save: Callable[[], None],
+    ) -> None:
         hub = self._hub
         if hub.push == "end" or done >= self.config.federate.total_round_num:
             return
@@ -73,24 +95,13 @@ class HubHook:
             self._best_pushed = entry["round"]
             self._offer(entry["round"], best, figures, save)
 
-    def close(
+    def _close(
         self,
         params: Mapping[str, torch.Tensor],
         best: Mapping[str, torch.Tensor],
         results: dict[str, Any],
         average: Mapping[str, torch.Tensor],
     ) -> dict[str, Any]:
-        """Offer the closing release and wait for the publisher.
-
-        Args:
-            params: the global adapter.
-            best: the best one.
-            results: as in results.json.
-            average: the mean of the last rounds' adapters; empty where the run keeps none.
-
-        Returns:
-            What results.json says of the hub.
-        """
         hub, entry = self._hub, results["best"]
         if hub.average and average:
             self._offer(results["rounds"], average, results, None, averaged=True)

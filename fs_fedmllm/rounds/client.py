@@ -9,26 +9,21 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.algorithms import METHODS, REGULARIZERS, ClientContext, ClientHalf, State, parameters_of
-from fs_fedmllm.algorithms.factors import is_a
-from fs_fedmllm.algorithms.frozen_a import FrozenAClient
-from fs_fedmllm.algorithms.label_prior import LabelPriorClient
-from fs_fedmllm.algorithms.lora_ranks import RankedClient
+from fs_fedmllm.algorithms import ClientHalf, State
 from fs_fedmllm.compression import Codec
-from fs_fedmllm.config import Config
+from fs_fedmllm.config import Config, DPConfig, StandInsConfig
+from fs_fedmllm.config.clients import client_id
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.privacy.clipping import clip_update
 from fs_fedmllm.rounds.batches import STREAM_DROPOUT, update_generator
+from fs_fedmllm.rounds.client_halves import ClientAlgorithms
 from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
-from fs_fedmllm.rounds.learning_rate import round_lr
-from fs_fedmllm.rounds.schedule import stand_in_kinds, update_batches
+from fs_fedmllm.rounds.schedule import LocalWork, stand_in_kinds
 from fs_fedmllm.rounds.stand_ins import StandIns, allowed_in, place_of
 from fs_fedmllm.rounds.trainer import LocalTrainer, UpdatePlan
-from fs_fedmllm.scenarios.federated_data import missing_rate, option_counts
 
 #: Owner of what rounding took in ``ClientUpdate.client_state``.
 _RESIDUAL = "compression/"
@@ -39,22 +34,56 @@ class ClientSide:
     """The clients of a run that are in this process; they share one model.
 
     Attributes:
-        config: the run's configuration.
+        seed: of the run.
         rows: client id -> training rows.
-        scenario: parameters of the scenario, as the manifest has them.
+        work: how long and how fast a client trains.
+        own_work: the same of clients that differ in it.
+        algorithms: what is around and inside the training.
+        stand_ins: ``fedmllm.stand_ins``.
+        dp: ``fedmllm.privacy.dp``.
         adapter: of the model.
         encoder: rows to token ids.
         trainer: local training.
         codec: how updates are written for the wire.
     """
 
-    config: Config
+    seed: int
     rows: Mapping[int, Sequence[Sample]]
-    scenario: Mapping[str, Any]
+    work: LocalWork
+    own_work: Mapping[int, LocalWork]
+    algorithms: ClientAlgorithms
+    stand_ins: StandInsConfig
+    dp: DPConfig
     adapter: Adapter
     encoder: Encoder
     trainer: LocalTrainer
     codec: Codec
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        rows: Mapping[int, Sequence[Sample]],
+        scenario: Mapping[str, Any],
+        *,
+        adapter: Adapter,
+        encoder: Encoder,
+        trainer: LocalTrainer,
+    ) -> ClientSide:
+        """From a run's configuration, and the scenario's parameters as the manifest has them."""
+        return cls(
+            seed=config.seed,
+            rows=rows,
+            work=LocalWork.of(config),
+            own_work={client_id(name): LocalWork.of(config, client_id(name)) for name in config.fedmllm.clients},
+            algorithms=ClientAlgorithms.of(config, scenario),
+            stand_ins=config.fedmllm.stand_ins,
+            dp=config.fedmllm.privacy.dp,
+            adapter=adapter,
+            encoder=encoder,
+            trainer=trainer,
+            codec=Codec.of(config.fedmllm.compression),
+        )
 
     def update(
         self,
@@ -93,9 +122,8 @@ class ClientSide:
         for half in halves:
             sent, own = half.finish(trained, sent)
             keeps |= own
-        dp = self.config.fedmllm.privacy.dp
-        if dp.enabled:
-            sent = clip_update(start, sent, dp.clip_norm)
+        if self.dp.enabled:
+            sent = clip_update(start, sent, self.dp.clip_norm)
         if self.codec.kind != "float32":
             sent, keeps = self._compressed(received, sent, client_state, keeps)
         return ClientUpdate(client, len(rows), sent, log, keeps)
@@ -105,11 +133,11 @@ class ClientSide:
     ) -> tuple[UpdatePlan, dict[int, Sample]]:
         """The plan with stand-ins, where the server allows them, and the rows that this makes, by new indices."""
         # A server cannot switch on what the client's own configuration leaves off.
-        allowed = allowed_in(received) & stand_in_kinds(self.config)
+        allowed = allowed_in(received) & stand_in_kinds(self.stand_ins)
         if not allowed:
             return plan, {}
-        maker = StandIns(self.config.fedmllm.stand_ins, self.encoder.template.options, self.encoder.mllm.tokenizer)
-        place = place_of(self.config.seed, round_index, client)
+        maker = StandIns(self.stand_ins, self.encoder.template.options, self.encoder.mllm.tokenizer)
+        place = place_of(self.seed, round_index, client)
         batches, made = maker.completed(self.rows[client], plan.batches, allowed, place)
         return dataclasses.replace(plan, batches=batches), made
 
@@ -144,25 +172,18 @@ class ClientSide:
 
     def plan(self, client: int, round_index: int, rows: int, halves: Sequence[ClientHalf] = ()) -> UpdatePlan:
         """What the client does in this round: rows of each step, learning rate, dropout seed."""
-        config, local, switches = self.config, self.config.fedmllm.train, self.config.switches
+        work = self.own_work.get(client, self.work)
         return UpdatePlan(
-            batches=update_batches(config, client, round_index, rows),
-            lr=round_lr(
-                config.for_client(client).train.optimizer.lr,
-                round_index,
-                local.lr_horizon,
-                local.warmup_ratio,
-                clamp=switches["lr_round0"] == "clamped",
-            ),
-            lr_inner=switches["lr_inner"],
-            dropout_seed=int(update_generator(config.seed, STREAM_DROPOUT, round_index, client).integers(2**31)),
+            batches=work.batches(client, round_index, rows),
+            lr=work.lr(round_index),
+            lr_inner=work.switches["lr_inner"],
+            dropout_seed=int(update_generator(self.seed, STREAM_DROPOUT, round_index, client).integers(2**31)),
             halves=halves,
         )
 
     def halves(self, client: int) -> list[ClientHalf]:
-        """As :func:`client_halves`, of a client here."""
-        rows, template = self.rows.get(client, ()), self.encoder.template
-        return client_halves(self.config, self.adapter, template, client, rows, self.scenario)
+        """The client halves of one update of a client here."""
+        return self.algorithms.halves(client, self.rows.get(client, ()), self.encoder.template, self.adapter)
 
     def _compressed(
         self, received: State, sent: State, client_state: Mapping[str, torch.Tensor], keeps: State
@@ -172,51 +193,3 @@ class ClientSide:
         residual = {name.removeprefix(_RESIDUAL): t for name, t in client_state.items() if name.startswith(_RESIDUAL)}
         coded, residual = self.codec.encode(own, sent, residual)
         return coded, keeps | {_RESIDUAL + name: tensor for name, tensor in residual.items()}
-
-
-def client_halves(
-    config: Config,
-    adapter: Adapter,
-    template: Template,
-    client: int,
-    rows: Sequence[Sample],
-    scenario: Mapping[str, Any],
-) -> list[ClientHalf]:
-    """The client halves of one update: of how factors are averaged, the label prior, the method, the regulariser.
-
-    Args:
-        config: of the run.
-        adapter: of the model, which may be one without weights.
-        template: of the rows.
-        client: id.
-        rows: of the client.
-        scenario: parameters of the scenario, as the manifest has them.
-
-    Raises:
-        ConfigError: the regulariser leaves no layer of this model.
-    """
-    aggregation = config.fedmllm.aggregation
-    frozen = aggregation.lora == "frozen_a"
-    context = ClientContext(
-        client=client,
-        names=adapter.names,
-        device=adapter.parameters[0].device,
-        layers=adapter.layers,
-        depth=adapter.depth,
-        frozen=tuple(i for i, name in enumerate(adapter.names) if frozen and is_a(name)),
-        label_counts=option_counts(rows, template),
-        missing_rate=missing_rate(rows) if rows else 0.0,
-        scenario=config.missingness,
-        scenario_params=scenario,
-        switches=config.switches,
-    )
-    halves: list[ClientHalf | None] = []
-    if aggregation.ranks:
-        halves.append(RankedClient(int(aggregation.ranks[client - 1])))
-    if context.frozen:
-        halves.append(FrozenAClient(context))
-    if config.fedmllm.label_prior and context.label_counts:
-        halves.append(LabelPriorClient(context.label_counts, config.fedmllm.label_prior))
-    for algorithm in (METHODS[config.federate.method], REGULARIZERS[config.fedmllm.regularizer.type]):
-        halves.append(algorithm.client(parameters_of(config, algorithm), context))
-    return [half for half in halves if half is not None]

@@ -34,7 +34,7 @@ from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.rounds.cores import available_cores
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import round_clients
-from fs_fedmllm.rounds.server import ServerSide, server_optimizer, upload_codec
+from fs_fedmllm.rounds.server import ServerSide, server_optimizer
 from fs_fedmllm.rounds.stand_ins import neutral_phrases
 from fs_fedmllm.rounds.trainer import LocalTrainer
 from fs_fedmllm.scenarios.federated_data import FederatedData
@@ -158,14 +158,13 @@ class Federation:
     @property
     def clients(self) -> ClientSide:
         """The clients' part of a round."""
-        return ClientSide(
-            config=self.config,
-            rows=self.data.clients,
-            scenario=self.data.manifest.params,
+        return ClientSide.of(
+            self.config,
+            self.data.clients,
+            self.data.manifest.params,
             adapter=self.mllm.adapter,
             encoder=self.encoder,
             trainer=self.trainer,
-            codec=upload_codec(self.config),
         )
 
     @property

@@ -6,9 +6,10 @@ A run does these things and the planner counts them, so both ask here. No model 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from fs_fedmllm.config import Config
+from fs_fedmllm.config import Config, LocalConfig, StandInsConfig, TrainConfig
 from fs_fedmllm.rounds.batches import (
     STREAM_MODALITIES,
     STREAM_ORDER,
@@ -16,6 +17,7 @@ from fs_fedmllm.rounds.batches import (
     plan_batches,
     update_generator,
 )
+from fs_fedmllm.rounds.learning_rate import round_lr
 from fs_fedmllm.rounds.modality_draw import Presence, modality_draw, tells_apart
 
 
@@ -70,25 +72,51 @@ def draw_clients(
     return sorted(candidates[int(k)] for k in rng.choice(len(candidates), size=size, replace=False))
 
 
-def update_batches(config: Config, client: int, round_index: int, rows: int) -> list[list[int]]:
-    """Row indices of each optimizer step of a client's update.
+@dataclass(frozen=True)
+class LocalWork:
+    """How long and how fast a client trains.
 
-    Args:
-        config: the run's configuration.
-        client: id.
-        round_index: from 0.
-        rows: how many the client has.
+    Attributes:
+        seed: of the run.
+        train: ``train``, with the client's own values.
+        local: ``fedmllm.train``, with the client's own values.
+        switches: of the profile.
     """
-    config = config.for_client(client)
-    order_round = 0 if config.switches["sample_order"] == "repeated" else round_index
-    return plan_batches(
-        rows,
-        amount=config.train.local_update_steps,
-        unit=config.train.batch_or_epoch,
-        batch_size=config.fedmllm.train.batch_size,
-        rng=update_generator(config.seed, STREAM_ORDER, order_round, client),
-        drop_tail=config.switches["accumulation_tail"] == "dropped",
-    )
+
+    seed: int
+    train: TrainConfig
+    local: LocalConfig
+    switches: Mapping[str, str]
+
+    @classmethod
+    def of(cls, config: Config, client: int = 0) -> LocalWork:
+        """Of one client; without one, of those that differ in nothing."""
+        own = config.for_client(client)
+        return cls(config.seed, own.train, own.fedmllm.train, config.switches)
+
+    def batches(self, client: int, round_index: int, rows: int) -> list[list[int]]:
+        """Row indices of each optimizer step of an update.
+
+        Args:
+            client: id.
+            round_index: from 0.
+            rows: how many the client has.
+        """
+        order_round = 0 if self.switches["sample_order"] == "repeated" else round_index
+        return plan_batches(
+            rows,
+            amount=self.train.local_update_steps,
+            unit=self.train.batch_or_epoch,
+            batch_size=self.local.batch_size,
+            rng=update_generator(self.seed, STREAM_ORDER, order_round, client),
+            drop_tail=self.switches["accumulation_tail"] == "dropped",
+        )
+
+    def lr(self, round_index: int) -> float:
+        """The learning rate of a round, from 0."""
+        clamp = self.switches["lr_round0"] == "clamped"
+        horizon, warmup = self.local.lr_horizon, self.local.warmup_ratio
+        return round_lr(self.train.optimizer.lr, round_index, horizon, warmup, clamp=clamp)
 
 
 def evaluation_due(config: Config, done_rounds: int) -> bool:
@@ -112,14 +140,13 @@ def guard_asks(config: Config, round_index: int) -> bool:
     return guarded and round_index > 0 and round_index % GUARD_EVERY == 0
 
 
-def stand_in_kinds(config: Config, presence: Presence | None = None) -> frozenset[str]:
+def stand_in_kinds(chosen: StandInsConfig, presence: Presence | None = None) -> frozenset[str]:
     """The modalities that may be stood in for.
 
     Args:
-        config: the run's configuration.
+        chosen: ``fedmllm.stand_ins``.
         presence: what every client's rows show; with it, none where ``use: auto`` finds a complete training row.
     """
-    chosen = config.fedmllm.stand_ins
     complete = any(own.get("both", 0) > 0 for own in (presence or {}).values())
     if chosen.use == "off" or (chosen.use == "auto" and complete):
         return frozenset()

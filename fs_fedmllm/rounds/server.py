@@ -98,7 +98,7 @@ class ServerSide:
             optimizer=optimizer,
             aggregation=config.fedmllm.aggregation,
             privacy=config.fedmllm.privacy,
-            codec=upload_codec(config),
+            codec=Codec.of(config.fedmllm.compression),
             download=config.fedmllm.compression.download,
             clients=1 if config.method.pooled else config.federate.client_num,
             sampled=config.sampled_clients,
@@ -287,12 +287,6 @@ def server_optimizer(config: Config) -> ServerOptimizer | None:
     )
 
 
-def upload_codec(config: Config) -> Codec:
-    """How clients write their updates."""
-    compression = config.fedmllm.compression
-    return Codec(compression.upload, compression.group, compression.error_feedback)
-
-
 def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) -> tuple[State, State]:
     """What a client gets and gives in a round, by name, dtype and shape; the values say nothing.
 
@@ -307,6 +301,6 @@ def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) ->
     if server.aggregation.ranks:
         up = to_rank(up, int(server.aggregation.ranks[client - 1]))
     down = server.message(adapter, optimizer.init(adapter) if optimizer is not None else {})
-    if stand_in_kinds(config):
+    if stand_in_kinds(config.fedmllm.stand_ins):
         down = {**down, **telling(frozenset())}
     return down, server.codec.encode(adapter, up, {})[0]

@@ -50,7 +50,8 @@ def decision(
         ``image_alone``, ``text_alone``, ``bound`` and ``rows``; None where all stays as it is.
     """
     config = federation.config
-    chosen, kinds = stand_in_kinds(config), stand_in_kinds(config, federation.presence)
+    ours = config.fedmllm.stand_ins
+    chosen, kinds = stand_in_kinds(ours), stand_in_kinds(ours, federation.presence)
     if not chosen or (earlier and earlier[-1]["round"] == round_index):
         return None
     barred = not kinds

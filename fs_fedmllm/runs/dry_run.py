@@ -196,7 +196,7 @@ class _DryRun:
         from fs_fedmllm.models.encoding import Encoder
         from fs_fedmllm.models.lengths import configured_lengths
         from fs_fedmllm.models.skeleton import find_checkpoint, sizes, skeleton
-        from fs_fedmllm.rounds.client import client_halves
+        from fs_fedmllm.rounds.client_halves import ClientAlgorithms
         from fs_fedmllm.rounds.replay import recorded_participants
 
         config, options = self.config, self.config.model.fedmllm
@@ -217,7 +217,8 @@ class _DryRun:
         for template in (data.template, *(test_set.template for test_set in data.test_sets.values())):
             encoder = Encoder(mllm, template, config.fedmllm.prompt, None, lengths)
             Evaluator(encoder, config.fedmllm.eval, config.switches)
-        client_halves(config, mllm.adapter, data.template, 1, data.clients.get(1, ()), data.manifest.params)
+        halves = ClientAlgorithms.of(config, data.manifest.params)
+        halves.halves(1, data.clients.get(1, ()), data.template, mllm.adapter)
         dealt = (row for rows in data.clients.values() for row in rows)
         further = (row for test_set in data.test_sets.values() for row in test_set.rows)
         check_shapes((*dealt, *data.dataset.test, *further), mllm.family.widest, mllm.family.name)

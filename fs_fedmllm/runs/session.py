@@ -38,7 +38,7 @@ from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predi
 from fs_fedmllm.hub.hook import HubHook
 from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
-from fs_fedmllm.rounds.client_update import ClientUpdate, FailedUpdate
+from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.rounds.server import Round
@@ -255,18 +255,23 @@ class Session:
         self.round = None  # evaluations and checkpoints need one adapter, not that which the round began with too
         self._listener.round_ended(state, figures)
 
-    def evaluate(self) -> dict[str, float]:
-        """Evaluate the global adapter and keep it if it is the best so far."""
-        kept: list[Prediction] = []
-        slices = slices_due(self.config, self.state.round)
-        figures = self.federation.evaluate(self.state.params, slices=slices, keep=kept)
-        self._predictions = kept
+    def evaluate(self, states: Mapping[int, Mapping[str, torch.Tensor]] | None = None) -> dict[str, float]:
+        """Evaluate the global adapter and keep it if it is the best so far.
+
+        Args:
+            states: each client's own adapter in its place (the baseline Local): the figures are the uniform mean of
+                their metrics.
+        """
+        figures = self._evaluate_global() if states is None else self._evaluate_each(states)
         self._note_evaluation(figures)
-        self._evaluate_test_sets()
+        self._evaluate_test_sets(states)
         return figures
 
-    def evaluate_local(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """The baseline Local: evaluate each client's own adapter and report the uniform mean of their metrics."""
+    def _evaluate_global(self) -> dict[str, float]:
+        slices, self._predictions = slices_due(self.config, self.state.round), []
+        return self.federation.evaluate(self.state.params, slices=slices, keep=self._predictions)
+
+    def _evaluate_each(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
         done = self.state.round
         per_client, self._predictions = [], []
         for client, state in sorted(states.items()):
@@ -276,10 +281,7 @@ class Session:
             self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
             write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))
             per_client.append(figures)
-        means = mean_figures(per_client)
-        self._note_evaluation(means)
-        self._evaluate_test_sets(states)
-        return means
+        return mean_figures(per_client)
 
     def checkpoint(self) -> None:
         """Save the run's state, if this round is due."""
@@ -288,8 +290,7 @@ class Session:
             self._save()
         if not every:
             self.folder.stands()
-        if self._hub is not None:
-            self._hub.after_round(self.state.round, self.state.params, self.state.best, self._results, self._save)
+        self._publish()
 
     def close(self) -> dict[str, Any]:
         """Write the adapters and results.json, publish, and return the results."""
@@ -308,11 +309,10 @@ class Session:
             results["test_sets"][name] |= figures
         if results.get("out_of_form"):
             logger.warning("%s.", said_of_form(results["out_of_form"]))
-        if self._hub is not None and self.federation.optimizer is not None:
-            # First without the hub: while a push hangs, the results are there.
+        folder.write_json("results.json", results)  # first without the hub: while a push hangs, the results are there
+        if published := self._publish(results, average):
+            results["hub"] = published
             folder.write_json("results.json", results)
-            results["hub"] = self._hub.close(self.state.params, self.state.best, results, average)
-        folder.write_json("results.json", results)
         folder.close()
         remove_checkpoint(folder.path / "checkpoint")
         return results
@@ -344,6 +344,22 @@ class Session:
 
     def _seconds(self) -> dict[str, float]:
         return self._clock.seconds(self.federation.evaluation_seconds)
+
+    def _publish(
+        self, closing: dict[str, Any] | None = None, average: Mapping[str, torch.Tensor] = NOTHING
+    ) -> dict[str, Any]:
+        """Offer the hub what is due of the run as it stands; what results.json says of it, once it is at its end.
+
+        Args:
+            closing: the results, at the end of the run.
+            average: the mean of the last rounds' adapters, if the run keeps one.
+        """
+        if self._hub is None or self.federation.optimizer is None:
+            return {}
+        state = self.state
+        return self._hub.publish(
+            state.round, state.params, state.best, self._results, self._save, closing=closing, average=average
+        )
 
     def _save(self) -> None:
         self.state.figures["seconds"] = self._seconds()

@@ -105,4 +105,4 @@ def _run_local(session: Session) -> None:
             trained[client] = update.state
             session.state.round += 1
     session.state.round = total
-    session.evaluate_local(trained)
+    session.evaluate(trained)

@@ -11,6 +11,7 @@ from host_environment import ForkedEnvironment
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.runs.simulation import run
 
 MAIN = "federatedscope/main.py"
@@ -160,16 +161,17 @@ def test_the_baselines(plugged, host, tmp_path, method) -> None:
 
 def test_a_bad_client_is_left_out_and_named(plugged, host, tmp_path) -> None:
     """A client whose loss is not finite is refused on FederatedScope too, and the round goes on without it."""
+    config = schema.load(CONFIGS / "cross_i3t7.yaml", SHORT)
+    first = [round_clients(config, index)[0] for index in range(config.federate.total_round_num)]
     driver = tmp_path / "driver.py"
     driver.write_text(
         "import runpy, sys\n"
         "import federatedscope.core.configs.config\n"  # plugged: registers us
         "from fs_fedmllm.errors import UpdateError\n"
         "from fs_fedmllm.rounds.client import ClientSide\n"
-        "from fs_fedmllm.rounds.schedule import round_clients\n"
         "turn = ClientSide.update\n"
         "def broken(self, client, round_index, *rest):\n"
-        "    if client == round_clients(self.config, round_index)[0]:\n"
+        f"    if client == {first}[round_index]:\n"
         "        raise UpdateError('the training loss is nan')\n"
         "    return turn(self, client, round_index, *rest)\n"
         "ClientSide.update = broken\n"

@@ -197,8 +197,7 @@ def test_the_message_says_what_is_allowed() -> None:
 def test_a_server_cannot_switch_on_what_a_clients_configuration_leaves_off(federation) -> None:
     side, plan = federation.clients, federation.clients.plan(1, 0, len(federation.data.clients[1]))
     assert side.completed(plan, 1, 0, telling(BOTH)) == (plan, {})
-    ours = dataclasses.replace(federation.config.fedmllm, stand_ins=StandInsConfig(use="force", q=1.0, image="off"))
-    side = dataclasses.replace(side, config=dataclasses.replace(federation.config, fedmllm=ours))
+    side = dataclasses.replace(side, stand_ins=StandInsConfig(use="force", q=1.0, image="off"))
     for client, rows in federation.data.clients.items():
         plan = side.plan(client, 0, len(rows))
         _, made = side.completed(plan, client, 0, telling(BOTH))
@@ -264,7 +263,8 @@ def test_auto_asks_nothing_where_a_client_has_a_complete_row(short_config) -> No
     asked, entries = decided(config, {}, presence)
     assert asked.asked == [] and len(entries) == 1
     assert entries[0] == {"round": 0, "image": False, "text": False, "why": "clients have complete rows"}
-    assert stand_in_kinds(config, presence) == frozenset() and stand_in_kinds(config, CROSS) == BOTH
+    ours = config.fedmllm.stand_ins
+    assert stand_in_kinds(ours, presence) == frozenset() and stand_in_kinds(ours, CROSS) == BOTH
     forced = short_config("hybrid_p60", "fedmllm.stand_ins.use", "force", "fedmllm.stand_ins.guard", "none")
     asked, entries = decided(forced, {}, presence)
     assert asked.asked == [] and [(e["image"], e["text"], e["why"]) for e in entries] == [(True, True, "no guard")]

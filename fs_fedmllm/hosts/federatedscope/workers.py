@@ -130,10 +130,7 @@ class FedMLLMServer(Server):
 
     def eval(self) -> None:
         """Evaluate on the server and tell FederatedScope's monitor."""
-        if self._local:
-            self.session.evaluate_local(self._local)
-        else:
-            self.session.evaluate()
+        self.session.evaluate(self._local or None)
         super().eval()
 
     def terminate(self, msg_type: str = "finish") -> None:

@@ -17,12 +17,12 @@ from fs_fedmllm.rounds.in_flight import planned_rounds
 from fs_fedmllm.rounds.modality_draw import Presence
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.rounds.schedule import (
+    LocalWork,
     evaluation_due,
     guard_asks,
     round_clients,
     slices_due,
     stand_in_kinds,
-    update_batches,
 )
 from fs_fedmllm.scenarios.federated_data import FederatedData, complete_validation_rows
 from fs_fedmllm.scenarios.judged import evaluated_rows
@@ -160,7 +160,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     heaviest: dict[bool, tuple[tuple[int, int], list[Sample]]] = {}
     for updates in planned_updates(config, recorded, presence):
         for client, version in updates:
-            batches = update_batches(config, client, version, len(data.clients[client]))
+            batches = LocalWork.of(config, client).batches(client, version, len(data.clients[client]))
             turns += 1
             steps += len(batches)
             rows += sum(len(batch) for batch in batches)
@@ -198,7 +198,7 @@ def count_work(config: Config, data: FederatedData) -> Work:
     # The mean of the last rounds' adapters is evaluated once more, on the run's own rows.
     if config.fedmllm.average_last:
         scored += len(val) + len(test) + (len(_slices(test)) if slices_due(config, rounds) else 0)
-    kinds = stand_in_kinds(config, presence)
+    kinds = stand_in_kinds(config.fedmllm.stand_ins, presence)
     if kinds:
         asked = len(complete_validation_rows(config, data.dataset))
         scored += 2 * asked * sum(guard_asks(config, index) for index in range(rounds))
