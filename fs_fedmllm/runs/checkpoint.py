@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,9 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.sealing import check_seal, opened, sealed
 from fs_fedmllm.files.untrusted import open_regular
 from fs_fedmllm.runs.belongings import other_parts
+
+if TYPE_CHECKING:
+    from fs_fedmllm.runs.run_folder import RunFolder
 
 VERSION = 3
 HEAD = "state.json"
@@ -58,6 +61,11 @@ class RunState:
     stored: dict[int, tuple[dict[str, torch.Tensor], dict[str, str]]] = field(default_factory=dict)
     versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     stored_versions: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def record(self, folder: RunFolder, kind: str, figures: Mapping[str, Any]) -> None:
+        """Append a line of the current round to the folder's metrics.jsonl; see :meth:`RunFolder.record`."""
+        folder.record(kind, self.round, figures)
+        self.lines += 1
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:

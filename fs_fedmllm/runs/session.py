@@ -33,14 +33,10 @@ import torch
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.errors import UpdateError
 from fs_fedmllm.evaluation.form import said_of_form
-from fs_fedmllm.evaluation.predictions import FILE as PREDICTIONS
-from fs_fedmllm.evaluation.predictions import Prediction, of_client, write_predictions
 from fs_fedmllm.hub.hook import HubHook
-from fs_fedmllm.models.export import write_adapter
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.federation import Federation
-from fs_fedmllm.rounds.schedule import slices_due
 from fs_fedmllm.rounds.server import Round
 from fs_fedmllm.rounds.stand_in_guard import allowed_by, decided
 from fs_fedmllm.rounds.stand_ins import telling
@@ -48,18 +44,16 @@ from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.rounds.workers import Asked
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.best import write_adapters
-from fs_fedmllm.runs.best_round import best_of, is_better
 from fs_fedmllm.runs.buffered import BufferedRounds
 from fs_fedmllm.runs.checkpoint import remove_checkpoint, save_checkpoint
 from fs_fedmllm.runs.clock import RunClock
+from fs_fedmllm.runs.evaluations import RunEvaluations
 from fs_fedmllm.runs.last_rounds import average_last, kept_rounds
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.opening import open_run
-from fs_fedmllm.runs.results import closing_figures, results_so_far, with_settings
+from fs_fedmllm.runs.results import results_so_far, with_settings
 from fs_fedmllm.runs.resumption import identity
 from fs_fedmllm.runs.run_folder import RunFolder
-from fs_fedmllm.runs.test_sets import TestSetScores, mean_figures
-from fs_fedmllm.scenarios.federated_data import best_metric
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +72,7 @@ class Session:
         round: the round that is under way.
         dp: the run's differential privacy.
         buffered: the run's asynchronous rounds; None where a round waits for its clients.
-        last_figures: of the last evaluation in this process.
+        evaluations: what was found by evaluating in this process.
     """
 
     def __init__(
@@ -95,15 +89,13 @@ class Session:
         self._belongs = belongings(config, federation.data)
         self._uploaded = 0
         self.round: Round | None = None
-        self.last_figures: dict[str, float] = {}
-        self._predictions: list[Prediction] = []
         # Before the folder is opened: a row that is too long, a metric that cannot be loaded, or a repository that
         # cannot be pushed to, is better known now.
         self._shortened = federation.shortened_rows()
         federation.load_metrics()
         self._hub = HubHook(federation, folder.path) if config.fedmllm.hub.repo else None
         self.state = open_run(federation, folder, self._listener, self._identity, self._belongs)
-        self._test_sets = TestSetScores(federation, folder, self.state)
+        self.evaluations = RunEvaluations(federation, folder, self.state, self._listener)
         if seconds := self.state.figures.get("seconds"):
             self._clock.resume(seconds)
         self.buffered = BufferedRounds(federation, self.state) if config.fedmllm.async_.buffer else None
@@ -122,7 +114,7 @@ class Session:
         """Evaluate before round 0, unless a resumed run has done so."""
         if self.config.fedmllm.eval.zero_shot and not self.state.figures["evaluations"]:
             self.evaluate()
-            self._test_sets.write_zero_shot(self._predictions)
+            self.evaluations.write_zero_shot()
 
     def begin_round(self) -> Round:
         """Open the next round: its clients, and what they are sent."""
@@ -192,7 +184,7 @@ class Session:
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._clock.trained(log.seconds)
         self.state.figures["turns"] += 1
-        self._record("turn", self.state.round, {"client": update.client, **known})
+        self.state.record(self.folder, "turn", {"client": update.client, **known})
         self._listener.trained(self.state.round, update)
         if self.round is None or self.federation.optimizer is None:
             return True
@@ -250,7 +242,7 @@ class Session:
             **{name: value for name, value in told.items() if name != "sent"},
             **({"epsilon": self.dp.epsilon()} if self.dp else {}),
         }
-        self._record("round", state.round, figures)
+        state.record(self.folder, "round", figures)
         state.round += 1
         self.round = None  # evaluations and checkpoints need one adapter, not that which the round began with too
         self._listener.round_ended(state, figures)
@@ -262,26 +254,7 @@ class Session:
             states: each client's own adapter in its place (the baseline Local): the figures are the uniform mean of
                 their metrics.
         """
-        figures = self._evaluate_global() if states is None else self._evaluate_each(states)
-        self._note_evaluation(figures)
-        self._evaluate_test_sets(states)
-        return figures
-
-    def _evaluate_global(self) -> dict[str, float]:
-        slices, self._predictions = slices_due(self.config, self.state.round), []
-        return self.federation.evaluate(self.state.params, slices=slices, keep=self._predictions)
-
-    def _evaluate_each(self, states: Mapping[int, Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        done = self.state.round
-        per_client, self._predictions = [], []
-        for client, state in sorted(states.items()):
-            own: list[Prediction] = []
-            figures = self.federation.evaluate(state, slices=slices_due(self.config, done), keep=own)
-            self._predictions += of_client(own, client)
-            self.folder.write_json(f"clients/client_{client}.json", {"rounds": done, **figures})
-            write_adapter(self.folder.path / "clients" / f"client_{client}", self.federation.mllm, dict(state))
-            per_client.append(figures)
-        return mean_figures(per_client)
+        return self.evaluations.evaluate(states)
 
     def checkpoint(self) -> None:
         """Save the run's state, if this round is due."""
@@ -294,19 +267,11 @@ class Session:
 
     def close(self) -> dict[str, Any]:
         """Write the adapters and results.json, publish, and return the results."""
-        folder, data = self.folder, self.federation.data
+        folder = self.folder
         digest = write_adapters(folder.path, self.federation, self.state)
         average, figures = average_last(self.federation, folder, self.state)
         results = self._results(digest) | ({"average_last": figures} if figures else {})
-        if self._predictions:
-            write_predictions(folder.path / PREDICTIONS, self._predictions)
-        self._test_sets.write()
-        dataset, clients = data.dataset, data.clients
-        results |= closing_figures(
-            self.config, data.template, self._predictions, clients=clients, train=dataset.train, test=dataset.test
-        )
-        for name, figures in self._test_sets.closing().items():
-            results["test_sets"][name] |= figures
+        self.evaluations.close(results)
         if results.get("out_of_form"):
             logger.warning("%s.", said_of_form(results["out_of_form"]))
         folder.write_json("results.json", results)  # first without the hub: while a push hangs, the results are there
@@ -317,30 +282,10 @@ class Session:
         remove_checkpoint(folder.path / "checkpoint")
         return results
 
-    def _record(self, kind: str, round_index: int, figures: dict[str, Any]) -> None:
-        self.folder.record(kind, round_index, figures)
-        self.state.lines += 1
-
     def _refuse(self, client: int, reason: str) -> None:
         logger.warning("Round %d: update refused: %s", self.state.round, reason)
         self.state.figures["refused"].append({"round": self.state.round, "client": client, "reason": reason})
         self._listener.refused(self.state.round, client, reason)
-
-    def _note_evaluation(self, figures: dict[str, float]) -> None:
-        done, evaluations = self.state.round, self.state.figures["evaluations"]
-        self._record("evaluation", done, dict(figures))
-        self.last_figures = figures
-        entry, metric = {"round": done, **figures}, best_metric(self.config, self.federation.data.dataset)
-        best = best_of(evaluations, metric)
-        evaluations.append(entry)
-        if is_better(entry, best, metric):
-            self.state.best = dict(self.state.params)
-        self._listener.evaluated(done, figures)
-
-    def _evaluate_test_sets(self, states: Mapping[int, Mapping[str, torch.Tensor]] | None = None) -> None:
-        for name, figures in self._test_sets.evaluate(states).items():
-            self._record("test_set", self.state.round, {"set": name, **figures})
-            self._listener.test_set_evaluated(self.state.round, name, figures)
 
     def _seconds(self) -> dict[str, float]:
         return self._clock.seconds(self.federation.evaluation_seconds)

@@ -89,6 +89,6 @@ class FedMLLMTrainer(BaseTrainer):
 
     def evaluate(self, target_data_split_name: str = "test") -> dict[str, float]:
         """The figures of the evaluation that our server just made, for one split."""
-        figures = runtime.current().session.last_figures
+        figures = runtime.current().session.evaluations.last
         prefix = f"{target_data_split_name}_"
         return {name: value for name, value in figures.items() if name.startswith(prefix)}
