@@ -1,4 +1,4 @@
-"""Processes without the seconds that imports take: forks of an interpreter that has imported what is heavy.
+"""Processes without the seconds that imports take: forks of an interpreter that has imported and loaded what is heavy.
 
 ``Forks(python).run(["-m", "fs_fedmllm", "run", ...], cwd, env)`` stands for ``subprocess.run([python, "-m", ...])``,
 and ``start`` for ``Popen``: another process with another id, its own folder, environment, files and signals. What an
@@ -122,11 +122,21 @@ def serve() -> None:
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        _load_base()
     assert own not in sys.path
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         if not os.fork():
             _watch(json.loads(line))
+
+
+def _load_base() -> None:
+    """The embedded model, as the presets have it: half of what a short run takes. A fork finds it loaded."""
+    from fs_fedmllm.config import ModelOptions
+    from fs_fedmllm.models.loader import load_mllm
+
+    load_mllm(ModelOptions())
 
 
 def _watch(told: dict) -> None:
