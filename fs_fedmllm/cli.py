@@ -35,7 +35,8 @@ from fs_fedmllm.commands import (
 from fs_fedmllm.commands.completion import complete
 from fs_fedmllm.commands.output import documents_only
 from fs_fedmllm.errors import ConfigError, FedMLLMError
-from fs_fedmllm.runs.verbosity import add_verbosity, apply_verbosity
+from fs_fedmllm.quoting import shell_word
+from fs_fedmllm.runs.verbosity import add_verbosity, verbosity
 from fs_fedmllm.shipped import licence_text
 from fs_fedmllm.version import VERSION
 
@@ -133,7 +134,8 @@ def _meant(args: argparse.Namespace, more: Sequence[str], options: Sequence[str]
             return ""
         value = option.partition("=")[2]
         after = more[more.index(option) + 1 :][:1]
-        whole.append(f"{key}={value or next((word for word in after if word not in options), '...')}")
+        said = value or next((word for word in after if word not in options), "...")
+        whole.append(shell_word(f"{key}={said}"))
         if beside := BESIDE.get(option.lstrip("-").partition("=")[0].replace("-", "_")):
             whole.append(beside)
     listed = f"{' and '.join(options)} {'is no option' if len(options) == 1 else 'are no options'}"
@@ -152,7 +154,14 @@ def _run(argv: Sequence[str] | None) -> int:
     options = [word for word in more if re.match("--?[A-Za-z]", word)]
     if more and not hasattr(args, "overrides"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    apply_verbosity(args)
+    with verbosity(args):
+        return _answered(parser, args, more, options)
+
+
+def _answered(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, more: list[str], options: Sequence[str]
+) -> int:
+    """Run the command, and say in one paragraph what the user can put right."""
     try:
         if options:
             if said := _meant(args, more, options):

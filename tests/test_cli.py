@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -301,3 +302,14 @@ def test_help_and_configuration_errors_import_nothing_heavy(words: list[str], tm
     command = [sys.executable, "-c", code, *words]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_command_leaves_logging_as_it_found_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Called from Python, a quiet command does not silence the next, and a verbose one leaves no handler."""
+    loggers = [logging.getLogger(name) for name in ("fs_fedmllm", "fs_fedmllm.progress")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    for option in ("-q", "-v", "-v", "-q"):
+        assert main(["config", option]) == 0
+        assert [(logger.level, list(logger.handlers)) for logger in loggers] == before
+    assert main(["run", "nowhere.yaml", "-q"]) == 2
+    assert [(logger.level, list(logger.handlers)) for logger in loggers] == before

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from short_runs import SHORT
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.quoting import yaml_word
 from fs_fedmllm.scenarios.reading import read_dataset
 from fs_fedmllm.tools.init import looking
 from fs_fedmllm.tools.init.looking import Column, Look, look
-from fs_fedmllm.tools.init.pictures import images_below
+from fs_fedmllm.tools.init.places import images_below
 from fs_fedmllm.tools.init.proposal import Told
 from fs_fedmllm.tools.init.proposing import propose
-from fs_fedmllm.tools.init.writing import config_yaml, scalar, template_yaml
+from fs_fedmllm.tools.init.writing import config_yaml, template_yaml
 
 SITES = ("Nord", "Süd", "West")
 
@@ -189,7 +191,7 @@ def test_it_asks_on_a_terminal_only_and_nothing_that_flags_answer(here, capsys, 
     assert "Nothing was written" in refused and "this is no terminal. Say --yes" in refused
     assert os.listdir(here) == ["r.csv"]
     assert main(["init", "r.csv", "--yes"]) == 2
-    assert "Which column holds the label? --label a or b." in capsys.readouterr().err
+    assert "Which column holds the label? Say --label a or --label b." in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     asked = []
@@ -315,7 +317,7 @@ def test_each_guess_has_a_reason_and_names_stay_on_their_line():
     "text", ["no", "on", "a: b", "#x", "1", "1e3", "", " x ", "ü", '"', "\\", "\u2028", "🏥", "-", "2020-01-01", "~"]
 )
 def test_texts_come_back_from_yaml_as_they_were(text):
-    assert yaml.safe_load(f"key: {scalar(text)}") == {"key": text}
+    assert yaml.safe_load(f"key: {yaml_word(text)}") == {"key": text}
 
 
 def test_texts_for_nothing_are_absent():
@@ -397,10 +399,21 @@ def test_columns_that_are_not_read_are_named():
     assert made.warnings[0].startswith("A row shows one picture: that of before is taken, after is not read.")
 
 
-def test_windows_paths_are_told_their_slashes(here, capsys):
+def test_paths_of_windows_are_read(here, capsys):
+    """Backslashes name a file that is there; where none is, the row says how to write it."""
+    (here / "in" / "pics").mkdir(parents=True)
+    for i in range(40):
+        Image.new("L", (8, 8), 6 * i).save(here / "in" / "pics" / f"{i}.png")
     write_csv(here / "p.csv", [{"label": f"x{i % 2}", "img": f"pics\\{i}.png"} for i in range(40)])
-    assert main(["init", "p.csv", "--yes"]) == 1
-    assert r"backslashes (Windows), such as 'pics\\0.png': replace" in capsys.readouterr().out
+    assert main(["init", "p.csv", "--yes"]) == 0
+    raw = yaml.safe_load((here / "my.yaml").read_text())["fedmllm"]["data"]
+    assert raw["image_root"] == "in" and raw["columns"]["image"] == "img"
+    data = read_dataset(schema.load(here / "my.yaml"))
+    assert {Path(row.image).parent for row in data.train} == {here / "in" / "pics"}
+    capsys.readouterr()
+    (here / "in" / "pics" / "30.png").unlink()
+    assert main(["init", "p.csv", "--yes", "--force"]) == 1
+    assert "has backslashes (Windows). Write it with slashes, pics/30.png" in capsys.readouterr().out
 
 
 def test_a_table_of_excel_on_windows(here, capsys):
@@ -431,3 +444,120 @@ def test_patients_are_resampled_whole(here, capsys):
     capsys.readouterr()
     assert main(["data", "check", "r.csv"]) == 2
     assert "r.csv is a file of rows. Name the configuration" in capsys.readouterr().err
+
+
+#: Ten things that nurses write, of several words each, and no sentence.
+PHRASES = (
+    *("edges red and warm", "dry and clean", "smells of old cheese", "skin around is hot", "no change since Monday"),
+    *("yellow film on top", "healing from the rim", "wet under the bandage", "pain when touched", "blister has burst"),
+)
+
+
+def test_phrases_that_repeat_are_the_text():
+    """A column of some phrases is neither a label of ten options nor left out without a word."""
+    rows = [{"what we saw": PHRASES[i % 10], "disease": f"d{i % 3}", "img": f"{i}.png"} for i in range(60)]
+    made = propose(columns_of(rows), Told())
+    assert made.columns == {"image": "img", "label": "disease", "text": "what we saw"} and not made.doubts
+    # the name says nothing, but one of two columns of few values has short ones
+    rows = [{"what we saw": PHRASES[i % 10], "it": f"d{i % 3}"} for i in range(60)]
+    made = propose(columns_of(rows), Told())
+    assert made.columns == {"label": "it", "text": "what we saw"}
+    # two columns of them: neither is taken, and how to take one is said
+    rows = [{"seen": PHRASES[i % 10], "done so far": PHRASES[i % 7], "img": f"{i}.png", "label": "ab"[i % 2]}
+            for i in range(60)]  # fmt: skip
+    made = propose(columns_of(rows), Told())
+    assert "text" not in made.columns
+    assert "if one is the text, say --text seen or --text 'done so far'." in made.warnings[0]
+    # names of hospitals are no text
+    rows = [{"klinik": f"Klinikum am Park {i % 3}", "img": f"{i}.png", "label": "ab"[i % 2]} for i in range(60)]
+    assert "text" not in propose(columns_of(rows), Told()).columns
+
+
+def test_what_answers_a_question_can_be_pasted(here, capsys):
+    write_csv(here / "r.csv", [{"a b": f"x{i % 2}", "-c": f"y{i % 3}", "note": f"words {i}"} for i in range(40)])
+    assert main(["init", "r.csv", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert "Say --label 'a b' or --label=-c." in said
+    assert main(["init", "r.csv", "--yes", "--label=-c", "--out", "my rows.yaml"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  fs-fedmllm")]
+    words = [shlex.split(line, comments=True) for line in lines]
+    assert words[0] == ["fs-fedmllm", "data", "check", "my rows.yaml"]
+    assert all("my rows.yaml" in line for line in words[:-1]) and len(words) == 7
+
+
+def test_measurements_are_no_labels():
+    rows = [{"Temperatur": f"3{i % 3},{i % 5}", "Befall": ("ja", "nein")[i % 2], "note": f"n {i}"} for i in range(60)]
+    assert propose(columns_of(rows), Told()).columns["label"] == "Befall"
+
+
+def test_labels_that_are_several_are_told(here):
+    rows = [{"image": f"{i}.png", "normal": int(i % 3 == 0), "mass": int(i % 3 == 1), "edema": int(i % 3 == 2)}
+            for i in range(60)]  # fmt: skip
+    made = propose(columns_of(rows), Told())
+    assert [doubt.option for doubt in made.doubts] == ["label"]
+    assert made.warnings == [
+        "normal, mass, edema hold 0 and 1; as many of them are 1 as there are rows, so they may be one label: write "
+        "the name of the one that is 1 into a column of its own, or ask about one of them."
+    ]
+    assert "several of them may be 1 in a row" in propose(columns_of([{**row, "normal": 1} for row in rows] + rows),
+                                                          Told()).warnings[0]  # fmt: skip
+    rows = [{"text": f"words {i}", "label": ("Mass", "Effusion|Mass", "Effusion")[i % 3]} for i in range(60)]
+    assert "Effusion|Mass is several labels in one" in propose(columns_of(rows), Told()).warnings[0]
+    rows = [{"text": f"words {i}", "labels": [["a"], ["a", "b"]][i % 2]} for i in range(60)]
+    with pytest.raises(ConfigError, match="The label 'labels' holds lists, and a choice has one answer a row"):
+        propose(columns_of(rows), Told({"label": "labels"}))
+
+
+def test_a_column_of_sites_with_holes_is_told():
+    rows = [{"note": f"words {i}", "label": "ab"[i % 2], "hospital": "" if i < 2 else f"H{i % 3}"} for i in range(60)]
+    made = propose(columns_of(rows), Told())
+    assert "site" not in made.columns and made.warnings == [
+        "2 rows lack hospital, so it is not taken for the clients. Fill it in, or take those rows out, and run init "
+        "again; or say --site hospital: training rows alone need it."
+    ]
+
+
+def test_images_without_endings_are_seen(here, capsys):
+    """DICOM series of scanners have names such as IM00001; a column of them is not passed over."""
+    for i in range(40):
+        place = here / "series" / f"PA{i // 10}" / f"IM{i:05d}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 6 * i).save(place, "PNG")
+    (here / "notes" / "deep").mkdir(parents=True)
+    (here / "notes" / "deep" / "a").write_text("no image")
+    rows = [
+        {"study": f"series/PA{i // 10}/IM{i:05d}", "src": "notes/deep/a", "finding": "ab"[i % 2]} for i in range(40)
+    ]
+    write_csv(here / "r.csv", rows)
+    assert main(["init", "r.csv", "--yes"]) == 0
+    assert yaml.safe_load((here / "my.yaml").read_text())["fedmllm"]["data"]["columns"] == {
+        "image": "study", "text": "", "label": "finding"
+    }  # fmt: skip
+
+
+def test_rows_with_nothing_to_show(here, capsys):
+    write_csv(here / "r.csv", [{"picture": f"https://example.org/{i}.png", "class": "ab"[i % 2]} for i in range(40)])
+    assert main(["init", "r.csv", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert "'picture' holds addresses of images, which are not downloaded" in said
+    assert "There is nothing to show a model" in said and "--text picture" not in said
+
+
+def test_files_of_several_hospitals_are_to_be_joined(here, capsys):
+    for name in ("nord one.csv", "sued.csv"):
+        write_csv(here / name, [{"note": f"words {i}", "label": "ab"[i % 2]} for i in range(40)])
+    assert main(["init", ".", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert "fs-fedmllm init 'nord one.csv' (where each is of one hospital, join them into one table" in said
+    (here / "packed").mkdir()
+    (here / "packed" / "shard-000000.tar").write_bytes(b"")
+    assert main(["init", "packed", "--yes"]) == 2
+    assert "shard-000000.tar is packed, and not read. Unpack it, and write a table" in capsys.readouterr().err
+
+
+def test_the_encoding_that_a_table_has_is_proposed(here, capsys):
+    rows = "".join(f"words {i}\t{'ab'[i % 2]}\n" for i in range(40))
+    (here / "r.tsv").write_bytes(f"text\tlabel\n{rows}".encode("utf-16"))
+    assert main(["init", "r.tsv", "--yes"]) == 2
+    assert "For init: --encoding utf-16." in capsys.readouterr().err
+    assert main(["init", "r.tsv", "--yes", "--encoding", "utf-16"]) == 0

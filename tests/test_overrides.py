@@ -13,6 +13,7 @@ from short_runs import CONFIGS, REPOSITORY
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import build_parser, main
+from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.config import override_pairs
 from fs_fedmllm.config.common_names import BESIDE, COMMON_NAMES, meant_key
 from fs_fedmllm.config.reference import choices_of
@@ -158,3 +159,11 @@ def test_what_else_is_printed_stands_beside_a_document(capsys, monkeypatch, tmp_
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("a library speaks\nno runs below") and said.err == ""
+
+
+def test_a_document_moves_no_cursor(capsys) -> None:
+    """Names of clients and labels stand in documents, which people print to a terminal too."""
+    value = {"name": "a\x1b[2J\x9b31m\u202eb", "é": "ü 🩹\ud83d"}
+    print_document(json.dumps(value, ensure_ascii=False, indent=2))
+    said = capsys.readouterr().out
+    assert json.loads(said) == value and "".join(said.split("\n")).isprintable() and "ü 🩹" in said

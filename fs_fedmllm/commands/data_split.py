@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fs_fedmllm.commands.tables import client_table
 from fs_fedmllm.commands.targets import target_config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.quoting import shell_word
 
 if TYPE_CHECKING:
     from fs_fedmllm.config import Config
@@ -100,7 +101,8 @@ def export(args: argparse.Namespace) -> int:
     print(client_table(data.clients, data.names))
     for said in _beside_trl(config, data.template):
         print(said)
-    print(f"written to {out}; for example: trl sft --dataset_name {out / 'client_1'} --model_name_or_path ...")
+    first = shell_word(out / "client_1")
+    print(f"written to {out}; for example: trl sft --dataset_name {first} --model_name_or_path ...")
     return 0
 
 

@@ -125,10 +125,10 @@ def _rows_of(args: argparse.Namespace, found: Rows, adapter: str, prompts: Path)
             options["template"] = str(write_prompts(description, prompts))
             own = dataclasses.replace(own, template=description.template.name)
     if own.together and "data" not in keys:
-        options["groups"] = list(dict.fromkeys([*(options.get("groups") or []), own.together]))
-        keys["data"] = {"splitter_args": [{"keep_together": own.together}]}
+        options["groups"] = list(dict.fromkeys([*(options.get("groups") or []), *own.together]))
+        keys["data"] = {"splitter_args": [{"keep_together": list(own.together)}]}
     else:
-        own = dataclasses.replace(own, together="")
+        own = dataclasses.replace(own, together=())
     return dataclasses.replace(found, options=options, keys=keys).config(), own.as_dict()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.errors import ConfigError, printable
+from fs_fedmllm.quoting import shell_option, shell_word
 
 if TYPE_CHECKING:
     from fs_fedmllm.tools.init.looking import Look
@@ -95,7 +95,7 @@ def _init(args: argparse.Namespace) -> int:
         return 1
     _write(args, found, proposal, out, template)
     print(f"\nwritten: {out}, {template}\n")
-    print("\n".join(next_lines(shlex.quote(str(out)), wrong_rows=trial.rows, wrong=bool(trial))))
+    print("\n".join(next_lines(str(out), wrong_rows=trial.rows, wrong=bool(trial))))
     return 1 if trial else 0
 
 
@@ -103,7 +103,7 @@ def next_lines(config: str, *, wrong_rows: int, wrong: bool) -> list[str]:
     """What to do next: the commands, and before them what has to be repaired.
 
     Args:
-        config: path of the configuration, as a shell takes it.
+        config: path of the configuration.
         wrong_rows: rows that a run would refuse.
         wrong: whether it would refuse anything.
     """
@@ -115,7 +115,7 @@ def next_lines(config: str, *, wrong_rows: int, wrong: bool) -> list[str]:
     what = "the rows above, or take them out" if wrong_rows else f"what is said above, here or in {config}"
     return [
         f"First repair {what}; {config} stays as it is. Then:",
-        f"  fs-fedmllm data check {config}    until it says 0 errors",
+        f"  fs-fedmllm data check {shell_word(config)}  # until it says 0 errors",
         "and go on with:",
         *(f"  {line}" for line in others),
     ]
@@ -161,15 +161,17 @@ def _settled(found: Look, told: Told, asks: bool) -> tuple[Proposal, Told]:
             return proposal, told
         if not asks:
             print(_shown(proposal))
-            said = " ".join(f"{doubt.question} --{doubt.option} {_choices(doubt)}." for doubt in proposal.doubts)
+            said = " ".join(f"{doubt.question} Say {_choices(doubt)}." for doubt in proposal.doubts)
             raise ConfigError(f"Some things cannot be told from the rows. {said}")
         print(_shown(proposal))
         told = _answered(told, proposal.doubts[0])
 
 
 def _choices(doubt: Doubt) -> str:
-    more = " and more" if len(doubt.choices) > 8 else ""
-    return " or ".join(map(printable, doubt.choices[:8])) + more if doubt.choices else "..."
+    if not doubt.choices:
+        return f"--{doubt.option} '...'"
+    more = " and so on" if len(doubt.choices) > 8 else ""
+    return " or ".join(shell_option(doubt.option, choice) for choice in doubt.choices[:8]) + more
 
 
 def _answered(told: Told, doubt: Doubt) -> Told:

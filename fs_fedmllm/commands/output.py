@@ -6,6 +6,7 @@ Libraries print when they are imported; meanwhile that goes to standard error.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -31,6 +32,16 @@ def documents_only(wanted: bool) -> Iterator[None]:
         _documents.pop()
 
 
+def _escaped(c: str) -> str:
+    """A character as JSON escapes it."""
+    return json.dumps(c)[1:-1]
+
+
 def print_document(text: str) -> None:
-    """Print a document, or one of its lines, to standard output."""
+    """Print a document of JSON, or one of its lines, to standard output.
+
+    What would move a terminal's cursor or turn its text around is escaped as JSON escapes it.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
     print(text, file=_documents[-1] if _documents else sys.stdout)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.shipped import find_shipped
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def _sweep(args: argparse.Namespace) -> int:
     with locked(out / LOCK, advice="Wait until that sweep has ended, or name another folder with --out."):
         runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
         outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))
-    print(f"{outcome.finished} of {wanted} cells finished in {out}; fs-fedmllm report {out} makes the table.")
+    table_of = f"fs-fedmllm report {shell_word(out)}"
+    print(f"{outcome.finished} of {wanted} cells finished in {out}; {table_of} makes the table.")
     for title, reason in outcome.failed.items():
         print(f"failed: {title}: {reason}")
     if outcome.interrupted:

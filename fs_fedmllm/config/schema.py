@@ -163,6 +163,13 @@ def _with(config: Any, values: Mapping[str, Any]) -> Any:
     return replace(config, **found)
 
 
+def _names(named: Any) -> tuple[str, ...]:
+    """Names of columns as a file has them: one, or a list."""
+    if isinstance(named, str):
+        return (named,) if named else ()
+    return tuple(dict.fromkeys(map(str, named))) if isinstance(named, list | tuple) else ()
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
@@ -225,18 +232,18 @@ class Config:
         What the scenario keeps together, else what the split of one's own rows does: ten pictures of one patient are
         no ten patients, whoever has been told so.
         """
-        if together := self.scenario_args.get("keep_together"):
-            return (str(together),)
-        return self.split_together
+        return self.kept_together or self.split_together
+
+    @property
+    def kept_together(self) -> tuple[str, ...]:
+        """Keys of rows whose groups the scenario gives to one client."""
+        return _names(self.scenario_args.get("keep_together"))
 
     @property
     def split_together(self) -> tuple[str, ...]:
         """Columns of one's own rows that ``fedmllm.data.split`` keeps together."""
         split = self.fedmllm.data.get("split")
-        named = (split.get("together") or ()) if isinstance(split, Mapping) else ()
-        if isinstance(named, str):
-            return (named,)
-        return tuple(dict.fromkeys(map(str, named))) if isinstance(named, list | tuple) else ()
+        return _names(split.get("together")) if isinstance(split, Mapping) else ()
 
     @property
     def switches(self) -> dict[str, str]:

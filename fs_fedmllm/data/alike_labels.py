@@ -29,6 +29,7 @@ _SAME = {
 _MEANS = {way: meaning for meaning, ways in _SAME.items() for way in ways.split()}
 #: Numbers are a way to write yes and no, beside somebody's yes or no.
 _NUMBERS = {"1": "yes", "0": "no"}
+_NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?")
 _ROMAN = re.compile(r"x{0,3}(ix|iv|v?i{0,3})")
 
 
@@ -64,6 +65,9 @@ def _alike(there: Mapping[str, int]) -> list[list[str]]:
     """Sets of two or more names that may be one; the rarest first, in each and among them."""
     names = sorted(there, key=lambda name: (there[name], name))
     keys: list[list[Hashable]] = [[("spelt", key) for key in _spellings(name)] for name in names]
+    for name, own in zip(names, keys, strict=True):
+        if _NUMBER.fullmatch(number := name.strip().replace(",", ".")):  # 1 and 1.0, as pandas writes it
+            own.append(("number", float(number)))
     for own, meaning in zip(keys, _meanings(names), strict=True):
         own.append(("means", meaning))
     for i, first in enumerate(names):

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.files import Row, shown
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.packed import RATIO, SWOLLEN
 from fs_fedmllm.files.untrusted import open_regular, parse_json, read_json
 
+#: Which files a folder of ``datasets`` consists of.
+_STATE = "state.json"
 BATCH = 4096
 #: Rows of a batch where values are nested, such as embedded images.
 BATCH_NESTED = 64
@@ -168,6 +170,14 @@ def _require_files(folder: Path) -> None:
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}."
             raise RowError(str(path), problem, "Write it with save_to_disk.") from error
+    try:
+        named = [item["filename"] for item in read_json(folder / _STATE)["_data_files"]]
+    except (OSError, ValueError, LookupError, TypeError):  # the reader says what is wrong with it
+        return
+    for name in named:
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"it names the file {shown(name)}, which is not in this folder."
+            raise RowError(str(folder / _STATE), problem, "Write it with save_to_disk.")
 
 
 def _numbered(path: Path, batches: Any) -> Iterator[tuple[str, Row]]:

@@ -77,6 +77,12 @@ def words_of(name: str) -> set[str]:
     return words | pairs
 
 
+def is_phrase(text: str) -> bool:
+    """Whether a text is several words, as notes are and names of classes seldom: ``edges red and warm``."""
+    words = [word for word in text.split() if any(letter.isalpha() for letter in word)]
+    return len(words) >= 3 or len(_UNSPACED.findall(text)) >= _SENTENCE // 2
+
+
 def is_prose(text: str) -> bool:
     """Whether a text is as long as a sentence."""
     return (len(text) >= 30 and len(text.split()) >= 5) or len(_UNSPACED.findall(text)) >= _SENTENCE

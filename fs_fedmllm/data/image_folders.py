@@ -77,7 +77,8 @@ def named_rows(rows: Rows, folder: Path, found: Findings) -> Iterator[tuple[str,
     named: set[str] = set()
     for where, row in rows:
         made = _named_row(row, folder)
-        named.add(os.path.normpath(str(made.get(FILE_NAME))))
+        name = str(made.get(FILE_NAME))
+        named.update((os.path.normpath(name), os.path.normpath(name.replace("\\", "/"))))
         yield where, made
     images = (str(path) for path in folder.absolute().rglob("*") if _pictured(path.name))
     others = sorted(image for image in images if image not in named)

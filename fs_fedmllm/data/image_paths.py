@@ -60,6 +60,8 @@ class ImageFolder:
         if isinstance(relative, str) and relative.endswith(name):
             self._regular[relative[: len(relative) - len(name)]] = (folder + os.sep, kinds)
         kind = kinds.get(name)
+        if kind is None and (there := self._with_slashes(relative, where)) is not None:
+            return self.resolve(there, where)
         if kind is None:
             if self.required:
                 if isinstance(relative, str) and "\\" in relative:
@@ -78,6 +80,14 @@ class ImageFolder:
         elif kind != "file":
             raise RowError(where, f"the image {full} is not a regular file.", "Name an image file.")
         return full
+
+    def _with_slashes(self, relative: object, where: str) -> str | None:
+        """A path of Windows with slashes, where a file is there; None for any other."""
+        if not isinstance(relative, str) or "\\" not in relative or _DRIVE.match(relative):
+            return None
+        there = relative.replace("\\", "/")
+        folder, name = os.path.split(self._lexical(there, where))
+        return there if name in self._list(folder, where) else None
 
     def _leads_out(self, what: str, where: str) -> RowError:
         remedy = _LINK if self._follow is None else f"{_LINK[:-1]}, or say fedmllm.data: {{follow_links: true}}."
@@ -124,7 +134,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{200,}={0,2}\s*")
 #: How base64 of a PNG, JPEG, GIF, WebP, TIFF and BMP begins.
 _ENCODED = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkqA|TU0AK|Qk)[A-Za-z0-9+/_\-\s]{40,}={0,2}\s*")
-_DRIVE = re.compile(r"^([A-Za-z]:)?[\\/]+")
+_DRIVE = re.compile(r"^(?:[A-Za-z]:[\\/]*|[\\/]+)")
 _AS_FILE = "Write it to a file in the data folder, and give the file's path."
 
 

@@ -213,6 +213,22 @@ def check_image(path: str, where: str = "") -> tuple[int, int]:
         return image.size
 
 
+def is_image(path: str) -> bool:
+    """Whether a file begins as images do that are read, some of them with an extra.
+
+    Args:
+        path: as ``ImageFolder.resolve`` gave it.
+    """
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(HEAD)
+        if not (is_dicom(head) or is_heif(head)):
+            check_image(path)
+    except (OSError, RowError):
+        return False
+    return True
+
+
 def image_sha256(path: str) -> str:
     """The sha256 of the file's bytes, in hexadecimal."""
     with open_regular(path) as stream:

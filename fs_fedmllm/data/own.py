@@ -34,6 +34,7 @@ from typing import Any
 
 from fs_fedmllm.data.columns import UnreadColumns, check_mapping, no_column
 from fs_fedmllm.data.dividing import Division, check_division
+from fs_fedmllm.data.embedded import cached_images
 from fs_fedmllm.data.files import fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, convert
 from fs_fedmllm.data.image_folders import classes_sha256
@@ -41,7 +42,6 @@ from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source, find_sources, is_table, read_source
 from fs_fedmllm.data.own_rows import RowReader
-from fs_fedmllm.data.registry import cache_dir
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.data.tables import table_form
 from fs_fedmllm.data.template import load_template
@@ -182,8 +182,10 @@ def _hashed(sources: Sequence[Source]) -> Iterator[Path]:
 
 
 def _store(root: Path, extract_images: str) -> str:
-    store = os.path.abspath(root / extract_images) if extract_images else str(cache_dir() / "images")
-    if extract_images and not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
+    if not extract_images:
+        return cached_images()
+    store = os.path.abspath(root / extract_images)
+    if not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
         raise ConfigError(f"own: extract_images {extract_images!r} must be a folder inside {root}.")
     remove_abandoned(Path(store))
     return store

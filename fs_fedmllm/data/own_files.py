@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_rows
 from fs_fedmllm.data.packed import GZIP, is_packed, kind_of
 from fs_fedmllm.data.tables import TABLES, TableForm, table_rows
-from fs_fedmllm.files.atomic import write_atomically
 
 #: Endings of files that are read, in any case; all but Parquet may be packed with gzip (``.csv.gz``).
 ENDINGS = (".jsonl", ".json", ".parquet", *TABLES)
@@ -169,6 +166,13 @@ def _nothing_to_read(root: Path) -> tuple[str, str]:
     if near:
         remedy = "Unpack it." if near[0].suffix.lower() in _PACKED else f"Save it as one of {', '.join(ENDINGS)}."
         return f"{problem}; {near[0].name} is not read.", remedy
+    packed = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in _PACKED]
+    if packed and not any(is_read(entry) for entry in root.iterdir()):
+        problem = f"{problem}; {packed[0]} is packed, and not read"
+        return (
+            f"{problem}.",
+            "Unpack it, and write a table that names its files: a row each, with image, text and label.",
+        )
     others = [entry.name for entry in sorted(root.iterdir()) if is_read(entry)]
     here = f" (here: {', '.join(others[:8])}{' and more' if len(others) > 8 else ''})" if others else ""
     return f"{problem}{here}.", "Name your file with the option file or train, val and test."
@@ -218,11 +222,3 @@ def read_source(source: Source, found: Findings, form: TableForm = UTF8) -> Iter
         yield from table_rows(path, found, form)
     else:
         yield from json_rows(path, found)
-
-
-def write_image(data: bytes, store: str) -> str:
-    """The path of an image that a file holds as bytes; they are written to ``store`` once, named by their hash."""
-    path = os.path.join(store, hashlib.sha256(data).hexdigest()[:32])
-    if not os.path.exists(path):
-        write_atomically(Path(path), data, durable=False, private=True)
-    return path

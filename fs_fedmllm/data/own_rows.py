@@ -13,19 +13,20 @@ from fs_fedmllm.data.columns import (
     missing,
     no_column,
     no_such,
-    one_image,
     overshadowed,
     renamed,
 )
 from fs_fedmllm.data.conversations import conversation_columns, told
 from fs_fedmllm.data.dividing import PARTS, Division, divide, division_sentences
+from fs_fedmllm.data.embedded import image_path
 from fs_fedmllm.data.files import Row, shown, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, as_finding
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
-from fs_fedmllm.data.own_files import Source, write_image
+from fs_fedmllm.data.own_files import Source
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.quoting import shell_word, yaml_list, yaml_mapping
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
@@ -135,25 +136,10 @@ class RowReader:
 
     def _image(self, value: Any, where: str) -> str | None:
         """The path of a row's image: named, or embedded as bytes, alone or in a mapping (Hugging Face)."""
-        value = one_image(value, where)
-        if isinstance(value, dict):
-            if not {"bytes", "path"} & value.keys():
-                held = ", ".join(map(str, value)) or "nothing"
-                remedy = "Give a path, or a mapping of bytes and path."
-                raise RowError(where, f"the image is a mapping of {held}.", remedy)
-            data, value = value.get("bytes"), value.get("path")
-            if data and not isinstance(data, bytes):
-                remedy = "Write the images as files, and give their paths."
-                raise RowError(where, f"the image's bytes are {type(data).__name__}, not bytes.", remedy)
-            value = data or value
-        if isinstance(value, bytes) and value:
-            path = write_image(value, self.store)
+        path, embedded = image_path(value, where, self.images, self.store)
+        if embedded and path is not None:
             self._kept.add(path)
-            return path
-        if isinstance(value, str) and value.strip().lower() in NOTHING:
-            remedy = f"Leave it empty where there is no image, or say fedmllm.data: {{absent: ['{value.strip()}']}}."
-            raise RowError(where, f"the image path is {value!r}.", remedy)
-        return None if missing(value) or value == b"" else self.images.resolve(value, where)
+        return path
 
     def _sample(self, row: Row, where: str, image: str | None, part: str) -> Sample:
         template = self.options.template
@@ -243,7 +229,7 @@ class RowReader:
             self.found.warn(
                 where,
                 f"In {rows} {name} is {value!r}, which is taken as it is written.",
-                f"Say fedmllm.data: {{absent: ['{value}']}} if it means that nothing is there.",
+                f"Say fedmllm.data: {{absent: {yaml_list([value])}}} if it means that nothing is there.",
             )
 
     def say_unread(self, source: Source, unread: UnreadColumns) -> None:
@@ -263,11 +249,12 @@ class RowReader:
 
 
 def _remedy(mapping: Mapping[str, str]) -> str:
-    written = ", ".join(f"{name}: {column}" for name, column in mapping.items())
+    written = yaml_mapping(mapping)
     first = next((name for name, column in mapping.items() if column), None)
     if first is None:
         return "The column has no name; give it one, as the page on own data has them."
     return (
-        f"Write fedmllm.data: {{columns: {{{written}}}}} (data check: columns '{{{written}}}'), or rename the columns."
+        f"Write fedmllm.data: {{columns: {written}}} (data check: columns {shell_word(written)}), or rename the "
+        "columns."
         f" If it is no {first}, {{columns: {{{first}: ''}}}} says that there is none."
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ TABLES = {".csv": "", ".tsv": "\t"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 #: Characters of one cell, columns of a table, and characters of its beginning that a delimiter is looked for in.
 MAX_CELL, MAX_COLUMNS, LOOKED_AT = 1 << 24, 4096, 1 << 16
+#: Lines that may stand between a title and the columns' names.
+_TITLES = 10
+_TITLE = "If it is a title, take it out, with what else stands above the columns' names."
 _ENCODING = re.compile(
     r"utf-?(8|16|32)(-sig|-le|-be)?|cp\d{3,4}|iso8859-\d+|koi8-[rtu]|mac-[a-z]+|gb\w+|hz|big5\w*|shift_jis\w*|euc_\w+|"
     r"johab|ascii"
@@ -142,6 +146,10 @@ def _records(path: Path, found: Findings, reader: _Reader, delimiter: str) -> It
     if not first:
         return found.error(RowError(str(path), "the file is empty.", "Write the columns' names in its first line."))
     names = _names(f"{path}:{line}", first)
+    records, below = _begun(records, names_one=_fills(first) == [0] and len(first) > 1)
+    if below:
+        problem = f"the first line names 1 of {len(names)} columns, and line {below[0]} fills {below[1]} cells."
+        return found.error(RowError(f"{path}:{line}", problem, f"{_TITLE} Else name each column."))
     empty = 0
     while True:
         try:
@@ -159,6 +167,32 @@ def _records(path: Path, found: Findings, reader: _Reader, delimiter: str) -> It
         yield f"{path}:{line}", {name: cell or None for name, cell in zip(names, cells, strict=True)}
     if empty:
         found.note(str(path), f"Rows whose cells are all empty, passed over: {empty:,}.")
+
+
+def _fills(cells: Sequence[str]) -> list[int]:
+    """The places of the cells that are not blank."""
+    return [place for place, cell in enumerate(cells) if cell.strip()]
+
+
+def _begun(
+    records: Iterator[tuple[int, list[str]]], *, names_one: bool
+) -> tuple[Iterator[tuple[int, list[str]]], tuple[int, int] | None]:
+    """The records again, and the first of the next that fills several cells: its line, and how many.
+
+    Args:
+        records: below the first line.
+        names_one: whether that has something in its first cell alone, as a title has; else nothing is looked for.
+    """
+    looked: list[tuple[int, list[str]]] = []
+    below = None
+    try:
+        while names_one and below is None and len(looked) < _TITLES:
+            looked.append(next(records))
+            count = len(_fills(looked[-1][1]))
+            below = (looked[-1][0], count) if count > 1 else None
+    except (StopIteration, RowError):  # what cannot be read is told at its turn
+        pass
+    return itertools.chain(looked, records), below
 
 
 def _ragged(where: str, cells: Sequence[str], names: Sequence[str], delimiter: str) -> RowError:
@@ -295,10 +329,17 @@ def _delimiter(path: Path, encoding: str, form: TableForm) -> tuple[str, int]:
             f"its first line can be divided by {words}." if divides
             else f"its first line, {shown(lines[0].strip(), 60)}, is one column."
         )  # fmt: skip
-        raise RowError(
-            str(path), problem, "Say which it is: fedmllm.data: {delimiter: ...} (comma, semicolon, tab, bar)."
-        )
+        remedy = "Say which it is: fedmllm.data: {delimiter: ...} (comma, semicolon, tab, bar)."
+        if not divides and _divided_below(lines, length > LOOKED_AT):
+            remedy = f"{_TITLE} Else s{remedy[1:]}"
+        raise RowError(str(path), problem, remedy)
     return chosen[0], 0
+
+
+def _divided_below(lines: Sequence[str], cut: bool) -> bool:
+    """Whether the lines below the first few have several cells each, all as many."""
+    starts = range(1, min(_TITLES, len(lines) - 1))
+    return any(len(_columns(lines[start:], mark, cut)) == 1 for start in starts for mark in DELIMITERS)
 
 
 def _columns(lines: Sequence[str], mark: str, cut: bool) -> set[int]:

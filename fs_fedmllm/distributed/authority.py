@@ -33,6 +33,7 @@ from fs_fedmllm.distributed.identity import (
     role_of,
 )
 from fs_fedmllm.files.atomic import private_folder
+from fs_fedmllm.quoting import shell_word
 
 DAYS_AUTHORITY = 3650
 DAYS = 365
@@ -226,7 +227,8 @@ def _copy_authority(folder: Path, out: Path) -> None:
 def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     path = folder / f"{AUTHORITY}.crt"
     if not path.exists():
-        raise IdentityError(f"There is no authority in {folder}; make one: fs-fedmllm certs init --folder {folder}")
+        command = f"fs-fedmllm certs init --folder {shell_word(folder)}"
+        raise IdentityError(f"There is no authority in {folder}; make one: {command}")
     certificate = load_certificate(path)
     require_current(certificate, path)
     return certificate, load_key(folder / f"{AUTHORITY}.key")

@@ -8,9 +8,11 @@ to standard output whatever is chosen.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 #: Progress is shown while this logger lets INFO through.
 PROGRESS = logging.getLogger("fs_fedmllm.progress")
@@ -25,8 +27,23 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
                      help="say what is done, in FederatedScope its own log too")  # fmt: skip
 
 
-def apply_verbosity(args: argparse.Namespace) -> None:
-    """Make the choice hold for this process and those that it forks."""
+@contextlib.contextmanager
+def verbosity(args: argparse.Namespace) -> Iterator[None]:
+    """Make the choice hold for this process and those that it forks, until the command has ended.
+
+    Who calls a command from Python finds logging as it was.
+    """
+    before = [(logger, logger.level, list(logger.handlers)) for logger in (PROGRESS, _OURS)]
+    _apply(args)
+    try:
+        yield
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+def _apply(args: argparse.Namespace) -> None:
     PROGRESS.setLevel(logging.ERROR if args.quiet else logging.INFO)
     _OURS.setLevel(logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING)
     if args.verbose and not _OURS.handlers:

@@ -9,8 +9,11 @@ rounding, a repair that gives each client a row of every label).
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 
+from fs_fedmllm.data.joined import joined
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios.draws import (
     ORDER,
@@ -64,14 +67,21 @@ def units_of(rows: Rows, indices: IntArray, params: ScenarioParams) -> Units:
     """What clients get whole: groups of ``keep_together``, or single rows."""
     if params.keep_together is None:
         return single(indices)
-    values = rows.values(params.keep_together, "keep_together")
-    return together(indices, [values[index] for index in indices])
+    values = [rows.values(key, "keep_together") for key in params.group_keys]
+    # A patient and a study of one name are two things, so a key's place goes with its value.
+    several = (enumerate(row) for row in zip(*values, strict=True))
+    groups: Sequence[Hashable] = values[0] if len(values) == 1 else joined(several)
+    return together(indices, [groups[index] for index in indices])
 
 
 def require(units: int, clients: int, params: ScenarioParams, what: str = "") -> None:
     """At least one unit per client."""
     if units < clients:
-        noun = f"{what}rows" if params.keep_together is None else f"{what}groups of {params.keep_together!r}"
+        noun = (
+            f"{what}rows"
+            if params.keep_together is None
+            else f"{what}groups of {' and '.join(map(repr, params.group_keys))}"
+        )
         raise ScenarioError(f"{units} {noun} cannot give each of {clients} clients one; use at most {units} clients")
 
 

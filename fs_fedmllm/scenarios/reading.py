@@ -55,9 +55,8 @@ def named_groups(config: Config, *further: Mapping[str, Any]) -> list[str]:
     """
     given = [options.get("groups", ()) for options in (config.fedmllm.data, *further)]
     named = [key for keys in given if isinstance(keys, list | tuple) for key in keys]
-    together = config.scenario_args.get("keep_together")
     # A hospital whose rows are tested on too is no leak: who a client is, is no group to keep apart.
-    return list(dict.fromkeys([*named, *([together] if together else []), *config.split_together]))
+    return list(dict.fromkeys([*named, *config.kept_together, *config.split_together]))
 
 
 def template_of(config: Config, dataset: Dataset) -> str:

@@ -38,7 +38,8 @@ class ScenarioParams:
     Attributes:
         alpha: concentration of the Dirichlet partition, > 0; smaller is more skewed (paper: 5, 1, 0.5).
         by: what proportions are drawn for: ``label``, ``kind``, ``modality`` or a group key of the rows.
-        keep_together: group key whose rows always go to one client (a tweet, a patient), or None.
+        keep_together: group key whose rows always go to one client (a tweet, a patient), several keys (rows that
+            share a value of any of them are one group, and so are those that others connect), or None.
         beta: missing: rate at which each modality is drawn away, 0..1 (paper: 0.3, 0.4, 0.5).
         image_clients: cross: clients that keep only images; None is all but ``text_clients``.
         text_clients: cross: clients that keep only text; None is all but ``image_clients``.
@@ -68,7 +69,7 @@ class ScenarioParams:
 
     alpha: float = 0.5
     by: str = "label"
-    keep_together: str | None = None
+    keep_together: str | tuple[str, ...] | None = None
     beta: float = 0.5
     image_clients: int | None = None
     text_clients: int | None = None
@@ -109,12 +110,19 @@ class ScenarioParams:
             value = getattr(self, count)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise ScenarioError(f"scenario setting {count}: {value!r} must be a whole number of 0 or more")
+        object.__setattr__(self, "keep_together", _group_keys(self.keep_together))
         if self.keep_together is not None and self.minimum != "client":
             raise ScenarioError(
                 f"scenario setting keep_together: {self.keep_together!r} cannot be combined with minimum: "
                 f"{self.minimum!r}, which may tear a group apart; set minimum: client, or remove keep_together"
             )
         object.__setattr__(self, "file_order", tuple(self.file_order))
+
+    @property
+    def group_keys(self) -> tuple[str, ...]:
+        """The keys of ``keep_together``."""
+        kept = self.keep_together
+        return () if kept is None else (kept,) if isinstance(kept, str) else kept
 
     def seed_of(self, run_seed: int, *, unpaired: bool = False) -> int:
         """The seed of the split: ``seed`` if set, else what ``split_seed`` says."""
@@ -133,6 +141,18 @@ class ScenarioParams:
             if getattr(self, name) is None:
                 del found[name]
         return found
+
+
+def _group_keys(value: Any) -> str | tuple[str, ...] | None:
+    """``keep_together`` as it is kept: one key as itself, none as None."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if not isinstance(value, list | tuple) or not all(isinstance(key, str) and key for key in value):
+        raise ScenarioError(
+            f"scenario setting keep_together: {value!r} must be the name of a key of the rows, or a list of them"
+        )
+    keys = tuple(dict.fromkeys(value))
+    return keys if len(keys) > 1 else next(iter(keys), None)
 
 
 def _number(value: object) -> bool:

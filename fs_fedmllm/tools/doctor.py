@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.tools.planner.packages import ABSENT, OUTSIDE, TESTED, check_packages, tested_versions
 
 GOOD, WARNING, BAD = "ok", "warning", "PROBLEM"
@@ -152,8 +153,9 @@ def _federatedscope(named: str) -> Iterator[Finding]:
     if not found.commit:
         yield Finding("checkout", WARNING, f"{checkout}, commit unknown (no git history)")
     elif not found.commit.startswith(TESTED_COMMIT):
+        command = f"git -C {shell_word(checkout)} checkout {TESTED_COMMIT}"
         yield Finding("checkout", WARNING, f"{checkout} at {found.commit}",
-                      f"The tests run with {TESTED_COMMIT}: git -C {checkout} checkout {TESTED_COMMIT}")  # fmt: skip
+                      f"The tests run with {TESTED_COMMIT}: {command}")  # fmt: skip
     else:
         changed = "" if found.clean else ", with changed files"
         yield Finding("checkout", GOOD, f"{checkout} at {found.commit}{changed}")
@@ -164,7 +166,7 @@ def _federatedscope(named: str) -> Iterator[Finding]:
         yield Finding("import", GOOD, f"federatedscope {found.version} imports, with our fixes")
     plugged = status(checkout)
     if plugged.plugged and not plugged.current:
-        yield Finding("plug", WARNING, "of another version", f"fs-fedmllm plug {checkout}")
+        yield Finding("plug", WARNING, "of another version", f"fs-fedmllm plug {shell_word(checkout)}")
     else:
         yield Finding("plug", GOOD, "present" if plugged.plugged else "absent (fs-fedmllm plug <checkout>)")
 

@@ -16,9 +16,10 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.evaluation.calibration import calibration, calibration_error, confusion
 from fs_fedmllm.evaluation.predictions import Prediction, read_predictions
 from fs_fedmllm.runs.simulation import run
-from fs_fedmllm.scenarios.reading import read_dataset
+from fs_fedmllm.scenarios.reading import named_groups, read_dataset
 from fs_fedmllm.tools.adapters.predict import read_rows
 from fs_fedmllm.tools.adapters.row_files import form_of
+from fs_fedmllm.tools.adapters.taken_over import take_over
 from fs_fedmllm.tools.adapters.trained_rows import trained_on
 
 PRESET = str(CONFIGS / "cross_i3t7.yaml")
@@ -226,6 +227,21 @@ def test_the_next_months_rows_are_read_as_those_of_the_run(mine: Path, tmp_path:
     assert main([*words, "second", "--json", *given]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["template"] == "other" and told["taken_over"] == {"absent": ["NA"], "image_root": "photos"}
+
+
+def test_all_columns_that_hold_rows_together_are_taken_over(tmp_path: Path) -> None:
+    settings = {"data": {"type": "own"}, "fedmllm": {"data": {"split": {"together": ["patient", "study", "ward"]}}}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "resolved_config.yaml").write_text(json.dumps(settings))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "test.csv").write_text("note,state,patient,study,ward\na,no,1,x,\nb,yes,1,y,w\n")
+    own = take_over(str(tmp_path / "run"), tmp_path / "new", {})
+    assert own.together == ("patient", "study")  # one row has no ward
+    assert own.as_dict() == {"keep_together": ["patient", "study"]}
+    together = {"splitter": "fedmllm_aligned", "splitter_args": [{"keep_together": ["patient", "study"]}]}
+    config = schema.from_mapping({"data": {"type": "digits_triage", **together}, "federate": {"client_num": 2}})
+    assert config.resampled_by == ("patient", "study") == config.kept_together
+    assert set(named_groups(config)) == {"patient", "study"}
 
 
 def test_rows_that_call_their_columns_otherwise_take_over_what_fits_them(mine: Path, tmp_path: Path, capsys) -> None:

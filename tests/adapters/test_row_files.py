@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 import yaml
 from PIL import Image
@@ -48,3 +51,21 @@ def test_names_of_ours_need_no_mapping(run, tmp_path):
 def test_without_the_run_a_column_that_looks_like_ours_is_refused(run):
     with pytest.raises(DataError, match=r"rows\.csv:\d: the rows have no image beside .photo."):
         read_rows(run[1])
+
+
+def test_embedded_images_are_asked_about_as_they_were_trained_on(tmp_path, monkeypatch):
+    """Rows whose images stand in the file, as Hugging Face keeps them, need not be written out first."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("FS_FEDMLLM_CACHE", str(tmp_path / "cache"))
+    made = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(made, "PNG")
+    scans = [{"bytes": made.getvalue(), "path": "/home/a/1.png"}, None]
+    pq.write_table(pa.table({"scan": scans, "text": ["a", "b"]}), tmp_path / "r.parquet")
+    rows = read_rows(tmp_path / "r.parquet", RowForm({"image": "scan"}))
+    assert [row.presence for row in rows] == ["both", "text"]
+    assert Path(rows[0].image).parent == tmp_path / "cache" / "images"
+    assert Path(rows[0].image).read_bytes() == made.getvalue()
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "../../1.png"}]}), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="leaves the data folder"):
+        read_rows(tmp_path / "r.parquet")

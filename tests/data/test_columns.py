@@ -215,6 +215,7 @@ def test_two_files_for_one_split_are_refused(desk, jsonl):
         ("data:image/png;base64,iVBORw0KGgo=", r"is a data: URI .*Decode it"),
         ("iVBORw0KGgo" + 100 * "AAAA", "looks like base64"),
         ("scans\\0.png", r"has backslashes \(Windows\)\. Write it with slashes, scans/0\.png"),
+        ("..\\..\\0.png", r"the image path '\.\./\.\./0\.png' leaves the data folder"),
         ("C:\\scans\\0.png", "has backslashes"),
         ("~/0.png", "begins with ~"),
         ({"url": "x"}, "the image is a mapping of url"),

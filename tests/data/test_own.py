@@ -225,6 +225,12 @@ def test_a_datasets_folder_on_disk(clinic):
     assert [len(part) for part in (data.train, data.val, data.test)] == [6, 2, 3]
     assert [s.answer for s in data.train[:3]] == ["(C) bone", "(A) heart", "(B) lung"], "names, not indices, count"
     assert len(data.fingerprint) == 64
+    state = root / "train" / "state.json"
+    written = json.loads(state.read_text())
+    written["_data_files"][0]["filename"] = "../test/" + written["_data_files"][0]["filename"]
+    state.write_text(json.dumps(written))
+    with pytest.raises(DataError, match=r"it names the file '\.\./test/data.*', which is not in this folder"):
+        load_dataset("own", root, template)
 
 
 def test_a_hundred_thousand_rows_are_read(clinic):

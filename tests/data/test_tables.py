@@ -280,7 +280,7 @@ def test_texts_that_say_that_nothing_is_there(sheet):
     root = sheet(lines("1,0.png,#REF!,0,train", "2,1.png,b,1,train", "3,2.png,None of it,2,test"))
     warnings = load_dataset("own", root, TRIAGE).warnings
     assert len(warnings) == 1 and "In 1 row text is '#REF!'" in warnings[0]
-    with pytest.raises(DataError, match=r"csv:2: the image path is 'NaN'\. Leave it empty.*absent: \['NaN'\]"):
+    with pytest.raises(DataError, match=r"csv:2: the image path is 'NaN'\. Leave it empty.*absent: \[NaN\]"):
         load_dataset("own", sheet(lines("1,NaN,a,0,train")), TRIAGE)
     with pytest.raises(ConfigError, match="absent must be a list of texts"):
         load_dataset("own", root, TRIAGE | {"absent": "NA"})
@@ -317,3 +317,23 @@ def test_two_names_that_differ_by_case(sheet):
     sheet(lines(*ROWS))
     with pytest.raises(DataError, match=r"there are DATA\.csv and data\.csv"):
         load_dataset("own", sheet(lines(*ROWS), "DATA.csv"), TRIAGE)
+
+
+@pytest.mark.parametrize("between", ["", "Exported by: relief team,,\n", "\n,,\n"])
+def test_a_title_above_the_columns_names_is_refused(tmp_path, between):
+    text = f"Flood reports of March,,\n{between}report,severity,district\nhigh water,low,A\n"
+    with pytest.raises(DataError) as error:
+        read(tmp_path, text)
+    line = 2 + between.count("\n")
+    assert (
+        f"t.csv:1: the first line names 1 of 3 columns, and line {line} fills 3 cells. If it is a title, take it out, "
+        "with what else stands above the columns' names." in str(error.value)
+    )
+    with pytest.raises(DataError, match=r"of March', is one column\. If it is a title, .* Else say which"):
+        read(tmp_path, text.replace(" March,,", " March"))
+
+
+def test_columns_without_names_are_no_title(tmp_path):
+    """What pandas and Excel leave unnamed: an index, a column beside, delimiters at the end."""
+    for text in (",text\n0,a\n1,b\n", "text,\na,\nb,\n", "text,,label\na,,b\n"):
+        assert read(tmp_path, text)

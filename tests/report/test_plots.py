@@ -80,6 +80,25 @@ def test_a_grid_has_a_client_each_and_every_count_in_its_cell(monkeypatch: pytes
     plt.close(figure)
 
 
+def test_labels_are_drawn_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dollar begins no formula, an underscore hides nothing, and a line break or an escape is no such."""
+    labels = ["costs $5 or $x^{", "_other", "two\nlines", "red \x1b[31m", "<b>&"]
+    counts = {1: Counter(dict.fromkeys(labels, 2))}
+    kept: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda plt, figure, path: kept.append((plt, figure)) or [])
+    plots.draw_counts(counts, "$a_{$", Path("x"), order=labels)
+    plots.draw_grids({1: Counter(dict.fromkeys(((label, "text only") for label in labels), 2))}, "$", Path("x"),
+                     order=labels)  # fmt: skip
+    plots.draw_bars({"test$_": counts[1]}, "$", Path("x"))
+    for plt, figure in kept:
+        figure.canvas.draw()
+        plt.close(figure)
+    said = [text.get_text() for text in kept[0][1].legends[0].get_texts()]
+    assert said == [r"costs \$5 or \$x^{", " _other", "two lines", r"red \x1b[31m", "<b>&"]
+    svg = curves.draw([curves.Line("a", 0, [{1: 1.0, 2: 2.0}])], "<script>$^{", "c")
+    assert "<script>" not in svg and "$^{" in svg
+
+
 def run(folder: Path, penalty: float) -> Run:
     folder.mkdir()
     turn = {"kind": "turn", "client": 1, "loss": 1.0}

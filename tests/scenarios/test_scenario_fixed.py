@@ -1,12 +1,14 @@
 """Profile ``fixed``: what must hold for every split, level and seed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scenario_rows import hateful, ids, medical, paired, presence
 
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios import LEVELS, ScenarioParams, apply_scenario, profile_params
 from fs_fedmllm.scenarios.hybrid import presence as client_presence
 from fs_fedmllm.scenarios.rows import Rows
@@ -233,6 +235,27 @@ def test_patients_stay_whole_in_the_even_split():
     homes = [{row.keys["patient"] for row in part} for part in split.clients.values()]
     assert sum(map(len, homes)) == len(set().union(*homes)) == 29
     assert all(homes)
+
+
+def test_groups_of_several_keys_stay_whole():
+    """A patient, or a study: rows that share either are on one client, and so are those that others connect."""
+    rows = [
+        Sample(f"r{n}", "/i", "t", "a", label=n % 2, keys={"patient": f"p{n // 3}", "study": f"p{(n + 1) // 3}"})
+        for n in range(60)
+    ]
+    params = ScenarioParams(keep_together=["patient", "study", "patient"], alpha=5.0)
+    assert params.group_keys == ("patient", "study") and params.as_dict()["keep_together"] == ["patient", "study"]
+    with pytest.raises(ScenarioError, match=r"1 groups of 'patient' and 'study' cannot give each of 2 clients one"):
+        apply_scenario("aligned", rows, 2, params, seed=0)
+    apart = [replace(row, keys={**row.keys, "study": f"s{n // 6}"}) for n, row in enumerate(rows)]
+    split = apply_scenario("aligned", apart, 5, params, seed=0)
+    for key in params.group_keys:
+        homes = [{row.keys[key] for row in part} for part in split.clients.values()]
+        assert sum(map(len, homes)) == len(set().union(*homes))
+    one = ScenarioParams(keep_together=["study"], alpha=5.0)
+    assert one == ScenarioParams(keep_together="study", alpha=5.0) and one.as_dict()["keep_together"] == "study"
+    with pytest.raises(ScenarioError, match="keep_together: 3 must be the name of a key of the rows, or a list"):
+        ScenarioParams(keep_together=3)
 
 
 def test_questions_in_words_alone_count_as_text_rows():

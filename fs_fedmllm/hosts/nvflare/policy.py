@@ -20,6 +20,7 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 from fs_fedmllm.hosts.nvflare.told import last_told
+from fs_fedmllm.quoting import shell_word
 
 #: What a job of ours builds at the server and at a site. Whole names, not our package's prefix: a job may build
 #: whatever the list lets in, with arguments of its own, and there are classes here that write files.
@@ -156,7 +157,7 @@ def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
     Args:
         workspace: of the site.
     """
-    remedy = f"fs-fedmllm nvflare site {workspace}"
+    remedy = f"fs-fedmllm nvflare site {shell_word(workspace)}"
     try:
         server, found = is_server(workspace), read_resources(workspace)
     except FedMLLMError as error:

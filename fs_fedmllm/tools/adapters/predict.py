@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
-from fs_fedmllm.data.columns import UnreadColumns, missing, one_image
+from fs_fedmllm.data.columns import UnreadColumns, missing
+from fs_fedmllm.data.embedded import cached_images, image_path
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
@@ -48,7 +49,7 @@ class Answer:
 
 
 def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
-    """Rows of a file: ``image`` (a path beside the file) or ``images``, ``text``, ``question``, ``id``.
+    """Rows of a file: ``image`` (a path beside the file, or embedded) or ``images``, ``text``, ``question``, ``id``.
 
     Args:
         file: CSV, TSV, JSON Lines, JSON or Parquet.
@@ -58,7 +59,7 @@ def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
         DataError: a line is no mapping, shows nothing, names an image that is not there, or holds what looks like one
             of these under another name; told with its line.
     """
-    images = ImageFolder(form.images(file))
+    images, store = ImageFolder(form.images(file), follow=form.follow_links or None), cached_images()
     unread = UnreadColumns(form.columns.values(), {})
     rows = []
 
@@ -70,8 +71,7 @@ def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
         fault = unread.fault(where, renaming)  # a row that shows nothing is the lesser thing to say
         if fault is not None:
             raise fault
-        value = one_image(raw.get("image"), where)
-        image = None if missing(value) else images.resolve(value, where)
+        image, _ = image_path(raw.get("image"), where, images, store)
         name = number if missing(raw.get("id")) else raw["id"]
         text, question = (None if missing(raw.get(field)) else raw[field] for field in ("text", "question"))
         rows.append(_row(str(name), image, text, question, where))

@@ -28,6 +28,7 @@ class RowForm:
         absent: texts that say that a value is not there.
         delimiter: of tables; empty to look for it.
         encoding: of tables; empty for UTF-8.
+        follow_links: whether links below that folder may lead out of it, as the run's could.
         together: columns whose rows intervals resample together.
     """
 
@@ -36,6 +37,7 @@ class RowForm:
     absent: frozenset[str] = frozenset()
     delimiter: str = ""
     encoding: str = ""
+    follow_links: bool = False
     together: tuple[str, ...] = ()
 
     def images(self, file: Path) -> Path:
@@ -68,7 +70,7 @@ def form_of(reference: str) -> RowForm:
     """
     settings = settings_of(reference)
     options = own_options(settings)
-    return replace(_form(options), together=_together(settings, options))
+    return replace(_form(options), together=resampled_by(settings, options))
 
 
 def settings_of(reference: str) -> Mapping[str, Any]:
@@ -98,8 +100,13 @@ def own_options(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return options if own and isinstance(options, Mapping) else {}
 
 
-def _together(settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
-    """As :attr:`fs_fedmllm.config.Config.resampled_by`, of a configuration as it was written."""
+def resampled_by(settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """As :attr:`fs_fedmllm.config.Config.resampled_by`, of a configuration of one's own data as it was written.
+
+    Args:
+        settings: as :func:`settings_of` gives them.
+        options: as :func:`own_options` does.
+    """
     if not options:
         return ()
     args, split = settings["data"].get("splitter_args"), options.get("split")
@@ -116,4 +123,5 @@ def _form(options: Mapping[str, Any]) -> RowForm:
         frozenset(map(str, absent)) if isinstance(absent, list) else frozenset(),
         str(options.get("delimiter") or ""),
         str(options.get("encoding") or ""),
+        options.get("follow_links") is True,
     )

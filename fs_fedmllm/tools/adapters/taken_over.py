@@ -21,7 +21,7 @@ from fs_fedmllm.data.own_files import find_sources, is_table, read_source
 from fs_fedmllm.data.tables import table_form
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.adapter_folder import Description, template_mapping
-from fs_fedmllm.tools.adapters.row_files import own_options, settings_of
+from fs_fedmllm.tools.adapters.row_files import own_options, resampled_by, settings_of
 
 _NAME = re.compile(r"[\w-][\w.-]*")
 
@@ -33,16 +33,17 @@ class TakenOver:
     Attributes:
         options: of ``fedmllm.data``, the template's left out.
         template: name of the adapter's prompts; empty where others were named.
-        together: the key whose rows are resampled together.
+        together: keys whose rows are resampled together.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     template: str = ""
-    together: str = ""
+    together: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; empty where nothing is taken over."""
-        named = {"template": self.template, **self.options, "keep_together": self.together}
+        together = self.together[0] if len(self.together) == 1 else list(self.together)
+        named = {"template": self.template, **self.options, "keep_together": together}
         return {name: value for name, value in named.items() if value}
 
 
@@ -77,8 +78,7 @@ def take_over(reference: str, root: Path, given: Mapping[str, Any]) -> TakenOver
         # Where rows call a column by our name, it needs no other.
         own = {k: v for k, v in of_run["columns"].items() if not columns.holds(k) and (not v or columns.holds(str(v)))}
         taken |= {"columns": own} if own else {}
-    together = _together(settings, of_run)
-    together = together if columns.filled(together) else ""
+    together = tuple(name for name in resampled_by(settings, of_run) if columns.filled(name))
     if isinstance(of_run.get("groups"), list) and "groups" not in given:
         groups = [name for name in of_run["groups"] if columns.filled(str(name))]
         taken |= {"groups": groups} if groups else {}
@@ -101,15 +101,6 @@ class _Columns:
 
     def filled(self, name: str) -> bool:
         return self._rows > 0 and self._there.get(name) == self._rows
-
-
-def _together(settings: Mapping[str, Any], of_run: Mapping[str, Any]) -> str:
-    """The key whose rows the run resampled together; empty for none."""
-    data, split = settings.get("data"), of_run.get("split")
-    args = data.get("splitter_args") if isinstance(data, Mapping) else None
-    first = args[0] if isinstance(args, list) and args and isinstance(args[0], Mapping) else {}
-    named = first.get("keep_together") or (split.get("together") if isinstance(split, Mapping) else "") or ""
-    return str(next(iter(named), "")) if isinstance(named, list) else str(named)
 
 
 def write_prompts(description: Description, folder: Path) -> Path:

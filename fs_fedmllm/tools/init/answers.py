@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.column_words import folded, name_words
 from fs_fedmllm.data.template import LETTERS
@@ -89,11 +91,34 @@ def _guess_label(draft: Draft) -> None:
         column = others[0]
         return draft.take("label", column, f"no other column has a few values each in many rows: "
                           f"{listed(column.values)}")  # fmt: skip
+    like = [c for c in others if headings.has(c.name, headings.LIKE_LABEL)]
+    if not named and len(like) == 1:
+        return draft.take("label", like[0], f"its name says so; its values are {listed(like[0].values)}")
+    short = [c for c in others if not c.mostly(c.phrases)]
+    if not named and len(short) == 1:
+        return draft.take("label", short[0], f"no other column has a few short values each in many rows: "
+                          f"{listed(short[0].values)}")  # fmt: skip
     answers = [c for c in draft.named(headings.ANSWER) if c.seen]
     if not named and not others and answers:
         return
     if named or others:
+        _say_spread(draft, named or others)
         draft.doubt("label", "Which column holds the label?", [column.name for column in named or others])
+
+
+def _say_spread(draft: Draft, columns: Sequence[Column]) -> None:
+    """Say it where columns of 0 and 1 look like one label that is spread over them (one-hot)."""
+    marks = [c for c in columns if c.seen == draft.found.total and {*c.values} <= {"0", "1", "0.0", "1.0"}]
+    if len(marks) < 2:
+        return
+    shown = ", ".join(shown_name(column.name) for column in marks)
+    ones = sum(column.values["1"] + column.values["1.0"] for column in marks)
+    if ones == draft.found.total:
+        said = "as many of them are 1 as there are rows, so they may be one label: write the name of the one that is 1"
+        said += " into a column of its own, or ask about one of them"
+    else:
+        said = "several of them may be 1 in a row, and a choice has one answer: ask about one of them"
+    draft.made.warnings.append(f"{shown} hold 0 and 1; {said}.")
 
 
 def _may_be_label(draft: Draft, column: Column) -> bool:
@@ -103,6 +128,7 @@ def _may_be_label(draft: Draft, column: Column) -> bool:
         and column.repeats
         and column.longest <= 80
         and not column.pictures
+        and not column.measured
         and not (column.prose and column.mostly(column.prose))
         and column.kinds <= {"str", "int", "float", "bool"}
         and 2 * column.seen >= draft.found.total

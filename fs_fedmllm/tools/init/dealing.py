@@ -5,6 +5,7 @@ from __future__ import annotations
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.own_rows import SPLITS
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.quoting import shell_option, yaml_list
 from fs_fedmllm.tools.init import headings
 from fs_fedmllm.tools.init.proposal import ROLES, Draft, listed
 
@@ -33,12 +34,12 @@ def choose_group(draft: Draft) -> None:
         return draft.made.say(ROLES["group"], "none", "no column is called like one and has a value in several rows")
     best = next((column for column in likely if headings.has(column.name, headings.PERSON)), likely[0])
     count = "many" if best.many else f"{len(best.values):,}"
-    others = [shown_name(column.name) for column in likely if column is not best]
+    others = [column.name for column in likely if column is not best]
     draft.take("group", best, f"its name says so; {count} different ones in {total:,} rows")
     if others:
         draft.made.warnings.append(
-            f"{', '.join(others)} could keep rows together, too: --group, or both, as in "
-            f"split: {{together: [{shown_name(best.name)}, {others[0]}]}} in the configuration."
+            f"{', '.join(map(shown_name, others))} could keep rows together, too: {shell_option('group', others[0])}, "
+            f"or both, as in split: {{together: {yaml_list([best.name, others[0]])}}} in the configuration."
         )
 
 
@@ -58,6 +59,10 @@ def choose_clients(draft: Draft) -> None:
             lacking = found.total - best.seen
             rows = "1 row lacks" if lacking == 1 else f"{lacking:,} rows lack"
             why = f"{shown_name(best.name)} could say who they are, but {rows} it"
+            made.warnings.append(
+                f"{rows} {shown_name(best.name)}, so it is not taken for the clients. Fill it in, or take those rows "
+                f"out, and run init again; or say {shell_option('site', best.name)}: training rows alone need it."
+            )
     if "site" not in made.columns:
         group = found.columns.get(made.columns.get("group", ""))
         units = len(group.values) if group is not None and not group.many else found.total

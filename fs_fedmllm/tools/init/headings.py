@@ -16,6 +16,11 @@ LABEL = _words(
     "finding verdict sentiment topic damage infection stage type species klasse kategorie diagnose ergebnis "
     "schweregrad diagnostic etiquette classe categorie gravite tani etiket sinif kategori sonuc 诊断 标签 类别 分类"
 )
+#: Where nothing is called a label, what else may hold one.
+LIKE_LABEL = _words(
+    "disease condition illness pathology risk priority urgency triage decision defect quality rating emotion intent "
+    "krankheit infektion zustand dringlichkeit maladie urgence hastalik aciliyet"
+)
 #: Who or what several rows are of; before anything that one of them has several of.
 PERSON = _words(
     "patient patients subject person participant animal user pid mrn patientin patienten patientennummer "

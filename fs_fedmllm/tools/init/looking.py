@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.column_words import is_prose
+from fs_fedmllm.data.column_words import is_phrase, is_prose
 from fs_fedmllm.data.columns import NOTHING, missing, pictured
 from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.own_files import UTF8, Source, find_sources, is_read, is_table, read_source
 from fs_fedmllm.data.tables import TableForm
 from fs_fedmllm.errors import ConfigError, DataError
+from fs_fedmllm.quoting import shell_word
+from fs_fedmllm.tools.init import headings
+from fs_fedmllm.tools.init.places import are_images
 
 #: Rows that are read at most, and bytes of their values, over all files.
 MOST_ROWS, MOST_BYTES = 50_000, 128 << 20
@@ -25,7 +28,11 @@ _CELL = 64
 MOST_VALUES, SAMPLED = 2_000, 64
 #: Options of the command that say how tables are written, and an example of each.
 _FORM = {"encoding": "cp1252", "delimiter": "semicolon"}
+_SAID = re.compile(r"(encoding|delimiter): ([\w-]+)\}")
+_SLASH = re.compile(r"[^/\\][/\\][^/\\]")
 _WHOLE = re.compile(r"\d{1,6}(\.0+)?")
+#: A number with places behind its point, or comma.
+_FRACTION = re.compile(r"[-+]?\d+[.,]\d+\s*([%\w°]{1,3})?")
 
 
 @dataclass(eq=False)
@@ -40,6 +47,7 @@ class Column:
         sample: the first values, as they are.
         pictures: of the sample, how many are images or names of image files.
         prose: of the sample, how many are sentences.
+        phrases: of the sample, how many are several words.
         longest: characters of the longest value.
         kinds: names of the values' types.
         nothing: texts that people write where there is nothing, as they are written.
@@ -53,6 +61,7 @@ class Column:
     sample: list[Any] = field(default_factory=list)
     pictures: int = 0
     prose: int = 0
+    phrases: int = 0
     longest: int = 0
     kinds: set[str] = field(default_factory=set)
     nothing: Counter[str] = field(default_factory=Counter)
@@ -68,6 +77,7 @@ class Column:
             self.sample.append(_short(value))
             self.pictures += pictured(value)
             self.prose += isinstance(value, str) and is_prose(value)
+            self.phrases += isinstance(value, str) and not pictured(value) and is_phrase(value)
         if not isinstance(value, str | int | float):
             self.many = True
             return
@@ -95,6 +105,12 @@ class Column:
     def numbers(self) -> bool:
         """Whether every value is a whole number of 0 or more, however it is written."""
         return not self.many and bool(self.values) and all(_WHOLE.fullmatch(value) for value in self.values)
+
+    @property
+    def measured(self) -> bool:
+        """Whether values are numbers with fractions, as measurements are and classes are not: ``36,5``."""
+        fractions = [value for value in self.values if _FRACTION.fullmatch(value)]
+        return not self.numbers and len(fractions) > 1 and 2 * len(fractions) > len(self.values)
 
     def mostly(self, count: int) -> bool:
         """Whether that many of the sample are more than half of it."""
@@ -165,7 +181,8 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
                 if len(others) > 1:
                     raise DataError(
                         f"{root} holds {', '.join(others[:8])}{' and more' if len(others) > 8 else ''}. Name the file "
-                        f"that has the rows: fs-fedmllm init {root / others[0]}"
+                        f"that has the rows: fs-fedmllm init {shell_word(root / others[0])} (where each is of one "
+                        "hospital, join them into one table, with a column that says whose a row is)."
                     ) from None
                 raise
             file = others[0]
@@ -199,9 +216,23 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
         for item in told[:5]:
             line = f":{item.row}" if item.row else ""
             found.notes.append(f"{Path(item.file).name}{line}: {item.problem}")
+    for column in found.columns.values():
+        if _may_be_paths(column) and are_images(root, column.sample):
+            column.pictures = len(column.sample)
     if not found.total:
         raise RowError(str(path), "there is no row in it.", "Fill the file in, or name another one.")
     return found
+
+
+def _may_be_paths(column: Column) -> bool:
+    """Whether values could be names of files that do not say what they are: ``series/IM00001``."""
+    return (
+        column.kinds == {"str"}
+        and not column.pictures
+        and not column.prose
+        and column.longest <= 300
+        and (headings.has(column.name, headings.IMAGE | headings.PATH) or all(map(_SLASH.search, column.sample)))
+    )
 
 
 def _short(value: Any) -> Any:
@@ -226,7 +257,9 @@ def _rows(source: Source, findings: Findings, form: TableForm) -> Iterator[Row]:
         for _, row in read_source(source, findings, form):
             yield row
     except RowError as error:  # its remedy is a line of a configuration, which is not written yet
-        said = [f"--{option} {value}" for option, value in _FORM.items() if f"{option}:" in error.remedy]
+        told = dict(_SAID.findall(error.remedy))
+        said = [f"--{option} {told.get(option, value)}" for option, value in _FORM.items()
+                if f"{option}:" in error.remedy]  # fmt: skip
         if not said:
             raise
         raise RowError(error.where, error.problem, f"{error.remedy} For init: {' or '.join(said)}.") from error

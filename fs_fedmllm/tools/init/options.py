@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 from fs_fedmllm.data.alike_labels import alike_sentences
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.template import LETTERS
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.quoting import shell_option
 from fs_fedmllm.tools.init.asking import is_property, question_of
 from fs_fedmllm.tools.init.looking import Column
 from fs_fedmllm.tools.init.proposal import Draft, listed, natural
+
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 def choose_options(draft: Draft) -> None:
@@ -42,6 +45,11 @@ def choose_options(draft: Draft) -> None:
 
 def _take_options(draft: Draft, column: Column) -> None:
     made, told = draft.made, draft.told
+    if "list" in column.kinds:
+        raise ConfigError(
+            f"The label {shown_name(column.name)!r} holds lists, and a choice has one answer a row. Write one label "
+            f"into a column of its own, or have answers in words (--task vqa), with the labels as one text."
+        )
     declared = draft.found.class_labels.get(column.name)
     if told.options:
         made.options = told.options
@@ -53,8 +61,8 @@ def _take_options(draft: Draft, column: Column) -> None:
         count = "more than 2,000" if column.many else f"{len(column.values):,}"
         raise ConfigError(
             f"The label {column.name!r} has {count} different values, and a choice has 2 to {len(LETTERS)} "
-            "options. Name another column (--label), or have answers in words (--task vqa --answer "
-            f"{shlex.quote(column.name)})."
+            "options. Name another column (--label), or have answers in words (--task vqa "
+            f"{shell_option('answer', column.name)})."
         )
     elif set(column.values) <= {"0", "1", "0.0", "1.0"} and is_property(column.name):
         made.options = ("no", "yes")
@@ -85,11 +93,17 @@ def _say_doubtful(draft: Draft, column: Column) -> None:
     warnings, values = draft.made.warnings, column.values
     if alike := alike_sentences(values):
         warnings += [*alike, "When the file is corrected, run init again: the options are the labels that it holds."]
+    if joint := _joint(values):
+        warnings.append(
+            f"{listed(joint)} {'is' if len(joint) == 1 else 'are'} several labels in one, and an option apart from "
+            "each of them: a choice has one answer a row. Ask about one of them (a column with yes and no), or keep "
+            "them if each combination is a class of its own."
+        )
     single = sum(count == 1 for count in values.values())
     if 2 * single > len(values):
         warnings.append(
             f"{single:,} of {len(values):,} options stand in one row each. If they are texts, have answers in "
-            f"words (--task vqa --answer {shlex.quote(column.name)} --ask '...'), or name another column "
+            f"words (--task vqa {shell_option('answer', column.name)} --ask '...'), or name another column "
             "(--label)."
         )
     if column.numbers:
@@ -104,6 +118,19 @@ def _say_doubtful(draft: Draft, column: Column) -> None:
                 "for these would be given to the wrong rows.)"
             )
         )
+
+
+def _joint(values: Collection[str]) -> list[str]:
+    """Values that name several of the others: ``Effusion|Mass`` beside ``Mass``."""
+    there = {value.casefold() for value in values}
+    found = []
+    for value in filter(_LETTER.search, values):
+        for mark in "|;,/+&":
+            parts = [part.strip().casefold() for part in value.split(mark)]
+            if len(parts) > 1 and all(parts) and not there.isdisjoint(parts):
+                found.append(value)
+                break
+    return found
 
 
 def say_lacking(draft: Draft, column: Column, role: str) -> None:

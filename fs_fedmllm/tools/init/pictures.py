@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.column_words import words_of
+from fs_fedmllm.quoting import shell_option
 from fs_fedmllm.tools.init import headings
 from fs_fedmllm.tools.init.looking import Column, Look
+from fs_fedmllm.tools.init.places import images_below
 from fs_fedmllm.tools.init.proposal import ROLES, Draft, Proposal
 
 
@@ -18,13 +18,14 @@ def choose_image(draft: Draft) -> None:
     found, made = draft.found, draft.made
     if found.layout:
         name = "file_name" if found.layout == "metadata" else "image"
-        draft.taken.add(name)
+        draft.taken |= {name} if found.layout == "metadata" else {name, "id"}
         made.columns["image"] = name
         return made.say(ROLES["image"], name, "the folder holds images as Hugging Face's imagefolder does")
     if draft.said("image"):
         return
     likely = [column for column in draft.free() if column.pictures and column.mostly(column.pictures)]
-    far = [column for column in likely if any("://" in str(value) for value in column.sample)]
+    far = [column for column in likely if column.mostly(sum("://" in str(value) for value in column.sample))]
+    draft.taken |= {column.name for column in far}
     for column in far:
         made.warnings.append(
             f"The column {shown_name(column.name)!r} holds addresses of images, which are not downloaded: bring "
@@ -80,7 +81,7 @@ def say_left_out(draft: Draft) -> None:
     shown, are = ", ".join(map(shown_name, others)), "is" if len(others) == 1 else "are"
     made.warnings.append(
         f"A row shows one picture: that of {shown_name(image)} is taken, {shown} {are} not read. In its place: "
-        f"--image {shlex.quote(others[0])}. Both: write a row for each picture{together}, or join them into one."
+        f"{shell_option('image', others[0])}. Both: write a row for each picture{together}, or join them into one."
     )
 
 
@@ -98,46 +99,8 @@ def place_images(proposal: Proposal, found: Look) -> None:
     if below:
         proposal.image_root = below
         proposal.say("image folder", below, "the images are there")
-    elif below is None and "\\" in str(column.sample[0]):
-        proposal.warnings.append(
-            f"The image paths have backslashes (Windows), such as {str(column.sample[0])!r}: replace each "
-            f"with a slash, as in {str(column.sample[0]).replace(chr(92), '/')}."
-        )
     elif below is None:
         proposal.warnings.append(
             f"The images are not found: {column.sample[0]!r} is no file in {found.root}, nor in a folder "
             "there. Put them there, or correct the column."
         )
-
-
-def images_below(root: Path, values: Sequence[object], most: int = 200) -> str | None:
-    """The folder below the data root that image paths begin at; None if the images are nowhere there.
-
-    Args:
-        root: of the data.
-        values: of the image column.
-        most: folders that are looked into.
-    """
-    names = [value for value in values if isinstance(value, str) and "://" not in value][:8]
-    if not names:
-        return ""
-    folders = [root, *_below(root)][:most]
-    folders += [inner for folder in folders[1:] for inner in _below(folder)][: most - len(folders)]
-    for folder in folders:
-        if all(_is_file(folder / name) for name in names):
-            return "" if folder == root else folder.relative_to(root).as_posix()
-    return None
-
-
-def _below(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:  # not for us
-        return []
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

@@ -5,12 +5,19 @@ from __future__ import annotations
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.data.column_words import NO_TEXT_WORDS
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.quoting import shell_option
 from fs_fedmllm.tools.init import headings
 from fs_fedmllm.tools.init.answers import choose_task, turns_of
 from fs_fedmllm.tools.init.dealing import choose_clients, choose_group, choose_shares, choose_split
 from fs_fedmllm.tools.init.looking import Look
 from fs_fedmllm.tools.init.pictures import choose_image, say_left_out
 from fs_fedmllm.tools.init.proposal import ROLES, Draft, Proposal, Told
+
+#: What is called like this holds names, whatever their length: ``Klinikum am Park``.
+_NO_PHRASES = (
+    NO_TEXT_WORDS | headings.SITE | headings.GROUP | headings.SPLIT | headings.ID | headings.PRIVATE | headings.LABEL
+    | headings.LIKE_LABEL | frozenset(("name", "names", "address", "adresse", "street", "strasse", "device", "drug"))
+)  # fmt: skip
 
 
 def propose(found: Look, told: Told) -> Proposal:
@@ -55,18 +62,34 @@ def _choose_text(draft: Draft) -> None:
     named = [c for c in free if headings.has(c.name, headings.TEXT) and not headings.has(c.name, NO_TEXT_WORDS)
              and not c.numbers]  # fmt: skip
     prose = [c for c in free if c.prose and c.mostly(c.prose)]
+    phrases = [c for c in free if c.phrases and c.mostly(c.phrases) and not headings.has(c.name, _NO_PHRASES)]
     exact = [c for c in named if c.name.lower() == "text"]
-    for column in exact or named[:1] or prose[:1]:
-        why = "its name says so" if column in named else "it holds sentences"
+    # Where several columns hold phrases, and none is called a text, nothing says which it is.
+    for column in exact or named[:1] or prose[:1] or (phrases if len(phrases) == 1 else []):
+        why = "its name says so" if column in named else "it holds sentences" if column in prose else (
+            "it holds phrases of several words, and no column is called like a text or holds sentences"
+        )  # fmt: skip
         more = [shown_name(c.name) for c in free if c is not column and (c in named or c in prose)]
         if more:
             made.warnings.append(
                 f"Only one column can be the text. {', '.join(more)} could be, too (--text); join them if both matter."
             )
         return draft.take("text", column, why)
-    if "image" not in made.columns and "question" not in made.columns and not made.doubts:
-        draft.doubt("text", "Which column holds the text?", [column.name for column in free])
+    lacks = "image" not in made.columns and "question" not in made.columns and not made.doubts
+    if lacks and not (phrases or free):
+        here = ", ".join(map(shown_name, draft.found.columns))
+        raise ConfigError(
+            " ".join([*made.warnings, f"There is nothing to show a model: no column holds images or texts (columns "
+                      f"here: {here}). Name one with --text or --image."])
+        )  # fmt: skip
+    if lacks:
+        draft.doubt("text", "Which column holds the text?", [column.name for column in phrases or free])
     else:
+        if phrases:
+            made.warnings.append(
+                f"{' and '.join(shown_name(c.name) for c in phrases)} hold phrases, and none is read: "
+                f"if one is the text, say {' or '.join(shell_option('text', c.name) for c in phrases)}."
+            )
         made.say(ROLES["text"], "none", "no column is called like a text or holds sentences")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fs_fedmllm.data.client_names import shown_name
+from fs_fedmllm.quoting import shell_word, yaml_list, yaml_word
 from fs_fedmllm.tools.init.looking import Look
 from fs_fedmllm.tools.init.proposal import Proposal
 
@@ -12,24 +11,6 @@ from fs_fedmllm.tools.init.proposal import Proposal
 _FIELDS = ("image", "text", "question", "label", "answer", "id")
 #: Rounds and steps of a first run, learning rate for the embedded model and for others.
 _ROUNDS, _STEPS = 10, 4
-
-
-def scalar(text: str) -> str:
-    """A text as YAML reads it back, whatever is in it."""
-    plain = text.isascii() and text[:1].isalpha() and all(c.isalnum() or c in "_./-" for c in text)
-    if plain and text.lower() not in ("y", "n", "yes", "no", "on", "off", "true", "false", "null"):
-        return text
-    made = []
-    for c in text:
-        if c in '"\\':
-            made.append("\\" + c)
-        else:
-            made.append(c if c.isprintable() else f"\\U{ord(c):08x}")
-    return f'"{"".join(made)}"'
-
-
-def _flow(items: Sequence[str]) -> str:
-    return f"[{', '.join(map(scalar, items))}]"
 
 
 def _line(text: str, why: str = "") -> str:
@@ -47,13 +28,13 @@ def template_yaml(proposal: Proposal, about: str) -> str:
     if proposal.task == "choice":
         lines += [
             "# The question in your own words; the prompts for rows with image, text or both follow from it.",
-            f"question: {scalar(proposal.ask)}",
+            f"question: {yaml_word(proposal.ask)}",
             "options:",
-            *(f"  - {scalar(option)}" for option in proposal.options),
+            *(f"  - {yaml_word(option)}" for option in proposal.options),
             "metric: macro_f1  # or accuracy; or auc of two options, with positive: the index of the one looked for",
         ]
     elif proposal.ask:
-        lines += ["# Answered in words.", f"question: {scalar(proposal.ask)}"]
+        lines += ["# Answered in words.", f"question: {yaml_word(proposal.ask)}"]
     else:
         lines += ["# Each row's own question, answered in words.", "task: vqa"]
     return "\n".join(lines) + "\n"
@@ -76,15 +57,15 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
         "# Every line can be changed. fs-fedmllm config explains every key.",
         "data:",
         "  type: own",
-        f"  root: {scalar(root)}",
+        f"  root: {yaml_word(root)}",
     ]
     if site:
         why = f"one client for each value of {shown_name(site)}"
-        lines += [_line("  splitter: fedmllm_given", why), f"  splitter_args: [{{client: {scalar(site)}}}]"]
+        lines += [_line("  splitter: fedmllm_given", why), f"  splitter_args: [{{client: {yaml_word(site)}}}]"]
     else:
         args = ["alpha: 0.5", *(["by: kind"] if proposal.task == "vqa" else [])]
         if "group" in columns:
-            args.append(f"keep_together: {scalar(columns['group'])}")
+            args.append(f"keep_together: {yaml_word(columns['group'])}")
         lines += [
             _line("  splitter: fedmllm_aligned", "by chance; fedmllm_missing and others take modalities"),
             _line(f"  splitter_args: [{{{', '.join(args)}}}]", "a smaller alpha makes clients less alike"),
@@ -104,17 +85,18 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
         "  freq: 5",
         _line(f"  best_res_update_round_wise_key: {judge}", "what picks the best round"),
         "fedmllm:",
-        _line(f"  template: {scalar(template)}", "the question, its options, and the metric"),
+        _line(f"  template: {yaml_word(template)}", "the question, its options, and the metric"),
         "  data:",
     ]
     if found.file:
-        lines.append(f"    file: {scalar(found.file)}")
+        lines.append(f"    file: {yaml_word(found.file)}")
     if found.form.encoding:
-        lines.append(_line(f"    encoding: {scalar(found.form.encoding)}", "of the table; --encoding said so"))
+        lines.append(_line(f"    encoding: {yaml_word(found.form.encoding)}", "of the table; --encoding said so"))
     if found.form.delimiter:
-        lines.append(_line(f"    delimiter: {scalar(found.form.delimiter)}", "between two cells; --delimiter said so"))
+        mark = yaml_word(found.form.delimiter)
+        lines.append(_line(f"    delimiter: {mark}", "between two cells; --delimiter said so"))
     title = found.file.partition(".")[0] or found.root.resolve().name
-    lines.append(_line(f"    title: {scalar(title)}", "what results and plots call the data"))
+    lines.append(_line(f"    title: {yaml_word(title)}", "what results and plots call the data"))
     mapped = [(field, columns.get(field, "")) for field in _FIELDS]
     if found.layout == "classes":
         mapped = []
@@ -127,38 +109,39 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
         lines.append("    columns:")
         for field, column in told:
             why = proposal.reasons.get(field, "") if column else f"there is no {field}"
-            lines.append(_line(f"      {field}: {scalar(column)}", shown_name(why, 56)))
+            lines.append(_line(f"      {field}: {yaml_word(column)}", shown_name(why, 56)))
     if proposal.image_root:
-        lines.append(_line(f"    image_root: {scalar(proposal.image_root)}", "where image paths begin"))
+        lines.append(_line(f"    image_root: {yaml_word(proposal.image_root)}", "where image paths begin"))
     if "split" in columns and columns["split"] != "split":
-        lines.append(f"    split_column: {scalar(columns['split'])}")
+        lines.append(f"    split_column: {yaml_word(columns['split'])}")
     group = columns.get("group", "")
     if proposal.shares:
         shares = [f"{part}: {share:g}" for part, share in proposal.shares.items()]
         if group:
-            shares.append(f"together: {scalar(group)}")
+            shares.append(f"together: {yaml_word(group)}")
         why = f"rows of one {shown_name(group)} stay in one split" if group else "shares of the rows; the rest trains"
         lines.append(_line(f"    split: {{{', '.join(shares)}}}", why))
     elif group:
-        lines.append(_line(f"    groups: {_flow([group])}", "data check says whether splits share one"))
+        lines.append(_line(f"    groups: {yaml_list([group])}", "data check says whether splits share one"))
     if proposal.absent:
-        lines.append(_line(f"    absent: {_flow(proposal.absent)}", "texts that mean that nothing is there"))
+        lines.append(_line(f"    absent: {yaml_list(proposal.absent)}", "texts that mean that nothing is there"))
     lines.append("  train: {batch_size: 4}")
     return "\n".join(lines) + "\n"
 
 
 def next_steps(config: str) -> list[str]:
-    """Commands to run next, each with what it does.
+    """Command lines to run next, each with what it does as a comment of the shell.
 
     Args:
         config: path of the configuration.
     """
+    named = shell_word(config)
     return [
-        f"fs-fedmllm data check {config}    looks at every row and image",
-        f"fs-fedmllm data show {config}     rows with the prompt that the model sees",
-        f"fs-fedmllm data plot {config}     who holds what, as pictures",
-        f"fs-fedmllm plan {config}          sizes, traffic and steps of the run",
-        f"fs-fedmllm run {config}           the run; it names its folder, exp/NAME",
-        f"fs-fedmllm evaluate exp/NAME {config}    the score, with intervals, by client and by what is shown",
-        'fs-fedmllm predict exp/NAME --image FILE --text "..."    or --file with rows as they are here',
+        f"fs-fedmllm data check {named}  # looks at every row and image",
+        f"fs-fedmllm data show {named}  # rows with the prompt that the model sees",
+        f"fs-fedmllm data plot {named}  # who holds what, as pictures",
+        f"fs-fedmllm plan {named}  # sizes, traffic and steps of the run",
+        f"fs-fedmllm run {named}  # the run; it names its folder, exp/NAME",
+        f"fs-fedmllm evaluate exp/NAME {named}  # the score, with intervals, by client and by what is shown",
+        'fs-fedmllm predict exp/NAME --image FILE --text "..."  # or --file with rows as they are here',
     ]

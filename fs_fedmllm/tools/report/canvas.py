@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.extras import require_extra
 
 #: Hatches in the order of the parts; neighbours differ even where the luminance is close.
@@ -41,6 +42,19 @@ def shades(count: int) -> list[Any]:
 
     span = [0.5] if count == 1 else [0.12 + 0.83 * i / (count - 1) for i in range(count)]
     return [colormaps["viridis"](place) for place in span]
+
+
+def as_drawn(text: str, most: int = 160) -> str:
+    """A text of the data in a picture: on one line, of a bearable length.
+
+    A dollar begins no formula, and what begins with an underscore is not left out of a legend, as matplotlib has it.
+
+    Args:
+        text: such as a label.
+        most: characters.
+    """
+    line = shown_name(text, most).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
 
 
 def count_axis(axis: Any) -> None:

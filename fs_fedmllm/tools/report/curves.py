@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fs_fedmllm.tools.report.canvas import count_axis, pyplot
+from fs_fedmllm.tools.report.canvas import as_drawn, count_axis, pyplot
 from fs_fedmllm.tools.report.finished import Run
 
 #: Told apart on white and on near-black; after the last the lines are dashed.
@@ -70,7 +70,7 @@ def draw(lines: Sequence[Line], label: str, prefix: str) -> str:
             if any(len(values) > 1 for values in groups):
                 axes.fill_between(places, [min(v) for v in groups], [max(v) for v in groups], color=shade, alpha=0.12,
                                   linewidth=0)  # fmt: skip
-        axes.set(xlabel="round", ylabel=label)
+        axes.set(xlabel="round", ylabel=as_drawn(label))
         count_axis(axes.xaxis)
         heights = [value for line in lines for run in line.runs for value in run.values() if math.isfinite(value)]
         if heights and 0 < 100 * min(heights) < max(heights):  # one line runs away; the others stay readable

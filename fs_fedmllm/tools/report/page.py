@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
+from fs_fedmllm.errors import printable
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.quoting import spreadsheet_cell
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.cells import cell_of
 from fs_fedmllm.tools.report.facts import facts_of
@@ -215,7 +217,8 @@ def html(content: Content) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown shows as it is, on one line."""
+    text = printable(" ".join(text.split("\n")))
     for sign in ("\\", "|", "<", ">", "*", "_", "`", "[", "]"):
         text = text.replace(sign, "\\" + sign if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return text
@@ -228,7 +231,7 @@ def markdown(content: Content, *, slices: bool = True) -> str:
     if sheet.tiny:
         lines += ["**Made with `--tiny`: embedded model and data, a few steps. The figures mean nothing.**", ""]
     if sheet.table.about:
-        lines += [_escaped(sheet.table.about), ""]
+        lines += ["\n".join(map(_escaped, sheet.table.about.split("\n"))), ""]
     lines += [f"{sheet.finished} of {sheet.wanted} runs finished. {' '.join(explanation(content))}", ""]
     if sheet.table.source:
         lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
@@ -279,7 +282,8 @@ def rows_csv(sheet: Sheet) -> str:
                         "" if paper is None else paper.mean, "" if paper is None or paper.std is None else paper.std,
                     ]  # fmt: skip
                     names = ("model", "profile", "version", "commit", "config", "manifest", "adapter", "folder")
-                    writer.writerow([*(place[axis] for axis in axes), *figures, *(source[name] for name in names)])
+                    cells = [*(place[axis] for axis in axes), *figures, *(source[name] for name in names)]
+                    writer.writerow(map(spreadsheet_cell, cells))
     return stream.getvalue()
 
 

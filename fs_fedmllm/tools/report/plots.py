@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.data.client_names import called, shown_name
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.tools.report.canvas import HATCHES, MARKERS, count_axis, pyplot, save, shades
+from fs_fedmllm.tools.report.canvas import HATCHES, MARKERS, as_drawn, count_axis, pyplot, save, shades
 from fs_fedmllm.tools.report.tallies import ASKING, CASES, categories, labels_by_modality, labels_of, modalities_of
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ MOST_GRIDS = 50
 
 
 def label_of(client: int, names: Mapping[int, str]) -> str:
-    """A client on an axis: its id and, where it has one, its name; a dollar begins no formula."""
-    return called(client, {client: shown_name(names[client], 24)} if client in names else {}).replace("$", r"\$")
+    """A client on an axis: its id and, where it has one, its name."""
+    return as_drawn(called(client, {client: shown_name(names[client], 24)} if client in names else {}))
 
 
 def draw_counts(
@@ -110,8 +110,9 @@ def draw_counts(
     bottom = [0] * len(clients)
     for name, colour, hatch in zip(parts, shades(len(parts)), HATCHES if few else [""] * len(HATCHES), strict=False):
         heights = [counts[client][name] for client in clients]
-        axes.bar(range(len(clients)), heights, bottom=bottom, label=name, color=colour, hatch=hatch,
-                 edgecolor="white" if sum(colour[:3]) < 1.4 else "black", linewidth=0.4 if few else 0)  # fmt: skip
+        edge = "white" if sum(colour[:3]) < 1.4 else "black"
+        axes.bar(range(len(clients)), heights, bottom=bottom, label=as_drawn(name, LONGEST_PART), color=colour,
+                 hatch=hatch, edgecolor=edge, linewidth=0.4 if few else 0)  # fmt: skip
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, total in enumerate(bottom if few else ()):
         axes.annotate(f"{total:,}", (place, total), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
@@ -122,9 +123,9 @@ def draw_counts(
         shown = [label_of(client, names) for client in clients]
         slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, shown)) > 4 else {}
         axes.set_xticks(range(len(clients)), shown, **slanted)
-    axes.set(title=title, xlabel="client", ylabel="training rows")
+    axes.set(title=as_drawn(title), xlabel="client", ylabel="training rows")
     axes.spines[["top", "right"]].set_visible(False)
-    columns = 2 if max(len(name) for name in parts) > 24 else 3
+    columns = 2 if max(len(name) for name in parts) > LONGEST else 3
     handles, said = axes.get_legend_handles_labels()
     figure.legend(handles, said, loc="outside lower center", ncols=min(columns, len(parts)), fontsize=9,
                   frameon=False, handlelength=2.4, handleheight=1.4)  # fmt: skip
@@ -133,8 +134,8 @@ def draw_counts(
 
 #: Clients side by side in a picture of grids.
 ACROSS = 5
-#: Longest name of a label on an axis.
-LONGEST = 24
+#: Longest name of a label on an axis, and beside its colour.
+LONGEST, LONGEST_PART = 24, 60
 
 
 def draw_grids(
@@ -169,7 +170,7 @@ def draw_grids(
     columns = min(ACROSS, len(clients))
     lines = -(-len(clients) // columns)
     wide, high = 0.5 + 0.62 * len(shown), 0.75 + 0.3 * len(labels)
-    told = [label if len(label) <= LONGEST else label[: LONGEST - 1] + "…" for label in labels]
+    told = [as_drawn(label, LONGEST) for label in labels]
     margin = 0.3 + 0.085 * max(len(name) for name in told)
     size = (max(5.0, margin + columns * wide), 1.9 + lines * high)
     densest = max(count / own.total() for own in grids.values() for count in own.values())
@@ -197,7 +198,7 @@ def draw_grids(
         axis.tick_params(which="both", length=0)
         called_so = label_of(clients[place], {c: shown_name(name, 14) for c, name in names.items()})
         axis.set_title(f"{'' if names else 'client '}{called_so}: {own.total():,}", fontsize=7 if names else 9)
-    figure.suptitle(title)
+    figure.suptitle(as_drawn(title))
     return save(plt, figure, path)
 
 
@@ -210,15 +211,15 @@ def draw_bars(counts: Mapping[str, Counter[str]], title: str, path: Path) -> lis
     height = 0.8 / len(splits)
     for i, (split, colour, hatch) in enumerate(zip(splits, shades(len(splits)), HATCHES, strict=False)):
         places = [place + (i - (len(splits) - 1) / 2) * height for place in range(len(names))]
-        bars = axes.barh(places, [counts[split][name] for name in names], height, label=split, color=colour,
+        bars = axes.barh(places, [counts[split][name] for name in names], height, label=as_drawn(split), color=colour,
                          hatch=hatch, edgecolor="white" if sum(colour[:3]) < 1.4 else "black",
                          linewidth=0.4)  # fmt: skip
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [as_drawn(name, LONGEST_PART) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(count for own in counts.values() for count in own.values()))
     count_axis(axes.xaxis)
-    axes.set(title=title, xlabel="rows")
+    axes.set(title=as_drawn(title), xlabel="rows")
     axes.spines[["top", "right"]].set_visible(False)
     if len(splits) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=2.4, handleheight=1.4)
@@ -243,7 +244,7 @@ def draw_embedding(
             axes.scatter(places[chosen, 0], places[chosen, 1], s=22, color=colours[index],
                          marker=MARKERS[index % len(MARKERS)], edgecolor="black", linewidth=0.3)  # fmt: skip
         axes.set(title=f"{name} features", xticks=[], yticks=[])
-    figure.suptitle(title)
+    figure.suptitle(as_drawn(title))
     from matplotlib.lines import Line2D
 
     handles = [

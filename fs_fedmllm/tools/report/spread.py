@@ -17,7 +17,8 @@ from typing import Any
 from fs_fedmllm.config import Config, from_mapping
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.tools.report.canvas import MARKERS, pyplot, save, shades
+from fs_fedmllm.quoting import spreadsheet_cell
+from fs_fedmllm.tools.report.canvas import MARKERS, as_drawn, pyplot, save, shades
 from fs_fedmllm.tools.report.finished import ReportError
 from fs_fedmllm.tools.report.runs import Sheet, read_sheet
 from fs_fedmllm.tools.sweeps.grid import cells
@@ -173,14 +174,20 @@ def draw_spread(points: Sequence[Point], path: Path) -> list[Path]:
                                 layout="constrained", squeeze=False)  # fmt: skip
     for axes, (title, own) in zip(grid[:, 0], drawn, strict=True):
         _panel(axes, own, rows, sources, fills)
-        axes.set(title=title, ylabel=own[0].metric.replace("_", " "))
+        axes.set(title=as_drawn(title), ylabel=as_drawn(own[0].metric.replace("_", " ")))
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(facecolor=fills[source], edgecolor="black", label=source) for source in sources]
     handles += [
         Line2D(
-            [], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color="white", markeredgecolor="black", label=row
+            [],
+            [],
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            color="white",
+            markeredgecolor="black",
+            label=as_drawn(row),
         )
         for i, row in enumerate(rows)
     ]
@@ -226,7 +233,7 @@ def points_csv(points: Sequence[Point]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [field.name for field in fields(Point)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
+    writer.writerows({name: spreadsheet_cell(value) for name, value in asdict(point).items()} for point in points)
     return stream.getvalue()
 
 
