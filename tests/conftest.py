@@ -111,9 +111,12 @@ def loggers_as_new() -> None:
     Which tests share a process depends on how fast the workers are, so what one leaves behind fails another by chance.
     What a fixture of a module or session left behind is undone as well, so the state is made and not remembered.
     """
-    logging.disable(logging.NOTSET)
+    # Only a level that differs is set: it makes every logger of the process forget what it is enabled for.
+    if logging.root.manager.disable:
+        logging.disable(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("fs_fedmllm") and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
+            if logger.level:
+                logger.setLevel(logging.NOTSET)
             logger.propagate, logger.disabled = True, False
             logger.handlers.clear()

@@ -21,7 +21,9 @@ PROOFS = runpy.run_path(str(REPOSITORY / "scripts" / "extra_works.py"))["PROOFS"
 STATED = SCRIPT["packaging"]()
 #: Whose work is a run or several processes, each of which imports torch in an environment of its own. The same work is
 #: tested with all extras in the tests of its room; that an extra's list is whole, below.
-LONG_PROOFS = ("fs", "distributed", "quant", "hub", "plot", "privacy", "nvflare", "wandb", "mlflow")
+LONG_PROOFS = (
+    *("fs", "distributed", "quant", "hub", "evaluate", "trl", "plot", "privacy", "nvflare", "wandb", "mlflow"),
+)
 
 
 @pytest.mark.parametrize(

@@ -405,17 +405,17 @@ def caught(checks, *arguments):
 
 @pytest.mark.parametrize(("mutant", "check"), OPTIMIZER_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_optimizer_mutants_are_caught(mutant, check):
-    assert check in caught(CHECKS, mutant(), RunningMean)
+    assert caught({check: CHECKS[check]}, mutant(), RunningMean)
 
 
 @pytest.mark.parametrize(("mutant", "check"), MEAN_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_mean_mutants_are_caught(mutant, check):
-    assert check in caught(CHECKS, FedAvg(), mutant)
+    assert caught({check: CHECKS[check]}, FedAvg(), mutant)
 
 
 @pytest.mark.parametrize(("mutant", "check"), PENALTY_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_penalty_mutants_are_caught(mutant, check):
-    assert check in caught(CLIENT_CHECKS, mutant)
+    assert caught({check: CLIENT_CHECKS[check]}, mutant)
 
 
 @pytest.mark.parametrize("method", OPTIMIZERS)
