@@ -20,13 +20,19 @@ from fs_fedmllm import config as schema
 #: The files that take longest, longest first. They are begun first, so that the two workers of ``--dist loadfile`` end
 #: together; a file need not be named here.
 LONGEST = (
-    "test_families.py", "test_simulation.py", "test_job.py", "test_site_processes.py", "test_methods.py",
-    "test_ended_servers.py", "test_extras.py", "test_plug.py", "test_runner.py", "test_rounds.py", "test_own_log.py",
-    "test_hub_runs.py", "test_nvflare_rounds.py", "test_nvflare_run.py", "test_runs.py", "test_planner.py",
-    "test_hostile_texts.py", "test_compressed_runs.py", "test_given_clients.py", "test_algorithms.py",
-    "test_parallel.py", "test_federatedscope.py", "test_memory.py", "test_evaluate_modules.py", "test_dp_runs.py",
-    "test_client_state.py", "test_aggregation_runs.py", "test_private_rounds.py", "test_secure_processes.py",
-    "test_async_runs.py", "test_distributed.py", "test_tutorial.py", "test_stand_ins.py",
+    "test_job.py", "test_simulation.py", "test_async_runs.py", "test_nvflare_rounds.py", "test_nvflare_run.py",
+    "test_plug.py", "test_methods.py", "test_families.py", "test_extras.py", "test_publisher.py",
+    "test_algorithms.py", "test_rounds.py", "test_hub_runs.py", "test_planner.py", "test_runs.py", "test_runner.py",
+    "test_compat.py", "test_sft_trainer.py", "test_judge_endpoint.py", "test_cli.py", "test_secure_round.py",
+    "test_compressed_runs.py", "test_own_log.py", "test_client_state.py", "test_federatedscope.py",
+    "test_parallel.py", "test_docs.py", "test_dp_runs.py", "test_local_metrics.py", "test_given_clients.py",
+    "test_secure_processes.py", "test_commands.py", "test_whole_way.py", "test_quantized_widths.py",
+    "test_ended_servers.py", "test_metric_by_path_in_federatedscope.py", "test_privacy.py",
+    "test_compressed_rounds.py", "test_vision.py", "test_site_processes.py", "test_trl_in_federatedscope.py",
+    "test_stories.py", "test_errors.py", "test_pixels.py", "test_last_rounds.py", "test_notebook.py",
+    "test_tracking.py", "test_distributed.py", "test_tutorial.py", "test_stand_ins.py", "test_hostile_texts.py",
+    "test_backend.py", "test_families_by_trl.py", "test_evaluate_modules.py", "test_aggregation_runs.py",
+    "test_private_rounds.py",
 )  # fmt: skip
 
 
