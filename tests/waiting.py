@@ -15,8 +15,10 @@ from collections.abc import Callable
 LONG = 300.0
 
 
-def wait_until(true: Callable[[], object], seconds: float = LONG, says: Callable[[], str] = lambda: "") -> None:
-    """Return once it is true.
+def wait_until(
+    true: Callable[[], object], seconds: float = LONG, says: Callable[[], str] = lambda: "", pause: float = 0.01
+) -> None:
+    """Return once it is true; asked again after a pause, longer where the question itself costs something.
 
     Raises:
         AssertionError: it was not in that time; ``says`` tells more.
@@ -24,7 +26,7 @@ def wait_until(true: Callable[[], object], seconds: float = LONG, says: Callable
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, f"it did not happen in {seconds:g} seconds {says()}"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 class Clock:

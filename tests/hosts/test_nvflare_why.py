@@ -81,6 +81,8 @@ class Kit:
          f"{CONTROLLER}. Run fs-fedmllm nvflare site KIT there", True),
         (BROKEN, Kit(EXCEPTION), ENDED, False),
         (BROKEN, Kit(EXCEPTION, {"job": "5ee", "error": STOPPED}), ENDED, False),
+        ("RUNNING", Kit("Error: connection C authenticated as 'hospital-3' but claimed endpoint 'hospital-2.5ee'\n"),
+         "hospital-2 shows the certificate of 'hospital-3', so NVFlare takes nothing from it: startup/client", False),
         (BROKEN, Kit(told={"job": "5ee", "error": "the very sentence", "final": True}), "the very sentence", True),
         (BROKEN, Kit(told={"job": "5ee", "error": STOPPED, "final": False}), STOPPED, False),
         ("FINISHED:FAILED_TO_RUN", Kit(job_deploy_detail=["server: OK", "a: not authorized"]),

@@ -34,6 +34,7 @@ from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.distributed.service import frame_limits, server_of
 from fs_fedmllm.errors import FedMLLMError, HostError
 from fs_fedmllm.extras import check_extras
+from fs_fedmllm.hosts.nvflare.allocator import TidyProgress, keep_no_large_blocks
 from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
 from fs_fedmllm.hosts.nvflare.payload import PREFIX, arriving_on_disk, pack, prepare
 from fs_fedmllm.hosts.nvflare.settings import site_config
@@ -42,7 +43,6 @@ from fs_fedmllm.hosts.nvflare.told import is_final, tell
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.log_file import log_in
 from fs_fedmllm.runs.opening import look_ahead
-from fs_fedmllm.runs.progress import ConsoleProgress
 from fs_fedmllm.runs.run_folder import check_output, claimed
 from fs_fedmllm.runs.session import Session
 
@@ -71,8 +71,9 @@ class FedMLLMController(Controller):
     # NVFlare's calls --------------------------------------------------------------------------------------------
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing yet: NVFlare lets no site in until this returns."""
+        """Nothing of the run yet: NVFlare lets no site in until this returns."""
         prepare()
+        keep_no_large_blocks()
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """The whole run."""
@@ -137,7 +138,7 @@ class FedMLLMController(Controller):
             with log_in(folder.path), arriving_on_disk(self._context.get_engine(), folder.path):
                 data = server_data(config)
                 look_ahead(config, folder.path, data)
-                progress = ConsoleProgress(config)
+                progress = TidyProgress(config)
                 session = Session(Federation.build(config, data), folder, progress, started)
                 self._server = server = server_of(session, data, self._traffic)
                 there = [client.name for client in self._context.get_engine().get_clients()]

@@ -164,7 +164,7 @@ def _follow(
         while not word.startswith("FINISHED") and gone < _IDLE:
             pause(_LOOK)
             word, ours = line.ask(partial(admin.standing, job_id=job_id))
-            waits = waits + 1 if word == "SUBMITTED" else 0
+            waits = waits + 1 if word == "SUBMITTED" or ours.get("doing") == "waiting for clients" else 0
             if waits == _IDLE and (found := line.ask(partial(reason, job_id=job_id, word=word))):
                 say(f"the job waits: {found.says}")
             if not ours:

@@ -20,6 +20,8 @@ from fs_fedmllm.hosts.nvflare.told import TOLD
 #: NVFlare's words in ``log.txt`` of the server's kit for a site whose process has ended a job, and why. The reason may
 #: be ``unsafe component`` where a class is not listed, but ``infrastructure error`` as well.
 _ENDED_BY = re.compile(r"due to reported failure from (\S+): (.+)")
+#: There, too, for a site whose kit has another site's certificate: NVFlare takes no message from its process.
+_FOREIGN = re.compile(r"authenticated as '([^']+)' but claimed endpoint '([^'.]+)\.")
 #: A line of NVFlare's traceback where a class is not listed. The line that says so will not do: its words ``not
 #: authorized`` make NVFlare's client take the answer for a refusal of the question.
 _UNLISTED = "raise ComponentNotAuthorized("
@@ -52,9 +54,18 @@ def reason(opened: Any, job_id: str, word: str) -> Reason | None:
     """
     if word == "SUBMITTED":
         return _waits(opened, job_id)
-    if not word.startswith("FINISHED") or word == "FINISHED:COMPLETED":
+    if word == "FINISHED:COMPLETED":
         return None
     lines = _lines(opened, SERVER, job_id, _LOG)
+    for owner, site in [found.groups() for line in lines if (found := _FOREIGN.search(line))]:
+        return Reason(
+            f"{site} shows the certificate of {owner!r}, so NVFlare takes nothing from it: startup/client.crt and "
+            f"client.key of its kit are another site's. Put the kit of {site} there, start NVFlare there anew, and "
+            "submit the job again.",
+            False,
+        )
+    if not word.startswith("FINISHED"):
+        return None
     ended = [found.groups() for line in lines if (found := _ENDED_BY.search(line))]
     for site, why in ended:
         own = _lines(opened, site, f"{_UNLISTED}$", f"{job_id}/{_LOG}")
