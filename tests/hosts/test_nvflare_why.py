@@ -169,6 +169,7 @@ def test_what_another_site_may_read_of_an_error_has_nothing_of_this_one_in_it(tm
         assert last_told(tmp_path) == {}
     tell(tmp_path, {"job": "5ee", "error": secret})
     assert last_told(tmp_path)["error"] == secret
+    assert (tmp_path / "fedmllm.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_errors_that_submitting_again_does_not_change() -> None:

@@ -27,14 +27,14 @@ _KINDS: tuple[tuple[type[FedMLLMError], str], ...] = (
 
 
 def tell(workspace: Path, told: Mapping[str, Any]) -> None:
-    """Write it.
+    """Write it, for this user alone: an error may quote a row.
 
     Args:
         workspace: of the server or of a site.
         told: ``job`` (NVFlare's id), ``folder`` of the run and ``error``, each empty where there is none; of the
             server's also ``final``, whether the same job would end the same way.
     """
-    write_atomically(workspace / TOLD, (json.dumps(dict(told)) + "\n").encode())
+    write_atomically(workspace / TOLD, (json.dumps(dict(told)) + "\n").encode(), private=True)
 
 
 def last_told(workspace: Path) -> dict[str, Any]:
