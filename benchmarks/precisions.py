@@ -2,16 +2,20 @@
 
     python benchmarks/precisions.py --model FOLDER --config FILE [--steps 4] [key value ...]
     python benchmarks/precisions.py --model FOLDER --config FILE --run OUT [key value ...]
+    python benchmarks/precisions.py --model ALIGNED --config FILE --named DATA [key value ...]
 
 The three take turns in one process. Memory is that of the frozen base, and the most that an update takes beside it.
 ``--run`` makes the configuration's whole run in each precision, one after the other, into folders below ``OUT``, and
-prints what its last evaluation found. What ``fs-fedmllm plan --probe`` expects of this machine stands beside.
+prints what its last evaluation found. ``--named`` asks an aligned base in each precision for the organ of 60 pictures
+that it did not learn from, as ``scripts/align_real_base.py`` does (``DATA`` holds ``vqa_rad/``). What ``fs-fedmllm
+plan --probe`` expects of this machine stands beside the first table.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +52,26 @@ def _runs(load: Callable[..., Any], out: str, names: Sequence[str]) -> None:
         print(f"{name}: {kept}", flush=True)
 
 
+def _named(load: Callable[..., Any], data: Path, names: Sequence[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+    import torch
+    from align_real_base import ORGANS, named
+
+    from fs_fedmllm.data.radiographs import read_pictures
+    from fs_fedmllm.data.template import build_template
+    from fs_fedmllm.models.encoding import Encoder
+    from fs_fedmllm.models.loader import load_mllm
+
+    unseen = [picture for picture in read_pictures(data, data_set="precisions") if picture.part != "align"]
+    asked = [p for organ in ORGANS for p in [u for u in unseen if u.organ == organ][:20]]
+    template = build_template({"task": "vqa"}, "precisions", "precisions")
+    for name in names:
+        encoder = Encoder(load_mllm(load(*PRECISIONS[name]).model.fedmllm), template, "original", None)
+        with torch.no_grad():
+            share, (_, cpu), _ = measured(lambda encoder=encoder: named(encoder, asked))
+        print(f"{name}: names {share * len(asked):.0f} of {len(asked)}; {cpu / len(asked):.2f} CPU s each", flush=True)
+
+
 def main() -> None:
     """Measure, or run."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,6 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of the update")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--run", metavar="OUT", help="make whole runs")
+    parser.add_argument("--named", metavar="DATA", type=Path, help="ask an aligned base for organs")
     parser.add_argument("--without", action="append", default=[], choices=PRECISIONS, help="leave one out")
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
@@ -68,6 +93,8 @@ def main() -> None:
     names = [name for name in PRECISIONS if name not in chosen.without]
     if chosen.run:
         return _runs(load, chosen.run, names)
+    if chosen.named:
+        return _named(load, chosen.named, names)
     steps = ("train.local_update_steps", str(chosen.steps))
     updates = {name: _update(load(*steps, *PRECISIONS[name])) for name in names}
     losses: dict[str, float] = {}
