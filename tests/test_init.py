@@ -18,6 +18,7 @@ from short_runs import SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
+from fs_fedmllm.commands.tables import table
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.quoting import yaml_word
 from fs_fedmllm.scenarios.reading import read_dataset
@@ -561,3 +562,9 @@ def test_the_encoding_that_a_table_has_is_proposed(here, capsys):
     assert main(["init", "r.tsv", "--yes"]) == 2
     assert "For init: --encoding utf-16." in capsys.readouterr().err
     assert main(["init", "r.tsv", "--yes", "--encoding", "utf-16"]) == 0
+
+
+def test_tables_for_a_terminal_move_no_cursor():
+    """Names of clients, labels and runs stand in them, whose widths are those of what is shown."""
+    said = table(["label\x1b[2J", "rows"], [["<b>\x9b31m", 3], ["two\nlines", 12]])
+    assert said == "label\\x1b[2J  rows\n<b>\\x9b31m        3\ntwo lines       12"

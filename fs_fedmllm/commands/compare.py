@@ -10,7 +10,7 @@ from typing import Any
 
 from fs_fedmllm.commands.merge import add_which, chosen_adapter
 from fs_fedmllm.commands.output import print_document
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, printable
 
 
 def add(commands: Any) -> None:
@@ -40,16 +40,17 @@ def _compare(args: argparse.Namespace) -> int:
         return 0
     print("same base" if found.same_base else "DIFFERENT bases")
     for name, (one, two) in found.settings.items():
-        print(f"{name}: {one!r} and {two!r}")
+        print(printable(f"{name}: {one!r} and {two!r}"))
     for title, names in (("first", found.only_first), ("second", found.only_second)):
         if names:
-            print(f"only the {title} has {len(names)} tensors, for example {names[0]}")
+            print(printable(f"only the {title} has {len(names)} tensors, for example {names[0]}"))
     for name, (one, two) in found.shapes.items():
-        print(f"{name}: shapes {one} and {two}")
+        print(printable(f"{name}: shapes {one} and {two}"))
 
     def line(title: str, d: Distance) -> str:
         cosine = "-" if d.cosine is None else f"{d.cosine:.4f}"
         relative = "-" if d.relative is None else f"{d.relative:.4f}"
+        title = printable(title)
         return f"{title:>10}  {d.first:10.4f}  {d.second:10.4f}  {d.distance:10.4f}  {relative:>8}  {cosine:>8}"
 
     for title, layers, total in (

@@ -181,9 +181,10 @@ def _answered(told: Told, doubt: Doubt) -> Told:
             answer = input(f"{doubt.question}{listed} ").strip()
         except EOFError:
             raise ConfigError(f"nobody answered: {doubt.question} Say --{doubt.option}.") from None
+        answer = next((choice for choice in doubt.choices if answer in (choice, printable(choice))), answer)
         if answer and (not doubt.choices or answer in doubt.choices):
             break
-        print(f"Name one of {', '.join(doubt.choices)}." if doubt.choices else "An answer is needed.")
+        print(f"Name one of {', '.join(map(printable, doubt.choices))}." if doubt.choices else "An answer is needed.")
     if doubt.option == "ask":
         return replace(told, ask=answer)
     return replace(told, columns={**told.columns, doubt.option: answer})

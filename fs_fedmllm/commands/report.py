@@ -52,6 +52,7 @@ def _runs_of(places: list[Path]) -> list[Path]:
 
     Those that are not finished are named on standard error.
     """
+    from fs_fedmllm.errors import printable
     from fs_fedmllm.runs.listing import DIVERGED, FINISHED, list_runs, run_folder_of
     from fs_fedmllm.runs.verbosity import shows_progress
     from fs_fedmllm.tools.sweeps.files import INDEX
@@ -67,7 +68,7 @@ def _runs_of(places: list[Path]) -> list[Path]:
         found += done or [place]
         left = [f"{run.folder} ({run.status})" for run in below if run.folder not in done]
         if done and left and shows_progress():
-            print(f"left out: {', '.join(left)}", file=sys.stderr)
+            print(printable(f"left out: {', '.join(left)}"), file=sys.stderr)
     return list(dict.fromkeys(found))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fs_fedmllm.data.client_names import called
+from fs_fedmllm.data.client_names import called, shown_name
 
 if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Sample
@@ -18,7 +18,7 @@ CASES = ("both", "image", "text", "neither")
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[int] = (0,)) -> str:
     """Text columns; those of ``left`` to the left, the others, numbers mostly, to the right."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[shown_name(str(cell), 200) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

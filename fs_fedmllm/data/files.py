@@ -104,6 +104,27 @@ def folder_in(root: Path, data_set: str, option: str, name: str) -> Path:
     return folder
 
 
+def is_below(root: Path, name: str) -> bool:
+    """Whether a path that begins at a folder stays in it, or is it; links below it are taken as they are called."""
+    full = os.path.abspath(root / name)
+    homes = (os.path.abspath(root), os.path.realpath(root))  # an absolute path may know a linked root by its own name
+    return any(os.path.commonpath([full, home]) == home for home in homes)
+
+
+def place_in(root: Path, data_set: str, option: str, name: str) -> Path:
+    """What an option names in the data's folder, a file or a folder.
+
+    Raises:
+        ConfigError: it leads out of it.
+    """
+    if not is_below(root, name):
+        raise ConfigError(
+            f"{data_set}: {option} {name!r} leads out of data.root ({root}). Point data.root at a folder that holds "
+            "both, or put a symbolic link to it into data.root."
+        )
+    return root / name
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; a Git LFS pointer is refused by name."""
     try:

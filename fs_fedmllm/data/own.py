@@ -35,7 +35,7 @@ from typing import Any
 from fs_fedmllm.data.columns import UnreadColumns, check_mapping, no_column
 from fs_fedmllm.data.dividing import Division, check_division
 from fs_fedmllm.data.embedded import cached_images
-from fs_fedmllm.data.files import fingerprint
+from fs_fedmllm.data.files import fingerprint, place_in
 from fs_fedmllm.data.findings import Findings, RowError, TooManyErrorsError, convert
 from fs_fedmllm.data.image_folders import classes_sha256
 from fs_fedmllm.data.image_paths import ImageFolder
@@ -122,7 +122,7 @@ def load(
     reader = RowReader(
         found,
         Options.of(asked),
-        ImageFolder(root / image_root, required=require_images, follow=follow_links),
+        ImageFolder(place_in(root, "own", "image_root", image_root), required=require_images, follow=follow_links),
         _store(root, extract_images),
         tuple(dict.fromkeys([*groups, *division.together])),
         division,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fs_fedmllm.data.arrow_rows import class_labels, disk_rows, parquet_rows
-from fs_fedmllm.data.files import Row, json_rows
+from fs_fedmllm.data.files import Row, json_rows, place_in
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_rows
 from fs_fedmllm.data.packed import GZIP, is_packed, kind_of
@@ -65,10 +65,11 @@ def find_sources(root: Path, file: str, named: Mapping[str, str]) -> list[Source
 
     Raises:
         DataError: a named file is not there, or there is nothing to read.
+        ConfigError: a named file is not in the folder.
     """
     if file or any(named.values()):
         wanted = {"": file, **named}
-        return [Source(_existing(root, name), split) for split, name in wanted.items() if name]
+        return [Source(_existing(root, split, name), split) for split, name in wanted.items() if name]
     if (root / "dataset_dict.json").is_file():
         found = [Source(root / name, split) for split, names in FOLDERS.items() for name in names]
         return [source for source in found if source.path.is_dir()]
@@ -189,8 +190,8 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
     return paths[0] if paths else None
 
 
-def _existing(root: Path, name: str) -> Path:
-    path = root / name
+def _existing(root: Path, split: str, name: str) -> Path:
+    path = place_in(root, "own", split or "file", name)
     if not path.exists():
         raise RowError(str(path), "the file does not exist.", "Correct the option that names it.")
     return path

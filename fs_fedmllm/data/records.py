@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, text_of
+from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, place_in, text_of
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Dataset, Sample
@@ -55,7 +55,7 @@ def load(
     """
     found = findings or Findings()
     asked = load_template(template)
-    images = ImageFolder(root / image_root, required=require_images)
+    images = ImageFolder(place_in(root.absolute(), "records", "image_root", image_root), required=require_images)
     files = {split: _files(root, pattern) for split, pattern in (("train", train), ("val", val), ("test", test))}
     parts = {
         split: _numbered(

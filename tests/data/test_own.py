@@ -319,3 +319,20 @@ def test_links_out_of_the_folder_are_followed_where_the_user_says_so(clinic, jso
         jsonl(clinic / "train.jsonl", [ward(0, image=path)])
         with pytest.raises(DataError, match=said):
             load_dataset("own", clinic, OPTIONS | {"follow_links": True})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("image_root", ".."), ("image_root", "scan/../.."), ("image_root", "{above}"), ("file", "../train.jsonl"),
+     ("train", "{above}/train.jsonl")],
+)  # fmt: skip
+def test_no_option_leads_out_of_the_folder(clinic, jsonl, option, value):
+    """A folder that lies elsewhere is linked to, where its owner wants that; an option does not reach it."""
+    root = clinic / "root"
+    jsonl(root / "train.jsonl", [ward(0)])
+    options = {"template": str(clinic / "wards.yaml")}
+    with pytest.raises(ConfigError, match=rf"own: {option} .* leads out of data\.root .*Point data\.root at a folder"):
+        load_dataset("own", root, options | {option: value.format(above=clinic)})
+    (root / "pictures").symlink_to(clinic)
+    for inside in ("pictures", f"{root}/pictures", "./scan/../pictures"):
+        assert load_dataset("own", root, options | {"image_root": inside}).train[0].image

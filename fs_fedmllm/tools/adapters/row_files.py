@@ -9,7 +9,7 @@ from typing import Any
 
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.data.columns import renamed
-from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.files import Row, is_below
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import Source, is_table, read_source
 from fs_fedmllm.data.tables import table_form
@@ -43,7 +43,8 @@ class RowForm:
     def images(self, file: Path) -> Path:
         """The folder that the images of a file lie in."""
         below = file.parent / self.image_root
-        return below if self.image_root and below.is_dir() else file.parent
+        there = self.image_root and is_below(file.parent, self.image_root) and below.is_dir()
+        return below if there else file.parent
 
     def rows(self, file: Path) -> Iterator[tuple[str, Row, Row]]:
         """Rows with their place: as the file has them, and with our names.

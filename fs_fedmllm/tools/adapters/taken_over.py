@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.data.columns import missing
-from fs_fedmllm.data.files import Row
+from fs_fedmllm.data.files import Row, is_below
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import find_sources, is_table, read_source
 from fs_fedmllm.data.tables import table_form
@@ -70,7 +70,8 @@ def take_over(reference: str, root: Path, given: Mapping[str, Any]) -> TakenOver
         columns = _Columns(row for source in sources for _, row in read_source(source, Findings(), form))
     except (FedMLLMError, OSError):  # reading the rows says it, with what to do
         return TakenOver()
-    if (below := str(of_run.get("image_root") or "")) and "image_root" not in given and (root / below).is_dir():
+    below = str(of_run.get("image_root") or "")
+    if below and "image_root" not in given and is_below(root, below) and (root / below).is_dir():
         taken["image_root"] = below
     if columns.holds(str(of_run.get("split_column") or "")) and "split_column" not in given:
         taken["split_column"] = of_run["split_column"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.evaluation.views import EXPLAINED, said_views
 from fs_fedmllm.tools.adapters.trained_rows import TrainedOn
 from fs_fedmllm.tools.report.grids import Cell, Grid
@@ -162,12 +163,17 @@ def warnings_of(document: Mapping[str, Any]) -> list[str]:
     return found
 
 
+#: Characters of a label in a table of plain text.
+_WIDEST = 80
+
+
 def text(document: Mapping[str, Any]) -> str:
     """The tables as plain text."""
     lines = [said_rows(document["data"]), *warnings_of(document)]
     for grid in grids_of(document):
-        head = ["", *grid.head]
-        rows = [[title, *[" ".join((cell.figure, *cell.lines)) for cell in cells]] for title, cells in grid.rows]
+        head = ["", *[shown_name(name, _WIDEST) for name in grid.head]]
+        rows = [[shown_name(title, _WIDEST), *[" ".join((cell.figure, *cell.lines)) for cell in cells]]
+                for title, cells in grid.rows]  # fmt: skip
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         lines += ["", grid.title]
         for row in (head, *rows):
