@@ -197,6 +197,9 @@ def _begun(
 
 def _ragged(where: str, cells: Sequence[str], names: Sequence[str], delimiter: str) -> RowError:
     problem = f"the row has {len(cells)} cells, and the first line names {len(names)} columns."
+    if len(cells) > len(names) and not any(cells[len(names) :]):
+        remedy = f"Its last cells are empty: end the first line with a {_word(delimiter)} too, or no row with one."
+        return RowError(where, problem, remedy)
     if len(cells) > len(names):
         return RowError(
             where, problem, f"Put a text that holds a {_word(delimiter)} into quotes, without a blank before them."

@@ -337,3 +337,10 @@ def test_columns_without_names_are_no_title(tmp_path):
     """What pandas and Excel leave unnamed: an index, a column beside, delimiters at the end."""
     for text in (",text\n0,a\n1,b\n", "text,\na,\nb,\n", "text,,label\na,,b\n"):
         assert read(tmp_path, text)
+
+
+def test_delimiters_at_the_end_of_rows_alone_are_told(tmp_path):
+    found = Findings(strict=False)
+    (tmp_path / "t.csv").write_text("text;label\na;x;\nb;y;\n")
+    assert not list(table_rows(tmp_path / "t.csv", found, table_form("", "")))
+    assert "Its last cells are empty: end the first line with a semicolon too" in found.items[-1].remedy

@@ -143,7 +143,7 @@ def test_rows_that_would_be_refused_are_counted_and_come_before_what_is_next(her
     assert "5 of 40 rows would be refused as they are:" in said
     assert f"{here / 'r.csv'}:2, 10, 18, 26, 34: 5 rows: label is empty." in said
     assert "First repair the rows above, or take them out; my.yaml stays as it is." in said
-    assert "data check my.yaml    until it says 0 errors" in said and "Next:" not in said
+    assert "data check my.yaml  # until it says 0 errors" in said and "Next:" not in said
     assert said.index("would be refused") < said.index("First repair") < said.index("fs-fedmllm run")
     write_csv(here / "r.csv", [row for row in rows if row["label"]])
     assert main(["data", "check", "my.yaml"]) == 0
