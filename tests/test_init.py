@@ -383,8 +383,9 @@ def test_labels_that_cannot_be_meant_are_said():
     assert "2 of 3 options stand in one row each" in made(["fire here", "flood", "rain", "rain"]).warnings[0]
     assert "say what they mean with --options" in made(["0", "1"] * 5).warnings[0]
     assert "given to the wrong rows" in made(["1", "2"] * 5).warnings[0]
-    assert made([1, 2] * 5).options == ("0", "1", "2") and not made([0, 1] * 5).warnings[0].startswith("No row")
-    assert "No row has the label 0, which is an option, since numbers count" in made([1, 2] * 5).warnings[0]
+    assert made([1, 2] * 5).options == ("0", "1", "2") and len(made([0, 1] * 5).warnings) == 1
+    assert "what 2 means" not in made([1, 2] * 5).warnings[0]  # it would name the wrong one
+    assert "No row has the label 0, which is an option, since numbers count" in made([1, 2] * 5).warnings[1]
     with pytest.raises(ConfigError, match="'label' has one value in all rows, sick: there is nothing to tell apart"):
         made(["sick"] * 9)
     with pytest.raises(ConfigError, match="The labels 10, 40 are numbers, which count the options from 0"):

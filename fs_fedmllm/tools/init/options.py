@@ -77,16 +77,16 @@ def _take_options(draft: Draft, column: Column) -> None:
                 f"has at most {len(LETTERS)}: write what they mean in the rows, as texts, or put them in quotes."
             )
         made.options = tuple(str(i) for i in range(values[-1] + 1))
+        made.warnings.append(
+            "The options have numbers for names, which tells a model nothing: say what they mean with --options, "
+            f"in the order of the numbers from 0 ({_named_numbers(range(values[-1] + 1))})."
+        )
         if unused := sorted(set(range(values[-1] + 1)) - set(values)):
             made.warnings.append(
                 f"No row has the label {listed([str(i) for i in unused])}, which is an option, since numbers count "
                 "them from 0. If yours do not count, write them as texts, in quotes."
             )
         made.say("options", ", ".join(made.options), "labels are numbers, which count the options from 0")
-        made.warnings.append(
-            "The options have numbers for names, which tells a model nothing: say what they mean with --options, "
-            f"in the order of the numbers from 0 ({_named_numbers(values)})."
-        )
     else:
         made.options = tuple(sorted(column.values, key=natural))
         made.say("options", ", ".join(map(shown_name, made.options)), f"the values of {shown_name(column.name)}")
