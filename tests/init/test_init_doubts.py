@@ -164,9 +164,8 @@ def test_a_person_is_kept_together_before_what_one_has_several_of():
     ]
     made = propose(columns_of(rows), Told())
     assert made.columns["group"] == "patient"
-    assert "study could keep rows together, too: --group, or both, as in split: {together: [patient, study]}" in (
-        " ".join(made.warnings)
-    )
+    said = "study could keep rows together, too: --group study, or both, as in split: {together: [patient, study]}"
+    assert said in " ".join(made.warnings)
 
 
 def test_0_and_1_of_a_property_are_no_and_yes(here, capsys):
