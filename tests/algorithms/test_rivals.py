@@ -160,7 +160,14 @@ RANKS = ("fedmllm.aggregation.ranks", "[2, 8, 4]", "federate.client_num", 3, "fe
     [
         ("fedmllm.regularizer.type", "fedlc"),
         ("fedmllm.regularizer.type", "fedilora", "fedmllm.aggregation.lora", "dimension_wise", *RANKS),
-        ("fedmllm.aggregation.rule", "robust_pca", "federate.method", "fedyogi"),
+        # Of two layers: every tensor is taken apart in up to a thousand steps.
+        (
+            "fedmllm.aggregation.rule",
+            "robust_pca",
+            "federate.method",
+            "fedyogi",
+            *("model.fedmllm.lora.target", r".*language_model\.layers\.([45])\.self_attn\.q_proj"),
+        ),
     ],
     ids=["fedlc", "fedilora", "robust_pca"],
 )
