@@ -121,8 +121,8 @@ def test_both_trainers_train_alike_with_a_prior(tiny) -> None:
 
 def test_each_client_has_the_prior_of_its_own_rows(federation) -> None:
     """A prior from the counts of all clients together, which only a server could know, is another one."""
-    ours = dataclasses.replace(federation.config.fedmllm, label_prior=1.0)
-    side = dataclasses.replace(federation.clients, config=dataclasses.replace(federation.config, fedmllm=ours))
+    around = dataclasses.replace(federation.clients.algorithms, label_prior=1.0)
+    side = dataclasses.replace(federation.clients, algorithms=around)
     template, shifts = federation.data.template, {}
     for client, rows in federation.data.clients.items():
         (half,) = [half for half in side.halves(client) if half.option_shift]
