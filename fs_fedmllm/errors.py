@@ -55,6 +55,8 @@ class TemplateError(ConfigError):
 class DataError(FedMLLMError):
     """A data file, row or image is wrong; the message names the file and the row."""
 
+    told = "its rows or images (data.root) cannot be used"
+
 
 class ScenarioError(FedMLLMError):
     """A scenario cannot be applied to these samples and clients."""
@@ -62,6 +64,8 @@ class ScenarioError(FedMLLMError):
 
 class ModelError(FedMLLMError):
     """A model cannot be loaded or does not have what the configuration asks of it."""
+
+    told = "its base model (model.fedmllm.path) cannot be used"
 
 
 class UpdateError(FedMLLMError):
@@ -87,9 +91,13 @@ class PayloadWarning(UserWarning):
 class StorageError(FedMLLMError):
     """A file cannot be written (a full disk, a quota, a missing permission); the older one stands."""
 
+    told = "it cannot write its files"
+
 
 class LockedError(FedMLLMError):
     """Another process is using a folder that only one may use at a time."""
+
+    told = "another process uses its run folder"
 
 
 class HubError(FedMLLMError):

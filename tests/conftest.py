@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,21 +107,3 @@ def forks() -> Iterator[Forks]:
     made = Forks()
     yield made
     made.close()
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_new() -> None:
-    """A command that a test calls sets our loggers for its whole process (``--quiet``); each test starts without that.
-
-    Which tests share a process depends on how fast the workers are, so what one leaves behind fails another by chance.
-    What a fixture of a module or session left behind is undone as well, so the state is made and not remembered.
-    """
-    # Only a level that differs is set: it makes every logger of the process forget what it is enabled for.
-    if logging.root.manager.disable:
-        logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("fs_fedmllm") and isinstance(logger, logging.Logger):
-            if logger.level:
-                logger.setLevel(logging.NOTSET)
-            logger.propagate, logger.disabled = True, False
-            logger.handlers.clear()

@@ -71,29 +71,19 @@ class HubHook:
         """
         if closing is not None:
             return self._close(params, best, closing, average)
-        self._after_round(done, params, best, results, save)
-        return {}
-
-    def _after_round(
-        self,
-        done: int,
-        params: Mapping[str, torch.Tensor],
-        best: Mapping[str, torch.Tensor],
-        results: Callable[[], dict[str, Any]],
-        save: Callable[[], None],
-    ) -> None:
         hub = self._hub
         if hub.push == "end" or done >= self.config.federate.total_round_num:
-            return
+            return {}
         figures = results()
         if hub.push == "every":
             if done % hub.every == 0:
                 self._offer(done, params, figures, save)
-            return
+            return {}
         entry = figures["best"]
         if entry is not None and entry["round"] > 0 and entry["round"] != self._best_pushed:
             self._best_pushed = entry["round"]
             self._offer(entry["round"], best, figures, save)
+        return {}
 
     def _close(
         self,

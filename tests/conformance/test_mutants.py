@@ -390,34 +390,33 @@ PENALTY_MUTANTS = {
 }
 
 
-def caught(checks, *arguments):
-    """The names of the checks that fail."""
-    names = set()
-    for name, check in checks.items():
-        try:
-            check(*arguments)
-        except NotApplicable:
-            pass
-        except (AssertionError, AttributeError):  # a state that is no tensor
-            names.add(name)
-    return names
+def fails(check, *arguments):
+    """Whether a check that applies fails."""
+    try:
+        check(*arguments)
+    except NotApplicable:
+        return False
+    except (AssertionError, AttributeError):  # a state that is no tensor
+        return True
+    return False
 
 
 @pytest.mark.parametrize(("mutant", "check"), OPTIMIZER_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_optimizer_mutants_are_caught(mutant, check):
-    assert caught({check: CHECKS[check]}, mutant(), RunningMean)
+    assert fails(CHECKS[check], mutant(), RunningMean)
 
 
 @pytest.mark.parametrize(("mutant", "check"), MEAN_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_mean_mutants_are_caught(mutant, check):
-    assert caught({check: CHECKS[check]}, FedAvg(), mutant)
+    assert fails(CHECKS[check], FedAvg(), mutant)
 
 
 @pytest.mark.parametrize(("mutant", "check"), PENALTY_MUTANTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_penalty_mutants_are_caught(mutant, check):
-    assert caught({check: CLIENT_CHECKS[check]}, mutant)
+    assert fails(CLIENT_CHECKS[check], mutant)
 
 
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_the_originals_are_not(method):
-    assert not caught(CHECKS, OPTIMIZERS[method](), RunningMean)
+    original = OPTIMIZERS[method]()
+    assert not [name for name, check in CHECKS.items() if fails(check, original, RunningMean)]

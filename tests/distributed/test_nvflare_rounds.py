@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,11 +88,14 @@ def works(federation: Federation, folder: Path) -> dict[str, Work]:
 
 @contextmanager
 def dispatched(
-    server: RoundServer, sites: Mapping[str, Work], clients: Mapping[str, Sequence[int]] = SITES
+    server: RoundServer,
+    sites: Mapping[str, Work],
+    clients: Mapping[str, Sequence[int]] = SITES,
+    there: Collection[str] | None = None,
 ) -> Iterator[tuple[Dispatch, Sites]]:
     """Tasks go from the server to the sites, for the length of a block."""
     carrier = Sites(sites)
-    dispatch = Dispatch(server.desk, clients, carrier, FrameLimits())
+    dispatch = Dispatch(server.desk, clients, carrier, FrameLimits(), there)
     thread = threading.Thread(target=dispatch.run, daemon=True)
     thread.start()
     try:
@@ -276,14 +279,11 @@ def test_a_wrong_site_is_named_and_a_run_without_a_quorum_ends_at_once(
     site_1 = sites["site-1"] if work else lambda message: Message("failed", {"failed": "its rows are wrong"})
     site_2 = work(sites["site-2"]) if work else sites["site-2"]
     there = SITES if work else ["site-1"]
-    carrier = Sites({"site-1": site_1, "site-2": site_2})
-    dispatch = Dispatch(server.desk, SITES, carrier, FrameLimits(), there)
-    thread = threading.Thread(target=dispatch.run, daemon=True)
-    thread.start()
-    with pytest.raises(TurnedAwayError, match=r"^Round 0 needs 3 of 3 clients, and \d do not take part\. ") as caught:
+    with (
+        dispatched(server, {"site-1": site_1, "site-2": site_2}, there=there) as (_, carrier),
+        pytest.raises(TurnedAwayError, match=r"^Round 0 needs 3 of 3 clients, and \d do not take part\. ") as caught,
+    ):
         server.run()
-    dispatch.end()
-    thread.join(LONG)
     assert says in str(caught.value)
     assert [name for name, _ in carrier.given] == list(there)  # a site that is not there is asked nothing
 

@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.distributed.protocol import TurnedAwayError
-from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, LockedError, ModelError, StorageError
+from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json
 
 #: The file's name.
 TOLD = "fedmllm.json"
-#: What the other sites may read of an error that does not say that itself.
-_KINDS: tuple[tuple[type[FedMLLMError], str], ...] = (
-    (DataError, "its rows or images (data.root) cannot be used"),
-    (ModelError, "its base model (model.fedmllm.path) cannot be used"),
-    (LockedError, "another process uses its run folder"),
-    (StorageError, "it cannot write its files"),
-)
 
 
 def tell(workspace: Path, told: Mapping[str, Any]) -> None:
@@ -51,13 +44,8 @@ def may_read(error: Exception) -> str:
 
     An error's text may quote a row or a path, so it stays at the site.
     """
-    if isinstance(error, FedMLLMError):
-        if error.told:
-            return error.told
-        for kind, says in _KINDS:
-            if isinstance(error, kind):
-                return says
-    return f"it has met a {type(error).__name__}"
+    told = error.told if isinstance(error, FedMLLMError) else ""
+    return told or f"it has met a {type(error).__name__}"
 
 
 def takes_no_part(site: str, says: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from fs_fedmllm.data.image_paths import ImageFolder
@@ -24,9 +25,7 @@ def images_below(root: Path, values: Sequence[object], most: int = _MOST_FOLDERS
     names = [value for value in values if isinstance(value, str) and "://" not in value][:_TRIED]
     if not names:
         return ""
-    folders = [root, *_below(root)][:most]
-    folders += [inner for folder in folders[1:] for inner in _below(folder)][: most - len(folders)]
-    for folder in folders:
+    for folder in islice(_folders(root), most):
         if all(_is_file(folder, name) for name in names):
             return "" if folder == root else folder.relative_to(root).as_posix()
     return None
@@ -46,6 +45,15 @@ def are_images(root: Path, values: Sequence[str]) -> bool:
         return is_image(ImageFolder(root / below).resolve(values[0], "init"))
     except FedMLLMError:  # it leads out of the data's folder, or is no path
         return False
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The data's folder, those in it and those in these; each level is listed when it is asked for."""
+    yield root
+    inner = _below(root)
+    yield from inner
+    for folder in inner:
+        yield from _below(folder)
 
 
 def _below(folder: Path) -> list[Path]:
