@@ -10,10 +10,20 @@ import pytest
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.distributed.contracts import ANY_TENSORS
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.errors import StorageError
 
 pytest.importorskip("nvflare", reason="NOT RUN: the extra nvflare is not installed")
 
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from fs_fedmllm.hosts.nvflare import executor
+from fs_fedmllm.hosts.nvflare.payload import unpack
 from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
 from fs_fedmllm.hosts.nvflare.told import last_told
 
@@ -38,3 +48,20 @@ def test_a_site_that_cannot_begin_says_so_without_its_secrets_and_one_that_dies_
         assert process._process is None
     finally:
         process.close(at_once=True)
+
+
+@pytest.mark.parametrize("error", [StorageError("/ward is full"), PermissionError("/ward")])
+def test_a_site_whose_disk_takes_nothing_tells_the_server_and_ends_no_job(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(executor, "tell", fails)
+    context = FLContext()
+    context.set_prop(FLContextKey.WORKSPACE_ROOT, str(tmp_path))
+    site = executor.FedMLLMExecutor({"site-1": [1]})
+    site.handle_event(EventType.START_RUN, context)
+    answer = unpack(site.execute("join", Shareable(), context, Signal()), lambda kind, header: ANY_TENSORS)
+    says = "it cannot write its files" if isinstance(error, StorageError) else "it has met a PermissionError"
+    assert (answer.kind, answer.header["failed"]) == ("failed", says)

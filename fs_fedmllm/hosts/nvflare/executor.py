@@ -7,6 +7,7 @@ none of it goes through NVFlare's log, which it may stream to the server.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,9 +52,10 @@ class FedMLLMExecutor(Executor):
             try:
                 tell(workspace, told)
                 self._start(fl_ctx, workspace)
-            except FedMLLMError as error:  # told to the server when it asks; a wrong site must not end the job
+            except (FedMLLMError, OSError) as error:  # told to the server when it asks; a wrong site ends no job
                 self._fault = may_read(error)
-                tell(workspace, {**told, "error": str(error)})
+                with contextlib.suppress(FedMLLMError, OSError):  # a disk that is full is told to the server
+                    tell(workspace, {**told, "error": str(error)})
                 print(f"fs-fedmllm: {error}", flush=True)  # to the site's terminal, not to NVFlare's log
         elif event_type in (EventType.ABORT_TASK, EventType.END_RUN) and self._process is not None:
             self._process.close(at_once=event_type == EventType.ABORT_TASK)

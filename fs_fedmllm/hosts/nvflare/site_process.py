@@ -157,7 +157,7 @@ def main(descriptor: int) -> None:
         except Exception as error:
             logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
             workspace = Path(begin.header["workspace"])
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FedMLLMError, OSError):
                 tell(workspace, {**last_told(workspace), "error": str(error) or type(error).__name__})
             while True:  # whatever is asked, there is one answer
                 _read(pipe)
