@@ -32,9 +32,9 @@ def documents_only(wanted: bool) -> Iterator[None]:
         _documents.pop()
 
 
-def _escaped(c: str) -> str:
-    """A character as JSON escapes it."""
-    return json.dumps(c)[1:-1]
+def _escaped(line: str) -> str:
+    """A line with what is not printable as JSON escapes it."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def print_document(text: str) -> None:
@@ -42,6 +42,5 @@ def print_document(text: str) -> None:
 
     What would move a terminal's cursor or turn its text around is escaped as JSON escapes it.
     """
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    text = "\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n"))
     print(text, file=_documents[-1] if _documents else sys.stdout)

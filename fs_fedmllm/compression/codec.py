@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from fs_fedmllm.compression.quantize import LEVELS, dequantize, groups, pack_nibbles, quantize, unpack_nibbles
-from fs_fedmllm.config import CompressionConfig
 from fs_fedmllm.errors import UpdateError
+
+if TYPE_CHECKING:
+    from fs_fedmllm.config import CompressionConfig
 
 #: Name -> tensor.
 Tensors = dict[str, torch.Tensor]

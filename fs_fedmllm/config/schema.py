@@ -163,7 +163,7 @@ def _with(config: Any, values: Mapping[str, Any]) -> Any:
     return replace(config, **found)
 
 
-def _names(named: Any) -> tuple[str, ...]:
+def column_names(named: Any) -> tuple[str, ...]:
     """Names of columns as a file has them: one, or a list."""
     if isinstance(named, str):
         return (named,) if named else ()
@@ -237,13 +237,13 @@ class Config:
     @property
     def kept_together(self) -> tuple[str, ...]:
         """Keys of rows whose groups the scenario gives to one client."""
-        return _names(self.scenario_args.get("keep_together"))
+        return column_names(self.scenario_args.get("keep_together"))
 
     @property
     def split_together(self) -> tuple[str, ...]:
         """Columns of one's own rows that ``fedmllm.data.split`` keeps together."""
         split = self.fedmllm.data.get("split")
-        return _names(split.get("together")) if isinstance(split, Mapping) else ()
+        return column_names(split.get("together")) if isinstance(split, Mapping) else ()
 
     @property
     def switches(self) -> dict[str, str]:

@@ -11,15 +11,13 @@ from fs_fedmllm.data.columns import NOTHING, missing, one_image
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.registry import cache_dir
-from fs_fedmllm.files.atomic import remove_abandoned, write_atomically
+from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.quoting import yaml_list
 
 
 def cached_images() -> str:
     """The folder that embedded images are kept in where nobody names one."""
-    store = cache_dir() / "images"
-    remove_abandoned(store)
-    return str(store)
+    return str(cache_dir() / "images")
 
 
 def image_path(value: Any, where: str, images: ImageFolder, store: str) -> tuple[str | None, bool]:

@@ -182,10 +182,8 @@ def _hashed(sources: Sequence[Source]) -> Iterator[Path]:
 
 
 def _store(root: Path, extract_images: str) -> str:
-    if not extract_images:
-        return cached_images()
-    store = os.path.abspath(root / extract_images)
-    if not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
+    store = os.path.abspath(root / extract_images) if extract_images else cached_images()
+    if extract_images and not os.path.realpath(store).startswith(os.path.realpath(root) + os.sep):
         raise ConfigError(f"own: extract_images {extract_images!r} must be a folder inside {root}.")
     remove_abandoned(Path(store))
     return store

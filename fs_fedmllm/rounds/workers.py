@@ -271,6 +271,7 @@ class WorkerPool:
         """
         sent: tuple[Mapping[str, torch.Tensor] | None, bytes] = (None, b"")
         width = len(self._pipes) + (self._helps or not self._pipes)
+        clients = self._federation.clients
         for start in range(0, len(asked), width):
             batch = asked[start : start + width]
             for pipe, (client, round_index, message, kept) in zip(self._pipes, batch, strict=False):
@@ -278,7 +279,7 @@ class WorkerPool:
                     sent = message, _pack(message)
                 with _told(client, round_index):
                     pipe.send((client, round_index, sent[1], _pack(kept)))
-            ours = [self._federation.clients.attempt(*own) for own in batch[len(self._pipes) :]]
+            ours = [clients.attempt(*own) for own in batch[len(self._pipes) :]]
             for pipe, (client, round_index, _, _) in zip(self._pipes, batch, strict=False):
                 with _told(client, round_index):
                     answer = pipe.recv()

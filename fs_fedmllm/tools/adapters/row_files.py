@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import read_yaml
+from fs_fedmllm.config.schema import column_names
 from fs_fedmllm.data.columns import renamed
 from fs_fedmllm.data.files import Row, is_below
 from fs_fedmllm.data.findings import Findings
@@ -112,8 +113,8 @@ def resampled_by(settings: Mapping[str, Any], options: Mapping[str, Any]) -> tup
         return ()
     args, split = settings["data"].get("splitter_args"), options.get("split")
     first = args[0] if isinstance(args, list) and args and isinstance(args[0], Mapping) else {}
-    named = first.get("keep_together") or (split.get("together") if isinstance(split, Mapping) else None) or []
-    return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list) else ()
+    together = split.get("together") if isinstance(split, Mapping) else None
+    return column_names(first.get("keep_together")) or column_names(together)
 
 
 def _form(options: Mapping[str, Any]) -> RowForm:
