@@ -55,9 +55,9 @@ def _runs(load: Callable[..., Any], out: str, names: Sequence[str]) -> None:
 def _named(load: Callable[..., Any], data: Path, names: Sequence[str]) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
     import torch
-    from align_real_base import ORGANS, named
+    from align_asked import named
 
-    from fs_fedmllm.data.radiographs import read_pictures
+    from fs_fedmllm.data.radiographs import ORGANS, read_pictures
     from fs_fedmllm.data.template import build_template
     from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.models.loader import load_mllm

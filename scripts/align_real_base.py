@@ -25,40 +25,35 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+import torch.nn.functional as F
+from align_asked import ASKINGS, WATCHED, answered, shares
+from align_projector import Projected, warm_start
+from align_rows import Encoders, apart, learnt_logits, pack, packs_alike
+from align_statements import ORGAN, WORDINGS, about, practised
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from fs_fedmllm.config import LoraConfig, ModelOptions
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.radiographs import ORGANS, Picture, read_pictures
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import build_template
 from fs_fedmllm.errors import ConfigError, FedMLLMError
-from fs_fedmllm.evaluation.options import option_tokens
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
-from fs_fedmllm.models.encoding import Encoder
-from fs_fedmllm.models.mllm import MLLM
+from fs_fedmllm.models.batch import Encoded
+from fs_fedmllm.models.families import GENERIC
 from fs_fedmllm.models.peft_methods import ADAPTER
-from fs_fedmllm.models.vision import VisionEntry
 from fs_fedmllm.tools.adapters.merge import merge
 from fs_fedmllm.tools.adapters.opening import Opened, _alone
 
-ORGAN = "Which part of the body does this picture show?"
-#: Wordings of the same; the first is the one that is asked of pictures that were not learnt from.
-ORGAN_WORDINGS = (ORGAN, "What part of the body is this?", "Which region was examined?")
-MODALITY = "Which modality is this?"
-PLANE = "Which plane is this?"
-MODALITIES, PLANES = ("CT", "MRI", "X-ray"), ("axial", "coronal", "sagittal", "frontal")
-#: The words that a property is given in, by what is asked.
-_PROPERTIES = ((ORGAN_WORDINGS, "organ", ORGANS), ((MODALITY,), "modality", MODALITIES), ((PLANE,), "plane", PLANES))
+#: Where the LoRA goes: every linear map of the language layers.
+_TARGET = rf"{GENERIC.layers}\.(self_attn|mlp)\.\w+_proj"
 
 
 @dataclass(frozen=True)
@@ -68,208 +63,29 @@ class Settings:
     Attributes:
         steps: optimizer steps.
         batch: pictures of a step.
-        turns: statements about each of them, in one conversation.
+        statements: about each of them; none sees the others.
+        notes: statements of a step about a note in a picture's place.
         lr: of the projector, at its highest; a cosine leads from there to a twentieth.
         lora_lr: the same of the LoRA; 0 leaves the language half as it is.
+        rank: of the LoRA, on every linear map of the language layers.
         seed: of everything that is drawn.
         image_tokens: as ``model.fedmllm.image_tokens``.
         warm: whether least squares sets the projector's last map first.
     """
 
     steps: int = 240
-    batch: int = 6
-    turns: int = 3
+    batch: int = 3
+    statements: int = 4
+    notes: int = 5
     lr: float = 1e-4
     lora_lr: float = 1e-3
+    rank: int = 16
     seed: int = 0
     image_tokens: int = 70
     warm: bool = True
 
 
-# Statements ----------------------------------------------------------------------------------------------------------
-
-
-def statements(picture: Picture, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions about a picture with their answers, drawn anew each time.
-
-    Args:
-        picture: what its annotations do not say is not asked.
-        count: how many.
-        rng: draws property, wording, form and order of options.
-    """
-    known = [entry for entry in _PROPERTIES if getattr(picture, entry[1])]
-    drawn = []
-    for _ in range(count):
-        # The organ is known of every picture, and what the others build on.
-        entry = known[0] if rng.random() < 0.5 else known[int(rng.integers(len(known)))]
-        wordings, name, words = entry
-        question, answer = wordings[int(rng.integers(len(wordings)))], str(getattr(picture, name))
-        form = rng.random()
-        if form < 0.5:
-            drawn.append((question, answer))
-        elif form < 0.8:
-            order = [words[int(i)] for i in rng.permutation(len(words))]
-            listed = "".join(f"\n({chr(65 + i)}) {word}" for i, word in enumerate(order))
-            letter = chr(65 + order.index(answer))
-            drawn.append((f"{question}\nOptions:{listed}\nThe best answer is: ", f"({letter}) {answer}"))
-        else:
-            others = [word for word in words if word != answer]
-            said = answer if rng.random() < 0.5 else others[int(rng.integers(len(others)))]
-            drawn.append((f"{question} Is it {said}?", "yes" if said == answer else "no"))
-    return drawn
-
-
-# The tower's output, once a picture ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What goes into the projector for one picture, and the form in which the model takes what comes out."""
-
-    given: torch.Tensor
-    shape: tuple[int, ...]
-    listed: bool
-    side: Mapping[str, torch.Tensor]
-
-
-class Projected:
-    """In the place of a vision cache: what goes into the projector is kept, what comes out is computed each time.
-
-    Args:
-        mllm: a model whose projector is trained.
-
-    Raises:
-        ConfigError: the model has none.
-    """
-
-    def __init__(self, mllm: MLLM) -> None:
-        endings = mllm.family.groups.get("projector", ())
-        found = [module for name, module in mllm.inner.named_modules() if name.endswith(tuple(endings)) and endings]
-        if len(found) != 1:
-            raise ConfigError(f"The family {mllm.family.name} has no projector of its own that could be trained.")
-        self.mllm, self.projector = mllm, found[0]
-        self.kept: dict[str, Kept] = {}
-
-    def get(self, image_key: str) -> VisionEntry | None:
-        """What the language model takes in of a picture, with the projector as it is now."""
-        kept = self.kept.get(image_key)
-        return None if kept is None else VisionEntry(_formed(self.projector(kept.given), kept), kept.side)
-
-    def compute(self, image_key: str, inputs: Mapping[str, torch.Tensor]) -> VisionEntry:
-        """Run the tower on a picture and keep what it gives the projector."""
-        seen: list[torch.Tensor] = []
-        hook = self.projector.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
-        try:
-            with torch.no_grad():
-                found = self.mllm.family.features(self.mllm.inner, inputs)
-        finally:
-            hook.remove()
-        listed = isinstance(found.pooled, list)
-        pooled = found.pooled[0] if isinstance(found.pooled, list) else found.pooled
-        side = {name: tensor for name, tensor in inputs.items() if name not in self.mllm.family.pixels}
-        kept = Kept(seen[0], tuple(pooled.shape), listed, side) if len(seen) == 1 else None
-        with torch.no_grad():
-            whole = kept is not None and not found.deep and (not listed or len(found.pooled) == 1)
-            if not whole or kept is None or not torch.allclose(self.projector(kept.given).reshape(kept.shape), pooled):
-                raise ConfigError(
-                    f"In the family {self.mllm.family.name} more than a projector stands between tower and language "
-                    "model, which this pass cannot train."
-                )
-        self.kept[image_key] = kept
-        entry = self.get(image_key)
-        assert entry is not None
-        return entry
-
-    def write(self, file: Path) -> None:
-        """Keep what was computed on the disk."""
-        forms = {key: [list(kept.shape), kept.listed] for key, kept in self.kept.items()}
-        tensors = {f"{key}|": kept.given.contiguous() for key, kept in self.kept.items()}
-        for key, kept in self.kept.items():
-            tensors |= {f"{key}|{name}": tensor.contiguous() for name, tensor in kept.side.items()}
-        said = {"forms": json.dumps(forms), "model": self.mllm.identity}
-        write_atomically(file, save(tensors, said), private=True)
-
-    def read(self, file: Path) -> None:
-        """Take up what was written; a torn file is none, and so is another model's."""
-        try:
-            with safe_open(file, "pt") as stream:
-                said = stream.metadata()
-                if said["model"] != self.mllm.identity:
-                    return
-                forms = json.loads(said["forms"])
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return
-        for key, (shape, listed) in forms.items():
-            side = {
-                name.rpartition("|")[2]: tensor
-                for name, tensor in tensors.items()
-                if name.startswith(f"{key}|") and not name.endswith("|")
-            }
-            self.kept[key] = Kept(tensors[f"{key}|"], tuple(shape), bool(listed), side)
-
-
-def _formed(projected: torch.Tensor, kept: Kept) -> list[torch.Tensor] | torch.Tensor:
-    tensor = projected.reshape(kept.shape)
-    return [tensor] if kept.listed else tensor
-
-
-# Least squares -------------------------------------------------------------------------------------------------------
-
-
-def warm_start(encoder: Encoder, projected: Projected, pictures: Sequence[Picture]) -> None:
-    """Set the projector's last map so that a picture's tokens lie near the embeddings of the words that name it.
-
-    Ridge regression, in closed form: from what the last map takes in to the mean embedding of the picture's organ,
-    modality and plane, as far as its annotations say them, at the length that embeddings have.
-    """
-    last = [m for m in projected.projector.modules() if isinstance(m, torch.nn.Linear) and m.weight.requires_grad][-1]
-    table = encoder.mllm.inner.get_input_embeddings().weight.detach().double()
-    length = table.norm(dim=1).mean()
-    gram = torch.zeros(last.in_features + 1, last.in_features + 1, dtype=torch.float64)
-    product = torch.zeros(last.in_features + 1, last.out_features, dtype=torch.float64)
-    seen: list[torch.Tensor] = []
-    hook = last.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
-    try:
-        for picture in pictures:
-            words = [word for word in (picture.organ, picture.modality, picture.plane) if word]
-            mean = torch.stack([table[list(encoder.tokens(f" {word}"))].mean(0) for word in words]).mean(0)
-            seen.clear()
-            with torch.no_grad():
-                projected.get(encoder.images.key(picture.path))
-            rows = seen[0].reshape(-1, last.in_features).double()
-            rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
-            gram += rows.T @ rows
-            product += rows.T @ (mean * length / mean.norm()).expand(len(rows), -1)
-    finally:
-        hook.remove()
-    gram += torch.eye(len(gram), dtype=torch.float64) * gram.diagonal().mean() * 1e-2
-    solved = torch.linalg.solve(gram, product)
-    with torch.no_grad():
-        last.weight.copy_(solved[:-1].T)
-        if last.bias is not None:
-            last.bias.copy_(solved[-1])
-
-
 # Training ------------------------------------------------------------------------------------------------------------
-
-
-def conversation(encoder: Encoder, picture: Picture, turns: Sequence[tuple[str, str]]) -> tuple[Encoded, list[int]]:
-    """A picture and statements about it as one row, and the labels of what follows the first prompt."""
-    lead = len(encoder.completions.lead)
-    first, *others = encoder.encode(
-        [
-            Sample(f"{picture.digest}-{i}", picture.path if i == 0 else None, None, answer, question=question)
-            for i, (question, answer) in enumerate(turns)
-        ],
-        keep=False,
-    )
-    tail, labels = list(first.completion), list(first.completion)
-    for other in others:
-        asked = other.prompt[lead:]
-        tail += [*asked, *other.completion]
-        labels += [*[IGNORED] * len(asked), *other.completion]
-    return Encoded(first.prompt, tuple(tail), first.extras, first.image, first.source), labels
 
 
 def drawn(pictures: Sequence[Picture], settings: Settings, step: int) -> list[Picture]:
@@ -287,52 +103,42 @@ def drawn(pictures: Sequence[Picture], settings: Settings, step: int) -> list[Pi
     return chosen
 
 
-def batch_of(encoder: Encoder, pictures: Sequence[Picture], settings: Settings, step: int) -> Batch:
-    """The rows of a step with their labels."""
+def statements_of(
+    encoders: Encoders, pictures: Sequence[Picture], settings: Settings, step: int
+) -> list[list[Encoded]]:
+    """The statements of a step, as rows that begin alike: about its pictures, and about notes."""
     rng = np.random.default_rng([settings.seed, 1, step])
-    rows = [
-        conversation(encoder, picture, statements(picture, settings.turns, rng))
-        for picture in drawn(pictures, settings, step)
-    ]
-    batch = encoder.collate([row for row, _ in rows], completions=True)
-    batch.labels.fill_(IGNORED)
-    for i, (_, labels) in enumerate(rows):
-        batch.labels[i, batch.labels.shape[1] - len(labels) :] = torch.tensor(labels)
-    return batch
-
-
-@torch.no_grad()
-def named(encoder: Encoder, pictures: Sequence[Picture], batch: int = 8) -> float:
-    """Share of pictures whose organ is the likeliest of the three words after :data:`ORGAN`."""
-    options = option_tokens([encoder.completion(organ) for organ in ORGANS])
-    right = 0
-    for start in range(0, len(pictures), batch):
-        part = pictures[start : start + batch]
-        rows = encoder.encode([Sample(p.digest, p.path, None, p.organ, question=ORGAN) for p in part])
-        inputs = encoder.collate(rows, completions=False, suffix=options.prefix).inputs
-        scores = encoder.mllm.last_logits(inputs, 1)[:, -1][:, list(options.decisions)]
-        chosen = scores.argmax(-1).tolist()
-        right += sum(ORGANS[k] == picture.organ for k, picture in zip(chosen, part, strict=True))
-    return right / len(pictures)
+    groups = []
+    for picture in drawn(pictures, settings, step):
+        groups += encoders.rows(picture, [about(picture, rng) for _ in range(settings.statements)])
+    notes = [practised(rng) for _ in range(settings.notes)]
+    # As many in a row as make it about as long as a picture's.
+    for start in range(0, len(notes), settings.statements + 1):
+        groups += encoders.rows(None, notes[start : start + settings.statements + 1])
+    return groups
 
 
 class Pass:
     """A pass in a folder of its own: state, features and log, whole at every moment.
 
     Args:
-        encoder: of the model, with :class:`Projected` as its vision part.
+        encoders: of the model, with :class:`Projected` as their vision part.
         settings: of the pass.
         work: the folder.
         belongs: digest of everything that the result depends on.
         started: ``time.monotonic()`` when this call began.
 
+    Attributes:
+        together: whether the statements of a picture share a row.
+
     Raises:
         ConfigError: the folder holds another pass.
     """
 
-    def __init__(self, encoder: Encoder, settings: Settings, work: Path, belongs: str, started: float) -> None:
-        self.encoder, self.settings, self.work, self.belongs = encoder, settings, work, belongs
-        adapter = encoder.mllm.adapter
+    def __init__(self, encoders: Encoders, settings: Settings, work: Path, belongs: str, started: float) -> None:
+        self.encoders, self.settings, self.work, self.belongs = encoders, settings, work, belongs
+        self.together = True
+        adapter = encoders.mllm.adapter
         lora = {n for n in adapter.names if ADAPTER.search(n)}
         self.trained = {
             n: p for n, p in zip(adapter.names, adapter.parameters, strict=True) if settings.lora_lr or n not in lora
@@ -403,9 +209,9 @@ class Pass:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        batch = batch_of(self.encoder, pictures, self.settings, self.step)
-        logits = self.encoder.mllm.last_logits(batch.inputs, batch.labels.shape[1])
-        loss = batch.loss_sum(logits) / batch.supervised
+        groups = statements_of(self.encoders, pictures, self.settings, self.step)
+        packed = pack(self.encoders.of(), groups) if self.together else apart(self.encoders.of(), groups)
+        loss = F.cross_entropy(learnt_logits(self.encoders.mllm, packed).float(), packed.labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
         self.optimizer.step()
@@ -467,18 +273,18 @@ def align(
         pictures = [*learnt, *unseen]
     options = ModelOptions(
         path=base, image_tokens=settings.image_tokens, federated=["lora", "projector"], init_seed=settings.seed,
-        lora=LoraConfig(dropout=0.0),
+        lora=LoraConfig(r=settings.rank, alpha=settings.rank, dropout=0.0, target=_TARGET),
     )  # fmt: skip
     mllm = _alone(options, False)
     mllm.adapter.load(mllm.adapter.initial_state(settings.seed))
     projected = Projected(mllm)
-    template = build_template({"task": "vqa"}, "align_real_base", "align_real_base")
-    encoder = Encoder(mllm, template, "original", projected)  # type: ignore[arg-type]
-    digest = hashlib.sha256(json.dumps([asdict(settings), mllm.identity]).encode())
+    encoders = Encoders(mllm, projected)
+    encoder = encoders.of()
+    digest = hashlib.sha256(json.dumps([asdict(settings), mllm.identity, WORDINGS]).encode())
     for picture in pictures:
         digest.update(repr((picture.digest, picture.organ, picture.modality, picture.plane, picture.part)).encode())
     work = out.with_name(f"{out.name}.work")
-    run = Pass(encoder, settings, work, digest.hexdigest(), started)
+    run = Pass(encoders, settings, work, digest.hexdigest(), started)
     resumed = run.resume()
     projected.read(work / "features.safetensors")
     for place in range(0, len(pictures), 32):
@@ -487,9 +293,16 @@ def align(
         encoder.encode([Sample(p.digest, p.path, None, p.organ, question=ORGAN) for p in asked])
         if len(projected.kept) > known:
             projected.write(work / "features.safetensors")
-    # Every n-th of each organ, so that what is watched is as even as what there is.
-    by_organ = sorted(unseen, key=lambda picture: (picture.organ, picture.digest))
+    # Every n-th of each organ, so that what is watched is as even as what there is. The part of a task's test rows is
+    # not among them: what a log shows may be chosen by.
+    by_organ = sorted((p for p in unseen if p.part != "test"), key=lambda picture: (picture.organ, picture.digest))
     watch = by_organ[:: -(-len(by_organ) // watched)]
+    run.together = packs_alike(encoders, learnt[0], [about(learnt[0], np.random.default_rng(i)) for i in range(4)])
+
+    def asked_watched() -> dict[str, float]:
+        ways = {name: ASKINGS[name] for name in WATCHED}
+        return shares(answered(encoders, watch, ways, together=run.together), 3)
+
     if not resumed:
         run.note(
             what="features",
@@ -497,17 +310,18 @@ def align(
             unseen=len(unseen),
             watched=len(watch),
             threads=torch.get_num_threads(),
+            together=run.together,
         )
-        run.note(what="random projector", organ_watched=round(named(encoder, watch), 3))
+        run.note(what="random projector", watched=asked_watched())
         if settings.warm:
             warm_start(encoder, projected, learnt)
-            run.note(what="least squares", organ_watched=round(named(encoder, watch), 3))
+            run.note(what="least squares", watched=asked_watched())
         run.keep()
     losses: list[float] = []
     while run.step < settings.steps:
         losses.append(run.one(learnt))
         if run.step % every == 0 or run.step == settings.steps:
-            run.note(loss=round(sum(losses) / len(losses), 4), organ_watched=round(named(encoder, watch), 3))
+            run.note(loss=round(sum(losses) / len(losses), 4), watched=asked_watched())
             losses = []
             run.keep()
             if run.step < settings.steps and time.monotonic() - started > 60 * minutes:
@@ -516,8 +330,13 @@ def align(
                     file=sys.stderr,
                 )
                 return False
-    right = named(encoder, unseen)
-    run.note(what="all that were not learnt from", pictures=len(unseen), organ=round(right, 4))
+    right = answered(encoders, unseen, ASKINGS, together=run.together)
+    tested = {
+        name: [r for r, p in zip(found, unseen, strict=True) if p.part == "test"] for name, found in right.items()
+    }
+    if count := sum(p.part == "test" for p in unseen):
+        run.note(what="pictures of the part test", pictures=count, asked=shares(tested))
+    run.note(what="all that were not learnt from", pictures=len(unseen), asked=shares(right))
     _write(base, run, learnt, unseen, out)
     return True
 
@@ -526,7 +345,7 @@ def _write(base: str, run: Pass, learnt: Sequence[Picture], unseen: Sequence[Pic
     """The merged base with its processor, the base's card with a section more, and the log."""
     made = run.work / "made"
     shutil.rmtree(made, ignore_errors=True)
-    done = merge(Opened(run.work, run.encoder.mllm, base, None), made)
+    done = merge(Opened(run.work, run.encoders.mllm, base, None), made)
     print(f"merged: a logit differs by at most {done.reloaded:.1e} after reading back", flush=True)
     log = "".join(json.dumps(line) + "\n" for line in run.log)
     write_atomically(made / "alignment.jsonl", log.encode())
@@ -537,8 +356,10 @@ def _write(base: str, run: Pass, learnt: Sequence[Picture], unseen: Sequence[Pic
     text += (
         f"\n## Alignment\n\n`scripts/align_real_base.py` of fs-fedmllm trained the projector on {len(learnt)} "
         f"radiology pictures and their annotations (VQA-RAD, CC0; SLAKE, CC BY 4.0, where named). Of "
-        f"{len(unseen)} others it names the organ of {run.log[-1]['organ']:.1%} by forced choice among head, "
-        "chest and abdomen. It is no medical device.\n"
+        f"{len(unseen)} others it names the organ by forced choice among head, chest and abdomen, asked as "
+        "`scripts/align_wordings.yaml` has it (what is held out was not taught):\n\n"
+        + "".join(f"- {name}: {share:.1%}\n" for name, share in run.log[-1]["asked"].items())
+        + "\nIt is no medical device.\n"
     )
     write_atomically(made / "README.md", text.encode())
     if out.exists():
@@ -558,9 +379,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("real_base_aligned"), help="new folder")
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--batch", type=int, default=default.batch, help="pictures of a step")
-    parser.add_argument("--turns", type=int, default=default.turns, help="statements about each picture of a step")
+    parser.add_argument("--statements", type=int, default=default.statements, help="about each picture of a step")
+    parser.add_argument("--notes", type=int, default=default.notes, help="statements of a step without a picture")
     parser.add_argument("--lr", type=float, default=default.lr, help="of the projector")
     parser.add_argument("--lora-lr", type=float, default=default.lora_lr, help="0 trains no LoRA")
+    parser.add_argument("--rank", type=int, default=default.rank, help="of the LoRA")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--image-tokens", type=int, default=default.image_tokens)
     parser.add_argument("--no-warm", action="store_true", help="begin at the random projector")
@@ -571,10 +394,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(words)
     settings = Settings(
-        args.steps, args.batch, args.turns, args.lr, args.lora_lr, args.seed, args.image_tokens, not args.no_warm
-    )
-    for name in ("steps", "batch", "turns", "every", "threads", "watched", "asked"):
-        least = 0 if name in ("steps", "asked") else 1
+        args.steps, args.batch, args.statements, args.notes, args.lr, args.lora_lr, args.rank, args.seed,
+        args.image_tokens, not args.no_warm,
+    )  # fmt: skip
+    for name in ("steps", "batch", "statements", "notes", "rank", "every", "threads", "watched", "asked"):
+        least = 0 if name in ("steps", "notes", "asked") else 1
         if getattr(args, name) < least:
             parser.error(f"--{name} must be {least} or more")
     torch.set_num_threads(args.threads)
