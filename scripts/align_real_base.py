@@ -299,8 +299,8 @@ def align(
     watch = by_organ[:: -(-len(by_organ) // watched)]
     run.together = packs_alike(encoders, learnt[0], [about(learnt[0], np.random.default_rng(i)) for i in range(4)])
 
-    def asked_watched() -> dict[str, float]:
-        ways = {name: ASKINGS[name] for name in WATCHED}
+    def asked_watched(names: Sequence[str] = WATCHED) -> dict[str, float]:
+        ways = {name: ASKINGS[name] for name in names}
         return shares(answered(encoders, watch, ways, together=run.together), 3)
 
     if not resumed:
@@ -312,10 +312,10 @@ def align(
             threads=torch.get_num_threads(),
             together=run.together,
         )
-        run.note(what="random projector", watched=asked_watched())
+        run.note(what="random projector", watched=asked_watched(WATCHED[:1]))
         if settings.warm:
             warm_start(encoder, projected, learnt)
-            run.note(what="least squares", watched=asked_watched())
+            run.note(what="least squares", watched=asked_watched(WATCHED[:1]))
         run.keep()
     losses: list[float] = []
     while run.step < settings.steps:

@@ -26,9 +26,9 @@ PROPERTIES: Mapping[str, Mapping[str, Sequence[str]]] = WORDINGS["properties"]
 ORGAN = PROPERTIES["organ"]["questions"][0]
 
 #: Form -> its share of the statements about a picture.
-FORMS = {"open": 0.32, "sentence": 0.08, "yes_no": 0.08, "plain": 0.17, "lettered": 0.35}
+FORMS = {"open": 0.32, "sentence": 0.08, "yes_no": 0.08, "plain": 0.17, "lettered": 0.27, "paired": 0.08}
 #: Form -> its share of the statements about a note.
-NOTE_FORMS = {"open": 0.15, "plain": 0.15, "lettered": 0.7}
+NOTE_FORMS = {"open": 0.1, "plain": 0.1, "lettered": 0.5, "paired": 0.3}
 #: How often something stands before the conversation, and the picture behind the question.
 SYSTEM, LAST = 0.12, 0.08
 
@@ -161,12 +161,18 @@ def _asked(
     options = [options[int(i)] for i in rng.permutation(len(options))]
     wording, basis = _one(rng, WORDINGS[form]), _one(rng, WORDINGS["bases"])
     prompt = filled(wording, question, options, _one(rng, WORDINGS["separators"]), basis)
-    return Statement(prompt, right if form == "plain" else letter_of(options, right))
+    answers = {"plain": right, "lettered": letter_of(options, right), "paired": paired(options, right)}
+    return Statement(prompt, answers[form])
 
 
 def letter_of(options: Sequence[str], right: str) -> str:
     """A lettered option as an answer, ``(B) chest``."""
     return f"({chr(65 + list(options).index(right))}) {right}"
+
+
+def paired(options: Sequence[str], right: str) -> str:
+    """An option before its letter, ``chest (B)``."""
+    return f"{right} ({chr(65 + list(options).index(right))})"
 
 
 def _capital(text: str) -> str:

@@ -86,8 +86,8 @@ def test_statements_say_what_annotations_say(script) -> None:
             continue
         [name], right = asked, said[asked[0]]
         if listed := options_in(statement.question):
-            kind, letter = "letter", statement.answer[1]
-            assert statement.answer == f"({letter}) {right}" and listed[letter] == right
+            kind, letter = "letter", re.findall(r"\((.)\)", statement.answer)[0]
+            assert statement.answer in (f"({letter}) {right}", f"{right} ({letter})") and listed[letter] == right
             assert len(set(listed.values())) == len(listed) >= 2
         elif statement.answer in ("yes", "no"):
             kind = "yes or no"
@@ -104,13 +104,15 @@ def test_wordings_forms_orders_and_layouts_are_drawn(script) -> None:
     statements = drawn(script, picture())
     questions = script.PROPERTIES["organ"]["questions"]
     assert all(any(q[:-1] in s.question for s in statements) for q in questions)
-    for forms in ("open", "plain", "lettered", "yes_no"):
+    for forms in ("open", "plain", "lettered", "paired", "yes_no"):
         for wording in script.WORDINGS[forms]:
             lead = wording.split("{")[0] or wording.split("}")[-1]
             assert any(lead in s.question for s in statements), wording
     listed = [options_in(s.question) for s in statements if options_in(s.question)]
     assert len({tuple(options.values()) for options in listed if {*options.values()} == {*ORGANS}}) == 6
-    assert {len(options) for options in listed} >= {2, 3, 4, 5} and {s.answer[1] for s in statements} >= {*"ABCDE"}
+    assert {len(options) for options in listed} >= {2, 3, 4, 5} and {
+        s.answer[1] for s in statements if s.answer[0] == "("
+    } == {*"ABCDE"}
     assert {s.system for s in statements} == {"", *script.WORDINGS["systems"]}
     assert {s.image_last for s in statements} == {True, False}
     assert drawn(script, picture(), 20) == statements[:20]
@@ -148,8 +150,9 @@ def test_notes_tell_their_answers(script) -> None:
     for statement in drawn(script, None):
         note, right = statement.question.split("\n")[0], statement.answer
         if listed := options_in(statement.question):
-            assert right == f"({right[1]}) {listed[right[1]]}"
-            right = listed[right[1]]
+            letter = re.findall(r"\((.)\)", right)[0]
+            assert right in (f"({letter}) {listed[letter]}", f"{listed[letter]} ({letter})")
+            right = listed[letter]
         assert right.lower() in note.lower() and not statement.system and not statement.image_last
 
 
