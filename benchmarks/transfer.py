@@ -110,7 +110,7 @@ def _triage(mllm: Any, data: Path, limit: int) -> None:
             _told(f"real_triage, organ, {view}, {name}", hits)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Ask."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of an aligned base")
@@ -118,8 +118,7 @@ def main() -> None:
     parser.add_argument("--organs", type=Path, help="folder that organs.py wrote")
     parser.add_argument("--limit", type=int, default=72, help="rows of real_triage, evenly spaced (default 72)")
     parser.add_argument("--image-tokens", type=int, default=70)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = parser.parse_args(words)
     mllm = load_mllm(ModelOptions(path=given.model, image_tokens=given.image_tokens))
     log = Path(given.model) / "alignment.json"
     learnt = set(json.loads(log.read_text(encoding="utf-8"))["learnt_from"]) if log.is_file() else set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from align_statements import ORGAN, PROPERTIES, WORDINGS, filled, letter_of
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.data.radiographs import ORGANS, PARTS, Picture, read_pictures
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.options import option_tokens
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm
@@ -122,20 +124,25 @@ def named(encoder: Encoder, pictures: Sequence[Picture]) -> float:
     return shares(answered(Encoders(encoder.mllm, encoder.vision), pictures, own, together=False))["own"]
 
 
-def main() -> None:
-    """Ask a base."""
+def main(words: list[str] | None = None) -> int:
+    """The command line; exit code 2 with one sentence where something is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="folder of an aligned base")
     parser.add_argument("--data", type=Path, required=True, help="folder above vqa_rad/")
     parser.add_argument("--part", default="test", choices=sorted(PARTS), help="which pictures (default test)")
     parser.add_argument("--image-tokens", type=int, default=70)
-    chosen = parser.parse_args()
-    pictures = [p for p in read_pictures(chosen.data, data_set="align_asked") if p.part == chosen.part]
-    mllm = load_mllm(ModelOptions(path=chosen.base, image_tokens=chosen.image_tokens))
+    chosen = parser.parse_args(words)
+    try:
+        pictures = [p for p in read_pictures(chosen.data, data_set="align_asked") if p.part == chosen.part]
+        mllm = load_mllm(ModelOptions(path=chosen.base, image_tokens=chosen.image_tokens))
+    except FedMLLMError as error:
+        print(f"align_asked: {error}", file=sys.stderr)
+        return 2
     print(f"{chosen.base}: {len(pictures)} pictures of the part {chosen.part}")
     for name, share in shares(answered(Encoders(mllm, None), pictures, ASKINGS)).items():
         print(f"{name}: {share:.3f}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

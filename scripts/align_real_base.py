@@ -296,7 +296,7 @@ def align(
     # Every n-th of each organ, so that what is watched is as even as what there is. The part of a task's test rows is
     # not among them: what a log shows may be chosen by.
     by_organ = sorted((p for p in unseen if p.part != "test"), key=lambda picture: (picture.organ, picture.digest))
-    watch = by_organ[:: -(-len(by_organ) // watched)]
+    watch = by_organ[:: max(1, -(-len(by_organ) // watched))]
     run.together = packs_alike(encoders, learnt[0], [about(learnt[0], np.random.default_rng(i)) for i in range(4)])
 
     def asked_watched(names: Sequence[str] = WATCHED) -> dict[str, float]:

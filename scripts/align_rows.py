@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from align_statements import Statement
+from jinja2 import TemplateError
 
 from fs_fedmllm.data.radiographs import Picture
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import build_template
+from fs_fedmllm.errors import ConfigError, ModelError
 from fs_fedmllm.models.batch import Encoded
 from fs_fedmllm.models.completions import asking
 from fs_fedmllm.models.encoding import Encoder
@@ -62,9 +64,20 @@ class Encoders:
         self._made: dict[tuple[str, bool], Posed] = {}
 
     def of(self, system: str = "", image_last: bool = False) -> Posed:
-        """The encoder of a layout."""
+        """The encoder of a layout.
+
+        Raises:
+            ConfigError: the model's chat template writes no system's turn.
+        """
         if (system, image_last) not in self._made:
             made = Posed(self.mllm, self._vision, system, image_last)
+            try:
+                made._chat("?", True)
+            except (ModelError, TemplateError) as error:
+                raise ConfigError(
+                    f"The chat template writes no turn of a system, {system!r}, which is in the table: {error} "
+                    "Take systems out of scripts/align_wordings.yaml (shares: system: 0)."
+                ) from error
             if self._made:  # a picture goes through the processor once for all of them
                 made.images = next(iter(self._made.values())).images
             self._made[system, image_last] = made

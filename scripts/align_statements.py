@@ -25,12 +25,7 @@ PROPERTIES: Mapping[str, Mapping[str, Sequence[str]]] = WORDINGS["properties"]
 #: The question that every line of the log asks, and the other alignment's only way to ask it.
 ORGAN = PROPERTIES["organ"]["questions"][0]
 
-#: Form -> its share of the statements about a picture.
-FORMS = {"open": 0.32, "sentence": 0.08, "yes_no": 0.08, "plain": 0.17, "lettered": 0.27, "paired": 0.08}
-#: Form -> its share of the statements about a note.
-NOTE_FORMS = {"open": 0.1, "plain": 0.1, "lettered": 0.5, "paired": 0.3}
-#: How often something stands before the conversation, and the picture behind the question.
-SYSTEM, LAST = 0.12, 0.08
+SHARES: Mapping[str, Any] = WORDINGS["shares"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def about(picture: Picture, rng: np.random.Generator) -> Statement:
     known = [name for name in PROPERTIES if said[name]]
     # The organ is known of every picture, and what the others build on.
     name = "organ" if rng.random() < 0.6 else _one(rng, known)
-    form = _form(rng, FORMS)
+    form = _form(rng, SHARES["picture"])
     if form == "sentence":
         if rng.random() < 0.5:
             question, answer = _one(rng, WORDINGS["beginnings"]), said["organ"]
@@ -115,8 +110,8 @@ def about(picture: Picture, rng: np.random.Generator) -> Statement:
         entry = PROPERTIES[name]
         asked = _asked(form, _one(rng, entry["questions"]), said[name], entry["words"], entry["others"], rng)
         question, answer = asked.question, asked.answer
-    system = _one(rng, WORDINGS["systems"]) if rng.random() < SYSTEM else ""
-    return Statement(question, answer, system, rng.random() < LAST)
+    system = _one(rng, WORDINGS["systems"]) if rng.random() < SHARES["system"] else ""
+    return Statement(question, answer, system, rng.random() < SHARES["image_last"])
 
 
 def practised(rng: np.random.Generator) -> Statement:
@@ -125,7 +120,7 @@ def practised(rng: np.random.Generator) -> Statement:
     Args:
         rng: draws all that is drawn.
     """
-    form = _form(rng, NOTE_FORMS)
+    form = _form(rng, SHARES["note"])
     if rng.random() < 0.5:
         said = {name: _one(rng, entry["words"]) for name, entry in PROPERTIES.items()}
         name = _one(rng, list(PROPERTIES))

@@ -294,6 +294,38 @@ def test_what_it_cannot_use_is_refused(script, data, whole, tmp_path, capsys) ->
         script.main(["--data", str(data), "--batch", "0"])
 
 
+def test_a_template_without_a_turn_of_a_system_is_refused(script, encoders, monkeypatch) -> None:
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no systems here') }}{% endif %}"
+    processor = encoders.mllm.processor
+    monkeypatch.setattr(processor, "chat_template", template + processor.chat_template)
+    with pytest.raises(ConfigError, match=r"no systems here.*shares: system: 0"):
+        encoders.of("Be someone else.")
+
+
+def test_a_finished_base_is_asked_in_every_wording(script, data, whole, capsys) -> None:
+    from align_asked import main
+
+    words = ["--data", str(data), "--image-tokens", "0"]
+    assert main(["--base", str(whole), "--part", "train", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(":", 1)[0] for line in lines[1:]] == list(script.ASKINGS)
+    assert main(["--base", str(data / "no"), *words]) == 2
+    assert capsys.readouterr().err.startswith("align_asked: ")
+
+
+def test_two_tasks_ask_it_in_their_own_prompts(script, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY / "benchmarks"), *sys.path])
+    transfer = importlib.import_module("transfer")
+    try:
+        root, limit = write_folder(tmp_path / "data", 60), 6
+        transfer.main(["--model", "tiny", "--data", str(root), "--limit", str(limit), "--image-tokens", "0"])
+    finally:
+        sys.modules.pop("transfer")
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 6 and all("real_triage, organ, picture" in line for line in told)
+    assert sum(f"of {limit} (" in line for line in told) == 3
+
+
 def test_a_model_without_a_projector_of_its_own_is_refused(script) -> None:
     class Family:
         name, groups = "other", {}
