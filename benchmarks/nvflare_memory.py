@@ -74,12 +74,14 @@ def process() -> dict[str, int]:
 class WatchedController(FedMLLMController):
     """The controller; writes down what its process holds whenever it hands something out."""
 
-    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> Task:
+    def hand_out(
+        self, site: str, message: Message, back: Callable[[str, Any], None], fetched: Callable[[], None]
+    ) -> Task:
         """As the controller's."""
         with open(os.environ["WATCHED"], "a", encoding="utf-8") as out:
             said = {"round": message.header.get("round"), "kind": message.kind, **process(), **allocator()}
             out.write(json.dumps(said) + "\n")
-        return super().hand_out(site, message, back)
+        return super().hand_out(site, message, back, fetched)
 
 
 class Echo(FedMLLMExecutor):

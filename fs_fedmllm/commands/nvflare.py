@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def add(commands: Any) -> None:
     submit.add_argument("--admin", required=True, help="an admin's startup kit")
     submit.add_argument("--follow", action="store_true", help="stay with it to its end, and submit it again whenever "
                         "it breaks off: it goes on from its last round")  # fmt: skip
+    submit.add_argument("--wait", type=float, metavar="SECONDS", help="with --follow: how long the job may wait for "
+                        "sites that are not connected, until it has run once "
+                        "(default 120; 0: as long as it takes)")  # fmt: skip
     submit.set_defaults(function=_submit)
     status = verbs.add_parser("status", help="how a job stands")
     status.add_argument("job_id", help="as submit printed it")
@@ -81,13 +85,19 @@ def _site(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     from fs_fedmllm.hosts.nvflare import admin
-    from fs_fedmllm.hosts.nvflare.follow import follow
+    from fs_fedmllm.hosts.nvflare.follow import WAIT, follow
 
+    if args.wait is not None and not args.follow:
+        raise ConfigError("--wait says how long --follow lets the job wait for its sites; add --follow.")
+    wait = WAIT if args.wait is None else args.wait
+    if not 0 <= wait < float("inf"):
+        raise ConfigError(f"--wait {wait:g} must be a number of seconds, or 0 for as long as it takes.")
     job = Path(args.job)
     if not (job / "meta.json").is_file():
         raise ConfigError(f"{job} is no job: it has no meta.json. Make one with fs-fedmllm nvflare job.")
     if args.follow:
-        print(follow(lambda: admin.session(Path(args.admin)), job, lambda line: print(line, flush=True)))
+        connect = functools.partial(admin.session, Path(args.admin))
+        print(follow(connect, job, lambda line: print(line, flush=True), wait=wait))
         return 0
     with admin.session(Path(args.admin)) as opened:
         print(admin.submit(opened, job))

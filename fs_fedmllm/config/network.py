@@ -53,3 +53,10 @@ class NetworkConfig:
         unit="seconds",
         valid=POSITIVE,
     )
+    begin_timeout: float = key(
+        120.0,
+        "On NVFlare, how long a site's process may take to ask for its first task, counted from when the server is "
+        "ready for it, before the run goes on without it or, with too few others, ends; it may still come later.",
+        unit="seconds",
+        valid=POSITIVE,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -92,10 +93,13 @@ def dispatched(
     sites: Mapping[str, Work],
     clients: Mapping[str, Sequence[int]] = SITES,
     there: Collection[str] | None = None,
+    come: Mapping[str, threading.Event] | None = None,
+    foreign: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Dispatch, Sites]]:
     """Tasks go from the server to the sites, for the length of a block."""
-    carrier = Sites(sites)
-    dispatch = Dispatch(server.desk, clients, carrier, FrameLimits(), there)
+    carrier, found = Sites(sites, come or {}), {} if foreign is None else foreign
+    dispatch = Dispatch(server.desk, clients, carrier, FrameLimits(), server.settings, there, lambda: found, clock)
     thread = threading.Thread(target=dispatch.run, daemon=True)
     thread.start()
     try:
@@ -286,6 +290,77 @@ def test_a_wrong_site_is_named_and_a_run_without_a_quorum_ends_at_once(
         server.run()
     assert says in str(caught.value)
     assert [name for name, _ in carrier.given] == list(there)  # a site that is not there is asked nothing
+
+
+@pytest.mark.parametrize("wrong", ["does not come", "does not answer", "shows another's certificate"])
+def test_a_site_that_does_not_join_ends_a_run_without_a_quorum(
+    wrong: str, shared: Any, wire: Wire, tmp_path: Path
+) -> None:
+    """The server's own clock stands."""
+    federation, _ = shared
+    server = server_of(
+        federation, tmp_path / "server", wire, Clock(), min_clients=3, begin_timeout=30, join_timeout=70
+    )
+    sites, clock, come, go, asked = works(federation, tmp_path), Clock(), *(threading.Event() for _ in range(3))
+
+    def hangs(message: Message) -> Message:
+        asked.set()
+        assert go.wait(LONG)
+        return honest(message)
+
+    honest = sites["site-2"]
+    foreign: dict[str, str] = {}
+    if wrong == "does not answer":
+        come.set()
+    try:
+        with dispatched(server, {**sites, "site-2": hangs}, come={"site-2": come}, foreign=foreign, clock=clock) as (
+            _,
+            carrier,
+        ):
+            started = Started(server.run)
+            wait_until(lambda: server.desk.is_there(1) and len(carrier.given) == 2)
+            if wrong == "does not come":
+                clock.advance(30)
+                says = "NVFlare has given it the job, and for 30 seconds its process has not asked for a task. log.txt"
+            elif wrong == "does not answer":
+                assert asked.wait(LONG)
+                clock.advance(60)  # it has begun: the shorter time does not count any more
+                wait_until(lambda: server.status()["doing"] == "waiting for clients")
+                clock.advance(10)
+                says = "asked for its first task, and for 70 seconds has not answered. The run.log of its client"
+            else:
+                foreign["site-2"] = "site-1"
+                clock.advance(3)
+                says = "site-2 shows the certificate of 'site-1', so NVFlare takes nothing from it: startup/client.crt"
+            with pytest.raises(TurnedAwayError, match=r"^Round 0 needs 3 of 3 clients, and 1 do not take") as caught:
+                started.join()
+            assert says in str(caught.value)
+    finally:
+        for event in (come, go):
+            event.set()
+
+
+def test_a_site_that_begins_late_is_left_behind_and_joins_when_it_comes(
+    shared: Any, wire: Wire, tmp_path: Path
+) -> None:
+    federation, _ = shared
+    server = server_of(federation, tmp_path / "server", wire, Clock(), min_clients=2, begin_timeout=30)
+    sites, clock, come = works(federation, tmp_path), Clock(), threading.Event()
+
+    def until_there(message: Message) -> Message:
+        if message.kind == "task" and message.header["round"] == 1 and message.header["client"] == 3:
+            assert "site-2 takes no part: NVFlare has given it the job" in server.status()["clients"][1]["why"]
+            come.set()
+            wait_until(lambda: server.desk.is_there(2))
+        return first(message)
+
+    first = sites["site-1"]
+    with dispatched(server, {**sites, "site-1": until_there}, come={"site-2": come}, clock=clock) as (_, carrier):
+        started = Started(server.run)
+        wait_until(lambda: len(carrier.given) == 2)
+        clock.advance(30)
+        results = started.join()
+    assert results["participants"] == [[1, 3], [1, 3], [1, 2, 3]]
 
 
 def test_a_site_that_misses_its_deadline_is_asked_again_and_comes_back(

@@ -16,6 +16,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.pt import lazy_tensor_dict
 from nvflare.app_opt.pt.lazy_tensor_dict import LazyTensorDict
 
+from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed.contracts import ANY_TENSORS, Contract, FrameLimits
 from fs_fedmllm.distributed.errors import ContractError, FrameError
 from fs_fedmllm.distributed.messages import Message
@@ -107,7 +108,7 @@ def test_one_update_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
             return Message("accepted")
 
     place = {"phase": "turn", "round": 0, "start": "x"}
-    dispatch = Dispatch(Desk(), {"site-1": [1]}, None, FrameLimits())  # type: ignore[arg-type]
+    dispatch = Dispatch(Desk(), {"site-1": [1]}, None, FrameLimits(), NetworkConfig())  # type: ignore[arg-type]
     dispatch._answered(1, Message("task", place))("site-1", on_disk(UPDATE, tmp_path / "arrived", place))
     assert seen == [("read", True), ("handed over", True)]
     assert not dispatch._one.locked()

@@ -21,6 +21,10 @@ from fs_fedmllm.hosts.nvflare.why import Reason, reason
 
 #: As NVFlare 2.9 writes it.
 LINE = "2026-11-30 - FederatedServer - INFO - {} job 5ee due to reported failure from {}: {}\n"
+FOREIGN = (
+    "2026-11-30 07:38:29,218 - conn_manager - ERROR - Error processing frame: CommError: Code: BAD_DATA Error: "
+    "connection CN00020 authenticated as 'hospital-3' but claimed endpoint '{}' requires identity 'b'\n"
+)
 ABORTED, BROKEN = "FINISHED:ABORTED", "FINISHED:EXECUTION_EXCEPTION"
 EXCEPTION = LINE.format("Failing", "hospital-1", "exception")
 ENDED, STOPPED = "hospital-1 has ended the job (exception)", "stopped after round 3"
@@ -29,10 +33,20 @@ ENDED, STOPPED = "hospital-1 has ended the job (exception)", "stopped after roun
 class Kit:
     """An admin's session, to a server whose kit holds this."""
 
-    def __init__(self, log: str = "", told: Any = None, job_log: str = "", site_log: str = "", **meta: Any):
+    def __init__(
+        self,
+        log: str = "",
+        told: Any = None,
+        job_log: str = "",
+        site_log: str = "",
+        ours: Any = None,
+        at_server: bool = True,
+        **meta: Any,
+    ):
+        self._ours, self._at_server = ours, at_server
         self._log, self._told, self._job_log, self._site_log = log, told, job_log, site_log
         self._meta = {"deploy_map": {"app": ["server", "a", "b", "c"]}, "min_clients": 2, **meta}
-        self.submitted = 0
+        self.submitted = self.aborted = 0
 
     def __enter__(self) -> Kit:
         return self
@@ -45,6 +59,18 @@ class Kit:
 
     def get_job_meta(self, job_id: str) -> dict[str, Any]:
         return self._meta
+
+    def abort_job(self, job_id: str) -> None:
+        self.aborted += 1
+
+    def show_stats(self, job_id: str, target: str) -> dict[str, Any]:
+        return {"server": {"fs_fedmllm": self._ours} if self._ours else {}}
+
+    def get_client_job_status(self) -> list[Any]:
+        return []
+
+    def get_system_info(self) -> Any:
+        return SimpleNamespace(job_info=[SimpleNamespace(job_id="5ee")] if self._at_server else [])
 
     def get_connected_client_list(self) -> list[Any]:
         return [SimpleNamespace(name="a")]
@@ -87,6 +113,12 @@ class Kit:
         (BROKEN, Kit(told={"job": "5ee", "error": STOPPED, "final": False}), STOPPED, False),
         ("FINISHED:FAILED_TO_RUN", Kit(job_deploy_detail=["server: OK", "a: not authorized"]),
          "could not hand out the job: a: not authorized.", False),
+        (BROKEN, Kit(FOREIGN.format("b.5ee"), {"job": "5ee", "error": "too few", "final": True}),
+         "too few b shows the certificate of 'hospital-3'", True),
+        ("FINISHED:CAN_NOT_SCHEDULE", Kit(), "Not connected to the server: b, c; connected: a.", False),
+        ("SUBMITTED", Kit(FOREIGN.format("b")),
+         "certificates. At 2026-11-30 07:38:29, b shows the certificate of 'hospital-3', so NVFlare takes nothing",
+         False),
         ("SUBMITTED", Kit(), "Not connected to the server: b, c; connected: a. The job waits for 2 of its 3 sites.",
          False),
     ],
@@ -106,6 +138,7 @@ def test_a_job_that_does_not_run_says_why(word: str, kit: Kit, says: str, final:
         (BROKEN, Kit(EXCEPTION.replace(" 5ee ", " another "))),
         (BROKEN, Kit(told=[])),
         ("SUBMITTED", Kit(deploy_map={"app": ["server", "a"]})),
+        ("SUBMITTED", Kit(FOREIGN.format("a"), deploy_map={"app": ["server", "a"]})),  # it is connected now
         (BROKEN, object()),  # an admin who may ask nothing of this
         ("SUBMITTED", object()),
     ],
@@ -133,6 +166,102 @@ def test_whoever_follows_hears_why_a_job_waits(tmp_path: Path) -> None:
 
     assert follow(lambda: kit, tmp_path, said.append, pause) == "5ee"
     assert [line for line in said if "waits" in line] == [f"the job waits: {reason(Kit(), 'j', 'SUBMITTED').says}"]
+
+
+def follows(kit: Kit, folder: Path, **given: Any) -> tuple[str, list[str], int]:
+    """What following a job ends with (its id, or an error's text), what was said, and how often it was looked at."""
+    (folder / "meta.json").write_text(json.dumps({"deploy_map": {"app": ["server", "a", "b"]}}))
+    said: list[str] = []
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 1000, "it hangs"
+
+    try:
+        return follow(lambda: kit, folder, said.append, pause, **given), said, len(looks)
+    except HostError as error:
+        return str(error), said, len(looks)
+
+
+def test_a_job_that_breaks_off_twice_in_the_same_way_without_a_round_is_not_submitted_again(tmp_path: Path) -> None:
+    kit = Kit(EXCEPTION, status=BROKEN)
+    ends, said, _ = follows(kit, tmp_path)
+    assert ends.startswith(f"The job broke off twice in the same way without a round more ({BROKEN}). {ENDED}")
+    assert (kit.submitted, len([line for line in said if "it goes on from its last round" in line])) == (2, 1)
+    unknown = Kit(status=BROKEN)
+    assert "3 times in a row without a round more" in follows(unknown, tmp_path)[0]
+    assert unknown.submitted == 3
+
+
+def test_a_job_that_has_never_run_waits_for_its_sites_as_long_as_it_is_told_to(tmp_path: Path) -> None:
+    kit = Kit(status="SUBMITTED")
+    ends, said, looks = follows(kit, tmp_path)
+    assert ends.startswith(
+        "The job 5ee has waited 120 seconds for its sites, and was withdrawn. Not connected to the "
+    )
+    assert "b, c; connected: a." in ends and ends.endswith("with --wait 0 it waits as long as it takes.")
+    assert (kit.submitted, kit.aborted, looks, len(said)) == (1, 1, 24, 2)
+    assert follows(kit, tmp_path, wait=30.0)[2] == 6
+    queued = Kit(
+        status="SUBMITTED", deploy_map={"app": ["server", "a"]}
+    )  # its sites are there: others have their turn
+    with pytest.raises(AssertionError, match="it hangs"):
+        follows(queued, tmp_path)
+    with pytest.raises(AssertionError, match="it hangs"):
+        follows(kit, tmp_path, wait=0.0)
+    assert (kit.aborted, queued.aborted) == (2, 0)
+
+
+def test_a_run_that_is_done_has_ended_although_nvflare_waits_for_a_site(tmp_path: Path) -> None:
+    """It does so for 15 minutes where a site's process does not end by itself."""
+    kit = Kit(told={"job": "5ee", "error": "", "done": True}, at_server=False, status="RUNNING")
+    assert follows(kit, tmp_path)[0] == "5ee"
+    assert (kit.submitted, kit.aborted) == (1, 1)
+    late = Kit(LINE.format("Failing", "b", "exception"), {"job": "5ee", "error": "", "done": True}, status=BROKEN)
+    assert follows(late, tmp_path)[0] == "5ee"
+    assert late.submitted == 1
+
+
+def test_a_server_process_that_tells_nothing_is_ended(tmp_path: Path) -> None:
+    kit = Kit(status="RUNNING")
+    ends, _, looks = follows(kit, tmp_path)
+    assert "3 times in a row without a round more" in ends
+    assert "the server's process tells nothing for 600 seconds" in ends
+    assert (kit.submitted, kit.aborted, looks) == (3, 3, 360)
+
+
+def test_whoever_follows_hears_once_which_sites_take_no_part_and_which_are_waited_for(tmp_path: Path) -> None:
+    wrong = {"client": 1, "name": "a", "state": "not joined", "why": "was refused: a takes no part: its rows."}
+    late = {"client": 2, "name": "b", "state": "not joined", "why": "has not joined since the server started"}
+    ours = {"round": 0, "rounds": 3, "doing": "waiting for clients", "clients": [wrong, {**wrong, "client": 3}, late]}
+    kit = Kit(ours=ours, status="RUNNING")
+    (tmp_path / "meta.json").write_text(json.dumps({"deploy_map": {"app": ["server", "a", "b"]}}))
+    said, looks = [], []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 9:
+            kit._meta["status"] = "FINISHED:COMPLETED"
+
+    follow(lambda: kit, tmp_path, said.append, pause)
+    assert said[1:] == [
+        "round 0 of 3 done, waiting for clients",
+        "a takes no part: its rows.",
+        "the job waits: its server waits for a, b",
+    ]
+
+
+def test_wait_belongs_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "meta.json").write_text("{}")
+    submit = ["nvflare", "submit", str(tmp_path), "--admin", str(tmp_path)]
+    for more, says in (
+        (["--wait", "5"], "--wait says how long --follow lets the job wait for its sites; add --follow."),
+        (["--follow", "--wait=-1"], "--wait -1 must be a number of seconds, or 0 for as long as it takes."),
+        (["--follow", "--wait", "nan"], "--wait nan must be a number of seconds"),
+    ):
+        assert main([*submit, *more]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
 
 
 def test_status_says_why_in_words_and_for_programs(

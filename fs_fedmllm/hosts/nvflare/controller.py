@@ -37,6 +37,7 @@ from fs_fedmllm.extras import check_extras
 from fs_fedmllm.hosts.nvflare.allocator import TidyProgress, keep_no_large_blocks
 from fs_fedmllm.hosts.nvflare.dispatch import Dispatch
 from fs_fedmllm.hosts.nvflare.payload import PREFIX, arriving_on_disk, pack, prepare
+from fs_fedmllm.hosts.nvflare.server_log import foreign_certificates, last_lines
 from fs_fedmllm.hosts.nvflare.settings import site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites
 from fs_fedmllm.hosts.nvflare.told import is_final, tell
@@ -80,7 +81,7 @@ class FedMLLMController(Controller):
         started = time.perf_counter()
         self._context = fl_ctx
         workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT))
-        told: dict[str, Any] = {"job": fl_ctx.get_job_id(), "folder": "", "error": "", "final": False}
+        told: dict[str, Any] = {"job": fl_ctx.get_job_id(), "folder": "", "error": "", "final": False, "done": False}
         tell(workspace, told)
         try:
             config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
@@ -142,16 +143,25 @@ class FedMLLMController(Controller):
                 session = Session(Federation.build(config, data), folder, progress, started)
                 self._server = server = server_of(session, data, self._traffic)
                 there = [client.name for client in self._context.get_engine().get_clients()]
-                limits = frame_limits(config.fedmllm.network)
-                self._dispatch = Dispatch(server.desk, self._sites, self, limits, there)
+                network = config.fedmllm.network
+                limits = frame_limits(network)
+                self._dispatch = Dispatch(server.desk, self._sites, self, limits, network, there, self._foreign)
                 with self._carrying(self._dispatch, server, abort_signal):
                     try:
                         server.run()
+                        told["done"] = True
                     except Stopped:
                         told["error"] = f"stopped after round {session.state.round}; the same job resumes the run"
                         if not abort_signal.triggered:  # NVFlare would call a job that returns completed
                             raise HostError(told["error"]) from None
                 progress.close()
+
+    def _foreign(self) -> dict[str, str]:
+        """Sites that NVFlare takes nothing from, since they show another one's certificate, and whose it is."""
+        assert self._context is not None
+        workspace = Path(self._context.get_prop(FLContextKey.WORKSPACE_ROOT))
+        lines = last_lines(workspace, str(self._context.get_job_id()))
+        return {site: owner for site, (owner, _) in foreign_certificates(lines).items() if site in self._sites}
 
     def _traffic(self) -> tuple[int, int]:
         return (0, 0) if self._dispatch is None else (self._dispatch.received, self._dispatch.sent)
@@ -191,7 +201,9 @@ class FedMLLMController(Controller):
 
     # Tasks ------------------------------------------------------------------------------------------------------
 
-    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> Task:
+    def hand_out(
+        self, site: str, message: Message, back: Callable[[str, Any], None], fetched: Callable[[], None]
+    ) -> Task:
         """Give a site a task."""
 
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
@@ -202,8 +214,11 @@ class FedMLLMController(Controller):
                 result = pack(Message("failed", {"failed": f"NVFlare says {code}"}))
             back(client_task.client.name, result)
 
+        def sent(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            fetched()
+
         name = PREFIX + str(message.header.get("phase", message.kind))
-        task = Task(name, pack(message), result_received_cb=received)
+        task = Task(name, pack(message), after_task_sent_cb=sent, result_received_cb=received)
         self.send(task, self._context, targets=[site])
         return task
 

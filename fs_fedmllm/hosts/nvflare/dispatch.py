@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.answering import place_of
 from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract, FrameLimits
@@ -19,6 +21,7 @@ from fs_fedmllm.distributed.desk import Desk, OpenPhase
 from fs_fedmllm.distributed.errors import FrameError
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.hosts.nvflare.payload import unpack
+from fs_fedmllm.hosts.nvflare.server_log import shows_another
 from fs_fedmllm.hosts.nvflare.site import FINISH, JOIN
 from fs_fedmllm.hosts.nvflare.told import takes_no_part
 from fs_fedmllm.rounds.wire import wire_bytes
@@ -30,13 +33,31 @@ NOT_THERE = (
     "{site} takes no part: it was not connected when NVFlare began the job. Start NVFlare there (startup/start.sh of "
     "its kit), and submit the job again."
 )
+#: A site that has the job, and whose process does not come: it has died, hangs, or cannot reach the server.
+NOT_BEGUN = (
+    "{site} takes no part: NVFlare has given it the job, and for {seconds:g} seconds its process has not asked for a "
+    "task. log.txt of the job in its kit says whether it reaches the server and what it does; fs-fedmllm doctor "
+    "--nvflare KIT examines the kit. Correct that, or raise fedmllm.network.begin_timeout if it is only slow, and "
+    "submit the job again."
+)
+#: A site whose process has come, and which does not say what it has.
+NOT_JOINED = (
+    "{site} takes no part: its process has asked for its first task, and for {seconds:g} seconds has not answered. "
+    "The run.log of its client and log.txt of the job in its kit say what it does: it may load its rows or base, or "
+    "what it sends is lost. Correct that, or raise fedmllm.network.join_timeout if it is only slow, and submit the "
+    "job again."
+)
+#: Seconds between two looks for sites with another one's certificate.
+_LOOK = 2.0
 
 
 class Carrier(Protocol):
     """A way to the sites; the controller is one."""
 
-    def hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> Any:
-        """Give a site a task; ``back`` is called with the site that answered and what came."""
+    def hand_out(
+        self, site: str, message: Message, back: Callable[[str, Any], None], fetched: Callable[[], None]
+    ) -> Any:
+        """Give a site a task; ``fetched`` is called when it has come for it, ``back`` with the site and its answer."""
 
     def take_back(self, task: Any) -> None:
         """Nobody waits for the task any more."""
@@ -50,7 +71,10 @@ class Dispatch:
         sites: site by its certificate's name -> ids of its clients.
         carrier: to the sites.
         limits: the largest message that is taken.
+        settings: ``fedmllm.network``.
         there: sites that NVFlare has given the job to; None for all of them.
+        foreign: sites that NVFlare takes nothing from, and whose certificate they show.
+        clock: monotonic seconds.
 
     Attributes:
         received: bytes of tensors that came.
@@ -63,7 +87,10 @@ class Dispatch:
         sites: Mapping[str, Sequence[int]],
         carrier: Carrier,
         limits: FrameLimits,
+        settings: NetworkConfig,
         there: Collection[str] | None = None,
+        foreign: Callable[[], Mapping[str, str]] = dict,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._desk = desk
         self._sites = {site: list(clients) for site, clients in sites.items()}
@@ -71,6 +98,12 @@ class Dispatch:
         self._carrier = carrier
         self._limits = limits
         self._there = set(sites if there is None else there)
+        self._settings = settings
+        self._foreign = foreign
+        self._clock = clock
+        self._looked = clock()
+        # Sites that have not joined yet: until when they are waited for, and what is said then.
+        self._awaited: dict[str, tuple[float, str]] = {}
         self._held: dict[int, Any] = {}
         self._asked: set[str] = set()  # sites that have a task "join" and have not answered it
         self._known: set[str] = set()  # sites that have joined once
@@ -85,6 +118,7 @@ class Dispatch:
         """Ask every site who is there, then hand out tasks until the run has ended; a thread's life."""
         for site, clients in self._sites.items():
             if site in self._there:
+                self._await(site, self._settings.begin_timeout, NOT_BEGUN)
                 self._ask(site)
                 continue
             for client in clients:
@@ -92,6 +126,7 @@ class Dispatch:
         current: OpenPhase | None = None
         out: dict[int, Any] = {}
         while not self._ended.is_set():
+            self._leave_behind()
             with self._desk.news:
                 opened, final = self._desk.opened, self._desk.final
                 todo = [] if opened is None else [c for c in opened.clients if c not in out or opened is not current]
@@ -117,6 +152,32 @@ class Dispatch:
     def _ask(self, site: str) -> None:
         self._asked.add(site)
         self._hand_out(site, Message(JOIN), self._joined)
+
+    def _await(self, site: str, seconds: float, says: str) -> None:
+        self._awaited[site] = (self._clock() + seconds, says.format(site=site, seconds=seconds))
+
+    def _no_longer_awaited(self, site: str) -> bool:
+        """Strike a site off; whether it was awaited."""
+        return self._awaited.pop(site, (0.0, ""))[1] != ""
+
+    def _leave_behind(self) -> None:
+        """Nobody waits any longer for sites that do not come; one that does later joins all the same."""
+        if not self._awaited:
+            return
+        now = self._clock()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            for site, owner in self._foreign().items():
+                if self._no_longer_awaited(site):
+                    self._left_behind(site, shows_another(site, owner))
+        for site, (until, says) in list(self._awaited.items()):
+            if now >= until and self._no_longer_awaited(site):
+                self._left_behind(site, says)
+
+    def _left_behind(self, site: str, says: str) -> None:
+        logger.error("%s", says)
+        for client in self._sites[site]:
+            self._desk.turn_away(client, says)
 
     def _ask_the_lost(self) -> None:
         """Ask a site that missed its deadline again who is there: NVFlare's sites only come for tasks."""
@@ -145,7 +206,12 @@ class Dispatch:
     def _hand_out(self, site: str, message: Message, back: Callable[[str, Any], None]) -> Any:
         with self._counting:
             self.sent += wire_bytes(message.tensors)
-        return self._carrier.hand_out(site, message, back)
+        return self._carrier.hand_out(site, message, back, lambda: self._fetched(site))
+
+    def _fetched(self, site: str) -> None:
+        """A site has come for a task."""
+        if site in self._awaited:
+            self._await(site, self._settings.join_timeout, NOT_JOINED)
 
     # Sites that go and come -------------------------------------------------------------------------------------
 
@@ -176,6 +242,7 @@ class Dispatch:
     def _joined(self, site: str, result: Any) -> None:
         """A site has said who is there."""
         self._asked.discard(site)
+        self._no_longer_awaited(site)
         try:
             message = self._read(result, lambda kind, header: NO_TENSORS)
             if "failed" in message.header:

@@ -18,9 +18,10 @@ from fs_fedmllm.hosts.nvflare.settings import JOB_FILE, TEMPLATE_FILE, is_file
 #: Seconds until a site that got no task asks again, and until the server looks at its tasks again. NVFlare's own
 #: default of 2 s would be most of what a round costs beside training.
 POLL = 0.2
-#: Seconds that a site's process waits for the server's, which both import torch first. NVFlare's own default, 60 s,
-#: ends the job of a busy machine.
-BEGIN = 600.0
+#: Seconds that a site's process waits for the server's before NVFlare ends the whole job: by default 60, too few for a
+#: busy machine. A site that cannot reach the server must not end the run of the others, however long that takes; the
+#: server leaves it behind by itself (``fedmllm.network.begin_timeout``), and its process ends with the job.
+BEGIN = 365 * 86400.0
 
 
 def write_job(

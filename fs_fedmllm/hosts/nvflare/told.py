@@ -25,7 +25,7 @@ def tell(workspace: Path, told: Mapping[str, Any]) -> None:
     Args:
         workspace: of the server or of a site.
         told: ``job`` (NVFlare's id), ``folder`` of the run and ``error``, each empty where there is none; of the
-            server's also ``final``, whether the same job would end the same way.
+            server's also ``final``, whether the same job would end the same way, and ``done``, whether the run is.
     """
     write_atomically(workspace / TOLD, (json.dumps(dict(told)) + "\n").encode(), private=True)
 

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.hosts.nvflare.policy import ALLOW_LIST, CONTROLLER, EXECUTOR, RESOURCES
+from fs_fedmllm.hosts.nvflare.server_log import CLAIMED, LOG, foreign_certificates, shows_another
 from fs_fedmllm.hosts.nvflare.settings import LOCAL
 from fs_fedmllm.hosts.nvflare.told import TOLD
 
 #: NVFlare's words in ``log.txt`` of the server's kit for a site whose process has ended a job, and why. The reason may
 #: be ``unsafe component`` where a class is not listed, but ``infrastructure error`` as well.
 _ENDED_BY = re.compile(r"due to reported failure from (\S+): (.+)")
-#: There, too, for a site whose kit has another site's certificate: NVFlare takes no message from its process.
-_FOREIGN = re.compile(r"authenticated as '([^']+)' but claimed endpoint '([^'.]+)\.")
 #: A line of NVFlare's traceback where a class is not listed. The line that says so will not do: its words ``not
 #: authorized`` make NVFlare's client take the answer for a refusal of the question.
 _UNLISTED = "raise ComponentNotAuthorized("
 _NOT_LISTED = "not in allow_list"
-#: The log of a daemon or, below the job's id, of a job, as a daemon sees it that was started in its kit.
-_LOG = "log.txt"
 SERVER = "server"
+#: NVFlare's words for a job that waits for its sites, and for one that has waited for too long: ten looks, the last of
+#: them ten minutes apart.
+SUBMITTED, GIVEN_UP = "SUBMITTED", "FINISHED:CAN_NOT_SCHEDULE"
 
 
 @dataclass(frozen=True)
@@ -52,38 +52,51 @@ def reason(opened: Any, job_id: str, word: str) -> Reason | None:
         job_id: of the job.
         word: NVFlare's for how it stands.
     """
-    if word == "SUBMITTED":
+    if word in (SUBMITTED, GIVEN_UP):
         return _waits(opened, job_id)
     if word == "FINISHED:COMPLETED":
         return None
-    lines = _lines(opened, SERVER, job_id, _LOG)
-    for owner, site in [found.groups() for line in lines if (found := _FOREIGN.search(line))]:
-        return Reason(
-            f"{site} shows the certificate of {owner!r}, so NVFlare takes nothing from it: startup/client.crt and "
-            f"client.key of its kit are another site's. Put the kit of {site} there, start NVFlare there anew, and "
-            "submit the job again.",
-            False,
-        )
+    lines = _lines(opened, SERVER, job_id, LOG)
+    foreign = _foreign(lines)
     if not word.startswith("FINISHED"):
-        return None
+        return Reason(foreign, False) if foreign else None
+    found = _ended(opened, job_id, lines)
+    if found is None:
+        return Reason(foreign, False) if foreign else None
+    # A site that takes no part may be what the job ended for; where it is not, it is good to know all the same.
+    return found if foreign in found.says else Reason(f"{found.says} {foreign}", found.final)
+
+
+def _foreign(lines: list[str]) -> str:
+    return " ".join(shows_another(site, owner) for site, (owner, _) in foreign_certificates(lines).items())
+
+
+def _ended(opened: Any, job_id: str, lines: list[str]) -> Reason | None:
+    """Why a job has ended badly.
+
+    Args:
+        opened: a session.
+        job_id: of the job.
+        lines: of the server's log, about this job.
+    """
     ended = [found.groups() for line in lines if (found := _ENDED_BY.search(line))]
     for site, why in ended:
-        own = _lines(opened, site, f"{_UNLISTED}$", f"{job_id}/{_LOG}")
+        own = _lines(opened, site, f"{_UNLISTED}$", f"{job_id}/{LOG}")
         if why.strip() == "unsafe component" or _UNLISTED in [line.strip() for line in own]:
             return Reason(_unlisted(site, EXECUTOR), True)
     if _server_does_not_list(opened, job_id):
         return Reason(_unlisted("The server", CONTROLLER), True)
-    told = _told(opened)
-    ours = Reason(str(told.get("error") or ""), told.get("final") is True) if told.get("job") == job_id else None
-    if ours and ours.final:
+    told = told_by_server(opened, job_id)
+    ours = Reason(str(told.get("error") or ""), told.get("final") is True)
+    if ours.final:
         return ours
     for site, why in ended:
         return Reason(
             f"{site} has ended the job ({why.strip()}): its process there could not begin or broke off. Run "
-            f"fs-fedmllm doctor --nvflare KIT there; the job's own {_LOG} in that kit says more.",
+            f"fs-fedmllm doctor --nvflare KIT there; the job's own {LOG} in that kit says more.",
             False,
         )
-    if ours and ours.says:
+    if ours.says:
         return ours
     if detail := _deployment(opened, job_id):
         return Reason(f"NVFlare could not hand out the job: {detail}.", False)
@@ -105,13 +118,16 @@ def _waits(opened: Any, job_id: str) -> Reason | None:
         there = {str(client.name) for client in opened.get_connected_client_list()}
         away = [site for site in wanted if site not in there]
         if away:
-            return Reason(
+            says = (
                 f"Not connected to the server: {', '.join(away)}; connected: {', '.join(sorted(there)) or 'nobody'}. "
                 f"The job waits for {meta.get('min_clients')} of its {len(wanted)} sites. Start NVFlare there "
                 "(startup/start.sh of the kit), or make the job with --sites, whose names are those of the "
-                "certificates.",
-                False,
+                "certificates."
             )
+            foreign = foreign_certificates(_lines(opened, SERVER, CLAIMED, LOG))
+            for site in sorted(foreign.keys() & set(away)):
+                says += f" At {foreign[site][1]}, {shows_another(site, foreign[site][0])}"
+            return Reason(says, False)
     return None
 
 
@@ -140,10 +156,11 @@ def _server_does_not_list(opened: Any, job_id: str) -> bool:
     return False
 
 
-def _told(opened: Any) -> dict[str, Any]:
+def told_by_server(opened: Any, job_id: str) -> dict[str, Any]:
+    """What the server's process has told of a job (:func:`fs_fedmllm.hosts.nvflare.told.tell`); empty if nothing."""
     with contextlib.suppress(Exception):
         found = json.loads(opened.cat_target(SERVER, file=TOLD))
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and found.get("job") == job_id else {}
     return {}
 
 
