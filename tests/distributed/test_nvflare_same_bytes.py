@@ -35,10 +35,11 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
-    """Its processes run without noise, and one of them dies: see ``hooked``."""
+    """Its processes run without noise, and one of them dies: see ``hooked/same_bytes.py``."""
     hooked = str(Path(__file__).resolve().parent / "hooked")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [hooked, os.environ.get("PYTHONPATH")])))
+        patch.setenv("HOOK", "same_bytes")
         with hospitals(tmp_path_factory.mktemp("hospitals"), *WORDS) as made:
             yield made
 
