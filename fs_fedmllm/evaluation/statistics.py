@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
 
 from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError
 
@@ -162,6 +161,8 @@ def paired_over_seeds(first: Sequence[float] | Array, second: Sequence[float] | 
     Raises:
         StatisticsError: different numbers of seeds, or fewer than two.
     """
+    from scipy import stats  # half a second, which every process of every run would take
+
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != two.shape or one.ndim != 1 or len(one) < 2:
         raise StatisticsError(
@@ -182,6 +183,8 @@ def detectable(seeds: int) -> float:
     Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2: power 0.8 at level 0.05, two-sided,
     by the noncentral t distribution with ``seeds - 1`` degrees of freedom.
     """
+    from scipy import optimize, stats
+
     freedom = seeds - 1
     bound = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,12 @@ WORDS = ["train.local_update_steps", "1", "fedmllm.eval.limit", "2", "federate.t
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
-    with hospitals(tmp_path_factory.mktemp("hospitals"), *WORDS) as made:
-        yield made
+    """Its processes die as they start where a test says so: see ``dying``."""
+    dying = str(Path(__file__).resolve().parent / "dying")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [dying, os.environ.get("PYTHONPATH")])))
+        with hospitals(tmp_path_factory.mktemp("hospitals"), *WORDS) as made:
+            yield made
 
 
 @contextmanager
@@ -59,10 +64,10 @@ def own(federation: Hospitals, name: str, **keys: Any) -> tuple[Path, bytes]:
     return path, yaml.safe_dump({**yaml.safe_load(path.read_text()), **keys}).encode()
 
 
-def followed(federation: Hospitals, job: Path) -> tuple[int, str]:
+def followed(federation: Hospitals, job: Path, *words: str) -> tuple[int, str]:
     """Submit a job and stay with it; exit code, and all that was said."""
     command = [sys.executable, "-m", "fs_fedmllm", "nvflare", "submit", str(job), "--admin", str(federation.admin)]
-    done = subprocess.run([*command, "--follow"], text=True, capture_output=True, timeout=JOB, check=False)
+    done = subprocess.run([*command, "--follow", *words], text=True, capture_output=True, timeout=JOB, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -115,7 +120,8 @@ def test_two_sites_with_a_wrong_file_and_a_wrong_folder_end_the_job_at_once(
         assert "Round 0 needs 2 of 3 clients, and 2 do not take part. hospital-2 takes no part: " in words
         assert "local/fedmllm.yaml sets 'train.local_update_steps', which is not a site's own affair" in words
         assert "hospital-3 takes no part: data.root is another client's folder, not client 3's" in words
-        assert words.count("Correct that there (fs-fedmllm doctor --nvflare KIT says more on that machine)") == 2
+        assert words.count("Correct that there (fs-fedmllm doctor --nvflare KIT says more on that machine)") == 4
+        assert len([line for line in said.splitlines() if line.startswith("hospital-")]) == 2  # said as it is found
         assert folder not in said  # where a site keeps its data stays there
         assert "hospital-3 takes no part: data.root is another client's folder" in status(federation, said, capsys)
         assert f"{folder} (data.root) is the folder of client 1, not of client 3" in doctor(federation, "hospital-3")
@@ -140,22 +146,82 @@ def test_a_site_with_another_base_takes_no_part_and_the_others_go_on(federation:
     assert "Compare model.fedmllm.path" in clients[1]["why"]
 
 
+@contextmanager
+def foreign(federation: Hospitals) -> Iterator[None]:
+    """The kit of hospital-2 has the certificate of hospital-3."""
+    mine, other = (federation.kits[name] / "startup" for name in ("hospital-2", "hospital-3"))
+    with (
+        changed(mine / "client.crt", (other / "client.crt").read_bytes()),
+        changed(mine / "client.key", (other / "client.key").read_bytes()),
+    ):
+        yield
+
+
+#: What NVFlare's server says of that site, and nobody of that site itself.
+FOREIGN = "hospital-2 shows the certificate of 'hospital-3', so NVFlare takes nothing from it: startup/client.crt and"
+
+
 @pytest.mark.slow
-def test_a_certificate_of_another_site_and_a_site_that_nobody_has(
+def test_a_certificate_of_another_site_and_a_site_that_nobody_has_end_the_job(
     federation: Hospitals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine, foreign = (federation.kits[name] / "startup" for name in ("hospital-2", "hospital-3"))
-    with (
-        changed(mine / "client.crt", (foreign / "client.crt").read_bytes()),
-        changed(mine / "client.key", (foreign / "client.key").read_bytes()),
-    ):
+    with foreign(federation):
         job = federation.job("whose", *WORDS, sites=("hospital-1", "hospital-2", "hospital-9"))
         code, said = followed(federation, job)
         assert (code, said.count("submitted")) == (2, 1), said
         words = " ".join(said.split())
-        assert "hospital-2 takes no part: startup/client.crt is the certificate of 'hospital-3', not of this" in words
+        assert "Round 0 needs 2 of 3 clients, and 2 do not take part." in words
+        assert FOREIGN in words and FOREIGN in status(federation, said, capsys)
         assert "hospital-9 takes no part: it was not connected when NVFlare began the job" in words
         assert "is the certificate of 'hospital-3', and this site is 'hospital-2'" in doctor(federation, "hospital-2")
+
+
+@pytest.mark.slow
+def test_the_others_go_on_without_a_site_with_another_ones_certificate(federation: Hospitals) -> None:
+    with foreign(federation):
+        code, said = followed(federation, federation.job("without", *WORDS))
+        assert (code, said.count("submitted")) == (0, 1), said
+    assert FOREIGN in " ".join(said.split())
+    assert federation.results("without")["participants"] == [[1, 3]]
+
+
+@pytest.mark.slow
+def test_a_training_process_that_dies_at_each_start_is_a_site_that_takes_no_part(federation: Hospitals) -> None:
+    dies = federation.kits["hospital-2"] / "dies"
+    dies.write_text("fs_fedmllm.hosts.nvflare.site_process")
+    try:
+        code, said = followed(federation, federation.job("dies", *WORDS))
+    finally:
+        dies.unlink()
+    assert (code, said.count("submitted")) == (0, 1), said
+    assert "hospital-2 takes no part: the site's training process ended (signal 9, out of memory?)" in said
+    assert federation.results("dies")["participants"] == [[1, 3]]
+
+
+@pytest.mark.slow
+def test_a_job_process_that_dies_at_each_start_ends_the_job_the_second_time(federation: Hospitals) -> None:
+    dies = federation.kits["hospital-2"] / "dies"
+    dies.write_text("nvflare.private.fed.app.client.worker_process")
+    try:
+        code, said = followed(federation, federation.job("dies-first", *WORDS))
+    finally:
+        dies.unlink()
+    assert (code, said.count("submitted")) == (2, 2), said
+    words = " ".join(said.split())
+    assert "The job broke off twice in the same way without a round more" in words
+    assert "hospital-2 has ended the job" in words
+
+
+@pytest.mark.slow
+def test_a_job_for_sites_that_are_in_no_kit_is_withdrawn(federation: Hospitals) -> None:
+    job = federation.job("nobody", *WORDS, sites=("hospital-1", "hospital-8", "hospital-9"))
+    code, said = followed(federation, job, "--wait", "15")
+    assert (code, said.count("submitted")) == (2, 1), said
+    words = " ".join(said.split())
+    assert "has waited 15 seconds for its sites, and was withdrawn. Not connected to the server: hospital-8, " in words
+    with admin.session(federation.admin) as opened:
+        job_id = next(line.split()[-1] for line in said.splitlines() if line.startswith("submitted"))
+        assert admin.standing(opened, job_id)[0] == "FINISHED:ABORTED"
 
 
 @pytest.mark.slow

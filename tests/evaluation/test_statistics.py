@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -165,3 +168,9 @@ def test_wrong_arguments_are_refused():
         accuracy([1.0, np.nan])
     with pytest.raises(MetricError, match="row 1"):
         auc([True, False], [0.0, np.nan])
+
+
+def test_statistics_of_a_run_do_not_import_scipy() -> None:
+    """Every process of every run imports them, and half a second of scipy is for comparisons over seeds only."""
+    code = "import sys, fs_fedmllm.evaluation.statistics; assert not any(n.startswith('scipy') for n in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

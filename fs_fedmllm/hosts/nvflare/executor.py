@@ -24,7 +24,7 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
 from fs_fedmllm.hosts.nvflare.settings import site_config
-from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess
+from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess, Spawned, spawn
 from fs_fedmllm.hosts.nvflare.told import may_read, tell
 
 
@@ -40,6 +40,8 @@ class FedMLLMExecutor(Executor):
         super().__init__()
         self._sites = {str(site): [int(client) for client in clients] for site, clients in sites.items()}
         self._label = label
+        # It imports while the server's process does, for which NVFlare waits before it says that the run begins.
+        self._spawned: Spawned | None = spawn()
         self._process: SiteProcess | None = None
         self._fault = ""
 
@@ -57,6 +59,9 @@ class FedMLLMExecutor(Executor):
                 with contextlib.suppress(FedMLLMError, OSError):  # a disk that is full is told to the server
                     tell(workspace, {**told, "error": str(error)})
                 print(f"fs-fedmllm: {error}", flush=True)  # to the site's terminal, not to NVFlare's log
+                if self._spawned is not None:
+                    self._spawned.close()
+                    self._spawned = None
         elif event_type in (EventType.ABORT_TASK, EventType.END_RUN) and self._process is not None:
             self._process.close(at_once=event_type == EventType.ABORT_TASK)
 
@@ -68,7 +73,8 @@ class FedMLLMExecutor(Executor):
                 "nvflare job --sites, whose names are those of the certificates."
             ).telling("the job has no client for it")
         config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
-        self._process = SiteProcess(to_mapping(config), workspace, name, self._sites, self._label)
+        spawned, self._spawned = self._spawned, None
+        self._process = SiteProcess(to_mapping(config), workspace, name, self._sites, self._label, spawned)
         self._process.start()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

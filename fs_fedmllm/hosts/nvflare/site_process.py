@@ -8,6 +8,7 @@ site ends after the update that it is at. Nothing is pickled.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,32 @@ class SiteDied(HostError):
     """The process ended in the middle; the message says how."""
 
 
+@dataclass(frozen=True)
+class Spawned:
+    """A process that has been told nothing yet, and the pipe to it; it ends when the pipe is closed."""
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+    def close(self) -> None:
+        """End it; it is at nothing."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def spawn() -> Spawned:
+    """Start a process: it imports what it needs, and then waits to hear of which site it is."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+        )
+    return Spawned(process, Connection(ours.detach()))
+
+
 class SiteProcess:
     """The parent's end. A process is started at the first request, and again after one has died.
 
@@ -56,10 +84,17 @@ class SiteProcess:
         site: its name.
         sites: site -> ids of its clients.
         label: name of the configuration.
+        spawned: a process that is there already, to be the first.
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], workspace: Path, site: str, sites: Mapping[str, Sequence[int]], label: str
+        self,
+        settings: Mapping[str, Any],
+        workspace: Path,
+        site: str,
+        sites: Mapping[str, Sequence[int]],
+        label: str,
+        spawned: Spawned | None = None,
     ):
         header = {
             "settings": dict(settings),
@@ -69,6 +104,7 @@ class SiteProcess:
             "label": label,
         }
         self._begin = Message(_BEGIN, header)
+        self._spawned = spawned
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -77,14 +113,8 @@ class SiteProcess:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
-        self._pipe = Connection(ours.detach())
+        spawned, self._spawned = self._spawned or spawn(), None
+        self._process, self._pipe = spawned.process, spawned.pipe
         with self._telling():
             _write(self._pipe, self._begin)
 
@@ -148,6 +178,10 @@ def main(descriptor: int) -> None:
     """A site's life: an answer to every request, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes the pipe
     pipe = Connection(descriptor)
+    with contextlib.suppress(Exception):  # met again below, where it is told
+        importlib.import_module(
+            "fs_fedmllm.hosts.nvflare.site"
+        )  # torch, transformers, PEFT: most of what a start takes
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         begin = _read(pipe)
         try:
