@@ -99,7 +99,7 @@ def _triage(mllm: Any, data: Path, limit: int) -> None:
     rows = real_triage.load(data).test
     spaced = [rows[i * len(rows) // limit] for i in range(limit)]
     alone = {row.image: dataclasses.replace(row, text=None) for row in rows}
-    for view, asked in (("picture and question", spaced), ("picture alone", list(alone.values()))):
+    for view, asked in (("picture and question", spaced), ("picture alone", list(alone.values())[:limit])):
         right: dict[str, list[bool]] = {name: [] for name in ways}
         for row in asked:
             assert row.label is not None
@@ -116,7 +116,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder of an aligned base")
     parser.add_argument("--data", type=Path, required=True, help="folder above vqa_rad/ and medquad/")
     parser.add_argument("--organs", type=Path, help="folder that organs.py wrote")
-    parser.add_argument("--limit", type=int, default=72, help="rows of real_triage, evenly spaced (default 72)")
+    parser.add_argument(
+        "--limit", type=int, default=72, help="rows of real_triage, evenly spaced, and pictures (default 72)"
+    )
     parser.add_argument("--image-tokens", type=int, default=70)
     given = parser.parse_args(words)
     mllm = load_mllm(ModelOptions(path=given.model, image_tokens=given.image_tokens))

@@ -118,6 +118,13 @@ def shares(right: Mapping[str, Sequence[bool]], digits: int = 4) -> dict[str, fl
     return {name: round(sum(found) / max(1, len(found)), digits) for name, found in right.items()}
 
 
+def unseen(pictures: Sequence[Picture], count: int) -> list[Picture]:
+    """Pictures that are not learnt from: ``count``, as many of each organ, or all with 0."""
+    found = [picture for picture in pictures if picture.part != "align"]
+    most = -(-count // len(ORGANS)) if count else len(found)
+    return [p for organ in ORGANS for p in [f for f in found if f.organ == organ][:most]] if count else found
+
+
 def named(encoder: Encoder, pictures: Sequence[Picture]) -> float:
     """Share of pictures whose organ is named in the first of :data:`ASKINGS`."""
     own = {"own": ASKINGS["own wording"]}
@@ -130,15 +137,19 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, help="folder of an aligned base")
     parser.add_argument("--data", type=Path, required=True, help="folder above vqa_rad/")
     parser.add_argument("--part", default="test", choices=sorted(PARTS), help="which pictures (default test)")
+    parser.add_argument("--asked", type=int, default=0, help="instead, so many of all that were not learnt from")
     parser.add_argument("--image-tokens", type=int, default=70)
     chosen = parser.parse_args(words)
     try:
-        pictures = [p for p in read_pictures(chosen.data, data_set="align_asked") if p.part == chosen.part]
+        found = read_pictures(chosen.data, data_set="align_asked")
+        pictures = unseen(found, chosen.asked) if chosen.asked else [p for p in found if p.part == chosen.part]
         mllm = load_mllm(ModelOptions(path=chosen.base, image_tokens=chosen.image_tokens))
     except FedMLLMError as error:
         print(f"align_asked: {error}", file=sys.stderr)
         return 2
-    print(f"{chosen.base}: {len(pictures)} pictures of the part {chosen.part}")
+    print(
+        f"{chosen.base}: {len(pictures)} pictures of the part {chosen.part if not chosen.asked else 'not learnt from'}"
+    )
     for name, share in shares(answered(Encoders(mllm, None), pictures, ASKINGS)).items():
         print(f"{name}: {share:.3f}", flush=True)
     return 0

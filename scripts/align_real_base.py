@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from align_asked import ASKINGS, WATCHED, answered, shares
+from align_asked import ASKINGS, WATCHED, answered, shares, unseen
 from align_projector import Projected, warm_start
-from align_rows import Encoders, apart, learnt_logits, pack, packs_alike
+from align_rows import Encoders, apart, learnt_logits, of_like_length, pack, packs_alike, separate
 from align_statements import ORGAN, WORDINGS, about, practised
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -110,7 +110,7 @@ def statements_of(
     rng = np.random.default_rng([settings.seed, 1, step])
     groups = []
     for picture in drawn(pictures, settings, step):
-        groups += encoders.rows(picture, [about(picture, rng) for _ in range(settings.statements)])
+        groups += encoders.rows(picture, about(picture, settings.statements, rng))
     notes = [practised(rng) for _ in range(settings.notes)]
     # As many in a row as make it about as long as a picture's.
     for start in range(0, len(notes), settings.statements + 1):
@@ -210,14 +210,19 @@ class Pass:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         groups = statements_of(self.encoders, pictures, self.settings, self.step)
-        packed = pack(self.encoders.of(), groups) if self.together else apart(self.encoders.of(), groups)
-        loss = F.cross_entropy(learnt_logits(self.encoders.mllm, packed).float(), packed.labels)
-        loss.backward()
+        learnt = sum(len(row.completion) for group in groups for row in group)
+        loss = 0.0
+        for alike in of_like_length(groups if self.together else separate(groups)):
+            packed = pack(self.encoders.of(), alike) if self.together else apart(self.encoders.of(), alike)
+            logits = learnt_logits(self.encoders.mllm, packed).float()
+            part = F.cross_entropy(logits, packed.labels, reduction="sum") / learnt
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        return float(loss.detach())
+        return loss
 
 
 def align(
@@ -263,14 +268,14 @@ def align(
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     learnt = [picture for picture in pictures if picture.part == "align"]
-    unseen = [picture for picture in pictures if picture.part != "align"]
-    for part, name in ((learnt, "to learn from"), (unseen, "to ask about")):
+    others = unseen(pictures, 0)
+    for part, name in ((learnt, "to learn from"), (others, "to ask about")):
         lacking = sorted(set(ORGANS) - {picture.organ for picture in part})
         if lacking:
             raise ConfigError(f"{data} has no picture of the {lacking[0]} {name}; take the whole data set.")
     if asked:
-        unseen = [p for organ in ORGANS for p in [u for u in unseen if u.organ == organ][: -(-asked // len(ORGANS))]]
-        pictures = [*learnt, *unseen]
+        others = unseen(pictures, asked)
+        pictures = [*learnt, *others]
     options = ModelOptions(
         path=base, image_tokens=settings.image_tokens, federated=["lora", "projector"], init_seed=settings.seed,
         lora=LoraConfig(r=settings.rank, alpha=settings.rank, dropout=0.0, target=_TARGET),
@@ -295,9 +300,9 @@ def align(
             projected.write(work / "features.safetensors")
     # Every n-th of each organ, so that what is watched is as even as what there is. The part of a task's test rows is
     # not among them: what a log shows may be chosen by.
-    by_organ = sorted((p for p in unseen if p.part != "test"), key=lambda picture: (picture.organ, picture.digest))
+    by_organ = sorted((p for p in others if p.part != "test"), key=lambda picture: (picture.organ, picture.digest))
     watch = by_organ[:: max(1, -(-len(by_organ) // watched))]
-    run.together = packs_alike(encoders, learnt[0], [about(learnt[0], np.random.default_rng(i)) for i in range(4)])
+    run.together = packs_alike(encoders, learnt[0], about(learnt[0], 4, np.random.default_rng(0)))
 
     def asked_watched(names: Sequence[str] = WATCHED) -> dict[str, float]:
         ways = {name: ASKINGS[name] for name in names}
@@ -307,7 +312,7 @@ def align(
         run.note(
             what="features",
             learnt=len(learnt),
-            unseen=len(unseen),
+            unseen=len(others),
             watched=len(watch),
             threads=torch.get_num_threads(),
             together=run.together,
@@ -330,14 +335,14 @@ def align(
                     file=sys.stderr,
                 )
                 return False
-    right = answered(encoders, unseen, ASKINGS, together=run.together)
+    right = answered(encoders, others, ASKINGS, together=run.together)
     tested = {
-        name: [r for r, p in zip(found, unseen, strict=True) if p.part == "test"] for name, found in right.items()
+        name: [r for r, p in zip(found, others, strict=True) if p.part == "test"] for name, found in right.items()
     }
-    if count := sum(p.part == "test" for p in unseen):
+    if count := sum(p.part == "test" for p in others):
         run.note(what="pictures of the part test", pictures=count, asked=shares(tested))
-    run.note(what="all that were not learnt from", pictures=len(unseen), asked=shares(right))
-    _write(base, run, learnt, unseen, out)
+    run.note(what="all that were not learnt from", pictures=len(others), asked=shares(right))
+    _write(base, run, learnt, others, out)
     return True
 
 

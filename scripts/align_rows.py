@@ -193,3 +193,21 @@ def apart(encoder: Encoder, groups: Sequence[Sequence[Encoded]]) -> Packed:
         targets[i, -len(row.completion) - 1 : -1] = torch.tensor(row.completion)
     learnt = targets >= 0
     return Packed(inputs, learnt.to(encoder.mllm.device), targets[learnt].to(encoder.mllm.device))
+
+
+def separate(groups: Sequence[Sequence[Encoded]]) -> list[list[Encoded]]:
+    """Each row by itself."""
+    return [[row] for group in groups for row in group]
+
+
+def of_like_length(groups: Sequence[Sequence[Encoded]], padding: float = 0.15) -> list[list[Sequence[Encoded]]]:
+    """Groups in passes in which at most so large a share of any row is padding; padding costs as much as tokens."""
+    passes: list[list[Sequence[Encoded]]] = []
+    longest = 0
+    for group in sorted(groups, key=lambda group: -len(_row(group)[0])):
+        length = len(_row(group)[0])
+        if not passes or length < (1 - padding) * longest:
+            passes.append([])
+            longest = length
+        passes[-1].append(group)
+    return passes

@@ -7,6 +7,7 @@ note in the picture's place, since telling lettered options apart is learnt from
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +87,20 @@ def caption(said: Mapping[str, str], rng: np.random.Generator) -> str:
     return text.format(**said)
 
 
-def about(picture: Picture, rng: np.random.Generator) -> Statement:
-    """A statement about a picture.
+def about(picture: Picture, count: int, rng: np.random.Generator) -> list[Statement]:
+    """Statements about a picture, which share what stands before them and where the picture stands.
 
     Args:
         picture: what its annotations do not say is not asked.
+        count: how many.
         rng: draws all that is drawn.
     """
+    system = _one(rng, WORDINGS["systems"]) if rng.random() < SHARES["system"] else ""
+    last = rng.random() < SHARES["image_last"]
+    return [dataclasses.replace(_about(picture, rng), system=system, image_last=last) for _ in range(count)]
+
+
+def _about(picture: Picture, rng: np.random.Generator) -> Statement:
     said = {name: str(getattr(picture, name)) for name in PROPERTIES}
     known = [name for name in PROPERTIES if said[name]]
     # The organ is known of every picture, and what the others build on.
@@ -110,8 +118,7 @@ def about(picture: Picture, rng: np.random.Generator) -> Statement:
         entry = PROPERTIES[name]
         asked = _asked(form, _one(rng, entry["questions"]), said[name], entry["words"], entry["others"], rng)
         question, answer = asked.question, asked.answer
-    system = _one(rng, WORDINGS["systems"]) if rng.random() < SHARES["system"] else ""
-    return Statement(question, answer, system, rng.random() < SHARES["image_last"])
+    return Statement(question, answer)
 
 
 def practised(rng: np.random.Generator) -> Statement:
