@@ -148,7 +148,7 @@ def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
 
 
 def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
-    from fs_fedmllm.evaluation.statistics import paired_over_seeds
+    from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
 
     page = text_of(REPOSITORY / "docs" / "findings.md")
     rows = {}

@@ -18,9 +18,6 @@ from fs_fedmllm.evaluation.row_metrics import Array, RowMetric, StatisticsError
 #: Share of intervals made this way that hold the true value.
 LEVEL = 0.95
 
-#: Share of tests that see a difference as large as what is called detectable.
-POWER = 0.8
-
 #: Weights held at once (8 MiB of them as float64), whatever the numbers of rows and resamples.
 _BLOCK = 1 << 20
 
@@ -58,27 +55,6 @@ class Spread:
     mean: float
     std: float | None
     seeds: int
-
-
-@dataclass(frozen=True)
-class SeedDifference:
-    """A mean paired difference over seeds.
-
-    Attributes:
-        mean: of the differences.
-        low, high: ends of its 95 % interval.
-        p_value: two-sided.
-        seeds: pairs.
-        detectable: the true difference that so many seeds with this spread would have shown with a power of 0.8;
-            a smaller one can be there and not be seen.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p_value: float
-    seeds: int
-    detectable: float
 
 
 def bootstrap(
@@ -148,52 +124,6 @@ def over_seeds(values: Sequence[float] | Array) -> Spread:
     if not len(numbers):
         raise StatisticsError("There are no values to take the mean of.")
     return Spread(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, len(numbers))
-
-
-def paired_over_seeds(first: Sequence[float] | Array, second: Sequence[float] | Array) -> SeedDifference:
-    """``first - second`` of runs with the same seeds: what the seeds say, not the rows that were tested.
-
-    Student's t of the differences: they are taken as draws of a normal distribution.
-
-    Args:
-        first, second: a figure of each seed, in the same order of seeds, shape ``(seeds,)``.
-
-    Raises:
-        StatisticsError: different numbers of seeds, or fewer than two.
-    """
-    from scipy import stats  # half a second, which every process of every run would take
-
-    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if one.shape != two.shape or one.ndim != 1 or len(one) < 2:
-        raise StatisticsError(
-            f"A comparison over seeds needs the same two seeds or more; got {one.shape}, {two.shape}."
-        )
-    differences = one - two
-    count, mean, error = len(one), float(differences.mean()), float(differences.std(ddof=1)) / len(one) ** 0.5
-    if error == 0.0:
-        return SeedDifference(mean, mean, mean, 1.0 if mean == 0.0 else 0.0, count, 0.0)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
-    return SeedDifference(mean, mean - reach, mean + reach, p_value, count, detectable(count) * error * count**0.5)
-
-
-def detectable(seeds: int) -> float:
-    """The true difference, in standard deviations of the differences, that a paired t-test sees 4 times out of 5.
-
-    Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2: power 0.8 at level 0.05, two-sided,
-    by the noncentral t distribution with ``seeds - 1`` degrees of freedom.
-    """
-    from scipy import optimize, stats
-
-    freedom = seeds - 1
-    bound = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
-
-    def missing(effect: float) -> float:
-        shift = effect * seeds**0.5
-        # The other tail's share of the power is below 1e-4 here, and scipy's noncentral t is not exact that far out.
-        return float(stats.nct.sf(bound, freedom, shift)) - POWER
-
-    return float(optimize.brentq(missing, 0.1 / seeds**0.5, 2000.0 / seeds**0.5))
 
 
 def _interval(metric: RowMetric, value: float, draws: Array) -> Interval:

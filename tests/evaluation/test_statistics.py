@@ -10,14 +10,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from fs_fedmllm.evaluation.metrics import MetricError
 from fs_fedmllm.evaluation.row_metrics import StatisticsError, accuracy, auc, macro_f1
-from fs_fedmllm.evaluation.statistics import (
-    SeedDifference,
-    bootstrap,
-    detectable,
-    over_seeds,
-    paired_bootstrap,
-    paired_over_seeds,
-)
+from fs_fedmllm.evaluation.seed_statistics import SeedDifference, detectable, paired_over_seeds
+from fs_fedmllm.evaluation.statistics import bootstrap, over_seeds, paired_bootstrap
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fs_fedmllm.evaluation.statistics import SeedDifference, paired_over_seeds
+from fs_fedmllm.evaluation.seed_statistics import SeedDifference, paired_over_seeds
 from fs_fedmllm.tools.report.cells import difference, number, said_p
 from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, holm
 from fs_fedmllm.tools.report.finished import Run
