@@ -12,7 +12,7 @@ from short_runs import CONFIGS, REPOSITORY
 
 from fs_fedmllm.cli import main
 from fs_fedmllm.errors import ConfigError, HostError
-from fs_fedmllm.hosts.nvflare import follow as following
+from fs_fedmllm.hosts.nvflare import watch
 from fs_fedmllm.hosts.nvflare.admin import AwayError, standing
 from fs_fedmllm.hosts.nvflare.follow import follow
 from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR, examined
@@ -265,7 +265,7 @@ def test_a_job_that_breaks_off_is_submitted_again(job_folder: Path) -> None:
 
 def test_a_job_that_gets_no_further_is_given_up(job_folder: Path) -> None:
     server = Server([(RUNNING, 1), (BROKEN, 0)], *([(RUNNING, 1), (BROKEN, 0)] for _ in range(9)))
-    with pytest.raises(HostError, match="4 times in a row without a round more"):
+    with pytest.raises(HostError, match="3 times in a row without a round more"):
         follow(lambda: server, job_folder, lambda line: None, lambda seconds: None)
     assert server.submitted == 4
     with pytest.raises(HostError, match="was aborted"):
@@ -312,7 +312,7 @@ def test_whoever_follows_waits_for_a_server_that_is_away(job_folder: Path, monke
     assert "round 2 of 3 done, turn" in said
     with pytest.raises(AwayError):  # there never was one: the kit is a wrong one, perhaps
         follow(lambda: (_ for _ in ()).throw(AwayError("none")), job_folder, said.append, lambda seconds: None)
-    monkeypatch.setattr(following, "_AWAY", 3)
+    monkeypatch.setattr(watch, "_AWAY", 3)
     gone = ComesBack([(RUNNING, 1)])
     monkeypatch.setattr(gone, "get_job_meta", lambda job_id: (_ for _ in ()).throw(SessionClosed("for good")))
     with pytest.raises(AwayError, match="for good"):

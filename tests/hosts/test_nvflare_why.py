@@ -189,6 +189,12 @@ def test_a_job_that_breaks_off_twice_in_the_same_way_without_a_round_is_not_subm
     ends, said, _ = follows(kit, tmp_path)
     assert ends.startswith(f"The job broke off twice in the same way without a round more ({BROKEN}). {ENDED}")
     assert (kit.submitted, len([line for line in said if "it goes on from its last round" in line])) == (2, 1)
+    moves = {"round": 3, "rounds": 9, "doing": "turn"}  # where it had come to when it was looked at
+    later = Kit(EXCEPTION, ours=moves, status="RUNNING")
+    states = iter(["RUNNING", BROKEN] * 9)
+    later.get_job_meta = lambda job_id: {"status": next(states)}  # type: ignore[method-assign]
+    assert "twice in the same way without a round more" in follows(later, tmp_path)[0]
+    assert later.submitted == 3  # the first time there were rounds
     unknown = Kit(status=BROKEN)
     assert "3 times in a row without a round more" in follows(unknown, tmp_path)[0]
     assert unknown.submitted == 3
@@ -250,6 +256,31 @@ def test_whoever_follows_hears_once_which_sites_take_no_part_and_which_are_waite
         "a takes no part: its rows.",
         "the job waits: its server waits for a, b",
     ]
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nvflare.fuel.flare_api import flare_api
+
+    class NoConnection(Exception): ...
+
+    class AuthenticationError(Exception): ...
+
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "fed_admin.json").write_text('{"admin": {"username": "a@b", "host": "h", "port": 8002}}')
+    for kind, remedy in ((NoConnection, True), (AuthenticationError, False)):
+
+        def fails(*given: object, kind: type[Exception] = kind, **more: object) -> None:
+            raise kind("for 60.0 seconds")
+
+        monkeypatch.setattr(flare_api, "new_secure_session", fails)
+        with pytest.raises(HostError) as caught, admin.session(tmp_path):
+            pass
+        says = str(caught.value)
+        assert says.startswith(
+            f"The server of {tmp_path} cannot be reached as a@b at h:8002, as its startup/fed_admin.json says "
+            f"({kind.__name__}: for 60.0 seconds)."
+        )
+        assert says.endswith("says so where another program has the port.") is remedy
 
 
 def test_wait_belongs_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

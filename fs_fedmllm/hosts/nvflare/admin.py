@@ -22,15 +22,22 @@ _FINAL = (
     "SubmitTokenConflict",
     "SubmitTokenJobDeleted",
 )
+#: What to do about a server that does not answer.
+_START = (
+    "Start NVFlare there (startup/start.sh of the server's kit); log.txt in that kit says so where another program "
+    "has the port."
+)
 
 
 class AwayError(HostError):
     """The server does not answer; it may later."""
 
 
-def _error(says: str, error: Exception) -> HostError:
-    kind = HostError if type(error).__name__ in _FINAL else AwayError
-    return kind(f"{says} ({type(error).__name__}: {error}).")
+def _error(says: str, error: Exception, remedy: str = "") -> HostError:
+    told = f"{says} ({type(error).__name__}: {error})."
+    if type(error).__name__ in _FINAL:
+        return HostError(told)
+    return AwayError(f"{told} {remedy}".rstrip())
 
 
 @contextlib.contextmanager
@@ -47,8 +54,9 @@ def session(kit: Path) -> Iterator[Any]:
     require_extra("nvflare", "fs-fedmllm nvflare", error=HostError)
     path = kit / "startup" / "fed_admin.json"
     try:
-        name = str(read_json(path)["admin"]["username"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        found = read_json(path)["admin"]
+        name, place = str(found["username"]), f"{found.get('host')}:{found.get('port')}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}). Name an admin's startup kit of nvflare provision."
         ) from error
@@ -57,7 +65,8 @@ def session(kit: Path) -> Iterator[Any]:
     try:
         opened = new_secure_session(name, str(kit.absolute()), timeout=60.0)
     except Exception as error:  # its own kinds have no common base
-        raise _error(f"The server of {kit} cannot be reached as {name}", error) from error
+        says = f"The server of {kit} cannot be reached as {name} at {place}, as its startup/fed_admin.json says"
+        raise _error(says, error, _START) from error
     try:
         yield opened
     finally:

@@ -74,7 +74,7 @@ def _is_done(line: Line, seen: Watched) -> bool:
 
 
 def _follow(line: Line, job: Path, absent: Absent, news: News, pause: Callable[[float], object], wait: float) -> str:
-    furthest, tries, before = -1, 0, ""
+    furthest, tries, before = 0, 0, ""
     while True:
         token = uuid.uuid4().hex
         job_id = line.ask(partial(admin.submit, job=job, token=token))
@@ -93,7 +93,7 @@ def _follow(line: Line, job: Path, absent: Absent, news: News, pause: Callable[[
             raise HostError(f"The job {job_id} was aborted. Submit it again, and it goes on from its last round.")
         says = found.says if found else ""
         word = f"{seen.word}: {says}" if says else seen.word
-        tries = 1 if seen.reached > furthest else tries + 1
+        tries = 0 if seen.reached > furthest else tries + 1
         furthest = max(furthest, seen.reached)
         if tries > 1 and says and says == before:
             raise HostError(
