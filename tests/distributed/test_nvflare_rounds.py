@@ -330,8 +330,8 @@ def test_a_site_that_does_not_join_ends_a_run_without_a_quorum(
                 says = "asked for its first task, and for 70 seconds has not answered. The run.log of its client"
             else:
                 foreign["site-2"] = "site-1"
-                clock.advance(3)
-                says = "site-2 shows the certificate of 'site-1', so NVFlare takes nothing from it: startup/client.crt"
+                clock.advance(30)
+                says = "A process that calls itself site-2 shows the certificate of 'site-1', so NVFlare takes nothing"
             with pytest.raises(TurnedAwayError, match=r"^Round 0 needs 3 of 3 clients, and 1 do not take") as caught:
                 started.join()
             assert says in str(caught.value)
@@ -355,9 +355,13 @@ def test_a_site_that_begins_late_is_left_behind_and_joins_when_it_comes(
         return first(message)
 
     first = sites["site-1"]
-    with dispatched(server, {**sites, "site-1": until_there}, come={"site-2": come}, clock=clock) as (_, carrier):
+    claimed = {"site-1": "site-2"}  # site-2 has called itself site-1, to keep that away; it has joined
+    with dispatched(server, {**sites, "site-1": until_there}, come={"site-2": come}, foreign=claimed, clock=clock) as (
+        _,
+        carrier,
+    ):
         started = Started(server.run)
-        wait_until(lambda: len(carrier.given) == 2)
+        wait_until(lambda: server.desk.is_there(1) and len(carrier.given) == 2)
         clock.advance(30)
         results = started.join()
     assert results["participants"] == [[1, 3], [1, 3], [1, 2, 3]]

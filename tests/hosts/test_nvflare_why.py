@@ -16,6 +16,7 @@ from fs_fedmllm.errors import ConfigError, DataError, HostError, LockedError, Mo
 from fs_fedmllm.hosts.nvflare import admin
 from fs_fedmllm.hosts.nvflare.follow import follow
 from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR
+from fs_fedmllm.hosts.nvflare.server_log import foreign_certificates, last_lines
 from fs_fedmllm.hosts.nvflare.told import is_final, last_told, may_read, takes_no_part, tell
 from fs_fedmllm.hosts.nvflare.why import Reason, reason
 
@@ -108,16 +109,19 @@ class Kit:
         (BROKEN, Kit(EXCEPTION), ENDED, False),
         (BROKEN, Kit(EXCEPTION, {"job": "5ee", "error": STOPPED}), ENDED, False),
         ("RUNNING", Kit("Error: connection C authenticated as 'hospital-3' but claimed endpoint 'hospital-2.5ee'\n"),
-         "hospital-2 shows the certificate of 'hospital-3', so NVFlare takes nothing from it: startup/client", False),
+         "A process that calls itself hospital-2 shows the certificate of 'hospital-3', so NVFlare", False),
         (BROKEN, Kit(told={"job": "5ee", "error": "the very sentence", "final": True}), "the very sentence", True),
         (BROKEN, Kit(told={"job": "5ee", "error": STOPPED, "final": False}), STOPPED, False),
         ("FINISHED:FAILED_TO_RUN", Kit(job_deploy_detail=["server: OK", "a: not authorized"]),
          "could not hand out the job: a: not authorized.", False),
+        ("RUNNING", Kit(FOREIGN.format("b.5ee"), {"job": "5ee", "error": "", "done": True}),
+         "The run is done, and its results are in its folder in the server's kit. NVFlare calls the job running until",
+         False),
         (BROKEN, Kit(FOREIGN.format("b.5ee"), {"job": "5ee", "error": "too few", "final": True}),
-         "too few b shows the certificate of 'hospital-3'", True),
+         "too few A process that calls itself b shows the certificate of 'hospital-3'", True),
         ("FINISHED:CAN_NOT_SCHEDULE", Kit(), "Not connected to the server: b, c; connected: a.", False),
         ("SUBMITTED", Kit(FOREIGN.format("b")),
-         "certificates. At 2026-11-30 07:38:29, b shows the certificate of 'hospital-3', so NVFlare takes nothing",
+         "certificates. At 2026-11-30 07:38:29: A process that calls itself b shows the certificate of 'hospital-3'",
          False),
         ("SUBMITTED", Kit(), "Not connected to the server: b, c; connected: a. The job waits for 2 of its 3 sites.",
          False),
@@ -256,6 +260,25 @@ def test_whoever_follows_hears_once_which_sites_take_no_part_and_which_are_waite
         "a takes no part: its rows.",
         "the job waits: its server waits for a, b",
     ]
+
+
+def test_the_servers_own_log_names_sites_with_another_ones_certificate(tmp_path: Path) -> None:
+    lines = [
+        FOREIGN.format("b.5ee"),
+        FOREIGN.format("b.old"),
+        FOREIGN.format("c.5ee").replace("38:29", "39:30"),
+        "5ee\n",
+    ]
+    assert last_lines(tmp_path, "5ee") == []  # NVFlare writes it elsewhere
+    (tmp_path / "log.txt").write_bytes(b"\xff" * (1 << 18) + b"\n" + "".join(lines).encode())
+    found = last_lines(tmp_path, "5ee")
+    assert len(found) == 3
+    assert foreign_certificates(found) == {
+        "b": ("hospital-3", "2026-11-30 07:38:29"),
+        "c": ("hospital-3", "2026-11-30 07:39:30"),
+    }
+    (tmp_path / "log.txt").write_text(FOREIGN.format("b.5ee") + "." * (1 << 18))
+    assert last_lines(tmp_path, "5ee") == []  # it is long ago: only the end is read
 
 
 def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

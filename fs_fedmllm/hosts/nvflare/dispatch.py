@@ -47,8 +47,6 @@ NOT_JOINED = (
     "what it sends is lost. Correct that, or raise fedmllm.network.join_timeout if it is only slow, and submit the "
     "job again."
 )
-#: Seconds between two looks for sites with another one's certificate.
-_LOOK = 2.0
 
 
 class Carrier(Protocol):
@@ -73,7 +71,8 @@ class Dispatch:
         limits: the largest message that is taken.
         settings: ``fedmllm.network``.
         there: sites that NVFlare has given the job to; None for all of them.
-        foreign: sites that NVFlare takes nothing from, and whose certificate they show.
+        foreign: sites whose name somebody uses with another one's certificate, and whose that is. As anybody with a
+            certificate can do that, those that join in time are not asked about.
         clock: monotonic seconds.
 
     Attributes:
@@ -101,9 +100,8 @@ class Dispatch:
         self._settings = settings
         self._foreign = foreign
         self._clock = clock
-        self._looked = clock()
-        # Sites that have not joined yet: until when they are waited for, and what is said then.
-        self._awaited: dict[str, tuple[float, str]] = {}
+        self._awaited: dict[str, float] = {}  # sites that have not joined yet, and since when they may
+        self._begun: set[str] = set()  # those of them that have come for their first task
         self._held: dict[int, Any] = {}
         self._asked: set[str] = set()  # sites that have a task "join" and have not answered it
         self._known: set[str] = set()  # sites that have joined once
@@ -118,7 +116,7 @@ class Dispatch:
         """Ask every site who is there, then hand out tasks until the run has ended; a thread's life."""
         for site, clients in self._sites.items():
             if site in self._there:
-                self._await(site, self._settings.begin_timeout, NOT_BEGUN)
+                self._awaited[site] = self._clock()
                 self._ask(site)
                 continue
             for client in clients:
@@ -153,31 +151,29 @@ class Dispatch:
         self._asked.add(site)
         self._hand_out(site, Message(JOIN), self._joined)
 
-    def _await(self, site: str, seconds: float, says: str) -> None:
-        self._awaited[site] = (self._clock() + seconds, says.format(site=site, seconds=seconds))
-
     def _no_longer_awaited(self, site: str) -> bool:
         """Strike a site off; whether it was awaited."""
-        return self._awaited.pop(site, (0.0, ""))[1] != ""
+        return self._awaited.pop(site, None) is not None
 
     def _leave_behind(self) -> None:
         """Nobody waits any longer for sites that do not come; one that does later joins all the same."""
-        if not self._awaited:
-            return
-        now = self._clock()
-        if now - self._looked >= _LOOK:
-            self._looked = now
-            for site, owner in self._foreign().items():
-                if self._no_longer_awaited(site):
-                    self._left_behind(site, shows_another(site, owner))
-        for site, (until, says) in list(self._awaited.items()):
-            if now >= until and self._no_longer_awaited(site):
-                self._left_behind(site, says)
-
-    def _left_behind(self, site: str, says: str) -> None:
-        logger.error("%s", says)
-        for client in self._sites[site]:
-            self._desk.turn_away(client, says)
+        begin, join = self._settings.begin_timeout, self._settings.join_timeout
+        waited = {site: self._clock() - since for site, since in list(self._awaited.items())}
+        late = {site: seconds for site, seconds in waited.items() if seconds >= begin}
+        foreign = self._foreign() if late else {}
+        for site, seconds in late.items():
+            if site in foreign:
+                says = shows_another(site, foreign[site])
+            elif site not in self._begun:
+                says = NOT_BEGUN.format(site=site, seconds=begin)
+            elif seconds >= join:
+                says = NOT_JOINED.format(site=site, seconds=join)
+            else:
+                continue
+            if self._no_longer_awaited(site):
+                logger.error("%s", says)
+                for client in self._sites[site]:
+                    self._desk.turn_away(client, says)
 
     def _ask_the_lost(self) -> None:
         """Ask a site that missed its deadline again who is there: NVFlare's sites only come for tasks."""
@@ -210,8 +206,7 @@ class Dispatch:
 
     def _fetched(self, site: str) -> None:
         """A site has come for a task."""
-        if site in self._awaited:
-            self._await(site, self._settings.join_timeout, NOT_JOINED)
+        self._begun.add(site)
 
     # Sites that go and come -------------------------------------------------------------------------------------
 

@@ -36,11 +36,11 @@ def foreign_certificates(lines: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def shows_another(site: str, owner: str) -> str:
-    """The sentence about such a site."""
+    """The sentence about such a site; the log cannot tell whether it is that site at all."""
     return (
-        f"{site} shows the certificate of {owner!r}, so NVFlare takes nothing from it: startup/client.crt and "
-        f"client.key of its kit are another site's. Put the kit of {site} there, start NVFlare there anew, and submit "
-        "the job again."
+        f"A process that calls itself {site} shows the certificate of {owner!r}, so NVFlare takes nothing from it. "
+        f"Either startup/client.crt and client.key in the kit of {site} are another site's: put its own there, start "
+        f"NVFlare there anew, and submit the job again. Or somebody at {owner!r} claims to be {site}."
     )
 
 

@@ -29,6 +29,11 @@ SERVER = "server"
 #: NVFlare's words for a job that waits for its sites, and for one that has waited for too long: ten looks, the last of
 #: them ten minutes apart.
 SUBMITTED, GIVEN_UP = "SUBMITTED", "FINISHED:CAN_NOT_SCHEDULE"
+#: NVFlare waits for a process that has not come to the server, or hangs.
+_DONE = (
+    "The run is done, and its results are in its folder in the server's kit. NVFlare calls the job running until the "
+    "processes of all its sites have ended, or 15 minutes are over; abort the job to have it end now."
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ def reason(opened: Any, job_id: str, word: str) -> Reason | None:
     lines = _lines(opened, SERVER, job_id, LOG)
     foreign = _foreign(lines)
     if not word.startswith("FINISHED"):
+        if told_by_server(opened, job_id).get("done") is True:
+            return Reason(_DONE, False)
         return Reason(foreign, False) if foreign else None
     found = _ended(opened, job_id, lines)
     if found is None:
@@ -126,7 +133,7 @@ def _waits(opened: Any, job_id: str) -> Reason | None:
             )
             foreign = foreign_certificates(_lines(opened, SERVER, CLAIMED, LOG))
             for site in sorted(foreign.keys() & set(away)):
-                says += f" At {foreign[site][1]}, {shows_another(site, foreign[site][0])}"
+                says += f" At {foreign[site][1]}: {shows_another(site, foreign[site][0])}"
             return Reason(says, False)
     return None
 
