@@ -88,6 +88,9 @@ class Echo(FedMLLMExecutor):
     """A site that answers with what it was sent."""
 
     def _start(self, fl_ctx: FLContext, workspace: Path) -> None:
+        if self._spawned is not None:  # nothing is trained
+            self._spawned.close()
+            self._spawned = None
         self._config = site_config(Path(fl_ctx.get_prop(FLContextKey.APP_ROOT)) / "config", workspace)
         clients = self._sites[fl_ctx.get_identity_name()]
         self._own = {client: client_data(self._config, client)[1] for client in clients}

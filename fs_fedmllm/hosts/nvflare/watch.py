@@ -21,8 +21,8 @@ _LOOK = 5.0
 _AWAY = 720
 #: Looks in a row at which a site is connected and does not run the job, or the server does not, before that counts.
 _IDLE = 3
-#: Looks in a row at which the server's process runs and tells nothing of the run; it loads, or hangs.
-_SILENT = 120
+#: Looks in a row at which the server's process runs and tells nothing of the run: an hour, as it loads the base then.
+_SILENT = 720
 #: What a status says before the reason of a client that was turned away.
 _REFUSED = "was refused: "
 
@@ -169,7 +169,7 @@ def watch(
         HostError: it waited for too long for sites that are not connected, and was withdrawn.
     """
     seen = Watched(job_id)
-    gone = silent = waits = 0
+    gone = silent = waits = lacking = 0
     while not seen.word.startswith("FINISHED"):
         pause(_LOOK)
         seen.word, ours = line.ask(partial(admin.standing, job_id=job_id))
@@ -178,7 +178,8 @@ def watch(
             found = line.ask(partial(reason, job_id=job_id, word=seen.word))
             if says := found.says if found else _who_waits(ours):
                 news.once(says, "the job waits: ")
-            if found and seen.word == SUBMITTED and 0 < wait <= waits * _LOOK:
+            lacking = lacking + _IDLE if found and seen.word == SUBMITTED else 0
+            if found and 0 < wait <= lacking * _LOOK:
                 line.ask(partial(admin.abort, job_id=job_id))
                 raise HostError(
                     f"The job {job_id} has waited {wait:g} seconds for its sites, and was withdrawn. {found.says} "
