@@ -16,6 +16,8 @@ from typing import Any
 from short_runs import REPOSITORY
 from waiting import LONG, free_port, wait_until
 
+from fs_fedmllm.hosts.nvflare import admin
+
 EXAMPLE = runpy.run_path(str(REPOSITORY / "examples" / "hospitals" / "rehearsal_nvflare.py"))
 HOSPITALS = REPOSITORY / "examples" / "hospitals" / "hospitals.yaml"
 SERVER, SITES = EXAMPLE["SERVER"], EXAMPLE["SITES"]
@@ -89,11 +91,14 @@ class Hospitals:
 
 @contextmanager
 def hospitals(root: Path, *words: str) -> Iterator[Hospitals]:
-    """The federation, for the length of a block."""
+    """The federation, for the length of a block; all its sites are connected."""
     port = free_port()
     kits = EXAMPLE["provision"](root, port, *words)
     with EXAMPLE["running"](kits, port) as daemons:
-        yield Hospitals(root, kits, daemons)
+        made = Hospitals(root, kits, daemons)
+        with admin.session(made.admin) as opened:
+            wait_until(lambda: len(opened.get_connected_client_list()) == len(SITES), pause=0.5)
+        yield made
 
 
 def children(parent: int) -> Sequence[int]:
