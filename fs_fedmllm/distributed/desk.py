@@ -56,6 +56,14 @@ class OpenPhase:
         """What an answer belongs to, see :func:`fs_fedmllm.distributed.answering.place_of`."""
         return {"phase": self.phase.name, "round": self.round, "start": self.phase.start}
 
+    def is_next(self, client: int) -> bool:
+        """Whether the answers of all clients before this one have come and been taken; for who holds the desk's lock.
+
+        One that has come and not been taken is as much in the way as one that is missing: sites that answer in
+        ascending order, faster than their updates are added up, would have all of them in memory.
+        """
+        return all(c in self.answered and c not in self.answers for c in self.clients if c < client)
+
 
 def last_accepted(state: RunState, client: int) -> int:
     """The last round that used an update of this client, or -1."""
@@ -77,7 +85,7 @@ class Desk:
         joining: what every client must have alike.
         status: what the ``status`` request is told.
         clock: monotonic seconds.
-        shelf: where updates wait that come before their turn; None keeps them in memory.
+        shelf: where all updates but the next one wait; None keeps them in memory.
 
     Attributes:
         news: the lock of everything below and of the roster; whoever changes something notifies.
@@ -294,8 +302,10 @@ class Desk:
             answer = opened.phase.read(client, message)
         except p.ProtocolError as error:  # counted as an answer, or it would be asked for again and again
             answer, unusable = UNUSABLE, str(error)
-        if self._shelf is not None and not opened.answered.issuperset(c for c in opened.clients if c < client):
-            answer = self._shelf.put(client, answer)  # before its turn
+        with self.news:
+            next_one = opened.is_next(client)
+        if self._shelf is not None and not next_one:
+            answer = self._shelf.put(client, answer)
         with self.news:
             if opened.closed or client in opened.answered:
                 if self._shelf is not None:

@@ -274,6 +274,7 @@ class RoundServer:
                         self.attendance.lose(client)
                         continue
                 phase.take(client, self._shelf.take(answer))
+                del answer  # an update, which would stay in memory until the next one comes
                 taken.append(client)
         finally:
             with self.desk.news:

@@ -1,7 +1,7 @@
-"""Updates that came before their turn, on disk.
+"""Updates that wait for their turn, on disk.
 
-Updates are added up in ascending client order, so that the sum has the same bytes whoever is faster. One that comes
-early waits here, and the server's memory does not grow with the number of clients.
+Updates are added up in ascending client order, so that the sum has the same bytes whoever is faster. All but the one
+that is next wait here, and the server's memory does not grow with the number of clients.
 """
 
 from __future__ import annotations

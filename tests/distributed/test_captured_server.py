@@ -196,8 +196,9 @@ def test_without_secure_aggregation_a_captured_server_holds_single_updates(feder
     def look(phase: str, index: int, known: Told, found: dict[str, Counts]) -> None:
         for client in (2, 3):
             update = (f"client {client}", f"adapter in round {index}")
-            assert found["disk"][update] > 5000 and found["memory"][update] > 0
+            assert found["disk"][update] > 5000
             assert not found["disk"][f"client {client}", f"adapter in round {index - 1}"]
+        assert any(found["memory"][f"client {client}", f"adapter in round {index}"] for client in (2, 3))
 
     captured("plain", WORDS, PLAIN_WAITS, federation, told, look)
 

@@ -25,6 +25,7 @@ from fs_fedmllm.distributed.protocol import TurnedAwayError
 from fs_fedmllm.distributed.server import RoundServer
 from fs_fedmllm.privacy import central
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.runs.session import Session
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import FederatedData, prepare_data
 from fs_fedmllm.version import VERSION
@@ -172,6 +173,44 @@ def test_updates_that_come_early_wait_on_disk(shared: Any, wire: Wire, tmp_path:
     assert seen == [2, 2, 2]
     assert results["adapter_sha256"] == embedded["adapter_sha256"]
     assert not (tmp_path / "server" / "arrived").exists()
+
+
+def test_updates_that_come_faster_than_they_are_added_up_wait_on_disk(
+    shared: Any, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come in ascending order while the first one is added up: one of them may be in memory, the next one."""
+    federation, embedded = shared
+    server, seen, adding = server_of(federation, tmp_path / "server", wire), [], threading.Event()
+    sites = {f"site-{client}": site(federation, [client], tmp_path).answer for client in (1, 2, 3)}
+    take = Session.take
+
+    def answered(*clients: int) -> bool:
+        return server.desk.opened is not None and server.desk.opened.answered == set(clients)
+
+    def slowly(session: Session, update: Any) -> bool:
+        if update.client == 1:
+            adding.set()
+            wait_until(lambda: answered(1, 2, 3))
+            seen.append([path.name[:8] for path in (tmp_path / "server" / "arrived").glob("client-*.safetensors")])
+            adding.clear()
+        return take(session, update)
+
+    def after(name: str, come: Callable[[], bool]) -> Callable[[Message], Message]:
+        first = sites[name]
+
+        def late(message: Message) -> Message:
+            if message.kind == "task":
+                wait_until(come)
+            return first(message)
+
+        return late
+
+    monkeypatch.setattr(Session, "take", slowly)
+    in_order = {"site-2": after("site-2", adding.is_set), "site-3": after("site-3", lambda: answered(1, 2))}
+    with dispatched(server, {**sites, **in_order}, {name: [int(name[-1])] for name in sites}):
+        results = server.run()
+    assert seen == [["client-3"]] * 3
+    assert results["adapter_sha256"] == embedded["adapter_sha256"]
 
 
 def test_a_dropout_of_a_secure_round_is_left_out_of_its_sum(wire: Wire, tmp_path: Path) -> None:
