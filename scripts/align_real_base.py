@@ -5,15 +5,15 @@
     python scripts/align_real_base.py --base real_base --data data --out real_base_aligned
 
 ``data`` holds ``vqa_rad/`` (and ``slake/`` with its images, if ``--slake slake`` says so). Annotations become short
-questions with answers: which part of the body, which modality, which plane, in words, as a letter and as yes or no.
+statements: which part of the body, which modality, which plane, in wordings that are drawn from a table.
 The vision tower is frozen, and what it makes of each picture is computed once and kept; what is trained is the
 projector and a small LoRA on the language half, which is merged at the end. The projector's last map begins where
 least squares puts it: at the embeddings of the words that are to be named.
 
 Pictures of the part ``align`` are learnt from (``fs_fedmllm.data.radiographs``); the organ of all others is asked for
 by forced choice, and they are what the data set ``real_triage`` is made of. The same command resumes a stopped
-pass, and the result has the bytes of an uninterrupted one; ``--minutes`` stops it by itself. Exit code 0: done; 1:
-stopped, to be resumed; 2: refused.
+pass, and the result has the bytes of an uninterrupted one; ``--minutes`` stops it by itself, and ``--finish`` ends a
+stopped one where it stands. Exit code 0: done; 1: stopped, to be resumed; 2: refused.
 """
 
 from __future__ import annotations
@@ -237,6 +237,7 @@ def align(
     minutes: float = 30.0,
     watched: int = 48,
     asked: int = 0,
+    finish: bool = False,
 ) -> bool:
     """Run or continue a pass.
 
@@ -251,6 +252,7 @@ def align(
         minutes: of work in this call, after which it stops.
         watched: of the pictures that are not learnt from, how many are asked about in every line of the log.
         asked: the most of them that are asked about at all, as many of each organ; 0 for all.
+        finish: end a stopped pass at the step where it stands, before its learning rate has come down.
 
     Returns:
         Whether it came to its end.
@@ -291,6 +293,9 @@ def align(
     work = out.with_name(f"{out.name}.work")
     run = Pass(encoders, settings, work, digest.hexdigest(), started)
     resumed = run.resume()
+    if finish and not resumed:
+        raise ConfigError(f"{work} holds no stopped pass that could be ended; leave --finish out to begin one.")
+    last = run.step if finish else settings.steps
     projected.read(work / "features.safetensors")
     for place in range(0, len(pictures), 32):
         known = len(projected.kept)
@@ -323,7 +328,7 @@ def align(
             run.note(what="least squares", watched=asked_watched(WATCHED[:1]))
         run.keep()
     losses: list[float] = []
-    while run.step < settings.steps:
+    while run.step < last:
         losses.append(run.one(learnt))
         if run.step % every == 0 or run.step == settings.steps:
             run.note(loss=round(sum(losses) / len(losses), 4), watched=asked_watched())
@@ -396,6 +401,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--watched", type=int, default=48, help="unseen pictures asked about in each line of the log")
     parser.add_argument("--asked", type=int, default=0, help="unseen pictures asked about at the end (default: all)")
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many, to be continued")
+    parser.add_argument("--finish", action="store_true", help="end a stopped pass at the step where it stands")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(words)
     settings = Settings(
@@ -410,7 +416,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         done = align(
             args.base, args.data, args.out, settings, vqa_rad=args.vqa_rad, slake=args.slake, every=args.every,
-            minutes=args.minutes, watched=args.watched, asked=args.asked,
+            minutes=args.minutes, watched=args.watched, asked=args.asked, finish=args.finish,
         )  # fmt: skip
     except FedMLLMError as error:
         print(f"align_real_base: {error}", file=sys.stderr)

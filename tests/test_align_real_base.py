@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,6 +279,13 @@ def test_a_stopped_pass_goes_on_to_the_same_bytes(script, data, whole, tmp_path,
     assert script.main([*words, "--minutes", "0"]) == 1
     assert "stopped after 2 of 4 steps" in capsys.readouterr().err and not out.exists()
     (out.with_name("aligned.work") / "features.safetensors").write_bytes(b"torn")  # is computed again
+    ended = tmp_path / "ended"
+    shutil.copytree(out.with_name("aligned.work"), ended.with_name("ended.work"))
+    assert script.main([*words[:4], "--out", str(ended), *SHORT, "--finish"]) == 0
+    log = [json.loads(line) for line in (ended / "alignment.jsonl").open()]
+    assert max(line["step"] for line in log) == json.loads((ended / "alignment.json").read_text())["step"] == 2
+    assert script.main([*words[:4], "--out", str(tmp_path / "none"), *SHORT, "--finish"]) == 2
+    assert "holds no stopped pass" in capsys.readouterr().err
     assert script.main([*words, "--seed", "1"]) == 2
     assert "holds a pass with other settings" in capsys.readouterr().err
     assert script.main(words) == 0
