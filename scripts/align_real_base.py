@@ -364,7 +364,8 @@ def _write(base: str, run: Pass, learnt: Sequence[Picture], unseen: Sequence[Pic
     card = Path(base) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else "# An aligned base\n"
     text += (
-        f"\n## Alignment\n\n`scripts/align_real_base.py` of fs-fedmllm trained the projector on {len(learnt)} "
+        f"\n## Alignment\n\n`scripts/align_real_base.py` of fs-fedmllm trained the projector, and the language half "
+        f"by a LoRA that is merged, on {len(learnt)} "
         f"radiology pictures and their annotations (VQA-RAD, CC0; SLAKE, CC BY 4.0, where named). Of "
         f"{len(unseen)} others it names the organ by forced choice among head, chest and abdomen, asked as "
         "`scripts/align_wordings.yaml` has it (what is held out was not taught):\n\n"
