@@ -349,12 +349,16 @@ def test_a_round_is_taken_again_without_a_site_that_was_lost_before_masked_updat
         shares = message.kind == "answer" and message.header["phase"] == secure.SHARES
         if client in (3, 4) and shares and client not in failed:
             message.header["failed"] = "started again"  # type: ignore[index]
+            if client == 4:
+                wire.server.desk.news.acquire()  # until it is gone: the round is not taken again before
 
     def after(client: int, message: Message, answer: Message) -> None:
-        if message.kind == "answer" and message.header.get("failed") and answer.kind == "accepted":
-            failed.add(client)
+        if message.kind == "answer" and message.header.get("failed"):
+            if answer.kind == "accepted":
+                failed.add(client)
             if client == 4:
                 wire.server.desk.handle(4, Message("leave", {"client": 4, "why": "it was killed"}))
+                wire.server.desk.news.release()
 
     wire.before, wire.after = before, after
     _, server, sites = start(pieces, tmp_path, wire)
