@@ -185,7 +185,9 @@ def test_the_others_go_on_without_a_site_with_another_ones_certificate(federatio
     with foreign(federation):
         code, said = followed(federation, federation.job("without", *WORDS, *BEGIN))
         assert (code, said.count("submitted")) == (0, 1), said
-    assert FOREIGN in " ".join(said.split())
+    # What the site says of it itself may come, by way of its daemon, before nobody waits for that any more.
+    own = "hospital-2 takes no part: startup/client.crt is the certificate of 'hospital-3', not of this site."
+    assert any(says in " ".join(said.split()) for says in (FOREIGN, own)), said
     assert federation.results("without")["participants"] == [[1, 3]]
 
 
