@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,16 @@ class Hospitals:
     def kill_daemon(self, name: str) -> None:
         """A machine is gone: its daemon and all that it has started, at once."""
         EXAMPLE["with_all"](self.daemons[name], signal.SIGKILL)
-        for process in self.processes(name):
-            for child in children(process):
-                os.kill(child, signal.SIGKILL)
-            os.kill(process, signal.SIGKILL)
+        self.kill_job(name)
         self.daemons[name].wait(LONG)
         wait_until(lambda: not self.processes(name))
+
+    def kill_job(self, name: str) -> None:
+        """End a site's process of a job, which has a session of its own, with all that it has started."""
+        for process in self.processes(name):
+            for one in (*children(process), process):
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
 
     def start(self, name: str) -> None:
         """The machine is back."""
@@ -96,9 +100,13 @@ def hospitals(root: Path, *words: str) -> Iterator[Hospitals]:
     kits = EXAMPLE["provision"](root, port, *words)
     with EXAMPLE["running"](kits, port) as daemons:
         made = Hospitals(root, kits, daemons)
-        with admin.session(made.admin) as opened:
-            wait_until(lambda: len(opened.get_connected_client_list()) == len(SITES), pause=0.5)
-        yield made
+        try:
+            with admin.session(made.admin) as opened:
+                wait_until(lambda: len(opened.get_connected_client_list()) == len(SITES), pause=0.5)
+            yield made
+        finally:
+            for name in (SERVER, *SITES):  # one that cannot reach its server outlives its daemon by far
+                made.kill_job(name)
 
 
 def children(parent: int) -> Sequence[int]:
