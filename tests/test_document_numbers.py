@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,57 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
             figures = [float(value) for value in re.findall(r"[+-]?\d+\.\d", said.replace("−", "-"))]
             known = (found.mean, found.low, found.high, found.detectable)
             assert figures == pytest.approx(known, abs=0.051), said
+
+
+@pytest.mark.parametrize(
+    ("heading", "file", "names"),
+    [
+        (
+            "## What repairs the cross scenario?", "digits_switches",
+            {
+                "FedAvg": "fedavg", "all three switches": "all", "draw + stand-ins": "draw_stand_ins",
+                "prior + stand-ins": "prior_stand_ins", "stand-ins": "stand_ins", "draw": "draw",
+                "prior + draw": "prior_draw", "prior": "prior", "prompt and adaptive regulariser": "both",
+                "centralised, the same rows": "global",
+            },
+        ),
+        (
+            "## And with a tuned learning rate?", "digits_tuned",
+            {
+                "FedAvg": "fedavg", "all three switches": "all", "prior + draw": "prior_draw",
+                "prompt and adaptive regulariser": "both",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_the_findings_of_the_switches_are_those_of_the_raw_figures(heading: str, file: str, names: dict) -> None:
+    from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
+    from fs_fedmllm.tools.report.figures import holm
+
+    raw: dict[tuple[str, str], list[float]] = {}
+    with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
+        for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
+            if row["value"]:  # zero-shot has no product of views
+                raw.setdefault((row["method"], row["metric"]), []).append(float(row["value"]))
+    page = text_of(REPOSITORY / "docs" / "findings.md").split(heading)[1].split("\n## ")[0]
+    found, said = [], []
+    for name, method in names.items():
+        (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", page, re.MULTILINE)
+        *cells, difference = [cell.strip() for cell in line.strip("|").split("|")[1:]]
+        joint, product = raw[method, "test_acc"], raw[method, "results.views.product.acc"]
+        assert len(joint) == len(product) == 10
+        for values, cell in zip((joint, product), cells, strict=True):
+            mean, spread = (float(figure) for figure in cell.split(" ± "))
+            assert (mean, spread) == pytest.approx((statistics.mean(values), statistics.stdev(values)), abs=0.051)
+        if name != "FedAvg":
+            found.append(paired_over_seeds(joint, raw["fedavg", "test_acc"]))
+            difference = difference.replace("−", "-").replace("p < 0.001", "p 0.000")
+            said.append([float(figure) for figure in re.findall(r"[+-]?\d+\.\d+", difference)])
+    corrected = holm([difference.p_value for difference in found])
+    for difference, p_value, (*figures, p_said, seen) in zip(found, corrected, said, strict=True):
+        known = (difference.mean, difference.low, difference.high)
+        assert (*figures, seen) == pytest.approx((*known, difference.detectable), abs=0.051)
+        assert p_said == pytest.approx(p_value, abs=0.00051)
 
 
 def test_what_the_suites_hold_is_counted() -> None:
