@@ -19,8 +19,9 @@ from fs_fedmllm import config as schema
 #: The files that take longest, longest first. They are begun first, so that the two workers of ``--dist loadfile`` end
 #: together; a file need not be named here.
 LONGEST = (
-    "test_job.py", "test_simulation.py", "test_async_runs.py", "test_nvflare_rounds.py", "test_nvflare_run.py",
-    "test_plug.py", "test_methods.py", "test_families.py", "test_extras.py", "test_publisher.py",
+    "test_job.py", "test_simulation.py", "test_async_runs.py", "test_nvflare_rounds.py", "test_nvflare_hospitals.py",
+    "test_nvflare_run.py", "test_plug.py", "test_methods.py", "test_families.py", "test_extras.py",
+    "test_publisher.py",
     "test_algorithms.py", "test_rounds.py", "test_hub_runs.py", "test_planner.py", "test_runs.py", "test_runner.py",
     "test_compat.py", "test_sft_trainer.py", "test_judge_endpoint.py", "test_cli.py", "test_secure_round.py",
     "test_compressed_runs.py", "test_own_log.py", "test_client_state.py", "test_federatedscope.py",

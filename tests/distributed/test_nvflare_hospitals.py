@@ -37,7 +37,6 @@ def embedded_sha256(folder: Path, *words: str) -> str:
     return str(results["adapter_sha256"])
 
 
-@pytest.mark.slow
 def test_a_job_by_nvflares_own_client(
     federation: Hospitals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

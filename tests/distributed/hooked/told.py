@@ -7,10 +7,12 @@ client 1 answers nothing in that phase.
 
 import os
 import shutil
-import time
+import sys
 from pathlib import Path
 
 FOLDER = Path(os.environ["TOLD"])
+#: Seconds; a test scans what the server holds meanwhile.
+PATIENCE = 2400.0
 
 
 def _updates(client):
@@ -44,11 +46,14 @@ def _numbers(secure_client):
 
 
 def _waits(site):
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    from waiting import wait_until
+
     work = site.Site._work
 
     def waiting(self, client, own, task):
-        while client == 1 and (FOLDER / f"hold-{task.header['phase']}-{task.header['round']}").exists():
-            time.sleep(0.1)
+        hold = FOLDER / f"hold-{task.header['phase']}-{task.header['round']}"
+        wait_until(lambda: client != 1 or not hold.exists(), PATIENCE, pause=0.1)
         return work(self, client, own, task)
 
     site.Site._work = waiting
