@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
+#: What a status says before the reason of a client that was turned away.
+REFUSED = "was refused: "
+
 
 @dataclass
 class Member:
@@ -101,7 +104,7 @@ class Roster:
         for client in clients:
             member = self._members.get(client)
             if client in self.refused and (member is None or member.absent):
-                found[client] = f"was refused: {self.refused[client]}"
+                found[client] = REFUSED + self.refused[client]
             elif member is None:
                 found[client] = f"has not joined since the server started at {stamp(self._started)}"
             elif member.absent:

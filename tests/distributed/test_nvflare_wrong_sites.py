@@ -71,11 +71,15 @@ def followed(federation: Hospitals, job: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def submitted(said: str) -> str:
+    """The id of the job that was submitted last."""
+    return [line.split()[-1] for line in said.splitlines() if line.startswith("submitted")][-1]
+
+
 def status(federation: Hospitals, said: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What ``nvflare status`` says of the job that was submitted last."""
-    job_id = [line.split()[-1] for line in said.splitlines() if line.startswith("submitted")][-1]
     capsys.readouterr()
-    assert main(["nvflare", "status", job_id, "--admin", str(federation.admin)]) == 0
+    assert main(["nvflare", "status", submitted(said), "--admin", str(federation.admin)]) == 0
     return capsys.readouterr().out
 
 
@@ -191,14 +195,21 @@ def test_the_others_go_on_without_a_site_with_another_ones_certificate(federatio
     assert federation.results("without")["participants"] == [[1, 3]]
 
 
-@pytest.mark.slow
-def test_a_training_process_that_dies_at_each_start_is_a_site_that_takes_no_part(federation: Hospitals) -> None:
+@contextmanager
+def dying(federation: Hospitals, module: str) -> Iterator[None]:
+    """Processes of this module die at hospital-2 as they start."""
     dies = federation.kits["hospital-2"] / "dies"
-    dies.write_text("fs_fedmllm.hosts.nvflare.site_process")
+    dies.write_text(module)
     try:
-        code, said = followed(federation, federation.job("dies", *WORDS))
+        yield
     finally:
         dies.unlink()
+
+
+@pytest.mark.slow
+def test_a_training_process_that_dies_at_each_start_is_a_site_that_takes_no_part(federation: Hospitals) -> None:
+    with dying(federation, "fs_fedmllm.hosts.nvflare.site_process"):
+        code, said = followed(federation, federation.job("dies", *WORDS))
     assert (code, said.count("submitted")) == (0, 1), said
     assert "hospital-2 takes no part: the site's training process ended (signal 9, out of memory?)" in said
     assert federation.results("dies")["participants"] == [[1, 3]]
@@ -206,12 +217,8 @@ def test_a_training_process_that_dies_at_each_start_is_a_site_that_takes_no_part
 
 @pytest.mark.slow
 def test_a_job_process_that_dies_at_each_start_ends_the_job_the_second_time(federation: Hospitals) -> None:
-    dies = federation.kits["hospital-2"] / "dies"
-    dies.write_text("nvflare.private.fed.app.client.worker_process")
-    try:
+    with dying(federation, "nvflare.private.fed.app.client.worker_process"):
         code, said = followed(federation, federation.job("dies-first", *WORDS))
-    finally:
-        dies.unlink()
     assert (code, said.count("submitted")) == (2, 2), said
     words = " ".join(said.split())
     assert "The job broke off twice in the same way without a round more" in words
@@ -226,8 +233,7 @@ def test_a_job_for_sites_that_are_in_no_kit_is_withdrawn(federation: Hospitals) 
     words = " ".join(said.split())
     assert "has waited 15 seconds for its sites, and was withdrawn. Not connected to the server: hospital-8, " in words
     with admin.session(federation.admin) as opened:
-        job_id = next(line.split()[-1] for line in said.splitlines() if line.startswith("submitted"))
-        assert admin.standing(opened, job_id)[0] == "FINISHED:ABORTED"
+        assert admin.standing(opened, submitted(said))[0] == "FINISHED:ABORTED"
 
 
 @pytest.mark.slow

@@ -178,10 +178,9 @@ def main(descriptor: int) -> None:
     """A site's life: an answer to every request, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes the pipe
     pipe = Connection(descriptor)
-    with contextlib.suppress(Exception):  # met again below, where it is told
-        importlib.import_module(
-            "fs_fedmllm.hosts.nvflare.site"
-        )  # torch, transformers, PEFT: most of what a start takes
+    # torch, transformers, PEFT: most of what a start takes. What fails is met again below, where it is told.
+    with contextlib.suppress(Exception):
+        importlib.import_module("fs_fedmllm.hosts.nvflare.site")
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         begin = _read(pipe)
         try:

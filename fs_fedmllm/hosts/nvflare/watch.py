@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from fs_fedmllm.distributed.roster import REFUSED
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.hosts.nvflare import admin
 from fs_fedmllm.hosts.nvflare.admin import AwayError
@@ -23,8 +24,6 @@ _AWAY = 720
 _IDLE = 3
 #: Looks in a row at which the server's process runs and tells nothing of the run: an hour, as it loads the base then.
 _SILENT = 720
-#: What a status says before the reason of a client that was turned away.
-_REFUSED = "was refused: "
 
 _Answer = TypeVar("_Answer")
 
@@ -136,7 +135,7 @@ def _who_waits(ours: Mapping[str, Any]) -> str:
 def _refused(ours: Mapping[str, Any]) -> list[str]:
     """Why clients take no part; those of a site have the same reason."""
     whys = [str(entry.get("why") or "") for entry in ours.get("clients", ())]
-    return list(dict.fromkeys(why.removeprefix(_REFUSED) for why in whys if why.startswith(_REFUSED)))
+    return list(dict.fromkeys(why.removeprefix(REFUSED) for why in whys if why.startswith(REFUSED)))
 
 
 @dataclass
