@@ -58,7 +58,7 @@ def _named(load: Callable[..., Any], data: Path, names: Sequence[str]) -> None:
     from align_asked import named
 
     from fs_fedmllm.data.radiographs import ORGANS, read_pictures
-    from fs_fedmllm.data.template import build_template
+    from fs_fedmllm.data.template_file import build_template
     from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.models.loader import load_mllm
 

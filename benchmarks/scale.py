@@ -59,7 +59,7 @@ def _tensors() -> int:
 def _data(config: Any, rows: int, options: int) -> Any:
     """The triage task with its rows repeated, and with as many options."""
     from fs_fedmllm.data.registry import load_dataset
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.scenarios.build import apply_scenario
     from fs_fedmllm.scenarios.federated_data import FederatedData
 

@@ -31,7 +31,8 @@ from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.data import real_triage
 from fs_fedmllm.data.radiographs import ORGANS
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.evaluation.options import option_tokens
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm

@@ -18,7 +18,7 @@ from fs_fedmllm.algorithms import FedAvg
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient, coefficient, layer_mask
 from fs_fedmllm.config import EvaluatorConfig, LocalConfig, ModelOptions, RegularizerConfig
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.loader import load_mllm

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 
 from fs_fedmllm.data.radiographs import Picture
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import build_template
+from fs_fedmllm.data.template_file import build_template
 from fs_fedmllm.errors import ConfigError, ModelError
 from fs_fedmllm.models.batch import Encoded
 from fs_fedmllm.models.completions import asking

@@ -18,7 +18,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fs_fedmllm.data.digits import load_digits_dataset
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import LETTERS, load_template
+from fs_fedmllm.data.template import LETTERS
+from fs_fedmllm.data.template_file import load_template
 
 
 def inputs(processor: Any, rows: Sequence[Sample], ending: str = "") -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fs_fedmllm.tools.report.page import content_of, markdown
+from fs_fedmllm.tools.report.content import content_of
+from fs_fedmllm.tools.report.page import markdown
 from fs_fedmllm.tools.report.runs import read_sheet
 
 FIRST, LAST = "<!-- tables -->", "<!-- end of tables -->"

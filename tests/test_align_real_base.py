@@ -131,7 +131,7 @@ def test_what_is_held_out_is_never_taught(script) -> None:
 
 def test_a_product_s_choice_is_asked_as_the_product_asks_it(script) -> None:
     from fs_fedmllm.data.sample import Sample
-    from fs_fedmllm.data.template import build_template
+    from fs_fedmllm.data.template_file import build_template
 
     raw = {"question": "Which part of the body does the picture show?", "options": list(ORGANS)}
     template = build_template(raw, "t", "t")

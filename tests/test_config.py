@@ -227,7 +227,7 @@ def test_ranges(valid: schema.Range, text: str, inside: tuple[float, ...], outsi
     ],
 )
 def test_an_unknown_key_is_told_what_has_its_word(given: str, meant: str) -> None:
-    from fs_fedmllm.config.reading import unknown_key
+    from fs_fedmllm.config.known_keys import unknown_key
 
     assert meant in unknown_key(given)
 

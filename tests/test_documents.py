@@ -18,7 +18,7 @@ from fs_fedmllm import aggregators, algorithms, cli
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import TABLE
-from fs_fedmllm.config.reading import known_keys
+from fs_fedmllm.config.known_keys import known_keys
 
 DOCUMENTS = [
     *sorted(REPOSITORY.glob("*.md")),

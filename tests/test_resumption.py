@@ -14,7 +14,7 @@ import yaml
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import load_template, template_dir
+from fs_fedmllm.data.template_file import load_template, template_dir
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.sealing import sealed
 from fs_fedmllm.runs.belongings import belongings

@@ -10,7 +10,8 @@ from PIL import Image
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.scenarios.federated_data import LAST_ROUND, best_metric, prepare_data
+from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.scenarios.fitting import LAST_ROUND, best_metric
 
 
 @pytest.fixture

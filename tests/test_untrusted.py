@@ -16,11 +16,11 @@ from waiting import LONG
 from fs_fedmllm.config import load, read_yaml
 from fs_fedmllm.config.overrides import parse_override
 from fs_fedmllm.config.reading import from_mapping
-from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.images import check_image, open_image
+from fs_fedmllm.data.json_rows import json_rows
 from fs_fedmllm.data.own_files import Source, read_source
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError, PrivacyError
 from fs_fedmllm.files.untrusted import open_regular, read_regular
 from fs_fedmllm.privacy.ledger import Ledger
@@ -161,7 +161,7 @@ def test_json_rows_that_python_cannot_take(row: str, tmp_path: Path) -> None:
 
 
 def test_a_line_without_an_end_is_not_a_row_of_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fs_fedmllm.data.files.MAX_ROW", 1000)
+    monkeypatch.setattr("fs_fedmllm.data.json_rows.MAX_ROW", 1000)
     path = tmp_path / "d.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "' + "x" * 2000 + '"}\n')
     with pytest.raises(DataError, match=r":2: the row has more than 1,000 bytes"):

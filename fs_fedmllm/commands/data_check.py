@@ -78,7 +78,7 @@ def _tokens(dataset: Dataset, path: str, config: Config | None) -> str:
     import dataclasses
 
     from fs_fedmllm.config import Config as Defaults
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.models.image_tokens import image_facts
     from fs_fedmllm.models.lengths import configured_lengths
@@ -160,7 +160,7 @@ def _counts(dataset: Dataset, further: Mapping[str, NamedTestSet]) -> str:
 def _labels(dataset: Dataset) -> str:
     """Rows of each split by label; nothing where rows are not labelled."""
     from fs_fedmllm.data.overlap import label_counts
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
 
     template = load_template(dataset.template)
     if template.task != "choice":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def show(args: argparse.Namespace) -> int:
     """Print rows and their prompts."""
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.scenarios.reading import read_dataset, template_of
 
     config = target_config(args.config, args.overrides)

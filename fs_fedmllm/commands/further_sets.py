@@ -33,7 +33,7 @@ def check_test_sets(
     from fs_fedmllm.config.test_sets import set_options
     from fs_fedmllm.data.check import inspect
     from fs_fedmllm.data.findings import Finding, as_finding
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.scenarios.reading import template_of
     from fs_fedmllm.scenarios.test_sets import fitted, folder_of, sentences
 

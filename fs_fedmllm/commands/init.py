@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
 
 def _init(args: argparse.Namespace) -> int:
     from fs_fedmllm.data.client_names import shown_name
-    from fs_fedmllm.data.tables import table_form
+    from fs_fedmllm.data.table_form import table_form
     from fs_fedmllm.tools.init.looking import look
     from fs_fedmllm.tools.init.trying import Trial, tried
 

@@ -40,7 +40,7 @@ def _predict(args: argparse.Namespace) -> int:
         raise ConfigError("predict needs --file, or --image, --text or --question for one row.")
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1.")
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.tools.adapters.opening import open_adapter
     from fs_fedmllm.tools.adapters.predict import one_row, predict, read_rows
     from fs_fedmllm.tools.adapters.row_files import form_of

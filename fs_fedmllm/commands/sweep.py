@@ -68,7 +68,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from fs_fedmllm.config import read_yaml
     from fs_fedmllm.rounds.cores import available_cores
     from fs_fedmllm.tools.sweeps import grid
-    from fs_fedmllm.tools.sweeps.table import load_table
+    from fs_fedmllm.tools.sweeps.table_file import load_table
 
     path = find_table(args.table)
     table = load_table(path)

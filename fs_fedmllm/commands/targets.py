@@ -73,7 +73,7 @@ def read_target(name: str, words: Sequence[str]) -> Config | Rows:
     from fs_fedmllm.config import load
     from fs_fedmllm.data.packed import kind_of
     from fs_fedmllm.data.registry import DATASETS, EMBEDDED, NAMES
-    from fs_fedmllm.data.tables import TABLES
+    from fs_fedmllm.data.table_form import TABLES
     from fs_fedmllm.shipped import find_config
 
     if name in EMBEDDED:

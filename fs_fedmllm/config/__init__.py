@@ -22,6 +22,7 @@ from fs_fedmllm.config.host_sections import (
 from fs_fedmllm.config.hub import HubConfig
 from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
+from fs_fedmllm.config.known_keys import divide, known_keys, unknown_key
 from fs_fedmllm.config.missing_modalities import StandInsConfig
 from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
@@ -31,16 +32,13 @@ from fs_fedmllm.config.own_sections import CacheConfig, EvaluatorConfig, LocalCo
 from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
-    divide,
     from_mapping,
     given_mapping,
     host_mapping,
-    known_keys,
     load,
     read_clients,
     read_yaml,
     to_mapping,
-    unknown_key,
 )
 from fs_fedmllm.config.reference import describe
 from fs_fedmllm.config.schema import METHODS, SCENARIO_ARGS, SPLITS, Config, FedMLLMConfig

@@ -14,12 +14,12 @@ or ``python -m fs_fedmllm.conformance my_package.my_module:MyServerOptimizer``, 
 """
 
 from fs_fedmllm.conformance.client import CLIENT_CHECKS, toy_training
+from fs_fedmllm.conformance.examples import aggregate, example_params, example_round, same_bits
 from fs_fedmllm.conformance.federated import FEDERATED_CHECKS, OurAlgorithm, federate
 from fs_fedmllm.conformance.references import FEDAVG_LIMIT, REFERENCES, WEIGHTING, Hyper
 from fs_fedmllm.conformance.server import (
     CHECKS,
     NotApplicable,
-    aggregate,
     certify,
     check_centralised,
     check_equals_fedavg,
@@ -31,10 +31,7 @@ from fs_fedmllm.conformance.server import (
     check_single_client,
     check_trajectory,
     check_weights,
-    example_params,
-    example_round,
     fedavg_limit,
-    same_bits,
 )
 
 __all__ = [

@@ -17,7 +17,7 @@ import torch
 
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import ClientContext, ClientHalf, FedAvg, ServerOptimizer, State
-from fs_fedmllm.conformance.server import same_bits
+from fs_fedmllm.conformance.examples import same_bits
 
 Gradient = Callable[[torch.Tensor], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -18,6 +18,15 @@ from safetensors.torch import load, save
 from fs_fedmllm.aggregators import RunningMean
 from fs_fedmllm.algorithms import ServerOptimizer, State
 from fs_fedmllm.conformance.client import toy_training
+from fs_fedmllm.conformance.examples import (
+    MeanFactory,
+    aggregate,
+    close,
+    example_params,
+    example_round,
+    same_bits,
+    weight,
+)
 from fs_fedmllm.conformance.references import FEDAVG_LIMIT, REFERENCES, WEIGHTING, Hyper, Reference
 
 
@@ -25,76 +34,7 @@ class NotApplicable(Exception):
     """The check needs something that this algorithm does not come with, such as a reference."""
 
 
-class Mean(Protocol):
-    """What a mean must offer; see :class:`fs_fedmllm.aggregators.RunningMean`."""
-
-    def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
-        """Add one client's parameters."""
-
-    def mean(self) -> State:
-        """The mean delta."""
-
-
-MeanFactory = Callable[[State], Mean]
 Check = Callable[[ServerOptimizer, MeanFactory], None]
-#: (client id, rows, parameters)
-Client = tuple[int, int, State]
-
-
-def example_params() -> State:
-    """A small adapter whose names are not in alphabetical order, with values that arithmetic likes to lose."""
-    generator = torch.Generator().manual_seed(20240229)
-    params = {
-        name: 0.1 * torch.randn(shape, generator=generator)
-        for name, shape in (("layers.10.q", (3, 4)), ("layers.2.q", (5,)), ("layers.2.k", (2, 2)))
-    }
-    params["layers.2.q"][:4] = torch.tensor([0.0, -0.0, 1.0e-40, -3.0e4])
-    return params
-
-
-def example_round(params: State, index: int) -> list[Client]:
-    """Three clients of 1, 5 and 14 rows with deltas between 1e-4 and 0.1; in round 3 nobody moves.
-
-    In odd rounds client 4 does not send the last tensor, in round 2 client 2 does not, and in round 4 nobody does.
-    """
-    generator = torch.Generator().manual_seed(index)
-    clients = []
-    for client, rows in ((2, 5), (4, 14), (9, 1)):
-        size = 0.0 if index == 3 else 10.0 ** -(1 + (index + client) % 4)
-        update = {n: p + size * torch.randn(p.shape, generator=generator) for n, p in params.items()}
-        if index == 4 or (client == 4 and index % 2) or (client == 2 and index == 2):
-            update.pop("layers.2.k")
-        clients.append((client, rows, update))
-    return clients
-
-
-def weight(server: ServerOptimizer, rows: int) -> float:
-    """A client's weight under the server's weighting."""
-    return float(rows) if server.weighting == "samples" else 1.0
-
-
-def aggregate(server: ServerOptimizer, mean: MeanFactory, params: State, clients: Sequence[Client]) -> State:
-    """The mean delta of a round."""
-    total = mean({name: p.clone() for name, p in params.items()})
-    for client, rows, update in clients:
-        total.add(client, weight(server, rows), update)
-    return total.mean()
-
-
-def same_bits(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> str:
-    """The first name whose bits differ, or an empty string; 0.0 and -0.0 differ."""
-    if set(one) != set(other):
-        return min(set(one) ^ set(other))
-    return next(
-        (
-            name
-            for name in sorted(one)
-            if one[name].dtype != other[name].dtype
-            or one[name].shape != other[name].shape
-            or not torch.equal(*(t.reshape(-1).contiguous().view(torch.uint8) for t in (one[name], other[name])))
-        ),
-        "",
-    )
 
 
 def check_noop(server: ServerOptimizer, mean: MeanFactory = RunningMean) -> None:
@@ -145,7 +85,7 @@ def check_order(server: ServerOptimizer, mean: MeanFactory = RunningMean) -> Non
     ids = [client for client, _, _ in clients]
     for relabelled in itertools.permutations(clients):
         swapped = [(client, rows, update) for client, (_, rows, update) in zip(ids, relabelled, strict=True)]
-        _close(expected, aggregate(server, mean, params, swapped), "the same updates under other client ids differ")
+        close(expected, aggregate(server, mean, params, swapped), "the same updates under other client ids differ")
     state = server.init(params)
     new, _ = server.step(params, state, expected)
     reversed_delta = {name: expected[name] for name in reversed(expected)}
@@ -162,15 +102,15 @@ def check_weights(server: ServerOptimizer, mean: MeanFactory = RunningMean) -> N
     shared = torch.tensor([1.0, -2.0, 0.5])
     same = [(client, rows, {"x": shared}) for client, rows in ((1, 1), (2, 2), (3, 997))]
     got = aggregate(server, mean, zero, same)
-    _close({"x": shared}, {"x": got["x"]}, "clients with one and the same delta do not give that delta as their mean")
+    close({"x": shared}, {"x": got["x"]}, "clients with one and the same delta do not give that delta as their mean")
     assert "unsent" not in got, "the mean invents a tensor that no client sent"
     differing = [(1, 1, {"x": 4.0 * shared, "y": torch.ones(2)}), (2, 3, {"x": 8.0 * shared, "z": torch.ones(2)})]
     got = aggregate(server, mean, zero, differing)
     factor = 7.0 if server.weighting == "samples" else 6.0
-    _close({"x": factor * shared}, {"x": got["x"]}, f"deltas 4 (1 row) and 8 (3 rows) do not give {factor:g}")
+    close({"x": factor * shared}, {"x": got["x"]}, f"deltas 4 (1 row) and 8 (3 rows) do not give {factor:g}")
     for name, client in (("y", 1), ("z", 2)):
         assert name in got, f"a tensor that only client {client} of 2 sent is lost"
-        _close({name: torch.ones(2)}, {name: got[name]}, f"a tensor that only client {client} of 2 sent is not its")
+        close({name: torch.ones(2)}, {name: got[name]}, f"a tensor that only client {client} of 2 sent is not its")
     state = server.init(zero)
     new, moved = server.step(zero, state, got)
     assert not same_bits({"u": zero["unsent"]}, {"u": new["unsent"]}), "a tensor that nobody sent moved"
@@ -188,7 +128,7 @@ def check_single_client(server: ServerOptimizer, mean: MeanFactory = RunningMean
         ("three identical clients instead of one", [(client, client, update) for client in (1, 2, 5)]),
     ):
         delta = aggregate(server, mean, params, clients)
-        _close(alone, server.step(params, server.init(params), delta)[0], f"{label} changes the step")
+        close(alone, server.step(params, server.init(params), delta)[0], f"{label} changes the step")
 
 
 def check_equals_fedavg(
@@ -212,7 +152,7 @@ def check_equals_fedavg(
             if rows:
                 expected[name] = (sum(w * t.double() for w, t in rows) / sum(w for w, _ in rows)).float()  # type: ignore[union-attr]
         params, state = fedavg.step(params, state, delta)
-        _close(expected, params, f"{server.name} in its FedAvg limit is not FedAvg in round {index}")
+        close(expected, params, f"{server.name} in its FedAvg limit is not FedAvg in round {index}")
         params = {name: p.clone() for name, p in expected.items()}
 
 
@@ -226,7 +166,7 @@ def check_centralised(
     for index in range(5):
         update = toy_training(params, range(10 * index, 10 * index + 10))
         params, state = fedavg.step(params, state, aggregate(fedavg, mean, params, [(1, 20, update)]))
-    _close(toy_training(start, range(50)), params, "one client is not centralised training")
+    close(toy_training(start, range(50)), params, "one client is not centralised training")
 
 
 def check_trajectory(
@@ -315,14 +255,6 @@ def fedavg_limit(server: ServerOptimizer, limit: Mapping[str, float] | None = No
         raise NotApplicable(f"no hyper-parameters are known that make {server.name!r} FedAvg; pass a limit")
     changed: Any = dataclasses.replace(server, **limit)  # type: ignore[arg-type]
     return changed
-
-
-def _close(expected: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor], message: str) -> None:
-    """Equal within 1e-6 of each tensor's largest value."""
-    for name, tensor in expected.items():
-        worst = float((tensor.double() - got[name].double()).abs().max())
-        allowed = 1e-6 * float(tensor.abs().max()) + 1e-9
-        assert worst <= allowed, f"{message} ({name!r} is off by {worst:.3g}, {allowed:.3g} allowed)"
 
 
 CHECKS: dict[str, Check] = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row, shown
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.packed import RATIO, SWOLLEN
+from fs_fedmllm.data.row_values import Row, shown
 from fs_fedmllm.files.untrusted import open_regular, parse_json, read_json
 
 #: Which files a folder of ``datasets`` consists of.

@@ -15,7 +15,7 @@ from fs_fedmllm.data.overlap import label_counts, label_sentences, overlap_sente
 from fs_fedmllm.data.registry import EMBEDDED, load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.shapes import check_shapes
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError, TemplateError
 
 

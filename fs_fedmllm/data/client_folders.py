@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.images import image_sha256
+from fs_fedmllm.data.json_rows import json_rows
 from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template

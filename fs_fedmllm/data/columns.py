@@ -22,8 +22,8 @@ from fs_fedmllm.data.column_words import (
     is_prose,
     words_of,
 )
-from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import RowError
+from fs_fedmllm.data.row_values import Row
 from fs_fedmllm.errors import ConfigError
 
 #: What a row can hold, and what ``columns`` can rename.

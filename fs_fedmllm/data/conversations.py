@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.data.columns import missing
-from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import RowError
 from fs_fedmllm.data.records import parse_prompt
+from fs_fedmllm.data.row_values import Row
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 

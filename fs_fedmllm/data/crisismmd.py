@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fs_fedmllm.data.files import Row, decode, filled, find, find_or_fail, fingerprint, need, read_bytes, unique
+from fs_fedmllm.data.files import decode, find, find_or_fail, fingerprint, read_bytes
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.row_values import Row, filled, need, unique
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")

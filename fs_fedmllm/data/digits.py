@@ -26,7 +26,7 @@ import numpy as np
 
 from fs_fedmllm.data.digit_texts import CLAIMS, INTENTS, WORDS, split_sentences
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import remove_abandoned, write_atomically
 

@@ -11,8 +11,10 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from fs_fedmllm.data.files import Row, find_or_fail, fingerprint, json_rows, text_of
+from fs_fedmllm.data.files import find_or_fail, fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, convert
+from fs_fedmllm.data.json_rows import json_rows
+from fs_fedmllm.data.row_values import Row, text_of
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.errors import ConfigError
 

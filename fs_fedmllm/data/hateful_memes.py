@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fs_fedmllm.data.files import MAX_ROW, Row, filled, find_or_fail, fingerprint, json_rows, need, text_of, unique
+from fs_fedmllm.data.files import MAX_ROW, find_or_fail, fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.json_rows import json_rows
+from fs_fedmllm.data.row_values import Row, filled, need, text_of, unique
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.files.untrusted import open_regular, parse_json
 
 #: Rows of the labelled splits as published.

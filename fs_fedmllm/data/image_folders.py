@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row, Rows
 from fs_fedmllm.data.findings import Findings, RowError
+from fs_fedmllm.data.row_values import Row, Rows
 
 #: Endings of images that are looked for in class folders, in any case.
 SUFFIXES = frozenset(

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fs_fedmllm.data.columns import missing
-from fs_fedmllm.data.files import Row, shown
 from fs_fedmllm.data.findings import RowError
+from fs_fedmllm.data.row_values import Row, shown
 from fs_fedmllm.data.template import LETTERS, Template
 
 #: A whole number as pandas writes it beside empty cells.

@@ -43,8 +43,8 @@ from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source, find_sources, is_table, read_source
 from fs_fedmllm.data.own_rows import RowReader
 from fs_fedmllm.data.sample import Dataset
-from fs_fedmllm.data.tables import table_form
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.table_form import table_form
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import remove_abandoned
 

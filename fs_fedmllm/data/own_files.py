@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fs_fedmllm.data.arrow_rows import class_labels, disk_rows, parquet_rows
-from fs_fedmllm.data.files import Row, json_rows, place_in
+from fs_fedmllm.data.files import place_in
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.image_folders import FILE_NAME, METADATA, class_folders, class_rows, holds_images, named_rows
+from fs_fedmllm.data.json_rows import json_rows
 from fs_fedmllm.data.packed import GZIP, is_packed, kind_of
-from fs_fedmllm.data.tables import TABLES, TableForm, table_rows
+from fs_fedmllm.data.row_values import Row
+from fs_fedmllm.data.table_form import TABLES, TableForm
+from fs_fedmllm.data.tables import table_rows
 
 #: Endings of files that are read, in any case; all but Parquet may be packed with gzip (``.csv.gz``).
 ENDINGS = (".jsonl", ".json", ".parquet", *TABLES)

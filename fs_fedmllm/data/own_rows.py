@@ -19,11 +19,11 @@ from fs_fedmllm.data.columns import (
 from fs_fedmllm.data.conversations import conversation_columns, told
 from fs_fedmllm.data.dividing import PARTS, Division, divide, division_sentences
 from fs_fedmllm.data.embedded import image_path
-from fs_fedmllm.data.files import Row, shown, text_of, unique
 from fs_fedmllm.data.findings import Findings, RowError, as_finding
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source
+from fs_fedmllm.data.row_values import Row, shown, text_of, unique
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.quoting import shell_word, yaml_list, yaml_mapping

@@ -23,7 +23,7 @@ from fs_fedmllm.data.files import folder_in
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.radiographs import ORGANS, Picture, part_of, read_pictures
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError
 
 if TYPE_CHECKING:

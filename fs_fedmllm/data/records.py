@@ -16,12 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.data.files import Row, fingerprint, json_rows, need, place_in, text_of
+from fs_fedmllm.data.files import fingerprint, place_in
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.json_rows import json_rows
+from fs_fedmllm.data.row_values import Row, need, text_of
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.short_templates import VARIANTS
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import beside, private_folder
 

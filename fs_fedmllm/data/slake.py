@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fs_fedmllm.data.files import Row, filled, find, find_or_fail, fingerprint, json_rows, need, text_of, unique
+from fs_fedmllm.data.files import find, find_or_fail, fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.json_rows import json_rows
+from fs_fedmllm.data.row_values import Row, filled, need, text_of, unique
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.vqa_rad import kind_of
 from fs_fedmllm.errors import ConfigError

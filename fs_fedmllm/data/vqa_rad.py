@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from fs_fedmllm.data.files import Row, filled, find, find_or_fail, fingerprint, json_rows, need, unique
+from fs_fedmllm.data.files import find, find_or_fail, fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.json_rows import json_rows
+from fs_fedmllm.data.row_values import Row, filled, need, unique
 from fs_fedmllm.data.sample import Dataset, Sample
 
 OFFICIAL = "VQA_RAD Dataset Public.json"

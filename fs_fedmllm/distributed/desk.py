@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fs_fedmllm.distributed import protocol as p
@@ -18,15 +17,12 @@ from fs_fedmllm.distributed.errors import RefusedError
 from fs_fedmllm.distributed.joining import Joining
 from fs_fedmllm.distributed.journal import Journal
 from fs_fedmllm.distributed.messages import Message
-from fs_fedmllm.distributed.phases import Phase
+from fs_fedmllm.distributed.open_phase import UNUSABLE, OpenPhase
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.distributed.shelf import Shelf
 from fs_fedmllm.distributed.throttle import Throttle
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.checkpoint import RunState
-
-#: An answer that counts as given but holds nothing to use.
-UNUSABLE = object()
 
 
 class Waiting(Protocol):
@@ -38,31 +34,6 @@ class Waiting(Protocol):
 
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call this once when nobody does any more."""
-
-
-@dataclass
-class OpenPhase:
-    """A phase that waits for answers."""
-
-    phase: Phase
-    round: int
-    clients: list[int]
-    answers: dict[int, Any] = field(default_factory=dict)
-    answered: set[int] = field(default_factory=set)
-    closed: bool = False
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """What an answer belongs to, see :func:`fs_fedmllm.distributed.answering.place_of`."""
-        return {"phase": self.phase.name, "round": self.round, "start": self.phase.start}
-
-    def is_next(self, client: int) -> bool:
-        """Whether the answers of all clients before this one have come and been taken; for who holds the desk's lock.
-
-        One that has come and not been taken is as much in the way as one that is missing: sites that answer in
-        ascending order, faster than their updates are added up, would have all of them in memory.
-        """
-        return all(c in self.answered and c not in self.answers for c in self.clients if c < client)
 
 
 def last_accepted(state: RunState, client: int) -> int:

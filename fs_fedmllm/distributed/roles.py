@@ -31,15 +31,13 @@ from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.belongings import base_of
 from fs_fedmllm.scenarios.federated_data import (
     FederatedData,
-    check_best,
-    check_stand_ins,
     counted,
     deal,
-    fitting_template,
     missing_rate,
     scenario_params,
     with_clients,
 )
+from fs_fedmllm.scenarios.fitting import check_best, check_stand_ins, fitting_template
 from fs_fedmllm.scenarios.manifest import ALGORITHM, Manifest
 from fs_fedmllm.scenarios.rates import MOST
 from fs_fedmllm.scenarios.reading import read_dataset

@@ -19,10 +19,11 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.config.privacy import SecureAggregationConfig, threshold_of
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.attendance import LOOK_UP, Attendance, Stopped
-from fs_fedmllm.distributed.desk import UNUSABLE, Desk, OpenPhase
+from fs_fedmllm.distributed.desk import Desk
 from fs_fedmllm.distributed.joining import Joining
 from fs_fedmllm.distributed.journal import Journal, StatusFile
 from fs_fedmllm.distributed.messages import Message
+from fs_fedmllm.distributed.open_phase import UNUSABLE, OpenPhase
 from fs_fedmllm.distributed.phases import Phase, Rounds, plain_round
 from fs_fedmllm.distributed.roster import Roster
 from fs_fedmllm.distributed.secure_store import OPENED, OVER, RoundStore, held_round

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.data.template import Template, build_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import build_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.models.export import base_name

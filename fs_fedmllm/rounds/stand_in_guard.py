@@ -26,7 +26,7 @@ import torch
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
 from fs_fedmllm.rounds.stand_ins import KINDS
-from fs_fedmllm.scenarios.federated_data import complete_validation_rows
+from fs_fedmllm.scenarios.fitting import complete_validation_rows
 
 logger = logging.getLogger(__name__)
 

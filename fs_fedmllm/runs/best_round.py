@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.scenarios.federated_data import LAST_ROUND
+from fs_fedmllm.scenarios.fitting import LAST_ROUND
 
 #: Metrics for which less is better.
 LOWER_IS_BETTER = ("loss",)
@@ -30,7 +30,7 @@ def is_better(entry: dict[str, Any], than: dict[str, Any] | None, metric: str) -
     Args:
         entry: figures by name.
         than: the other's.
-        metric: as :func:`fs_fedmllm.scenarios.federated_data.best_metric` names it.
+        metric: as :func:`fs_fedmllm.scenarios.fitting.best_metric` names it.
 
     Raises:
         UpdateError: the evaluation has no such figure.

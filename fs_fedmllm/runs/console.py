@@ -13,7 +13,7 @@ from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.runs.decisions import said_decisions
 from fs_fedmllm.runs.progress import said_figures
 from fs_fedmllm.runs.virtual_time import said_buffered
-from fs_fedmllm.scenarios.federated_data import LAST_ROUND
+from fs_fedmllm.scenarios.fitting import LAST_ROUND
 from fs_fedmllm.scenarios.rates import said_rates
 
 

@@ -16,7 +16,8 @@ from fs_fedmllm.errors import FedMLLMError, LockedError, ModelError
 from fs_fedmllm.extras import check_extras
 from fs_fedmllm.files.locks import is_held
 from fs_fedmllm.runs.run_folder import LOCK, check_copy, check_output, next_folder
-from fs_fedmllm.scenarios.federated_data import LAST_ROUND, FederatedData, best_metric, counted, prepare_data
+from fs_fedmllm.scenarios.federated_data import FederatedData, counted, prepare_data
+from fs_fedmllm.scenarios.fitting import LAST_ROUND, best_metric
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.scenarios.rates import said_rates
 from fs_fedmllm.scenarios.test_sets import naming_set

@@ -18,7 +18,7 @@ from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.results import closing_figures
 from fs_fedmllm.runs.run_folder import RunFolder
 from fs_fedmllm.runs.test_sets import TestSetScores, mean_figures
-from fs_fedmllm.scenarios.federated_data import best_metric
+from fs_fedmllm.scenarios.fitting import best_metric
 
 
 class RunEvaluations:

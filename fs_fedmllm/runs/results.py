@@ -23,7 +23,8 @@ from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.virtual_time import buffered_figures
-from fs_fedmllm.scenarios.federated_data import FederatedData, best_metric
+from fs_fedmllm.scenarios.federated_data import FederatedData
+from fs_fedmllm.scenarios.fitting import best_metric
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.version import VERSION
 

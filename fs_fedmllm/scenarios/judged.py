@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.template import Template, load_template
+from fs_fedmllm.data.template import Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError
 
 

@@ -20,7 +20,8 @@ from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.rounds.lean_trainer import LeanTrainer
 from fs_fedmllm.rounds.option_shift import shifted_logits, task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdatePlan
-from fs_fedmllm.scenarios.federated_data import fitting_template, option_counts
+from fs_fedmllm.scenarios.federated_data import option_counts
+from fs_fedmllm.scenarios.fitting import fitting_template
 
 
 def test_the_shift_by_hand() -> None:

@@ -11,7 +11,7 @@ import yaml
 from fs_fedmllm import config as schema
 from fs_fedmllm.data.check import check
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.tools.adapters.predict import read_rows
 

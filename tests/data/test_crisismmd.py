@@ -8,7 +8,7 @@ import pytest
 
 from fs_fedmllm.data.crisismmd import clean
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 
 COLUMNS = [

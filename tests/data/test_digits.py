@@ -7,7 +7,7 @@ import pytest
 
 from fs_fedmllm.data.digit_texts import INTENTS, WORDS, split_sentences
 from fs_fedmllm.data.digits import PARTS, SPLIT_SEED, image_split, load_digits_dataset
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 
 NAMES = ("digits_match", "digits_triage", "digits_panel")

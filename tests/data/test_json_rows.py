@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fs_fedmllm.data.files import json_rows
 from fs_fedmllm.data.findings import Findings
+from fs_fedmllm.data.json_rows import json_rows
 from fs_fedmllm.errors import DataError
 
 ROWS = [{"id": i, "text": f"row {i}"} for i in range(4)]

@@ -9,7 +9,7 @@ import pytest
 
 from fs_fedmllm.data.images import open_image
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 
 CASES = "\n".join(f'  {c}: {{basis: "", question: "Which ward"}}' for c in ("both", "text", "image", "neither"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 
 HEAD = "Select the best answer to the following multiple-choice question"
 TAIL = (

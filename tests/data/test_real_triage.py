@@ -14,7 +14,7 @@ from fs_fedmllm.data.radiographs import _MODALITIES, _PLANES, PARTS, part_of, re
 from fs_fedmllm.data.real_triage import KINDS, SPLITS
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 
 PICTURES = 60

@@ -8,7 +8,7 @@ import pytest
 from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 
 OPTIONS = {"template": "hateful_memes"}

@@ -9,7 +9,8 @@ import yaml
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.short_templates import CASES, VARIANTS
-from fs_fedmllm.data.template import build_template, load_template, template_content
+from fs_fedmllm.data.template import template_content
+from fs_fedmllm.data.template_file import build_template, load_template
 from fs_fedmllm.errors import TemplateError
 from fs_fedmllm.models.adapter_folder import template_mapping
 from fs_fedmllm.runs.belongings import template_sha256

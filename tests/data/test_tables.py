@@ -12,7 +12,8 @@ import pytest
 from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.registry import load_dataset
-from fs_fedmllm.data.tables import table_form, table_rows
+from fs_fedmllm.data.table_form import table_form
+from fs_fedmllm.data.tables import table_rows
 from fs_fedmllm.errors import ConfigError, DataError
 
 TRIAGE = {"template": "digits_triage"}
@@ -222,7 +223,7 @@ def test_long_cells_and_lines_are_bounded(tmp_path, monkeypatch):
             read(tmp_path, 'id,text\n1,"' + "never closed\n" * 1000)
     finally:
         csv.field_size_limit(before)
-    monkeypatch.setattr("fs_fedmllm.data.tables.MAX_ROW", 1000)
+    monkeypatch.setattr("fs_fedmllm.data.table_form.MAX_ROW", 1000)
     with pytest.raises(DataError, match=r"csv:2: the line has more than 1,000 characters"):
         read(tmp_path, "id,text\n" + "x" * 2000)
 

@@ -14,7 +14,7 @@ from fs_fedmllm.data.client_folders import read_client, write_client
 from fs_fedmllm.data.images import image_sha256
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError
 
 

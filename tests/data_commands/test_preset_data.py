@@ -36,7 +36,7 @@ def _tweets(folder: Path, rows: int) -> Path:
     """A folder of the shape of CrisisMMD, two images to a tweet."""
     from PIL import Image
 
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
 
     names = load_template("crisismmd").options
     (folder / "data_image").mkdir(parents=True)

@@ -8,7 +8,7 @@ from fs_fedmllm.evaluation.form import form_figures, out_of_form, said_of_form
 from fs_fedmllm.evaluation.predictions import Prediction, read_predictions, write_predictions
 from fs_fedmllm.runs.best_round import best_of, never_moved
 from fs_fedmllm.runs.console import closing_table
-from fs_fedmllm.scenarios.federated_data import LAST_ROUND
+from fs_fedmllm.scenarios.fitting import LAST_ROUND
 
 
 def _said(answer: str, reference: str = "yes", kind: str = "closed") -> Prediction:

@@ -12,7 +12,7 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import extras
 from fs_fedmllm.cli import main
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.local_metrics import load_local_metrics
 from fs_fedmllm.evaluation.metrics import MetricError

@@ -156,7 +156,7 @@ def site_store(folder: Path) -> Reader:
 def adapter(folder: Path) -> Reader:
     """An adapter's folder: tensors, PEFT's configuration, our description."""
     from fs_fedmllm.config import from_mapping
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
     from fs_fedmllm.errors import FedMLLMError
     from fs_fedmllm.hub.fetch import check_meaning, read_config
     from fs_fedmllm.models.adapter_folder import describe, read_description
@@ -211,7 +211,7 @@ def _yaml_seeds(folder: str, most: int) -> list[bytes]:
 
 def template(folder: Path) -> Reader:
     """Prompt templates."""
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
 
     path = folder / "t.yaml"
 
@@ -239,7 +239,7 @@ def _own(folder: Path, name: str) -> Callable[[bytes], object]:
     from PIL import Image
 
     from fs_fedmllm.data import own
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
 
     template = load_template("digits_triage")  # it is not what is fuzzed here
     for picture in ("a.png", "b.png"):
@@ -254,7 +254,7 @@ def _own(folder: Path, name: str) -> Callable[[bytes], object]:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from fs_fedmllm.data.template import load_template
+    from fs_fedmllm.data.template_file import load_template
 
     option = load_template("digits_triage").options[0]
     return [

@@ -14,7 +14,7 @@ from fs_fedmllm.evaluation.predictions import FILE, Prediction, write_prediction
 from fs_fedmllm.evaluation.slices import slice_figures
 from fs_fedmllm.tools.sweeps import grid, runner
 from fs_fedmllm.tools.sweeps.files import CELLS
-from fs_fedmllm.tools.sweeps.table import load_table
+from fs_fedmllm.tools.sweeps.table_file import load_table
 
 OPTIONS = ("yes", "no", "<maybe>")
 

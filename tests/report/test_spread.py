@@ -18,7 +18,7 @@ import short_table
 from fs_fedmllm import cli
 from fs_fedmllm.data.images import check_image
 from fs_fedmllm.tools.report.spread import OURS, PAPER, levels, panels, points_of, read_sheets
-from fs_fedmllm.tools.sweeps.table import load_table
+from fs_fedmllm.tools.sweeps.table_file import load_table
 
 TABLES = [REPOSITORY / "tables" / f"table{number}.yaml" for number in (2, 3, 4, 5)]
 

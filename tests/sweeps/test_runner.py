@@ -17,7 +17,7 @@ from waiting import LONG, wait_until
 
 from fs_fedmllm import cli
 from fs_fedmllm.tools.sweeps import cell, grid, runner
-from fs_fedmllm.tools.sweeps.table import load_table
+from fs_fedmllm.tools.sweeps.table_file import load_table
 
 
 def sweep(table: Path, out: Path, *words: str) -> subprocess.Popen[str]:

@@ -9,7 +9,8 @@ from fs_fedmllm import config
 from fs_fedmllm.commands.sweep import find_table
 from fs_fedmllm.config.test_sets import SetOptions, set_options
 from fs_fedmllm.tools.sweeps import grid
-from fs_fedmllm.tools.sweeps.table import Metric, Reported, load_table
+from fs_fedmllm.tools.sweeps.table import Metric, Reported
+from fs_fedmllm.tools.sweeps.table_file import load_table
 
 TABLES = sorted((REPOSITORY / "tables").glob("*.yaml"))
 

@@ -12,7 +12,8 @@ from short_runs import REPOSITORY
 from fs_fedmllm import config
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.tools.sweeps import grid
-from fs_fedmllm.tools.sweeps.table import TableError, load_table, parse_table
+from fs_fedmllm.tools.sweeps.table import TableError
+from fs_fedmllm.tools.sweeps.table_file import load_table, parse_table
 
 RAW = yaml.safe_load(short_table.TABLE)
 

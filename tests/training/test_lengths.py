@@ -11,7 +11,7 @@ from PIL import Image
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import PAPER, Lengths, row_lengths

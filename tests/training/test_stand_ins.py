@@ -24,7 +24,7 @@ from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
 from fs_fedmllm.rounds.stand_in_guard import allowed_by, decision, sentence
 from fs_fedmllm.rounds.stand_ins import KINDS, StandIns, allowed_in, noise_image, place_of, telling
 from fs_fedmllm.runs.simulation import run
-from fs_fedmllm.scenarios.federated_data import check_stand_ins, fitting_template
+from fs_fedmllm.scenarios.fitting import check_stand_ins, fitting_template
 
 BOTH = frozenset(KINDS)
 AUTO = ("fedmllm.stand_ins.use", "auto")

@@ -17,9 +17,10 @@ from fs_fedmllm.config.network import NetworkConfig
 from fs_fedmllm.distributed import protocol as p
 from fs_fedmllm.distributed.answering import place_of
 from fs_fedmllm.distributed.contracts import NO_TENSORS, Contract, FrameLimits
-from fs_fedmllm.distributed.desk import Desk, OpenPhase
+from fs_fedmllm.distributed.desk import Desk
 from fs_fedmllm.distributed.errors import FrameError
 from fs_fedmllm.distributed.messages import Message, shown
+from fs_fedmllm.distributed.open_phase import OpenPhase
 from fs_fedmllm.hosts.nvflare.payload import unpack
 from fs_fedmllm.hosts.nvflare.server_log import shows_another
 from fs_fedmllm.hosts.nvflare.site import FINISH, JOIN

@@ -28,7 +28,7 @@ from fs_fedmllm.hub.fetch import TENSORS
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import row_lengths
 from fs_fedmllm.models.vision import VisionFeatures
-from fs_fedmllm.scenarios.federated_data import fitting_template
+from fs_fedmllm.scenarios.fitting import fitting_template
 from fs_fedmllm.scenarios.judged import evaluated_rows
 from fs_fedmllm.tools.adapters.opening import Opened
 from fs_fedmllm.version import VERSION

@@ -18,7 +18,8 @@ from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.data.short_templates import CASES, VARIANTS
-from fs_fedmllm.data.template import Case, Template, load_template
+from fs_fedmllm.data.template import Case, Template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.views import product_of_views

@@ -10,10 +10,11 @@ from typing import Any
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.schema import column_names
 from fs_fedmllm.data.columns import renamed
-from fs_fedmllm.data.files import Row, is_below
+from fs_fedmllm.data.files import is_below
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import Source, is_table, read_source
-from fs_fedmllm.data.tables import table_form
+from fs_fedmllm.data.row_values import Row
+from fs_fedmllm.data.table_form import table_form
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hub.names import PREFIX
 from fs_fedmllm.runs.listing import CONFIGURATION, run_folder_of

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fs_fedmllm.data.columns import missing
-from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.joined import group_names
 from fs_fedmllm.data.labels import Options
+from fs_fedmllm.data.row_values import Row
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.metrics import right_answers
 from fs_fedmllm.evaluation.predictions import Prediction

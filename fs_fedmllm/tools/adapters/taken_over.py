@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.data.columns import missing
-from fs_fedmllm.data.files import Row, is_below
+from fs_fedmllm.data.files import is_below
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import find_sources, is_table, read_source
-from fs_fedmllm.data.tables import table_form
+from fs_fedmllm.data.row_values import Row
+from fs_fedmllm.data.table_form import table_form
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.adapter_folder import Description, template_mapping
 from fs_fedmllm.tools.adapters.row_files import own_options, resampled_by, settings_of

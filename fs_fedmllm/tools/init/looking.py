@@ -11,10 +11,10 @@ from typing import Any
 
 from fs_fedmllm.data.column_words import is_phrase, is_prose
 from fs_fedmllm.data.columns import NOTHING, missing, pictured
-from fs_fedmllm.data.files import Row
 from fs_fedmllm.data.findings import Findings, RowError
 from fs_fedmllm.data.own_files import UTF8, Source, find_sources, is_read, is_table, read_source
-from fs_fedmllm.data.tables import TableForm
+from fs_fedmllm.data.row_values import Row
+from fs_fedmllm.data.table_form import TableForm
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.tools.init import headings

@@ -24,7 +24,8 @@ from fs_fedmllm.rounds.schedule import (
     slices_due,
     stand_in_kinds,
 )
-from fs_fedmllm.scenarios.federated_data import FederatedData, complete_validation_rows
+from fs_fedmllm.scenarios.federated_data import FederatedData
+from fs_fedmllm.scenarios.fitting import complete_validation_rows
 from fs_fedmllm.scenarios.judged import evaluated_rows
 
 #: Turns that a probe may go through.

@@ -12,7 +12,8 @@ from fs_fedmllm.config.test_sets import NAME
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.tools.report.finished import TEST_SETS, ReportError, Run, of_test_set, read_run
 from fs_fedmllm.tools.sweeps.files import CELLS, INDEX
-from fs_fedmllm.tools.sweeps.table import Metric, Table, parse_table
+from fs_fedmllm.tools.sweeps.table import Metric, Table
+from fs_fedmllm.tools.sweeps.table_file import parse_table
 
 Place = tuple[tuple[str, str], ...]
 

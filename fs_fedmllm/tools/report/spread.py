@@ -22,7 +22,8 @@ from fs_fedmllm.tools.report.canvas import MARKERS, as_drawn, pyplot, save, shad
 from fs_fedmllm.tools.report.finished import ReportError
 from fs_fedmllm.tools.report.runs import Sheet, read_sheet
 from fs_fedmllm.tools.sweeps.grid import cells
-from fs_fedmllm.tools.sweeps.table import TableError, load_table
+from fs_fedmllm.tools.sweeps.table import TableError
+from fs_fedmllm.tools.sweeps.table_file import load_table
 
 SCENARIOS = ("aligned", "missing", "cross", "hybrid")
 PAPER, OURS = "paper", "ours"

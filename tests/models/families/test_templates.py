@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from fs_fedmllm.config import EvaluatorConfig, ModelOptions
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import load_template
+from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.completions import Completions, answering, asking, end_tokens, turn_of

@@ -1,0 +1,200 @@
+"""A report's content, laid out once for all the formats that it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fs_fedmllm.data.client_names import shown_name
+from fs_fedmllm.tools.report import curves
+from fs_fedmllm.tools.report.cells import cell_of
+from fs_fedmllm.tools.report.facts import facts_of
+from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, entries, mean_slices
+from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.grids import Cell, Grid
+from fs_fedmllm.tools.report.modalities import decisions_of, missing_rates, views_of
+from fs_fedmllm.tools.report.runs import Sheet
+from fs_fedmllm.tools.report.seeds import seed_grids
+
+
+@dataclass
+class Content:
+    """Everything of a report.
+
+    Attributes:
+        sheet: the runs.
+        tables: one for each metric.
+        classes, clients: slices, a table for each column.
+        pictures: (title of the column, SVG elements).
+        legend: (title, colour, dash pattern) of the rows in the pictures.
+        notes: of the rows.
+        models: that ran, by name.
+        missing: nominal and measured missing rates, a row for each setting, none where nothing was missing; the four
+            readings of the rows; when modalities were stood in for.
+        sources: a row for every run: what made it.
+        facts: of runs side by side: in what they differ, test rows, time and bytes, who holds which modality.
+        seeds: rows against the baseline over seeds; none where no two seeds are shared.
+    """
+
+    sheet: Sheet
+    tables: list[Grid] = field(default_factory=list)
+    classes: list[Grid] = field(default_factory=list)
+    clients: list[Grid] = field(default_factory=list)
+    pictures: list[tuple[str, list[str]]] = field(default_factory=list)
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    missing: list[Grid] = field(default_factory=list)
+    sources: list[Mapping[str, str]] = field(default_factory=list)
+    seeds: list[Grid] = field(default_factory=list)
+    facts: list[Grid] = field(default_factory=list)
+    made: str = ""
+
+
+def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
+    """Compute a report.
+
+    Args:
+        sheet: what it is of.
+        pictures: draw the curves (needs matplotlib).
+    """
+    content = Content(sheet, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    rows, columns = sheet.rows(), sheet.columns()
+    most = max(len(column_metrics(sheet, column)) for column in columns)
+    heads = [sheet.title(column) for column in columns]
+    for index in range(most):
+        shown = [c for c in columns if index < len(column_metrics(sheet, c))]
+        metrics = [column_metrics(sheet, column)[index] for column in shown]
+        same = len({metric.title for metric in metrics}) == 1
+        head = [
+            (sheet.title(c) or metric.title) if same else f"{sheet.title(c)}: {metric.title}"
+            for c, metric in zip(shown, metrics, strict=True)
+        ]
+        found = [entries(sheet, column, index) for column in shown]
+        body = [
+            (sheet.title(row), [cell_of(found[j][i], metrics[j]) for j in range(len(shown))])
+            for i, row in enumerate(rows)
+        ]
+        content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
+    content.seeds = seed_grids(sheet)
+    for column, title in zip(columns, heads, strict=True):
+        own = [
+            (sheet.title(row), i, runs)
+            for i, row in enumerate(rows)
+            if sheet.table.place(row) != "zero_shot" and (runs := sheet.at({**row, **column}))
+        ]
+        content.classes += _slices(own, title, "classes", "f1")
+        content.clients += _slices(own, title, "clients", "acc")
+        if pictures and own:
+            drawn = []
+            for k, figure in enumerate(sheet.table.curves):
+                lines = curves.lines_of(own, figure)
+                if lines:
+                    drawn.append(curves.draw(lines, figure.replace("_", " "), f"c{len(content.pictures)}-{k}"))
+            if drawn:
+                content.pictures.append((title, drawn))
+    for i, row in enumerate(rows):
+        if sheet.table.place(row) != "zero_shot" and any(sheet.at({**row, **column}) for column in columns):
+            content.legend.append((sheet.title(row), *curves.colour(i)))
+    content.notes = [value.note for axis in sheet.table.axes for value in axis.values if value.note]
+    seen: set[Path] = set()
+    for place, runs in sheet.runs.items():
+        for run in runs:
+            if run.folder not in seen:
+                seen.add(run.folder)
+                content.sources.append({"run": sheet.title(dict(place)), **source_of(run)})
+    content.models = sorted({source["model"] for source in content.sources if source["model"]})
+    content.facts = facts_of(sheet)
+    content.missing = [*missing_rates(sheet), *views_of(sheet), *decisions_of(sheet)]
+    return content
+
+
+def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:
+    found = {name: mean_slices(runs, key, figure) for name, _, runs in rows}
+    names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    if not names:
+        return []
+    heads = _client_heads(names, [run for _, _, runs in rows for run in runs]) if key == "clients" else names
+    body = [
+        (name, [Cell(f"{100 * numbers[part]:.1f}" if part in numbers else "–") for part in names])
+        for name, numbers in found.items()
+        if numbers
+    ]
+    return [Grid(title, heads, body)]
+
+
+def _client_heads(ids: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Clients with what the data calls them, where the runs agree on it: another split may have others."""
+    heads = []
+    for client in ids:
+        said = {str((run.results.get("client_names") or {}).get(client) or "") for run in runs}
+        heads.append(f"{client} ({shown_name(said.pop())})" if len(said) == 1 and "" not in said else client)
+    return heads
+
+
+def source_of(run: Run) -> dict[str, str]:
+    """What made a run, as text."""
+    results = run.results
+    seconds = (results.get("seconds") or {}).get("total")
+    return {
+        "seed": str(run.seed),
+        "model": model_name(results),
+        "profile": str(results.get("profile", "")),
+        "version": str(results.get("version", "")),
+        "commit": str(results.get("commit") or "not from a checkout"),
+        "config": str(results.get("config_sha256", "")),
+        "manifest": str(results.get("manifest_sha256", "")),
+        "adapter": str(results.get("adapter_sha256") or "none (each client has its own)"),
+        "rounds": str(results.get("rounds", "")),
+        "refused": str(len(results.get("refused") or [])),
+        "seconds": f"{seconds:.0f}" if isinstance(seconds, int | float) else "",
+        "folder": run.folder.name,
+    }
+
+
+def model_name(results: Mapping[str, Any]) -> str:
+    """The model that a run took: its id on the hub, or the name of its folder; empty for a run of an older version."""
+    path = str(results.get("model") or "")
+    return Path(path).name if path.startswith(("/", "~", ".")) else path
+
+
+def explanation(content: Content) -> list[str]:
+    """How the figures are to be read: what is not there is not explained."""
+    sheet = content.sheet
+    base = sheet.title(baseline_of(sheet))
+    several = any(len(runs) > 1 for runs in sheet.runs.values())
+    compared = len([row for row in sheet.rows() if sheet.table.place(row) != "zero_shot"]) > 1
+    lines = [
+        "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise."
+        if several
+        else "Figures of the last round unless a row says otherwise.",
+        "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
+        "figures owe to which rows were tested, not to the seed."
+        if several
+        else "In brackets: 95 % bootstrap interval over the test rows; how much a figure owes to the seed, only "
+        "further seeds show.",
+    ]
+    if compared:
+        lines.append(
+            f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
+            "and a two-sided p-value after Holm's correction for the rows of the column. It speaks of rows: whether a "
+            "method is better is a question about seeds."
+        )
+    if content.seeds:
+        lines.append(
+            f"Over seeds, against {base}: mean difference of runs with the same seed, its 95 % interval and two-sided "
+            "p-value by Student's paired t-test, the latter after Holm's correction for every claim of the table; "
+            '"seen from" is the true difference that so many seeds with this spread show four times out of five. A '
+            "smaller one can be there and not be seen."
+        )
+    return lines
+
+
+#: Below the slices by client.
+PER_CLIENT = (
+    "Per client: accuracy of the test rows weighted by the labels of the client's own rows and shown with what those "
+    "show; for Local, of the client's own adapter."
+)
