@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from forks import Forks
+from kept_work import images_seen_once, rows_made_once
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
@@ -91,6 +92,13 @@ def rows_measured_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoder, "_may_be_long", measured)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def work_of_the_embedded_task_is_kept() -> Iterator[None]:
+    """Rows and images of the embedded task, the same in some hundred runs of a process."""
+    with rows_made_once(), images_seen_once():
         yield
 
 

@@ -1,0 +1,87 @@
+"""What hundreds of runs of one test process have in common, made once: the embedded rows, and what images become.
+
+Each is kept by all that it depends on. Only what belongs to the embedded model and data is kept; whatever a test makes
+itself is read, and goes through its own model, every time.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _file(path: Any) -> tuple[Any, ...]:
+    """What changes when a file does."""
+    stat = os.stat(path)
+    return str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+@contextmanager
+def rows_made_once() -> Iterator[None]:
+    """The embedded data set of a name and seed is made once, for as long as its folder of images stays as it is."""
+    from fs_fedmllm.data import digits
+
+    kept: dict[Any, Any] = {}
+    make = digits.load_digits_dataset
+
+    def made(name: str, cache: Path, seed: int = 0) -> Any:
+        folder = Path(cache).resolve() / f"digits-v{digits.VERSION}"
+        key = (name, folder, seed)
+        found, stands = kept.get(key, (None, None))
+        if found is None or not folder.is_dir() or stands != _file(folder):
+            found = make(name, cache, seed)
+            kept[key] = (found, _file(folder))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "load_digits_dataset", made)
+        yield
+
+
+@contextmanager
+def images_seen_once() -> Iterator[None]:
+    """The embedded model's processor and vision tower see each image once."""
+    from fs_fedmllm.models.image_inputs import ImageInputs
+    from fs_fedmllm.models.loader import TINY
+    from fs_fedmllm.models.vision import VisionEntry, VisionFeatures
+
+    outputs: dict[Any, Any] = {}
+    entries: dict[Any, VisionEntry] = {}
+    models: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # an id can be another's later
+    process, compute = ImageInputs.process, VisionFeatures.compute
+
+    def number(mllm: Any) -> int | None:
+        return models.setdefault(mllm, len(models)) if mllm.source in ("tiny", str(TINY)) else None
+
+    def processed(self: ImageInputs, chat: str, image: str, where: str, processor: Any = None) -> Any:
+        model = number(self.mllm)
+        if model is None or processor is not None or not os.path.isfile(image):
+            return process(self, chat, image, where, processor)
+        key = (model, chat, _file(image), repr(self.mllm.image_arguments))
+        if key not in outputs:
+            outputs[key] = process(self, chat, image, where)
+        return dict(outputs[key])
+
+    def computed(self: VisionFeatures, image_key: str, inputs: Any) -> VisionEntry:
+        model = number(self._mllm)
+        if model is None:
+            return compute(self, image_key, inputs)
+        key = (model, image_key)
+        if key not in entries:
+            entries[key] = compute(self, image_key, inputs)
+            return entries[key]
+        self.computed += 1
+        self._store(image_key, entries[key])
+        self._write(image_key, entries[key])
+        return entries[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageInputs, "process", processed)
+        patch.setattr(VisionFeatures, "compute", computed)
+        yield
