@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fs_fedmllm.data.client_names import called, shown_name
+from fs_fedmllm.text_columns import aligned
 
 if TYPE_CHECKING:
     from fs_fedmllm.data.sample import Sample
@@ -19,13 +20,7 @@ CASES = ("both", "image", "text", "neither")
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[int] = (0,)) -> str:
     """Text columns; those of ``left`` to the left, the others, numbers mostly, to the right."""
     cells = [[shown_name(str(cell), 200) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        placed = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        return "  ".join(placed).rstrip()
-
-    return "\n".join(map(line, cells))
+    return "\n".join(aligned(cells, left))
 
 
 def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, str] = MappingProxyType({})) -> str:

@@ -15,6 +15,7 @@ from fs_fedmllm.runs.progress import said_figures
 from fs_fedmllm.runs.virtual_time import said_buffered
 from fs_fedmllm.scenarios.fitting import LAST_ROUND
 from fs_fedmllm.scenarios.rates import said_rates
+from fs_fedmllm.text_columns import aligned
 
 
 def _test_set_lines(results: Mapping[str, Any]) -> list[str]:
@@ -109,11 +110,7 @@ def closing_table(results: dict[str, Any], folder: str) -> str:
         if entry["round"] == best_round:
             name += " (best)"
         rows.append([name, *[f"{entry[c]:.4f}" if c in entry else "" for c in (*columns, *slices)]])
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in [header, *rows]
-    ]
+    lines = aligned([header, *rows])
     seconds = results["seconds"]
     rest = seconds["total"] - seconds["training"] - seconds["evaluation"]
     lines += [

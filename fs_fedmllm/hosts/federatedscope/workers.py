@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +13,6 @@ from fs_fedmllm.hosts.federatedscope.distributed import no_port
 from fs_fedmllm.rounds.wire import wire_bytes
 from fs_fedmllm.runs.console import closing_table
 from fs_fedmllm.runs.session import Session
-
-logger = logging.getLogger(__name__)
 
 
 class RoundSampler:

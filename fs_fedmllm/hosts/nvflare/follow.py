@@ -18,6 +18,7 @@ from typing import Any
 from fs_fedmllm.errors import ConfigError, HostError
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hosts.nvflare import admin
+from fs_fedmllm.hosts.nvflare.sites import sites_of
 from fs_fedmllm.hosts.nvflare.watch import Absent, Line, News, Watched, watch
 from fs_fedmllm.hosts.nvflare.why import reason, told_by_server
 
@@ -53,15 +54,14 @@ def follow(
     """
     line = Line(connect, say, pause)
     try:
-        return _follow(line, job, Absent(_sites_of(job)), News(say), pause, wait)
+        return _follow(line, job, Absent(_sites_in(job)), News(say), pause, wait)
     finally:
         line.close()
 
 
-def _sites_of(job: Path) -> frozenset[str]:
+def _sites_in(job: Path) -> frozenset[str]:
     try:
-        deployed = read_json(job / "meta.json")["deploy_map"].values()
-        return frozenset(str(name) for names in deployed for name in names) - {"server"}
+        return frozenset(sites_of(read_json(job / "meta.json")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{job} is no job of ours ({error}). Make one with fs-fedmllm nvflare job.") from error
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fs_fedmllm.errors import ConfigError
 
+#: What NVFlare calls the server among a job's places.
+SERVER = "server"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -34,6 +38,22 @@ def dealt(names: Sequence[str], clients: int) -> dict[str, list[int]]:
     return sites
 
 
+def sites_of(meta: Mapping[str, Any]) -> list[str]:
+    """The sites of a job, without the server.
+
+    Args:
+        meta: of the job, as in its ``meta.json``, or as NVFlare gives it: its ``deploy_map`` may then be JSON, and an
+            entry of that ``{"sites": [...]}`` in place of a list.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is none.
+    """
+    deployed = meta["deploy_map"]
+    deployed = json.loads(deployed) if isinstance(deployed, str) else deployed
+    entries = [names.get("sites", ()) if isinstance(names, dict) else names for names in deployed.values()]
+    return [str(name) for names in entries for name in names if name != SERVER]
+
+
 def check_sites(sites: Mapping[str, Sequence[int]], clients: int) -> None:
     """Every client has one site, and every site a client.
 
@@ -41,7 +61,7 @@ def check_sites(sites: Mapping[str, Sequence[int]], clients: int) -> None:
         ConfigError: names what is wrong.
     """
     for name, own in sites.items():
-        if not _NAME.fullmatch(name) or name == "server":
+        if not _NAME.fullmatch(name) or name == SERVER:
             raise ConfigError(f"{name!r} cannot be a site's name: letters, digits and . _ - are.")
         if not own:
             raise ConfigError(f"The site {name!r} has no client.")

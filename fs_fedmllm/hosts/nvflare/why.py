@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.hosts.nvflare.policy import ALLOW_LIST, CONTROLLER, EXECUTOR, RESOURCES
 from fs_fedmllm.hosts.nvflare.server_log import CLAIMED, LOG, foreign_certificates, shows_another
 from fs_fedmllm.hosts.nvflare.settings import LOCAL
+from fs_fedmllm.hosts.nvflare.sites import SERVER, sites_of
 from fs_fedmllm.hosts.nvflare.told import TOLD
 
 #: NVFlare's words in ``log.txt`` of the server's kit for a site whose process has ended a job, and why. The reason may
@@ -25,7 +25,6 @@ _ENDED_BY = re.compile(r"due to reported failure from (\S+): (.+)")
 #: authorized`` make NVFlare's client take the answer for a refusal of the question.
 _UNLISTED = "raise ComponentNotAuthorized("
 _NOT_LISTED = "not in allow_list"
-SERVER = "server"
 #: NVFlare's words for a job that waits for its sites, and for one that has waited for too long: ten looks, the last of
 #: them ten minutes apart.
 SUBMITTED, GIVEN_UP = "SUBMITTED", "FINISHED:CAN_NOT_SCHEDULE"
@@ -121,7 +120,7 @@ def _waits(opened: Any, job_id: str) -> Reason | None:
     """A job that NVFlare has not started: which of its sites are not connected."""
     with contextlib.suppress(Exception):  # nobody answers in this moment; the next look asks again
         meta = opened.get_job_meta(job_id)
-        wanted = [site for names in _deploy_map(meta).values() for site in _names(names) if site != SERVER]
+        wanted = sites_of(meta)
         there = {str(client.name) for client in opened.get_connected_client_list()}
         away = [site for site in wanted if site not in there]
         if away:
@@ -136,17 +135,6 @@ def _waits(opened: Any, job_id: str) -> Reason | None:
                 says += f" At {foreign[site][1]}: {shows_another(site, foreign[site][0])}"
             return Reason(says, False)
     return None
-
-
-def _deploy_map(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = meta.get("deploy_map") or {}
-    return json.loads(found) if isinstance(found, str) else found
-
-
-def _names(entry: Any) -> list[str]:
-    """Sites of an entry of the deploy map: a list, or NVFlare's ``{"sites": [...]}``."""
-    found: Iterable[Any] = entry.get("sites", ()) if isinstance(entry, dict) else entry
-    return [str(name) for name in found]
 
 
 def _lines(opened: Any, target: str, pattern: str, file: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fs_fedmllm.models.row_tokens import said_tokens
+from fs_fedmllm.text_columns import aligned
 from fs_fedmllm.tools.planner.plan import Plan
 from fs_fedmllm.tools.planner.precisions import settings
 
@@ -101,8 +102,7 @@ def table(plan: Plan) -> str:
     for package in plan.packages:
         lines.append(("package", f"{package['name']} {package['installed'] or '-'}: {package['verdict']} "
                                  f"({package['tested'] or package['bounds']})"))  # fmt: skip
-    width = max(len(name) for name, _ in lines)
-    text = "\n".join(f"{name.ljust(width)}  {figure}" for name, figure in lines)
+    text = "\n".join(aligned(lines, left=(0, 1)))
     if plan.notes:
         text += "\n\n" + "\n".join(plan.notes)
     if plan.problems:

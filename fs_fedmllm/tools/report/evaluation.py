@@ -7,6 +7,7 @@ from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.evaluation.views import EXPLAINED, said_views
+from fs_fedmllm.text_columns import aligned
 from fs_fedmllm.tools.adapters.trained_rows import TrainedOn
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.templates import rendered
@@ -174,11 +175,7 @@ def text(document: Mapping[str, Any]) -> str:
         head = ["", *[shown_name(name, _WIDEST) for name in grid.head]]
         rows = [[shown_name(title, _WIDEST), *[" ".join((cell.figure, *cell.lines)) for cell in cells]]
                 for title, cells in grid.rows]  # fmt: skip
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines += ["", grid.title]
-        for row in (head, *rows):
-            placed = (c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            lines.append("  ".join(placed).rstrip())
+        lines += ["", grid.title, *aligned([head, *rows])]
     return "\n".join([*lines, "", *notes_of(document)])
 
 

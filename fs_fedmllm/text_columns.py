@@ -1,0 +1,21 @@
+"""Rows of cells as columns of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """One line for each row, two blanks between columns.
+
+    Args:
+        rows: the cells, as many in each; the header is one of them.
+        left: columns that are aligned to the left; the others, numbers mostly, to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(cells)).rstrip()
+
+    return [line(row) for row in rows]
