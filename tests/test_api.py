@@ -167,6 +167,80 @@ def test_parameters_of_outside_algorithms_are_checked(clean_registries, paramete
         )
 
 
+class FedExP(fs_fedmllm.ServerOptimizer):
+    """A step as long as the updates disagree (Jhunjhunwala et al. 2023): clients send their squared length too."""
+
+    name: ClassVar[str] = "fedexp"
+    weighting: ClassVar[str] = "uniform"
+
+    def init(self, params):
+        return {}
+
+    def expected(self, params):
+        return params | {"fedexp/square": torch.zeros(1)}
+
+    def step(self, params, state, mean_delta):
+        deltas = {name: delta for name, delta in mean_delta.items() if name in params}
+        length = sum(float(delta.double().square().sum()) for delta in deltas.values())
+        longer = max(1.0, float(mean_delta["fedexp/square"]) / (2 * length))
+        return {n: p + self.lr * longer * deltas[n] if n in deltas else p for n, p in params.items()}, {
+            "longer": torch.tensor([longer])
+        }
+
+    @classmethod
+    def client(cls, parameters, context):
+        return SquaredLength()
+
+
+class SquaredLength(fs_fedmllm.ClientHalf):
+    def begin(self, received, kept, start):
+        self.start = start
+        return start
+
+    def finish(self, trained, sent):
+        square = sum((tensor - self.start[name]).square().sum() for name, tensor in sent.items())
+        return sent | {"fedexp/square": square.reshape(1)}, {}
+
+
+def test_a_method_from_outside_whose_clients_send_more_than_an_adapter(clean_registries) -> None:
+    from fs_fedmllm.rounds.client_update import ClientUpdate
+    from fs_fedmllm.rounds.server import ServerSide
+    from fs_fedmllm.rounds.trainer import UpdateLog
+
+    fs_fedmllm.register_algorithm(FedExP)
+    assert FedExP.sends_beside and METHODS["scaffold"].sends_beside and not METHODS["feddyn"].sends_beside
+    config = fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", federate__method="fedexp")
+    server = ServerSide.of(config, FedExP())
+    params = {"a": torch.zeros(2)}
+    current = server.begin(0, [1, 2], params, {})
+    for client, value in ((1, [3.0, 0.0]), (2, [0.0, 1.0])):
+        sent = {"a": torch.tensor(value), "fedexp/square": torch.tensor([sum(x * x for x in value)])}
+        server.take(current, ClientUpdate(client, 1, sent, UpdateLog(0.0, 0.0, 0.0, 1, 1, 0.0), {}))
+    new, state = server.step(current, params, {})
+    assert state["longer"].tolist() == [1.0]  # mean square 5, squared length of the mean 2.5
+    assert new["a"].tolist() == [1.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"fedmllm.privacy.dp": {"clip_norm": 0.5, "noise_multiplier": 1.0}},
+            "fedexp sends or sums what fedmllm.privacy.dp.clip_norm does not bound",
+        ),
+        ({"fedmllm.async.buffer": 1}, "fedexp has no server, or one that .* takes more than their adapters"),
+        ({"fedmllm.async.buffer": 1, "federate.method": "scaffold"}, "scaffold has no server, or one that keeps"),
+    ],
+)
+def test_what_is_sent_beside_the_adapter_is_refused_where_nothing_bounds_it(
+    clean_registries, setting, message
+) -> None:
+    fs_fedmllm.register_algorithm(FedExP)
+    words = {"federate.method": "fedexp", "federate.sample_client_num": 3} | setting
+    with pytest.raises(ConfigError, match=message):
+        fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", **words)
+
+
 def test_names_of_ours_cannot_be_taken(clean_registries) -> None:
     with pytest.raises(ConfigError, match="'fedavg' is a name of fs-fedmllm's own"):
         fs_fedmllm.register_algorithm(type("Mine", (SignServer,), {"name": "fedavg"}))

@@ -44,7 +44,6 @@ class Scaffold(CorrectedOptimizer):
 
     name: ClassVar[str] = "scaffold"
     keeps: ClassVar[str] = "variates"
-    sends_beside: ClassVar[bool] = True
 
     def init(self, params: State) -> State:
         return super().init(params) | {f"c.{name}": torch.zeros_like(p) for name, p in params.items()}

@@ -42,7 +42,7 @@ class Method(ABC):
     default_lr: ClassVar[float] = 1.0
     #: What its server keeps that is only right for the plain mean of all that clients did; empty for nothing.
     keeps: ClassVar[str] = ""
-    #: Whether clients send more than an adapter.
+    #: Whether clients send more than an adapter; so it is where a server optimizer overrides ``expected``.
     sends_beside: ClassVar[bool] = False
 
     @classmethod
@@ -111,6 +111,10 @@ class ServerOptimizer(Method):
     #: Whether an update must hold every name: a sum over clients would else not be the sum of what they keep.
     weighs_all_names: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.sends_beside = cls.expected is not ServerOptimizer.expected
+
     @classmethod
     def build(
         cls,
@@ -164,7 +168,7 @@ class ServerOptimizer(Method):
 
 @dataclass(frozen=True)
 class CorrectedOptimizer(ServerOptimizer):
-    """One whose clients correct their gradients by what they keep from turn to turn.
+    """One whose clients correct their gradients by what they keep from update to update.
 
     ``share`` in the state is the share of all clients that took part in the round, 1 until ``joined`` sets it.
     """

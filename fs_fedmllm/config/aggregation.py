@@ -253,7 +253,7 @@ def _privacy_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
         )
     if chosen.client_weights not in ("default", "uniform"):
         yield f"under {privacy} every client weighs the same; set {section}.client_weights to default."
-    if config.method.keeps:
+    if config.method.keeps or config.method.sends_beside:
         yield (
             f"federate.method {config.federate.method} sends or sums what {privacy} does not bound; use another "
             "method."

@@ -88,9 +88,9 @@ APART: tuple[Apart, ...] = (
     ),
     Apart(
         "federate.method",
-        lambda c: None if c.method.federated and not c.method.keeps else c.federate.method,
-        "has no server, or one that keeps the mean of what its clients keep, which is right only where all of a round "
-        "start from one adapter",
+        lambda c: c.federate.method if not c.method.federated or c.method.keeps or c.method.sends_beside else None,
+        "has no server, or one that keeps the mean of what its clients keep or takes more than their adapters, which "
+        "is right only where all of a round start from one adapter",
         "Use fedavg, fedavgm, fedadagrad, fedadam or fedyogi",
     ),
     Apart(
