@@ -5,7 +5,8 @@ arXiv 2209.00189).
 
 n_c are the client's own rows of label c; z the logits of the tokens that decide between the options, in the one column
 where they part. The margin is largest for the label that the client has least of. The same place and hook as
-:mod:`fs_fedmllm.algorithms.label_prior`, with another shift. Decided here, where the formula leaves it open:
+:mod:`fs_fedmllm.algorithms.label_prior`, with another shift (options in words: shared out over where they part, as
+there; the paper has one softmax only). Decided here, where the formula leaves it open:
 
 * A label that the client has no row of has an infinite margin in the formula; here it counts as 1e-8 rows (a margin of
   100 tau), which takes it out of the softmax as well.

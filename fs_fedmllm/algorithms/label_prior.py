@@ -2,8 +2,9 @@
 
     L = -log softmax(z + s)_y,   s_c = tau log(C pi_c),   pi_c = (n_c + 0.1) / sum_j (n_j + 0.1)
 
-z are the logits of the tokens that decide between the C options, in the one column where they part; every other
-token and column is left alone. n_c are the client's own rows by label. Menon et al. 2021 ("Long-tail learning via
+z are the logits of the tokens that decide between the C options, in the one column where they part (options in words
+part in several, and s is shared out over them: :mod:`fs_fedmllm.rounds.option_shift`); every other token and column is
+left alone. n_c are the client's own rows by label. Menon et al. 2021 ("Long-tail learning via
 logit adjustment", ICLR, arXiv 2007.07314) add tau log pi to the logits of a classifier that is trained on skewed
 labels: what the labels' shares alone would explain need not be learnt, so that clients with other shares agree on the
 rest. Decided here: the factor C, so that a client with even labels has s = 0 and trains to the bytes of a run without

@@ -4,7 +4,8 @@
 
 z is a row's representation by the model that is being trained, z_glob by the global one and z_prev by the client's
 own after its last turn. For a language model with LoRA, z is what enters the LM head in the column that predicts the
-answer's first token: the only place that the forced choice reads, and there is no projection head to add. The global
+answer's first token: the first place that the forced choice reads (with letters the only one), and there is no
+projection head to add. The global
 and the previous representations are taken once per update and row, without dropout, so an update costs one training
 pass and two forward passes. A client without a past has no z_prev; its first update is without the term.
 

@@ -79,6 +79,7 @@ def _tokens(dataset: Dataset, path: str, config: Config | None) -> str:
 
     from fs_fedmllm.config import Config as Defaults
     from fs_fedmllm.data.template_file import load_template
+    from fs_fedmllm.evaluation.options import options_of
     from fs_fedmllm.models.encoding import Encoder
     from fs_fedmllm.models.image_tokens import image_facts
     from fs_fedmllm.models.lengths import configured_lengths
@@ -93,6 +94,7 @@ def _tokens(dataset: Dataset, path: str, config: Config | None) -> str:
     mllm = skeleton(dataclasses.replace(options, path=path) if path else options)
     template = load_template(template_of(config, dataset))
     encoder = Encoder(mllm, template, config.fedmllm.prompt, None, configured_lengths(config, mllm))
+    options_of(encoder)  # refuses options that this tokenizer cannot tell apart
     found = count_tokens(encoder, [*dataset.train, *dataset.val, *dataset.test])
     lines = [f"tokens with {path or options.path}: {said_tokens(found)}"]
     if "image" in found:

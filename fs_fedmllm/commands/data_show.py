@@ -40,7 +40,7 @@ def show(args: argparse.Namespace) -> int:
     if not chosen:
         raise DataError(f"No row of {of} shows {args.case}.")
     shown = chosen[max(0, args.skip) : max(0, args.skip) + max(0, args.n)]
-    prompts = [(template.prompt(row, config.fedmllm.prompt), row.answer) for row in shown]
+    prompts = [(template.prompt(row, config.fedmllm.prompt), template.answer_of(row)) for row in shown]
     if not args.plain and shown:
         from fs_fedmllm.errors import ModelError
         from fs_fedmllm.models.seen_prompts import seen_prompts

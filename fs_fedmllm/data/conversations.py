@@ -159,5 +159,5 @@ def conversation(sample: Sample, template: Template, variant: str = "original") 
     """
     return {
         PROMPT: [{"role": "user", "content": template.prompt(sample, variant)}],
-        COMPLETION: [{"role": "assistant", "content": sample.answer}],
+        COMPLETION: [{"role": "assistant", "content": template.answer_of(sample)}],
     }

@@ -66,7 +66,8 @@ class Options:
         if clash and type(value) in (int, float):
             problem = f"{key} {value!r} could be an index or an option's name, for an option is called {clash[0]!r}."
             raise RowError(where, problem, f"Give the name as text, in quotes, one of {', '.join(template.options)}.")
-        known = ", ".join(f"{i} = {LETTERS[i]} = {name}" for i, name in enumerate(template.options))
+        letters = [f"{letter} = " if template.lettered else "" for letter in LETTERS]
+        known = ", ".join(f"{i} = {letters[i]}{name}" for i, name in enumerate(template.options))
         remedy = f"Give one of {known}."
         if str(value).strip() == str(len(template.options)):
             remedy += (
@@ -90,7 +91,7 @@ def _labels(template: Template) -> dict[object, int]:
     if not _clashing(template):
         labels |= {way: i for i in range(len(template.options)) for way in (i, str(i))}
     letters: dict[object, int] = {LETTERS[i]: i for i in range(len(template.options))}
-    if all(letters.get(name.strip(), i) == i for i, name in enumerate(template.options)):
+    if template.lettered and all(letters.get(name.strip(), i) == i for i, name in enumerate(template.options)):
         labels |= letters
     return labels | names
 

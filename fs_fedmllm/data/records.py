@@ -88,7 +88,7 @@ def record(sample: Sample, template: Template, variant: str = "original") -> dic
         "image": sample.image,
         "conversations": [
             {"role": "user", "content": template.record_prompt(sample, variant)},
-            {"role": "assistant", "content": sample.answer},
+            {"role": "assistant", "content": template.answer_of(sample)},
         ],
     }
 

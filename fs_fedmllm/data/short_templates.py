@@ -16,6 +16,8 @@ CLOSING = (
     "Answer with the option's letter from the given choices directly and only give the best option. "
     "The best answer is: "
 )
+#: The same where options have no letters.
+CLOSING_IN_WORDS = "Answer with the best option in its own words and nothing else. The best answer is: "
 #: What the original prompts say that the answer is based on. The augmented ones say the same in every case (FedMLLM,
 #: section 4.1).
 _BASED_ON = {"both": " based on the text and image", "text": " based on the text", "image": " based on the image"}

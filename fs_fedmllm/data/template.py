@@ -18,7 +18,7 @@ from typing import Any
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import DataError
 
-#: Options are lettered, so a template can have at most this many.
+#: Options have letters unless a template says otherwise, so it can have at most this many.
 LETTERS = string.ascii_uppercase
 
 
@@ -36,7 +36,7 @@ class Template:
 
     Attributes:
         name: file name without ``.yaml``.
-        task: ``choice`` (one question, lettered options) or ``vqa`` (the row asks its own question).
+        task: ``choice`` (one question, options) or ``vqa`` (the row asks its own question).
         metric: the number that the data set is judged by.
         options: the answers to choose from, in letter order; empty for ``vqa``.
         positive: index of the option whose probability is the score of the AUC.
@@ -46,6 +46,8 @@ class Template:
         question: ``vqa``: what rows without a question of their own are asked; empty where they must have one.
         listed: whether a choice's prompt lists the options. Unlisted ones are learnt from the answers alone, and
             rows are shorter by so much.
+        lettered: whether options have letters, in the prompt's list and in the answer. Without them an option's text
+            is the whole answer, and is scored as a whole.
     """
 
     name: str
@@ -58,10 +60,20 @@ class Template:
     cases: Mapping[str, Mapping[str, Case]]
     question: str = ""
     listed: bool = True
+    lettered: bool = True
 
     def answer(self, label: int) -> str:
-        """The completion for an option, ``(A) name``."""
-        return f"({LETTERS[label]}) {self.options[label]}"
+        """What is to be written for an option: ``(A) name``, or without letters ``name``."""
+        return f"({LETTERS[label]}) {self.options[label]}" if self.lettered else self.options[label].strip()
+
+    def answer_of(self, sample: Sample) -> str:
+        """What is to be written for a row: its option in this template's form, or its own answer.
+
+        A data set's rows bring answers in the form of its own template, and a run may name another.
+        """
+        if self.task == "choice" and sample.label is not None and 0 <= sample.label < len(self.options):
+            return self.answer(sample.label)
+        return sample.answer
 
     def prompt(self, sample: Sample, variant: str = "original") -> str:
         """The user's turn as text, without any image placeholder (the chat template adds that).
@@ -81,7 +93,7 @@ class Template:
                 )
             lines = [sample.text] if sample.text else []
             return "\n".join([*lines, case.question.replace("{question}", sample.question)])
-        options = "".join(f"\n({LETTERS[i]}) {name}" for i, name in enumerate(self.options))
+        options = "".join(f"\n{self.answer(i)}" for i in range(len(self.options)))
         shown = f"\nOptions:{options}" if self.listed else ""
         text = f"{sample.text}\n" if sample.text is not None else ""
         return f"{self.instruction}{case.basis}.\n{text}{case.question}?{shown}\n{self.closing}"
@@ -97,6 +109,7 @@ def template_content(template: Template) -> dict[str, Any]:
     content.pop("name")
     if not template.question:  # of an earlier release, perhaps
         content.pop("question")
-    if template.listed:
-        content.pop("listed")
+    for key in ("listed", "lettered"):
+        if content[key]:
+            content.pop(key)
     return content

@@ -18,6 +18,7 @@ from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.short_templates import (
     CASES,
     CLOSING,
+    CLOSING_IN_WORDS,
     INSTRUCTION,
     VARIANTS,
     bare_question,
@@ -34,7 +35,8 @@ TASKS = ("choice", "vqa")
 METRICS = ("auc", "macro_f1", "accuracy")
 #: A field's name in braces; not what LaTeX puts behind a command, nor doubled braces.
 _FIELD = re.compile(r"(?<![\w{}\\])\{([A-Za-z_]\w*)\}(?!\})")
-_KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", "listed", *VARIANTS}
+_KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", "listed", "lettered",
+         *VARIANTS}  # fmt: skip
 
 
 def template_dir() -> Path:
@@ -212,6 +214,13 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     listed = raw.get("listed", True)
     if type(listed) is not bool or (task == "vqa" and not listed):
         raise TemplateError(f"{path}: listed must be True or False: whether a choice's prompt lists its options.")
+    lettered = raw.get("lettered", True)
+    if type(lettered) is not bool or (task == "vqa" and not lettered):
+        raise TemplateError(
+            f"{path}: lettered must be True or False: whether a choice's options have letters, and an answer begins "
+            "with its option's."
+        )
+    closing = CLOSING if lettered else CLOSING_IN_WORDS
     return Template(
         name=name,
         task=task,
@@ -219,8 +228,9 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         options=options,
         positive=int(positive),
         instruction=_shown(raw.get("instruction", INSTRUCTION if short else ""), f"{path}: instruction"),
-        closing=_shown(raw.get("closing", CLOSING if short else ""), f"{path}: closing"),
+        closing=_shown(raw.get("closing", closing if short else ""), f"{path}: closing"),
         cases=_cases(raw, task, bare_question(question) if short else "", path),
         question=question if task == "vqa" else "",
         listed=listed,
+        lettered=lettered,
     )

@@ -24,12 +24,12 @@ from fs_fedmllm.evaluation.metrics import (
     right_answers,
     upstream_auc,
 )
-from fs_fedmllm.evaluation.options import OptionTokens, options_of
+from fs_fedmllm.evaluation.options import OptionTokens, options_of, parted
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.batch import Encoded
 from fs_fedmllm.models.encoding import Encoder
-from fs_fedmllm.models.mllm import MLLM
+from fs_fedmllm.models.mllm import MLLM, Reading
 
 #: What of a checkpoint's generation configuration shapes an answer that is not drawn.
 _DECODING = ("repetition_penalty", "no_repeat_ngram_size", "stop_strings", "num_beams", "bad_words_ids")
@@ -134,13 +134,14 @@ class Evaluator:
     def option_log_probs(self, samples: Sequence[Sample]) -> np.ndarray:
         """(rows, options) log-probabilities over the template's options, in the order of the rows.
 
-        One pass per batch: the shared opening of the answers is forced, and the logits of the next token are
-        normalised over the options' deciding tokens. Rows that ask the same (those that share a picture, when it is
-        shown alone) are asked once.
+        The shared opening of the answers is forced. With letters the logits of the next token are normalised over the
+        options' deciding tokens, in one pass per batch. In words the prompts are read once, and what options say
+        is passed behind them from the model's cache, once for options that begin alike; an option's
+        log-likelihood is the sum over its tokens and the end of its turn. Rows that ask the same (those that share a
+        picture, when it is shown alone) are asked once.
         """
         assert self._options is not None
         tokens = self._options
-        decisions = torch.tensor(tokens.decisions, device=self.encoder.mllm.device)
         asked: dict[tuple[tuple[int, ...], str | None], int] = {}
         distinct: list[Encoded] = []
         places = []
@@ -153,9 +154,45 @@ class Evaluator:
         for indices in self._batches(distinct):
             batch = self.encoder.collate([distinct[i] for i in indices], completions=False, suffix=tokens.prefix)
             with torch.no_grad():
-                logits = self._model().last_logits(batch.inputs, 1)[:, -1]
-            scores[indices] = F.log_softmax(logits[:, decisions].double(), dim=-1).cpu().numpy()
+                said = self._said_in_words if tokens.rests else self._decided
+                scores[indices] = F.log_softmax(said(batch.inputs, tokens).double(), dim=-1).cpu().numpy()
         return scores[places]
+
+    def _decided(self, inputs: Mapping[str, Any], tokens: OptionTokens) -> torch.Tensor:
+        """(rows, options) logits of the deciding tokens."""
+        logits = self._model().last_logits(inputs, 1)[:, -1]
+        return logits[:, torch.tensor(tokens.decisions, device=logits.device)]
+
+    def _said_in_words(self, inputs: Mapping[str, Any], tokens: OptionTokens) -> torch.Tensor:
+        """(rows, options) log-likelihoods of what the options say behind what they share."""
+        model, sequences = self._model(), tokens.sequences
+        found = torch.zeros(len(inputs["input_ids"]), len(sequences), dtype=torch.float64)
+
+        def pass_by(reading: Reading, ids: Sequence[int], said: Sequence[int], members: Sequence[int]) -> Reading:
+            """Read ``ids``, and add to these options what ``said`` is worth, which follows the first of them."""
+            further = model.go_on(reading, ids)
+            logs = further.logits[:, : len(said)].float().log_softmax(-1)
+            own = logs.gather(
+                -1, torch.tensor(said, dtype=torch.long, device=logs.device).expand(len(logs), -1)[..., None]
+            )
+            found[:, members] += own.double().sum((1, 2)).cpu()[:, None]
+            return further
+
+        def descend(reading: Reading, members: Sequence[int], depth: int) -> None:
+            """These options' first ``depth`` tokens are read, and they part at the next."""
+            logs = reading.logits[:, -1].float().log_softmax(-1)
+            for token, own in parted(sequences, members, depth).items():
+                found[:, own] += logs[:, token].double().cpu()[:, None]
+                sequence, end = sequences[own[0]], depth + 1
+                if len(own) > 1:
+                    while len(parted(sequences, own, end)) == 1:
+                        end += 1
+                    descend(pass_by(reading, sequence[depth:end], sequence[depth + 1 : end], own), own, end)
+                elif len(sequence) > end:  # the last token is predicted, not read
+                    pass_by(reading, sequence[depth:-1], sequence[end:], own)
+
+        descend(model.read(inputs), range(len(sequences)), 0)
+        return found
 
     def generate(self, samples: Sequence[Sample], *, sampled: bool = False) -> list[str]:
         """Answers as text, batched, in the order of the rows.
@@ -257,10 +294,11 @@ class Evaluator:
     def _parsed_choice(
         self, rows: Sequence[Sample], labels: list[int], positive: int | None
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """The authors' way: sample a text, parse a letter out of it."""
+        """The authors' way: sample a text, parse an option out of it."""
+        template = self.encoder.template
         mode = "upstream" if self.switches.get("unparsable") == "class_2" else "lenient"
         texts = self.generate(rows, sampled=True)
-        parsed = parse_options(texts, self.encoder.template.options, mode)
+        parsed = parse_options(texts, template.options, mode if template.lettered else "words")
         figures = label_metrics(parsed.codes, labels)
         figures["unparsable"] = parsed.unparsable_rate
         if positive is not None:

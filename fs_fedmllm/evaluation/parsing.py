@@ -9,6 +9,9 @@
      follows ``answer is``, ``answer:``, ``option`` or ``choice``;
   4. option names as whole words in any case, the longest first (``hateful`` is not found in ``not-hateful``).
 
+* ``words``: for options without letters: the answer is an option's name and nothing else (any blanks or full stop
+  around it), else the fourth lenient rule.
+
 * ``upstream``: ``eval_hateful.py`` and ``eval_crisis.py`` of the FedMLLM release. Delete ``answer`` and
   ``Answer``; take the first match of ``[\\(\\ ]*[A-G][\\)\\ ]*`` (``A-H`` for CrisisMMD); strip blanks, then
   parentheses; look the letter up. Whatever fails is code 2. So ``Given this, (A)`` is the G of ``Given``, and
@@ -26,7 +29,7 @@ import numpy as np
 
 from fs_fedmllm.errors import FedMLLMError
 
-MODES = ("strict", "lenient", "upstream")
+MODES = ("strict", "lenient", "words", "upstream")
 
 #: Code of an answer that names no option. It equals no label, so it counts as wrong.
 UNPARSABLE = -1
@@ -94,6 +97,16 @@ def lenient_option(answer: str, options: Sequence[str]) -> int | None:
     return indices.pop() if len(indices) == 1 else None
 
 
+def spelled_option(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the one option that an answer gives in its own words, else None."""
+    said = answer.strip()
+    for i, name in enumerate(options):
+        if name.strip() in (said, said.removesuffix(".")):
+            return i
+    indices = _named(answer, options)
+    return indices.pop() if len(indices) == 1 else None
+
+
 def _named(answer: str, options: Sequence[str]) -> set[int]:
     """Options whose names occur; a longer name hides the shorter ones inside it."""
     rest, found = answer.lower(), set()
@@ -128,7 +141,7 @@ def parse_options(answers: Sequence[str], options: Sequence[str], mode: str = "l
     Args:
         answers: generated texts.
         options: names of the options, in letter order (2 to 26).
-        mode: ``strict``, ``lenient`` or ``upstream``.
+        mode: ``strict``, ``lenient``, ``words`` or ``upstream``.
 
     Raises:
         ParsingError: no such mode, or a number of options that cannot be lettered.
@@ -141,6 +154,8 @@ def parse_options(answers: Sequence[str], options: Sequence[str], mode: str = "l
         found = [strict_option(answer, options) for answer in answers]
     elif mode == "lenient":
         found = [lenient_option(answer, options) for answer in answers]
+    elif mode == "words":
+        found = [spelled_option(answer, options) for answer in answers]
     else:
         found = [upstream_option(answer, len(options)) for answer in answers]
     failed = UPSTREAM_UNPARSABLE if mode == "upstream" else UNPARSABLE

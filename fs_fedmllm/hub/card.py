@@ -158,7 +158,7 @@ def card(facts: Facts) -> str:
 def _asked(facts: Facts) -> list[str]:
     """How images are shown, and how answers come about; of a further test set, where its answers are written."""
     lines = settings.images(facts.config["model"]["fedmllm"], facts.results.get("images"))
-    lines += settings.answers(facts.results.get("decoding"), facts.task)
+    lines += settings.answers(facts.results.get("decoding"), facts.task, lettered=facts.lettered)
     for name, figures in (facts.results.get("test_sets") or {}).items():
         told = settings.answers(figures.get("decoding"), "")
         lines += [line.replace("- answers:", f"- answers on test set {name}:", 1) for line in told]

@@ -24,6 +24,7 @@ class Facts:
         intervals: metric (``acc``, ``image_acc``) -> (low, high) of 95 %, from row decisions.
         mean_of: of how many of the last rounds' adapters it is the mean; 0: of none, it is a round's own.
         task: of the prompts: ``choice`` or ``vqa``; empty where nobody said.
+        lettered: whether a choice's options have letters.
     """
 
     repo: str
@@ -38,3 +39,4 @@ class Facts:
     intervals: Mapping[str, tuple[float, float]]
     mean_of: int = 0
     task: str = ""
+    lettered: bool = True

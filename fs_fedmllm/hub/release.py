@@ -160,6 +160,7 @@ def make_release(
     if averaged:
         entry = results["average_last"]
     shown = public_config(config, base)
+    template = json.loads(description)["template"]
     facts = Facts(
         repo=repo,
         config=shown,
@@ -172,7 +173,8 @@ def make_release(
         licence=licence,
         intervals=intervals_from_rows(predictions) if predictions is not None else {},
         mean_of=len(mean_of),
-        task=str(json.loads(description)["template"]["task"]),
+        task=str(template["task"]),
+        lettered=bool(template.get("lettered", True)),
     )
     best = results.get("best_by")
     figure = f": {best} {entry[best]:.4f}" if entry and best in entry else ""

@@ -11,6 +11,7 @@ _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 #: What decides the tokens of a written answer, in the order in which it is told; the rest follows.
 _FIRST = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "stops")
 SCORED = "Nothing is written: the answer is the option whose letter is the likeliest, in one forward pass."
+SCORED_IN_WORDS = "Nothing is written: the answer is the option whose text is the likeliest, its end included."
 
 
 def images(model: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[str]:
@@ -28,15 +29,16 @@ def images(model: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[st
     return lines if shown else [lines[0].removesuffix(", shown with")]
 
 
-def answers(decoding: Mapping[str, Any] | None, task: str) -> list[str]:
+def answers(decoding: Mapping[str, Any] | None, task: str, *, lettered: bool = True) -> list[str]:
     """How answers come about, a line each; none where nobody kept it.
 
     Args:
         decoding: of results.json, or of a further test set's part.
         task: of the prompts, ``choice`` or ``vqa``.
+        lettered: whether a choice's options have letters.
     """
     if not decoding:
-        return [f"- answers: {SCORED}"] if task == "choice" else []
+        return [f"- answers: {SCORED if lettered else SCORED_IN_WORDS}"] if task == "choice" else []
     names = [*(name for name in _FIRST if name in decoding), *sorted(name for name in decoding if name not in _FIRST)]
     how = "drawn by chance" if decoding.get("do_sample") else "the likeliest token at each step"
     return [f"- answers: written, {how}", *(f"  - {_code(name)}: {_code(decoding[name])}" for name in names)]

@@ -68,6 +68,7 @@ def template_mapping(template: Template) -> dict[str, Any]:
         "closing": template.closing,
         **({"question": template.question} if template.question else {}),
         **({} if template.listed else {"listed": False}),
+        **({} if template.lettered else {"lettered": False}),
         **cases,
     }
 

@@ -100,7 +100,7 @@ class Encoder:
         encoded = []
         for sample in samples:
             prompt = self.template.prompt(sample, self.variant)
-            key = (prompt, sample.image, sample.answer, answered)
+            key = (prompt, sample.image, self.template.answer_of(sample), answered)
             found = self._rows.get(key)
             if found is None:
                 found = self._encode_one(sample, answered)
@@ -111,7 +111,7 @@ class Encoder:
 
     def _encode_one(self, sample: Sample, answered: bool) -> Encoded:
         where = sample.source or f"row {sample.id}"
-        completion = self.completion(sample.answer)
+        completion = self.completion(self.template.answer_of(sample))
         ids, extras = self._prompt(sample, where)
         answer = self._answer_tokens(sample, answered)
         cut = bool(self.lengths.most) and len(ids) + answer > self.lengths.most
@@ -195,7 +195,8 @@ class Encoder:
         Raises:
             DataError: the image cannot be read.
         """
-        return self._beside(sample), self._plain_tokens(sample), len(self.completion(sample.answer))
+        completion = self.completion(self.template.answer_of(sample))
+        return self._beside(sample), self._plain_tokens(sample), len(completion)
 
     def count_shortened(self, samples: Sequence[Sample]) -> int:
         """How many rows are shortened. Those that cannot be are told by their bytes, and by one image of their size.

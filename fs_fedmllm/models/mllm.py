@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import GENERIC, Family
 from fs_fedmllm.models.peft_methods import ADAPTER
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch of prompts that the model has read, with what it keeps of them.
+
+    Attributes:
+        mask: (rows, tokens), 0 where a row is padded.
+        cache: the model's, over these tokens.
+        logits: (rows, tokens read last, vocabulary); of a prompt, those behind its last token.
+    """
+
+    mask: torch.Tensor
+    cache: Any
+    logits: torch.Tensor
 
 
 @dataclass(eq=False)
@@ -78,6 +95,36 @@ class MLLM:
         """
         output = self.inner(**inputs, logits_to_keep=columns, use_cache=False)
         return output.logits[:, -columns:]  # type: ignore[no-any-return]
+
+    def read(self, inputs: Mapping[str, Any]) -> Reading:
+        """Read a left-padded batch of prompts once, so that several continuations of them can be scored.
+
+        Raises:
+            ModelError: the model keeps nothing of what it has read.
+        """
+        self.family.forget(self.inner)
+        output = self.inner(**inputs, logits_to_keep=1, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise ModelError(
+                f"{type(self.inner).__name__} (family {self.family.name}) keeps no cache of a prompt, and options in "
+                "words (lettered: false in the template) are scored by continuing one. Set lettered: true."
+            )
+        return Reading(inputs["attention_mask"], cache, output.logits[:, -1:])
+
+    def go_on(self, reading: Reading, ids: Sequence[int]) -> Reading:
+        """The same tokens behind every prompt of a batch.
+
+        Args:
+            reading: what was read so far; it stays as it is, and can be continued in other ways.
+            ids: at least one token.
+        """
+        rows = len(reading.mask)
+        tokens = torch.tensor(ids, device=self.device).expand(rows, -1)
+        mask = torch.cat([reading.mask, torch.ones_like(tokens, dtype=reading.mask.dtype)], dim=1)
+        cache = copy.deepcopy(reading.cache)  # a forward pass writes into it
+        output = self.family.continued(self.inner, tokens, mask, cache)
+        return Reading(mask, cache, output.logits[:, -len(ids) :])
 
     def generate(self, inputs: Mapping[str, Any], **arguments: Any) -> torch.Tensor:
         """Token ids of the answers to a left-padded batch, (rows, new tokens)."""

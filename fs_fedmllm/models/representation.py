@@ -1,6 +1,6 @@
 """What stands for a row in the model: what enters the LM head in the column that predicts the answer's first token.
 
-It is the only place that the forced choice reads.
+It is the first place that the forced choice reads, and where options have letters the only one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from fs_fedmllm.config.schema import SPLITS
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.scenarios.judged import check_classes, evaluated_rows, template_that_fits
+from fs_fedmllm.scenarios.judged import check_classes, check_form, evaluated_rows, template_that_fits
 from fs_fedmllm.scenarios.reading import template_of
 
 
@@ -20,11 +20,13 @@ def fitting_template(config: Config, dataset: Dataset) -> Template:
     """The prompts of the run's own data set; every row's label is one of their options.
 
     Raises:
-        ConfigError: there is no such template, or it has no options for ``fedmllm.label_prior``.
+        ConfigError: there is no such template, it has no options for ``fedmllm.label_prior``, or its options have no
+            letters and the profile looks for them.
         DataError: a label is outside the template's options.
     """
     template = template_that_fits(template_of(config, dataset), dataset)
     if template.task == "choice":
+        check_form(config, template)
         return template
     if config.fedmllm.label_prior:
         raise ConfigError(

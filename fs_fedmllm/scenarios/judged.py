@@ -8,7 +8,7 @@ from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.data.template_file import load_template
-from fs_fedmllm.errors import DataError
+from fs_fedmllm.errors import ConfigError, DataError
 
 
 def evaluated_rows(config: Config, rows: Sequence[Sample]) -> Sequence[Sample]:
@@ -41,6 +41,22 @@ def template_that_fits(named: str, dataset: Dataset, key: str = "fedmllm.templat
                 f"the template {template.name!r}. Correct the row or name another template ({key})."
             )
     return template
+
+
+def check_form(config: Config, template: Template) -> None:
+    """The profile can read a choice's answers.
+
+    Raises:
+        ConfigError: it reads letters, and the options have none.
+    """
+    switches = config.switches
+    if template.lettered or switches["decision"] != "sampled_text" or switches["unparsable"] != "class_2":
+        return
+    raise ConfigError(
+        f"The switches decision sampled_text and unparsable class_2 (profile {config.fedmllm.profile}) look for a "
+        f"letter in what is written, as the authors' scripts do, and the template {template.name!r} gives its options "
+        "none (lettered: false). Set lettered: true there, or the switch unparsable to wrong, which reads words."
+    )
 
 
 def check_classes(config: Config, rows: Sequence[Sample], template: Template, of: str) -> None:

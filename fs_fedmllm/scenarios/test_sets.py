@@ -21,7 +21,7 @@ from fs_fedmllm.data.registry import EMBEDDED, load_dataset
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError
-from fs_fedmllm.scenarios.judged import check_classes, template_that_fits
+from fs_fedmllm.scenarios.judged import check_classes, check_form, template_that_fits
 from fs_fedmllm.scenarios.reading import named_groups
 
 
@@ -117,6 +117,7 @@ def fitted(config: Config, name: str, dataset: Dataset, options: SetOptions, own
         raise DataError(f"{dataset.name} has no test rows, and a test set is nothing else. Name another data set.")
     dataset = dataclasses.replace(dataset, train=(), val=())
     template = template_that_fits(options.template, dataset, f"fedmllm.test_sets.{name}.template")
+    check_form(config, template)
     check_classes(config, dataset.test, template, f"test rows of {dataset.name}")
     for row in dataset.test if template.task == "vqa" else ():
         template.prompt(row)  # a row without a question is refused with its place

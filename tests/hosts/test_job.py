@@ -271,3 +271,16 @@ def test_clients_that_the_data_has_are_those_of_the_embedded_engine(plugged, hos
     assert inside["config_sha256"] == embedded["config_sha256"]
     manifest = json.loads((tmp_path / "fs" / "job" / "manifest.json").read_text())
     assert [record["name"] for record in manifest["clients"].values()] == ["Nord", "Ost", "Süd"]
+
+
+def test_options_in_words_give_the_same_adapter_and_figures(plugged, host, tmp_path) -> None:
+    """Training with the client's label prior on a tree of tokens, the forced choice of whole options, all views."""
+    template = tmp_path / "words.yaml"
+    lettered = (CONFIGS.parent / "data_templates" / "digits_triage.yaml").read_text(encoding="utf-8")
+    template.write_text(lettered + "\nlettered: false\n", encoding="utf-8")
+    inside, embedded, _ = _both(
+        host, plugged, tmp_path, "cross_i3t7",
+        ["fedmllm.template", str(template), "fedmllm.label_prior", "1.0", "fedmllm.eval.slices", "always"],
+    )  # fmt: skip
+    assert inside["adapter_sha256"] == embedded["adapter_sha256"]
+    assert inside["evaluations"] == embedded["evaluations"] and inside["views"] == embedded["views"]

@@ -212,6 +212,20 @@ class Family:
         """The checkpoint's generation configuration; None where it has none."""
         return getattr(model, "generation_config", None)
 
+    def forget(self, model: Any) -> None:
+        """Put away what a forward pass left on the model for one that continues it (positions, in Qwen-VL)."""
+
+    def continued(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+        """The output of a forward pass over further tokens of a batch that was read.
+
+        Args:
+            model: the model that read it.
+            ids: (rows, further tokens).
+            mask: (rows, all tokens).
+            cache: what the model kept; it is written into.
+        """
+        return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """Token ids of the answers, (rows, new tokens)."""
         output = model.generate(**inputs, **arguments)

@@ -189,7 +189,7 @@ class _Legacy(Family):
             return model.llm(
                 inputs_embeds=_embed(model, inputs),
                 attention_mask=inputs["attention_mask"],
-                position_ids=_positions(inputs["attention_mask"]),
+                position_ids=_positions(inputs["attention_mask"])[:, -inputs["input_ids"].shape[1] :],
                 **rest,
             )
 

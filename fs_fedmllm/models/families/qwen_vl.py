@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fs_fedmllm.models.families.base import Family
 
 
@@ -24,6 +26,24 @@ class _QwenVL(Family):
         around = range(min(budget, most // token), max(4, budget - 16), -1)
         for tokens in (*around, 4):
             yield {"size": {"shortest_edge": min(least, tokens * token), "longest_edge": tokens * token}}
+
+    def forget(self, model: Any) -> None:
+        """How far an image shifts the positions behind it: a batch of texts would be continued with another's."""
+        model.model.rope_deltas = None
+
+    def continued(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+        """With the positions spelled out: left to itself the model takes those of all tokens for the further ones."""
+        shift = model.model.rope_deltas
+        if shift is None:
+            return super().continued(model, ids, mask, cache)
+        places = mask.long().cumsum(-1)[:, -ids.shape[1] :] - 1 + shift.to(mask.device)
+        return model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places.expand(3, *places.shape),
+            past_key_values=cache,
+            use_cache=True,
+        )
 
 
 FAMILY = _QwenVL(

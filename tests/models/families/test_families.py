@@ -9,6 +9,7 @@ import pytest
 import torch
 import twins
 
+from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.export import read_adapter
 from fs_fedmllm.models.loader import read_config
@@ -34,6 +35,21 @@ def _loss(federation: Federation, state, rows) -> float:
     batch = federation.encoder.collate(federation.encoder.encode(rows), completions=True)
     with torch.no_grad():
         return float(batch.loss_sum(federation.mllm.last_logits(batch.inputs, batch.labels.shape[1])))
+
+
+def _by_hand(encoder: Encoder, rows) -> np.ndarray:
+    """(rows, options) log-probabilities, each from a pass over a prompt and one option up to its end."""
+    stops, scores = encoder.completions.stops, []
+    for option in range(len(encoder.template.options)):
+        said = encoder.completion(encoder.template.answer(option))
+        said = said[: 1 + next(i for i, token in enumerate(said) if token in stops)]
+        batch = encoder.collate(
+            [dataclasses.replace(row, completion=said) for row in encoder.encode(rows)], completions=True
+        )
+        with torch.no_grad():
+            logits = encoder.mllm.last_logits(batch.inputs, batch.labels.shape[1])
+        scores.append(-batch.row_losses(logits).double().numpy() * len(said))
+    return np.stack(scores, axis=1) - np.logaddexp.reduce(scores, axis=0)[:, None]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,6 +99,13 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
     np.testing.assert_allclose(together, alone, atol=2e-4)
     answers = federation.evaluator.generate(mixed)
     assert len(answers) == 4 and answers == [federation.evaluator.generate([row])[0] for row in mixed]
+    # Options in words continue a prompt that was read once, and are worth what a pass of their own says; a batch of
+    # texts after one with images as well, whose positions the model may remember.
+    worded = dataclasses.replace(federation.data.template, lettered=False)
+    for vision in (federation.encoder.vision, None):
+        spelled = Evaluator(Encoder(mllm, worded, "original", vision), federation.evaluator.config)
+        for asked in (mixed, mixed[1:2]):
+            np.testing.assert_allclose(spelled.option_log_probs(asked), _by_hand(spelled.encoder, asked), atol=5e-4)
 
     # Activations that are computed again give the same update.
     saving = short_config(

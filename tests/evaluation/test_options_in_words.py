@@ -1,0 +1,216 @@
+"""Options in words: likelihoods by hand, options that begin alike, and the label prior on a tree of tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+
+from fs_fedmllm.algorithms.label_prior import LabelPriorClient, label_prior
+from fs_fedmllm.config import EvaluatorConfig
+from fs_fedmllm.data.labels import Options
+from fs_fedmllm.data.template_file import load_template, template_dir
+from fs_fedmllm.errors import ConfigError, DataError, ModelError
+from fs_fedmllm.evaluation.evaluator import Evaluator
+from fs_fedmllm.evaluation.options import OptionTokens, option_tokens, options_of, word_tokens
+from fs_fedmllm.evaluation.parsing import parse_options
+from fs_fedmllm.models.batch import Batch
+from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.mllm import MLLM
+from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss_sum
+from fs_fedmllm.rounds.trainer import UpdatePlan
+from fs_fedmllm.runs.simulation import run
+from fs_fedmllm.scenarios.federated_data import prepare_data
+
+END = 1
+#: Three options of unlike length, of which the first begins the second.
+NESTED = [[9, 2, END, 7], [9, 2, 5, 6, END, 7], [9, 8, END, 7]]
+
+
+def tree() -> OptionTokens:
+    return word_tokens(NESTED, {END}, ["a", "a b c", "d"], "T")
+
+
+def test_a_whole_option_is_its_tokens_up_to_the_end() -> None:
+    tokens = tree()
+    assert tokens.prefix == (9,) and tokens.decisions == (2, 2, 8)
+    assert tokens.sequences == [(2, END), (2, 5, 6, END), (8, END)]
+    assert option_tokens([[5, 7, 1], [5, 8, 1]]).sequences == [(7,), (8,)]  # a letter decides alone
+
+
+def test_options_that_are_tokenised_alike_are_refused() -> None:
+    with pytest.raises(
+        ModelError, match=r"T: options: 'a' and 'A' are the same tokens .* Rename one, or set lettered"
+    ):
+        word_tokens([[3, END], [4, END], [3, END]], {END}, ["a", "b", "A"], "T")
+    with pytest.raises(ModelError, match="one is the other's beginning"):  # a template that writes no end
+        word_tokens([[3, 4], [3]], {END}, ["a b", "a"], "T")
+
+
+@pytest.fixture
+def words(federation, monkeypatch):
+    """An evaluator of options that begin alike, and rows, each with one modality, the other or both."""
+    federation.mllm.adapter.load(
+        {
+            name: tensor + 0.02 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+            for name, tensor in federation.initial_state().items()
+        }
+    )
+    options = ("lower", "lower repair", "lower repair travel", *federation.data.template.options[3:])
+    template = dataclasses.replace(federation.data.template, options=options, lettered=False)
+    encoder = Encoder(federation.mllm, template, "original", federation.encoder.vision)
+    chosen = federation.data.dataset.test[:6]
+    rows = [r if i % 3 == 0 else r.showing(image=i % 3 == 1, text=i % 3 == 2) for i, r in enumerate(chosen)]
+    return Evaluator(encoder, EvaluatorConfig()), rows
+
+
+def by_hand(encoder: Encoder, row) -> np.ndarray:
+    """Log-probabilities of a row's options from a pass of its own over the prompt and each option."""
+    [asked], scores = encoder.encode([row]), []
+    for option in range(len(encoder.template.options)):
+        completion = encoder.completion(encoder.template.answer(option))
+        end = next(i for i, token in enumerate(completion) if token in encoder.completions.stops) + 1
+        whole = dataclasses.replace(asked, completion=completion[:end])
+        batch = encoder.collate([whole], completions=True)
+        with torch.no_grad():
+            logits = encoder.mllm.last_logits(batch.inputs, batch.labels.shape[1])[0, :-1].double().log_softmax(-1)
+        said = batch.labels[0, 1:]
+        scores.append(sum(float(logits[i, token]) for i, token in enumerate(said.tolist()) if token >= 0))
+    return np.array(scores) - np.logaddexp.reduce(scores)
+
+
+def test_scores_are_the_models_own_probabilities_of_whole_options(words) -> None:
+    evaluator, rows = words
+    scores = evaluator.option_log_probs(rows)
+    np.testing.assert_allclose(scores, [by_hand(evaluator.encoder, row) for row in rows], atol=5e-5)
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1.0, atol=1e-9)
+    assert evaluator.encoder.template.answer(1) == "lower repair"
+    assert len(evaluator.encoder.encode([rows[0]])[0].completion) < len(evaluator.encoder.completion("(A) lower x"))
+
+
+def test_a_prompt_is_read_once_and_what_options_share_as_well(words, monkeypatch) -> None:
+    evaluator, rows = words
+    read, further = [], []
+    first, more = MLLM.read, MLLM.go_on
+    monkeypatch.setattr(
+        MLLM, "read", lambda self, inputs: read.append(len(inputs["input_ids"])) or first(self, inputs)
+    )
+    monkeypatch.setattr(
+        MLLM, "go_on", lambda self, reading, ids: further.append(tuple(ids)) or more(self, reading, ids)
+    )
+    evaluator.option_log_probs([*rows, *rows])
+    assert sum(read) == len(rows)  # those that ask the same are asked once
+    tokens = evaluator._options
+    assert len(further) == 9  # lower, repair, travel, health; upper and its four; one token each
+    assert sum(map(len, further)) == 9 < sum(len(sequence) - 1 for sequence in tokens.sequences)
+
+
+def test_a_model_that_keeps_nothing_is_refused(words, monkeypatch) -> None:
+    evaluator, rows = words
+    inner = evaluator.encoder.mllm.inner
+
+    def forgetful(**inputs):
+        output = type(inner).forward(inner, **inputs)
+        output.past_key_values = None
+        return output
+
+    monkeypatch.setattr(inner, "forward", forgetful)
+    with pytest.raises(ModelError, match=r"keeps no cache of a prompt, and options in words .* Set lettered: true"):
+        evaluator.option_log_probs(rows)
+
+
+def test_the_prior_on_a_tree_by_hand() -> None:
+    """Rows 3, 1, 0 of "a", "a b c", "d": shares 3.1, 1.1 and 0.1 of 4.3; two of three options begin with token 2."""
+    found = branchings(tree(), label_prior([3, 1, 0], 1.0))
+    assert set(found) == {(9,), (9, 2)}
+    assert found[9,].tokens == (2, 8) and found[9, 2].tokens == (END, 5)
+    assert found[9,].shifts == pytest.approx([math.log(4.2 / 4.3 / (2 / 3)), math.log(0.1 / 4.3 / (1 / 3))])
+    assert found[9, 2].shifts == pytest.approx([math.log(3.1 / 4.2 / 0.5), math.log(1.1 / 4.2 / 0.5)])
+    total = [found[9,].shifts[0] + found[9, 2].shifts[i] for i in (0, 1)] + [found[9,].shifts[1]]
+    assert total == pytest.approx(label_prior([3, 1, 0], 1.0))
+    even = branchings(tree(), (0.0, 0.0, 0.0))
+    assert {value for place in even.values() for value in place.shifts} == {0.0}  # to the bit
+    flat = branchings(OptionTokens((9,), (2, 5)), (0.25, -1.5))
+    assert flat[9,].shifts == (0.25, -1.5) and len(flat) == 1
+    absent = branchings(tree(), (0.0, -1000.0, -2000.0))  # FedLC's margin of a label without rows
+    assert absent[9, 2].shifts == pytest.approx([math.log(2), -1000 + math.log(2)])
+
+
+def test_the_loss_of_words_by_hand() -> None:
+    ignored, shift = -100, label_prior([3, 1, 0], 1.0)
+    labels = torch.tensor([[ignored, 9, 2, 5, 6, END, 7], [ignored, ignored, ignored, 9, 8, END, 7]])
+    logits = torch.randn(2, 7, 11, generator=torch.Generator().manual_seed(1))
+    branch, wanted = branchings(tree(), shift), 0.0
+    for row, (first, answer) in enumerate([(1, NESTED[1]), (3, NESTED[2])]):
+        for place, token in enumerate(answer):
+            own = logits[row, first + place - 1].clone()
+            if place == 1:
+                own[2], own[8] = own[2] + branch[9,].shifts[0], own[8] + branch[9,].shifts[1]
+            if place == 2 and row == 0:
+                own[END], own[5] = own[END] + branch[9, 2].shifts[0], own[5] + branch[9, 2].shifts[1]
+            wanted -= float(F.log_softmax(own, dim=-1)[token])
+    batch = Batch({}, labels)
+    assert float(task_loss_sum(batch, logits, tree(), shift)) == pytest.approx(wanted, abs=1e-5)
+    moved = (shifted_logits(logits, labels, tree(), shift) != logits).nonzero().tolist()
+    assert moved == [[0, 1, 2], [0, 1, 8], [0, 2, END], [0, 2, 5], [1, 3, 2], [1, 3, 8]]
+    assert UpdatePlan(batches=[[0]], lr=1.0, halves=[LabelPriorClient([4, 4, 4], 1.0)]).option_shift == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("head", 0), (" head and neck.", 1), ("A head and neck view", 1), ("head or chest", -1), ("A", -1),
+        ("(A)", -1), ("Head", 0), ("", -1), ("the chest", 2),
+    ],
+)  # fmt: skip
+def test_answers_are_read_in_words(answer: str, code: int) -> None:
+    assert parse_options([answer], ["head", "head and neck", "chest"], "words").codes.tolist() == [code]
+
+
+def test_letters_mean_nothing_where_options_have_none() -> None:
+    lettered = load_template("digits_triage")
+    plain = dataclasses.replace(lettered, lettered=False)
+    assert Options.of(lettered).label({"label": "B"}, "f:1") == 1 == Options.of(plain).label({"label": 1}, "f:1")
+    with pytest.raises(DataError, match=r"'B' is none of the options\. Give one of 0 = lower billing, 1 = lower"):
+        Options.of(plain).label({"label": "B"}, "f:1")
+
+
+@pytest.fixture
+def named(tmp_path) -> str:
+    """A template of the triage in words, for a data set whose own answers have letters."""
+    raw = yaml.safe_load((template_dir() / "digits_triage.yaml").read_text())
+    file = tmp_path / "words.yaml"
+    file.write_text(yaml.safe_dump(raw | {"lettered": False, "closing": "The best answer is: "}, sort_keys=False))
+    return str(file)
+
+
+def test_a_profile_that_looks_for_letters_refuses_words(short_config, named: str) -> None:
+    with pytest.raises(ConfigError, match=r"look for a letter in what is written, .* 'words' gives its options none"):
+        prepare_data(short_config("cross_i3t7", "fedmllm.template", named, "fedmllm.profile", "upstream"))
+
+
+def test_a_run_in_words(short_config, named: str) -> None:
+    """A data set's rows learn the named template's answers; views and probabilities are there as with letters."""
+    config = short_config(
+        "cross_i3t7", "fedmllm.template", named, "fedmllm.label_prior", 1.0, "fedmllm.eval.slices", "ends",
+        "fedmllm.sampler", "modality", "fedmllm.stand_ins.use", "auto",
+    )  # fmt: skip
+    results, written = run(config)
+    assert results["refused"] == [] and {"joint", "product", "image", "text"} <= set(results["views"])
+    assert results["evaluations"][-1]["val_loss"] > 0
+    lines = (written.path / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 48 and all('"log_probs"' in line for line in lines)
+    description = yaml.safe_load((written.path / "adapter" / "fedmllm.json").read_text())
+    assert description["template"]["lettered"] is False
+
+
+def test_options_of_an_encoder(words) -> None:
+    evaluator, _ = words
+    tokens = options_of(evaluator.encoder)
+    stop = evaluator.encoder.completions.stops
+    assert tokens is not None and all(s[-1] in stop and not set(s[:-1]) & set(stop) for s in tokens.sequences)
