@@ -9,13 +9,12 @@
      follows ``answer is``, ``answer:``, ``option`` or ``choice``;
   4. option names as whole words in any case, the longest first (``hateful`` is not found in ``not-hateful``).
 
-* ``words``: for options without letters: the answer is an option's name and nothing else (any blanks or full stop
-  around it), else the fourth lenient rule.
-
 * ``upstream``: ``eval_hateful.py`` and ``eval_crisis.py`` of the FedMLLM release. Delete ``answer`` and
   ``Answer``; take the first match of ``[\\(\\ ]*[A-G][\\)\\ ]*`` (``A-H`` for CrisisMMD); strip blanks, then
   parentheses; look the letter up. Whatever fails is code 2. So ``Given this, (A)`` is the G of ``Given``, and
   ``( A )`` fails because the inner blanks stay.
+* ``words``: for options without letters: the answer is an option's name and nothing else but blanks around it and a
+  full stop behind, else the fourth lenient rule.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import numpy as np
 
 from fs_fedmllm.errors import FedMLLMError
 
-MODES = ("strict", "lenient", "words", "upstream")
+MODES = ("strict", "lenient", "upstream", "words")
 
 #: Code of an answer that names no option. It equals no label, so it counts as wrong.
 UNPARSABLE = -1
@@ -141,7 +140,7 @@ def parse_options(answers: Sequence[str], options: Sequence[str], mode: str = "l
     Args:
         answers: generated texts.
         options: names of the options, in letter order (2 to 26).
-        mode: ``strict``, ``lenient``, ``words`` or ``upstream``.
+        mode: ``strict``, ``lenient``, ``upstream`` or ``words``.
 
     Raises:
         ParsingError: no such mode, or a number of options that cannot be lettered.

@@ -76,6 +76,19 @@ def test_options_that_are_not_listed():
     assert again == bare
 
 
+def test_options_without_letters():
+    lettered, plain = (short(question="Is it red", options=["no ", "yes"], **m) for m in ({}, {"lettered": False}))
+    row = Sample(id="r", text="A rose.", image=None, answer="(B) yes", label=1)
+    assert "?\nOptions:\nno\nyes\nAnswer with the best option in its own words" in plain.prompt(row)
+    assert (plain.answer(0), plain.answer_of(row), lettered.answer_of(row)) == ("no", "yes", "(B) yes")
+    assert plain.answer_of(Sample(id="r", text="A rose.", image=None, answer="?", label=None)) == "?"
+    assert template_sha256(plain) != template_sha256(lettered)
+    assert "lettered" not in template_content(lettered) and "lettered" not in template_mapping(lettered)
+    assert build_template(json.loads(json.dumps(template_mapping(plain))), "fedmllm.json", "t") == plain
+    own = short(question="Is it red", options=["no", "yes"], lettered=False, closing="Say:")
+    assert own.closing == "Say:"
+
+
 EIGHT = {variant: {case: {"basis": "", "question": "Red"} for case in CASES} for variant in VARIANTS}
 
 
@@ -97,6 +110,8 @@ EIGHT = {variant: {case: {"basis": "", "question": "Red"} for case in CASES} for
         ({"question": "Red", "options": ["a", "b"], "task": "vqa"}, "options have no meaning"),
         ({"question": "Red", "options": ["a", "b"], "listed": "no"}, "listed must be True or False"),
         ({"question": "Red", "listed": False}, "listed must be True or False"),
+        ({"question": "Red", "options": ["a", "b"], "lettered": 0}, "lettered must be True or False"),
+        ({"question": "Red", "lettered": False}, "lettered must be True or False"),
         ({"question": "Red", "closing": "Say:"}, "closing is of a choice's prompt"),
         ({"question": "Red", "metric": "macro_f1"}, "metric macro_f1 needs options"),
         ({"question": "Red", "optoins": ["a", "b"]}, "did you mean 'options'"),
