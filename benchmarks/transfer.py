@@ -4,9 +4,9 @@
     python benchmarks/transfer.py --model ALIGNED --data DATA --organs organs
 
 The test rows of ``organs.py`` in the product's own form of a choice, whose question is among the alignment's held-out
-ones; and those of ``real_triage`` in that task's prompt, with picture and question and with the picture alone. The
-task's letters stand for nothing that the prompt says, so beside the letters that the product chooses there are the
-words behind them (``head`` of ``head treatment``), and the letters when the prompt lists the options. Pictures that
+ones; and those of ``real_triage`` in that task's prompt, with picture and question and with the picture alone. There
+are three ways: by letters, which stand for nothing that the prompt says; by the words behind them (``head`` of ``head
+treatment``); and by the letters when the prompt lists the options. Pictures that
 the base was aligned on are counted apart.
 """
 
@@ -84,7 +84,7 @@ def _organs(mllm: Any, folder: Path, learnt: set[str]) -> None:
 
 
 def _triage(mllm: Any, data: Path, limit: int) -> None:
-    template = load_template(real_triage.NAME)
+    template = dataclasses.replace(load_template(real_triage.NAME), lettered=True)
     listed = dataclasses.replace(template, listed=True)
     kinds = len(template.options) // len(ORGANS)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from short_runs import CONFIGS
 
 from fs_fedmllm.algorithms.label_prior import LabelPriorClient, label_prior
+from fs_fedmllm.cli import main
 from fs_fedmllm.config import EvaluatorConfig
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.template_file import load_template, template_dir
@@ -19,8 +24,10 @@ from fs_fedmllm.errors import ConfigError, DataError, ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens, options_of, word_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
+from fs_fedmllm.hub import settings
 from fs_fedmllm.models.batch import Batch
 from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.loader import TINY
 from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdatePlan
@@ -214,3 +221,24 @@ def test_options_of_an_encoder(words) -> None:
     tokens = options_of(evaluator.encoder)
     stop = evaluator.encoder.completions.stops
     assert tokens is not None and all(s[-1] in stop and not set(s[:-1]) & set(stop) for s in tokens.sequences)
+
+
+def test_data_check_names_options_that_the_tokenizer_makes_alike(named: str, tmp_path, capsys) -> None:
+    """A tokenizer without capitals: two options differ in nothing else."""
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": {"type": "Lowercase"}}))
+    raw = yaml.safe_load(Path(named).read_text())
+    check = ["data", "check", str(CONFIGS / "cross_i3t7.yaml"), "--model", str(model), "fedmllm.template", named]
+    assert main(check) == 0
+    Path(named).write_text(yaml.safe_dump(raw | {"options": ["Upper health", *raw["options"][1:]]}, sort_keys=False))
+    capsys.readouterr()
+    assert main(check) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The template 'words': options: 'Upper health' and 'upper health' are the same tokens" in said
+
+
+def test_a_card_says_how_options_in_words_are_decided() -> None:
+    assert settings.answers(None, "choice") == [f"- answers: {settings.SCORED}"]
+    assert settings.answers(None, "choice", lettered=False) == [f"- answers: {settings.SCORED_IN_WORDS}"]
