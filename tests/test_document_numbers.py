@@ -170,7 +170,7 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
     ("heading", "file", "names"),
     [
         (
-            "## What repairs the cross scenario?", "digits_switches",
+            "## What helps in the cross scenario?", "digits_switches",
             {
                 "FedAvg": "fedavg", "all three switches": "all", "draw + stand-ins": "draw_stand_ins",
                 "prior + stand-ins": "prior_stand_ins", "stand-ins": "stand_ins", "draw": "draw",
@@ -229,7 +229,7 @@ def test_what_the_suites_hold_is_counted() -> None:
         counts[name] = sum(len(table) for key, table in vars(made).items() if key.endswith("MUTANTS"))
     text = text_of(REPOSITORY / "docs" / "conformance.md")
     assert f"holds {counts['test_mutants']} wrong algorithms" in text
-    assert counts["test_federated_mutants"] == 12 and "holds twelve wrong ones" in text
+    assert counts["test_federated_mutants"] == 12 and "holds twelve wrong algorithms" in text
 
 
 def test_the_rows_of_the_switches_are_counted() -> None:
@@ -295,7 +295,7 @@ REFUSED = {
          ["fedmllm.aggregation.lora", "exact", "fedmllm.aggregation.rule", "median"]),
         ("compressed updates only without error feedback",
          ["fedmllm.aggregation.lora", "exact", "fedmllm.compression.upload", "int8"]),
-        ("the selecting rules treat clients alike",
+        ("the selecting rules treat all clients equally",
          ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "fedmllm.aggregation.client_weights", "samples"]),
         ("at least 2 f + 3 clients a round",
          ["fedmllm.aggregation.rule", "krum", *BYZANTINE, "federate.sample_client_num", "4"]),
@@ -334,12 +334,12 @@ REFUSED = {
         ("MOON is refused", ["fedmllm.train.backend", "trl", "fedmllm.regularizer.type", "moon"]),
     ],
     "docs/models.md": [
-        *[("Refused, with the reason", ["model.fedmllm.peft", name])
+        *[("are refused, with the reason", ["model.fedmllm.peft", name])
           for name in ("pissa", "olora", "corda", "loftq", "eva", "adalora")],
         ("not on a quantised base", ["model.fedmllm.peft", "loha", "model.fedmllm.quantization.type", "nf4"]),
     ],
     "docs/deployment.md": [
-        ("Not in a distributed run: the methods `local` and `global`",
+        ("The methods `local` and `global` are not available in a distributed run",
          ["federate.mode", "distributed", "federate.method", method]) for method in ("local", "global")
     ],
     "docs/privacy.md": [

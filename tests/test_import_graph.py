@@ -43,14 +43,14 @@ def graph() -> dict[str, set[str]]:
 
 
 def order() -> list[set[str]]:
-    """The rooms of the table, from the ground up."""
+    """The layers of the table, from the ground up."""
     page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = page.split("## Rooms", 1)[1].split("\n## ", 1)[0]
+    table = page.split("## Layers", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return [set(re.findall(r"`(\w+)/?`", row)) for row in rows]
 
 
-def room(module: str) -> str:
+def layer(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
@@ -63,7 +63,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_every_room_is_in_the_table_once() -> None:
     named = [name for row in order() for name in row]
-    assert sorted(named) == sorted({room(name) for name in MODULES} - {FACE})
+    assert sorted(named) == sorted({layer(name) for name in MODULES} - {FACE})
 
 
 def test_arrows_point_to_rooms_above() -> None:
@@ -72,7 +72,7 @@ def test_arrows_point_to_rooms_above() -> None:
         f"{name} -> {target}"
         for name, targets in graph().items()
         for target in targets
-        if target == FACE or height[room(target)] > height[room(name)]
+        if target == FACE or height[layer(target)] > height[layer(name)]
     ]
     assert wrong == []
 
@@ -85,15 +85,15 @@ def test_only_its_host_imports_a_host(host: str) -> None:
 
 
 def test_what_the_page_names_is_in_the_tree() -> None:
-    """Modules and folders in the room of their row; types anywhere in the package."""
+    """Modules and folders in the layer of their row; types anywhere in the package."""
     page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = page.split("## Rooms", 1)[1].split("\n## ", 1)[0]
+    table = page.split("## Layers", 1)[1].split("\n## ", 1)[0]
     missing = []
     for line in (line for line in table.splitlines() if line.startswith("| `")):
-        _, rooms, what, *_ = line.split("|")
-        folders = [PACKAGE / name for name in re.findall(r"`(\w+)/?`", rooms)]
+        _, layers, what, *_ = line.split("|")
+        folders = [PACKAGE / name for name in re.findall(r"`(\w+)/?`", layers)]
         there = {path.stem for folder in folders for path in folder.rglob("*")}
-        missing += [f"{rooms}: {name}" for name in re.findall(r"`([a-z_]+)/?`", what) if name not in there]
+        missing += [f"{layers}: {name}" for name in re.findall(r"`([a-z_]+)/?`", what) if name not in there]
     assert missing == []
     defined = {
         node.name

@@ -122,7 +122,7 @@ def test_json_lines_without_clients_are_dealt_by_chance(here, capsys):
             Image.new("RGB", (8, 8), (i, 2 * i, 255 - i)).save(here / "d" / row["photo"])
     (here / "d/reports.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said, raw, template = runs_as_written(capsys, "d")
-    assert "no column is called like a hospital or a site; rows are dealt to them by chance" in said
+    assert "no column is called like a hospital or a site; rows are distributed over them at random" in said
     assert raw["federate"]["client_num"] == 4 and raw["data"]["splitter"] == "fedmllm_aligned"
     assert template["options"] == ["damage", "help", "no"]  # "no" in quotes, or YAML would read False
 

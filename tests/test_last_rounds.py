@@ -130,7 +130,7 @@ def test_the_closing_push_may_be_the_mean(short_config, monkeypatch: pytest.Monk
         (("fedmllm.average_last", 1), r"average_last is 1; it must be at least 2, or 0"),
         (("fedmllm.average_last", 3), r"average_last is 3, and federate\.total_round_num is 2"),
         (("fedmllm.average_last", 2, "federate.method", "local"), "has no global adapter"),
-        (("fedmllm.average_last", 2, "fedmllm.aggregation.lora", "exact"), "turns the factors' basis"),
+        (("fedmllm.average_last", 2, "fedmllm.aggregation.lora", "exact"), "rotates the factors' basis"),
         (("fedmllm.hub.average", "True"), "there is no mean to push"),
         (("fedmllm.average_last", 2, "fedmllm.hub.average", "True"), r"without fedmllm\.hub\.repo"),
     ],

@@ -152,7 +152,7 @@ def test_a_dry_run_says_what_it_checked_and_leaves_nothing(
     for part in (
         "ok  configuration: fedavg", "ok  packages", "ok  run folder", "2,400 training, 160 validation, 400 test rows",
         "16 are evaluated, of 400 (fedmllm.eval.limit): 16 show both", "val_macro_f1 picks the best round",
-        "the run begins anew", "an adapter of 73,728", "not checked: the model's weights",
+        "the run starts from the beginning", "an adapter of 73,728", "not checked: the model's weights",
     ):  # fmt: skip
         assert part in said
     assert not (tmp_path / "new").exists()
@@ -161,7 +161,7 @@ def test_a_dry_run_says_what_it_checked_and_leaves_nothing(
         main([*words, f"outdir={exp}", "expname=resumable", "train.optimizer.lr=0.001", "eval.freq=1", "--json"]) == 0
     )
     told = json.loads(capsys.readouterr().out)
-    assert told["passed"] and "the run goes on after round 1" in str(told) and sorted(exp.rglob("*")) == before
+    assert told["passed"] and "the run resumes after round 1" in str(told) and sorted(exp.rglob("*")) == before
     mask = ["fedmllm.regularizer.type=adaptive", "fedmllm.regularizer.skip_layers=6"]
     bad = ["data.type=own", "data.root=/absent", "fedmllm.data={template: digits_triage}"]
     assert main([*words, *mask, *bad, "--json"]) == 2

@@ -36,7 +36,7 @@ else:
 class YocoConfig:
     """``fedmllm.yoco``: with ``fedmllm.regularizer.type: yoco``, one round."""
 
-    gram_start: float = key(0.1, "Weight of ||A'A - I||^2 at the turn's first step.", valid=NOT_NEGATIVE)
+    gram_start: float = key(0.1, "Weight of ||A'A - I||^2 at the update's first step.", valid=NOT_NEGATIVE)
     gram_end: float = key(0.01, "The same at its last step.", valid=NOT_NEGATIVE)
     sign: float = key(1.0, "Weight of the sign loss of B.", valid=NOT_NEGATIVE)
     sharpness_start: float = key(1.0, "Slope of tanh in the sign loss at the first step.", valid=POSITIVE)

@@ -44,8 +44,8 @@ def add(commands: Any) -> None:
     init.add_argument("--ask", help="the question that every row is asked")
     init.add_argument("--val", type=float, help="share of the rows for validation (default 0.1)")
     init.add_argument("--test", type=float, help="share of the rows for the test (default 0.2)")
-    init.add_argument("--clients", type=int, help="deal rows to so many clients by chance (default: one for each "
-                      "hospital or site, else 4)")  # fmt: skip
+    init.add_argument("--clients", type=int, help="distribute rows over this many clients at random "
+                      "(default: one for each hospital or site, else 4)")  # fmt: skip
     init.add_argument("--encoding", default="", help="of a CSV or TSV file that is not UTF-8, such as cp1252 (Excel "
                       "on Windows)")  # fmt: skip
     init.add_argument("--delimiter", default="", help="between two cells of it: a character, or comma, semicolon, "
@@ -136,7 +136,9 @@ def _told(args: argparse.Namespace) -> Told:
     if args.clients is not None and args.clients < 1:
         raise ConfigError(f"--clients {args.clients}: there is at least one.")
     if args.clients is not None and columns.get("site"):
-        raise ConfigError("--clients deals rows by chance, and --site says whose they are. Leave one of them out.")
+        raise ConfigError(
+            "--clients distributes rows at random, and --site says whose they are. Leave one of them out."
+        )
     if args.task == "vqa" and (args.options or columns.get("label")):
         raise ConfigError("--task vqa has answers in words, so --options and --label say nothing. Leave them out.")
     return Told(columns, args.task or "", _options(args.options), args.ask or "", shares, args.clients or 0)

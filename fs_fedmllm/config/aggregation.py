@@ -80,7 +80,7 @@ class AggregationConfig:
     )
     outlier_factor: float = key(
         0.0,
-        "Leave out and name the updates that are longer than so many times the round's median norm; 0 is off.",
+        "Leave out and name the updates that are longer than this many times the round's median norm; 0 is off.",
         valid=Range(1, open_low=True, default=0),
     )
 
@@ -175,9 +175,9 @@ def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
     if chosen.lora == "exact":
         if method != "fedavg" or config.server_lr != 1.0:
             yield (
-                f"{section}.lora exact re-factorises the mean product in every round, so the factors' basis turns and "
-                "momentum, second moments or a step of other length on the factors mean nothing. Use federate.method "
-                "fedavg with fedmllm.server.lr 1."
+                f"{section}.lora exact re-factorises the mean product in every round, so the factors' basis rotates "
+                "and momentum, second moments or a step of other length on the factors mean nothing. Use "
+                "federate.method fedavg with fedmllm.server.lr 1."
             )
         if config.switches["fedavg"] != "mean":
             yield f"{section}.lora exact contradicts fedmllm.switches.fedavg {config.switches['fedavg']}."
@@ -188,13 +188,13 @@ def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
             )
         if config.fedmllm.compression.download != "float32":
             yield (
-                f"{section}.lora exact sets the factors anew, and fedmllm.compression.download "
+                f"{section}.lora exact computes new factors, and fedmllm.compression.download "
                 f"{config.fedmllm.compression.download} lets clients start from other ones than the server's. Set it "
                 "to float32."
             )
         if config.fedmllm.compression.upload != "float32" and config.fedmllm.compression.error_feedback:
             yield (
-                f"{section}.lora exact turns the factors' basis in every round, and "
+                f"{section}.lora exact rotates the factors' basis in every round, and "
                 "fedmllm.compression.error_feedback adds what rounding took in another basis. Set it to False, or "
                 "fedmllm.compression.upload to float32."
             )
@@ -239,7 +239,7 @@ def _privacy_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
     ):
         yield (
             "under fedmllm.privacy.secure_aggregation the server sees one sum and no client's update, so "
-            f"fedmllm.aggregation (but for lora frozen_a) and federate.method {summing} cannot be had with it. "
+            f"fedmllm.aggregation (but for lora frozen_a) and federate.method {summing} cannot be combined with it. "
             "Leave them at their defaults."
         )
     if not config.fedmllm.privacy.dp.enabled:
@@ -290,5 +290,6 @@ def _sum_faults(method: type[Method], chosen: AggregationConfig) -> Iterator[str
         )
     if chosen.client_weights not in ("default", "uniform"):
         yield (
-            f"federate.method {method.name} weights clients alike; set fedmllm.aggregation.client_weights to default."
+            f"federate.method {method.name} gives all clients equal weight; set fedmllm.aggregation.client_weights to "
+            "default."
         )

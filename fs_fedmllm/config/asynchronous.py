@@ -20,15 +20,15 @@ class AsyncConfig:
 
     buffer: int = key(
         0,
-        "The server steps as soon as so many updates have come, from whichever version of the adapter; 0: when all "
+        "The server steps as soon as this many updates have come, from whichever version of the adapter; 0: when all "
         "clients of the round have answered.",
         unit="updates",
         valid=NOT_NEGATIVE,
     )
     max_staleness: int = key(
         10,
-        "An update is dropped, and counted, if the server took more steps than so many since its client was sent the "
-        "adapter.",
+        "An update is dropped, and counted, if the server took more than this many steps since its client was sent "
+        "the adapter.",
         unit="steps",
         valid=NOT_NEGATIVE,
     )
@@ -41,8 +41,8 @@ class AsyncConfig:
     seconds: list = key(
         [],
         "Virtual seconds from sending a client the adapter to having its update, one entry for each client in the "
-        "order of ids; a list in the place of a number is a trace, one entry for each version of the adapter, over "
-        "and over. Empty: 1 for all.",
+        "order of ids; a list in the place of a number is a trace, one entry for each version of the adapter, "
+        "repeated. Empty: 1 for all.",
         unit="seconds",
     )
 

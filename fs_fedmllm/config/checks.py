@@ -168,7 +168,7 @@ def _average_faults(config: Config) -> Iterator[str]:
         yield f"fedmllm.average_last is {count}, and federate.total_round_num is {total}. Lower the first."
     if config.fedmllm.aggregation.lora == "exact":
         yield (
-            f"fedmllm.average_last is {count}, and fedmllm.aggregation.lora exact turns the factors' basis in every "
+            f"fedmllm.average_last is {count}, and fedmllm.aggregation.lora exact rotates the factors' basis in every "
             "round, so that their mean over rounds means nothing. Set average_last to 0, or lora to factors."
         )
 

@@ -29,7 +29,7 @@ class FederateConfig:
     )
     sample_client_rate: float = key(
         -1.0,
-        "The same as a share of the clients; it wins when both are set.",
+        "The same as a share of the clients; it takes precedence if both are set.",
         valid=Range(0, 1, True, default=-1),
         owner="server",
     )

@@ -31,12 +31,12 @@ class HubConfig:
     every: int = key(10, "n, where push is every.", unit="rounds", valid=ONE_OR_MORE)
     private: bool = key(True, "Make the repository private, and refuse to push to a public one.")
     checkpoint: bool = key(
-        False, "Push the run's state too, so that another machine can go on from it; the last push removes it."
+        False, "Push the run's state too, so that another machine can resume from it; the last push removes it."
     )
     resume_from: str = key(
         "", "A pushed revision with a checkpoint, owner/name@revision: the run resumes there, to the same adapter."
     )
-    attempts: int = key(4, "Times a push is tried before a warning; training goes on.", valid=ONE_OR_MORE)
+    attempts: int = key(4, "Times a push is tried before a warning; training continues.", valid=ONE_OR_MORE)
     base_model: str = key("", "Public id of the base, owner/name, where model.fedmllm.path is a folder.")
     licence: str = key("", "Licence of the adapter, for the model card, as the hub writes it (apache-2.0).")
 

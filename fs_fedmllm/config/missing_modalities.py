@@ -20,7 +20,7 @@ class StandInsConfig:
 
     use: str = key(
         "off",
-        "auto: where no client has a complete training row, and what guard says; force: what guard says alone.",
+        "auto: if no client has a complete training row, and if guard allows it; force: if guard allows it.",
         choices=("off", "auto", "force"),
     )
     q: float = key(
@@ -29,13 +29,13 @@ class StandInsConfig:
     image: str = key("noise", "What stands in for an image.", choices=("noise", "off"))
     text: str = key(
         "neutral",
-        "What stands in for a text: a random sentence about nothing of the task, random tokens, or nothing.",
+        "What stands in for a text: a random sentence unrelated to the task, random tokens, or nothing.",
         choices=("neutral", "tokens", "off"),
     )
     guard: str = key(
         "validation",
-        "validation: a modality is stood in for as long as the other one alone decides the server's complete "
-        "validation rows above chance, asked before every second round; none: always.",
+        "validation: a modality has stand-ins as long as the other one alone is above chance on the server's complete "
+        "validation rows, tested before every second round; none: always.",
         choices=("validation", "none"),
     )
 

@@ -55,7 +55,7 @@ class ModelOptions:
     image: dict = key({}, "Arguments of the processor for every image, such as {crop_to_patches: false} for InternVL.")
     image_tokens: int = key(
         0,
-        "The most tokens that an image may have, by whatever the family has for it (pixels, pieces, tiles, slices); 0 "
+        "The most tokens that an image may have, by the family's own setting (pixels, pieces, tiles, slices); 0 "
         "leaves it to the checkpoint's processor and to image.",
         unit="tokens",
         valid=NOT_NEGATIVE,

@@ -29,8 +29,8 @@ class NetworkConfig:
     )
     min_clients: int = key(
         0,
-        "Quorum: a round ends at its deadline if so many clients have answered, and else waits for them; 0 is half "
-        "of the round's clients, rounded up, and under secure aggregation its threshold.",
+        "Quorum: a round ends at its deadline if this many clients have answered, and otherwise waits for them; 0 is "
+        "half of the round's clients, rounded up, and under secure aggregation its threshold.",
         unit="clients",
         valid=NOT_NEGATIVE,
     )

@@ -1,4 +1,4 @@
-"""Scenarios and metrics that other packages add; what stands behind our own names is in the rooms that have them."""
+"""Scenarios and metrics that other packages add; ours are defined where they belong."""
 
 from __future__ import annotations
 

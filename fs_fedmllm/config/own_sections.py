@@ -34,7 +34,7 @@ class LocalConfig:
     batch_size: int = key(4, "Rows behind one optimizer step.", unit="rows", valid=ONE_OR_MORE)
     micro_batch_size: int = key(
         0,
-        "Rows in one forward pass; 0 takes the whole batch at once. Rows of like length and modality share a pass.",
+        "Rows in one forward pass; 0 takes the whole batch at once. Rows of similar length and modality share a pass.",
         unit="rows",
         valid=NOT_NEGATIVE,
     )
@@ -60,7 +60,7 @@ class LocalConfig:
     gradient_checkpointing: bool = key(False, "Trade compute for activation memory.", numbers=False)
     backend: str = key(
         "lean",
-        "Who trains: our own loop, the reference, or TRL's trainer, the same up to rounding.",
+        "What trains: our own loop, the reference, or TRL's trainer, the same up to rounding.",
         choices=("lean", "trl"),
     )
     sft: dict = key({}, "With the backend trl: further fields of its SFTConfig, such as neftune_noise_alpha.")
@@ -100,7 +100,7 @@ class EvaluatorConfig:
     max_new_tokens: int = key(16, "Longest generated answer.", unit="tokens", valid=ONE_OR_MORE)
     limit: int = key(
         0,
-        "Evaluate on so many rows of a split, evenly spaced (for trying things out); 0 is all.",
+        "Evaluate on this many rows of a split, evenly spaced (for trying things out); 0 is all.",
         unit="rows",
         valid=NOT_NEGATIVE,
     )
@@ -121,7 +121,7 @@ class PredictConfig:
 class CacheConfig:
     """``fedmllm.vision_cache``: outputs of the frozen vision tower, computed once per image."""
 
-    enabled: bool = key(True, "Off by itself when anything that feeds it is trainable.")
+    enabled: bool = key(True, "Keep the features of images; switched off when a module that makes them is trained.")
     memory_mib: int = key(512, "Budget in memory.", unit="MiB", valid=NOT_NEGATIVE, numbers=False)
     folder: str = key(
         "", "Folder for a cache on disk, readable by its owner alone; empty keeps it in memory only.", numbers=False

@@ -37,13 +37,13 @@ class DPConfig:
     delta: float = key(0.0, "Epsilon holds for this delta; 0 takes client_num ** -1.1.", valid=DECAY)
     sampling: str = key(
         "fixed",
-        "How a round's clients are drawn: a fixed number without replacement, or each by itself with the same "
+        "How a round's clients are drawn: a fixed number without replacement, or each independently with the same "
         "probability.",
         choices=("fixed", "poisson"),
     )
     accountant: str = key(
         "auto",
-        "What epsilon is worked out by. rdp: Renyi divergences; pld: privacy loss distributions, for Poisson "
+        "How epsilon is computed. rdp: Renyi divergences; pld: privacy loss distributions, for Poisson "
         "sampling; auto: the tighter of those that hold.",
         choices=("auto", "rdp", "pld"),
     )
@@ -66,8 +66,7 @@ class SecureAggregationConfig:
     enabled: bool = key(False, "Mask updates, so that the server can read their sum and no single one.")
     threshold: float = key(
         0.66,
-        "Share of the clients that the configuration says a round has that must be there at the end of it; with fewer "
-        "nothing is opened.",
+        "Share of a round's clients, by configuration, that must be there at its end; with fewer nothing is opened.",
         valid=Range(0.5, 1, open_low=True),
     )
     value_range: float = key(

@@ -59,7 +59,7 @@ class _FedMLLMConfig:
     template: str = key("", "Prompt template: a name, or the path of a .yaml; empty takes the data set's own.")
     clients: dict = key(
         {},
-        "In what single clients differ, by client_1, client_2...: train.optimizer.lr, train.local_update_steps and "
+        "Settings of single clients, under client_1, client_2...: train.optimizer.lr, train.local_update_steps and "
         "fedmllm.train.batch_size; FederatedScope's --client_cfg writes it.",
     )
     parameters: dict = key(
@@ -78,7 +78,7 @@ class _FedMLLMConfig:
     )
     workers: int = key(
         0,
-        "Processes that run client updates side by side on the embedded engine, each on one CPU thread; "
+        "Processes that run client updates in parallel on the embedded engine, each on one CPU thread; "
         "0 takes what the machine offers, 1 none. The adapter is the same.",
         unit="processes",
         valid=PARALLEL,
@@ -113,7 +113,7 @@ class _FedMLLMConfig:
     )
     sampler: str = key(
         "uniform",
-        "How a round's clients are drawn: evenly, or in turn one that shows images and one that shows texts.",
+        "How a round's clients are drawn: uniformly, or alternately one that has images and one that has texts.",
         choices=SAMPLERS,
     )
     label_prior: float = key(

@@ -23,16 +23,16 @@ from fs_fedmllm.evaluation.statistics import paired_bootstrap
 VIEWS = ("joint", "product", "image", "text")
 #: Below a table of the four.
 EXPLAINED = (
-    "The same test rows, asked in four ways. Joint: image and text in one prompt, the figure of every other table. "
-    "Image only, text only: one of them, the other hidden. Product of views: what these two say of each option, "
-    "multiplied. Product minus joint: above 0, image and text apart tell the model more than it makes of them both, "
-    "so it knows what its answer to both does not use; below 0, the answer lies in how they belong together, which "
-    "neither tells alone; where the interval holds 0, these rows show no difference."
+    "The same test rows, asked in four ways. Joint: image and text in one prompt, as in every other table. Image "
+    "only, text only: one of them, with the other hidden. Product of views: the option probabilities of these two, "
+    "multiplied. Product minus joint: above 0, the model knows more than its joint prompt uses; below 0, the joint "
+    "prompt uses a relation of image and text, which neither shows alone; if the interval includes 0, these rows show "
+    "no difference."
 )
 #: What :func:`gap_means` calls the gap, in words for readers who do not know the terms.
 _PLAIN = {
-    "knowledge that the joint form does not reach": "image and text apart tell the model more than it makes of both",
-    "knowledge that only the joint form has": "both together tell the model more than image and text apart",
+    "knowledge that the joint form does not reach": "the model knows more than its joint prompt uses",
+    "knowledge that only the joint form has": "the joint prompt uses more than the two views contain",
 }
 
 
@@ -130,6 +130,6 @@ def said_views(views: Mapping[str, Any]) -> str:
     gap = views["gap"]
     return (
         f"views (acc): joint {joint} (asked with image and text), image only {image}, text only {text}\n"
-        f"product of views: {product} (what image only and text only say of each option, multiplied)\n"
+        f"product of views: {product} (the option probabilities of image only and text only, multiplied)\n"
         f"product - joint: {gap['acc']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}], {plainly(str(gap['means']))}"
     )

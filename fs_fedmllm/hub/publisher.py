@@ -167,7 +167,7 @@ class Publisher:
         reason = str(error) if isinstance(error, HubError) else explain(error)
         self.failed.append({"round": release.round, "reason": reason})
         logger.warning(
-            "HubPushFailed: round %d was not pushed to %s: %s Training goes on%s; the adapter is in the run folder, "
+            "HubPushFailed: round %d was not pushed to %s: %s Training continues%s; the adapter is in the run folder, "
             "and 'fs-fedmllm push RUN_FOLDER %s' pushes it later.",
             release.round,
             self.config.repo,

@@ -183,7 +183,7 @@ def _same_run(folder: Path, same: bool, there: Mapping[str, Any], here: Mapping[
     if not same:
         known = "settings" in there and "settings" in here
         found = told_apart(there["settings"], here["settings"]) if known else ""
-        unknown = "its rows were dealt otherwise" if known else "its settings or rows differ"
+        unknown = "its rows were partitioned differently" if known else "its settings or rows differ"
         found = "; ".join(filter(None, [found, *other])) or unknown
         raise ConfigError(f"{folder} holds the checkpoint of a run with another configuration: {found}. {advice}")
     if other:

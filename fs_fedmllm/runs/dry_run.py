@@ -175,7 +175,7 @@ class _DryRun:
         folder, _ = next_folder(self.config, self.label)
         look_ahead(self.config, folder, self.data)
         done = resumes_at(folder, self.config, self.data)
-        said = "the run begins anew" if done is None else f"the run goes on after round {done}"
+        said = "the run starts from the beginning" if done is None else f"the run resumes after round {done}"
         hub = self.config.fedmllm.hub.repo
         return f"{said}; the hub would take {hub}" if hub else said
 

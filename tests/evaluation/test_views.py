@@ -72,12 +72,12 @@ def test_the_gap_is_named_by_its_interval() -> None:
     said = said_views(figures)
     assert said.splitlines() == [
         "views (acc): joint 0.0000 (asked with image and text), image only 1.0000, text only 1.0000",
-        "product of views: 1.0000 (what image only and text only say of each option, multiplied)",
-        "product - joint: +1.0000 [+1.0000, +1.0000], image and text apart tell the model more than it makes of both",
+        "product of views: 1.0000 (the option probabilities of image only and text only, multiplied)",
+        "product - joint: +1.0000 [+1.0000, +1.0000], the model knows more than its joint prompt uses",
     ]
     # results.json keeps its names for the gap; readers are told in plain words.
     assert figures["gap"]["means"] == "knowledge that the joint form does not reach"
-    assert plainly(gap_means(-0.2, -0.1)) == "both together tell the model more than image and text apart"
+    assert plainly(gap_means(-0.2, -0.1)) == "the joint prompt uses more than the two views contain"
     assert plainly(gap_means(-0.1, 0.1)) == gap_means(-0.1, 0.1)
     assert gap_means(-0.2, -0.1) == "knowledge that only the joint form has"
     assert gap_means(-0.1, 0.1) == "no difference that these rows can show"

@@ -155,7 +155,7 @@ def test_the_publisher_never_raises_and_names_what_failed(hub: Hub, caplog: pyte
     publisher.offer(release(1))
     publisher.close()
     assert publisher.failed[0]["round"] == 1 and not publisher.published
-    assert "HubPushFailed" in caplog.text and "Training goes on" in caplog.text
+    assert "HubPushFailed" in caplog.text and "Training continues" in caplog.text
     again = Publisher(HubConfig(repo=REPO, attempts=2), quick)
     again.offer(release(2))
     again.close()

@@ -238,7 +238,7 @@ def test_a_corrected_file_needs_its_options_anew(here, capsys):
 def test_a_column_of_sites_that_some_rows_lack_is_said():
     rows = [{"region": "NS"[i % 2] if i else "", "label": f"x{i // 2 % 2}", "note": f"w {i}"} for i in range(20)]
     (said,) = [guess for guess in propose(columns_of(rows), Told()).guesses if guess.what == "clients"]
-    assert said.why == "region could say who they are, but 1 row lacks it; rows are dealt to them by chance"
+    assert said.why == "region could say who they are, but 1 row lacks it; rows are distributed over them at random"
 
 
 def test_the_status_of_a_claim_is_a_label():

@@ -77,8 +77,8 @@ def audit(folder: Path, which: str = "last", limit: int = 0, resamples: int = 20
     data = prepare_data(config)
     if results.get("manifest_sha256") != data.manifest_sha256:
         raise DataError(
-            f"The rows in {config.data.root} (data.root) are not dealt as those of the run in {folder} were, so it is "
-            "not known which of them it was trained on. Restore the data."
+            f"The rows in {config.data.root} (data.root) are not partitioned as those of the run in {folder} were, so "
+            "it is not known which of them it was trained on. Restore the data."
         )
     place = adapter_of_run(folder, which)
     if place is None:

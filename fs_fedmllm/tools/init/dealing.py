@@ -69,7 +69,7 @@ def choose_clients(draft: Draft) -> None:
         # a third of the units is for validation and test
         made.clients = told.clients or max(1, min(CLIENTS, units // 3))
         why = "you said so (--clients)" if told.clients else why
-        made.say("clients", str(made.clients), f"{why}; rows are dealt to them by chance")
+        made.say("clients", str(made.clients), f"{why}; rows are distributed over them at random")
 
 
 def choose_shares(draft: Draft) -> None:

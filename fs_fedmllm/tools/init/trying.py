@@ -132,7 +132,9 @@ def _fitted(proposal: Proposal, dataset: Dataset, told: Told) -> Proposal:
         if made.clients > max(1, units):
             made = replace(made, clients=max(1, units), guesses=list(made.guesses))
             what = f"values of {shown_name(group)}" if group else "rows"
-            made.say("clients", str(made.clients), f"so many {what} are left to train on; rows are dealt by chance")
+            made.say(
+                "clients", str(made.clients), f"so many {what} are left to train on; rows are distributed at random"
+            )
     return made
 
 

@@ -67,7 +67,7 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
         if "group" in columns:
             args.append(f"keep_together: {yaml_word(columns['group'])}")
         lines += [
-            _line("  splitter: fedmllm_aligned", "by chance; fedmllm_missing and others take modalities"),
+            _line("  splitter: fedmllm_aligned", "at random; fedmllm_missing and others remove modalities"),
             _line(f"  splitter_args: [{{{', '.join(args)}}}]", "a smaller alpha makes clients less alike"),
         ]
     lines += ["federate:", "  method: fedavg"]

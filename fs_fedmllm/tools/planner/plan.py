@@ -168,8 +168,8 @@ def _data(plan: Plan, config: Config, dataset: Dataset | None) -> tuple[Work | N
         return None, data
     if config.fedmllm.privacy.dp.enabled and config.sampled_clients < config.federate.client_num:
         plan.notes.append(
-            "Differential privacy draws clients in secret, so the run will draw others than this plan: turns, steps, "
-            "rows, images and the heaviest step are those of one draw that it could make."
+            "Differential privacy draws clients in secret, so the run will draw others than this plan: client "
+            "updates, steps, rows, images and the heaviest step are those of one draw that it could make."
         )
     plan.data |= {"rows_used": len(work.used), "images_used": work.images}
     plan.work = {
@@ -293,7 +293,9 @@ def _probe(plan: Plan, config: Config, work: Work) -> None:
         "evaluation": _evaluation(work, found),
     }
     plan.time = {"seconds": seconds, "total_seconds": sum(seconds.values()), "step_seconds": found["step_seconds"]}
-    plan.notes.append("The time is that of one process; client turns side by side (fedmllm.workers) divide training.")
+    plan.notes.append(
+        "The time is that of one process; parallel client updates (fedmllm.workers) divide that of training."
+    )
 
 
 def _evaluation(work: Work, found: Mapping[str, Any]) -> float:

@@ -78,7 +78,7 @@ def table(plan: Plan) -> str:
     if plan.work:
         work = plan.work
         lines.append(("work", f"{work['rounds']} rounds of {work['clients_per_round']} clients, {work['turns']} "
-                              f"turns, {work['steps']:,} steps, {work['rows_trained']:,} rows"))  # fmt: skip
+                              f"client updates, {work['steps']:,} steps, {work['rows_trained']:,} rows"))  # fmt: skip
         if buffered := work.get("async"):
             lines.append(("asynchronous", f"{buffered['in_flight']} clients at once, "
                                           f"{buffered['virtual_seconds']:,.6g} virtual seconds, "

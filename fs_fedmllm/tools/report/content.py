@@ -172,10 +172,10 @@ def explanation(content: Content) -> list[str]:
         if several
         else "Figures of the last round unless a row says otherwise.",
         "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
-        "figures owe to which rows were tested, not to the seed."
+        "figures depend on which rows were tested, not on the seed."
         if several
-        else "In brackets: 95 % bootstrap interval over the test rows; how much a figure owes to the seed, only "
-        "further seeds show.",
+        else "In brackets: 95 % bootstrap interval over the test rows; how much a figure depends on the seed, "
+        "only further seeds show.",
     ]
     if compared:
         lines.append(
@@ -187,8 +187,8 @@ def explanation(content: Content) -> list[str]:
         lines.append(
             f"Over seeds, against {base}: mean difference of runs with the same seed, its 95 % interval and two-sided "
             "p-value by Student's paired t-test, the latter after Holm's correction for every claim of the table; "
-            '"seen from" is the true difference that so many seeds with this spread show four times out of five. A '
-            "smaller one can be there and not be seen."
+            '"seen from" is the true difference that this many seeds with this spread show in four cases of five. A '
+            "smaller one may exist without being seen."
         )
     return lines
 
