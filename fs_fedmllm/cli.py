@@ -138,7 +138,7 @@ def _meant(args: argparse.Namespace, more: Sequence[str], options: Sequence[str]
         whole.append(shell_word(f"{key}={said}"))
         if beside := BESIDE.get(option.lstrip("-").partition("=")[0].replace("-", "_")):
             whole.append(beside)
-    listed = f"{' and '.join(options)} {'is no option' if len(options) == 1 else 'are no options'}"
+    listed = f"{' and '.join(options)} {'is not an option' if len(options) == 1 else 'are not options'}"
     return (
         f"{listed} of fs-fedmllm {args.command}: a configuration's keys are written without dashes, "
         f"{' '.join(whole)}. fs-fedmllm config explains every key."

@@ -61,8 +61,8 @@ def test_each_client_has_its_own(own: Path) -> None:
         ("client_1: {train: {optimizer: {lr: -1}}}", "client_1.train.optimizer.lr is -1.0; it must be at least 0"),
         ("client_1: {train: {local_update_steps: some}}", "train.local_update_steps must be a whole number"),
         ("client_1: 3", "client_1 must be a mapping"),
-        ("client_0: {}", "'client_0' is no client"),
-        ("server: {}", "'server' is no client"),
+        ("client_0: {}", "'client_0' is not a client"),
+        ("server: {}", "'server' is not a client"),
         (
             "client_1: {dataloader: {batch_size: 3}, fedmllm: {train: {batch_size: 4}}}",
             "and both set fedmllm.train.batch_size",

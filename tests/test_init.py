@@ -189,7 +189,7 @@ def test_it_asks_on_a_terminal_only_and_nothing_that_flags_answer(here, capsys, 
     assert main(["init", "r.csv", "--label", "b"]) == 2
     shown, refused = capsys.readouterr()
     assert "label          b " in shown and "question       B: which of these fits?" in shown  # the proposal
-    assert "Nothing was written" in refused and "this is no terminal. Say --yes" in refused
+    assert "Nothing was written" in refused and "this is not a terminal. Say --yes" in refused
     assert os.listdir(here) == ["r.csv"]
     assert main(["init", "r.csv", "--yes"]) == 2
     assert "Which column holds the label? Say --label a or --label b." in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_what_the_rows_lack_is_said_and_ends_in_1(here, capsys):
     assert "1 row has no label, and will be refused" in said and "r.csv:2" in said
     write_csv(here / "p.csv", [{"label": f"x{i % 2}", "img": f"none/{i}.png"} for i in range(40)])
     assert main(["init", "p.csv", "--yes", "--force"]) == 1
-    assert "The images are not found: 'none/0.png' is no file" in capsys.readouterr().out
+    assert "The images are not found: 'none/0.png' is not a file" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

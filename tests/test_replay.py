@@ -26,8 +26,8 @@ def test_a_replay_takes_the_recorded_clients_and_gives_the_same_adapter(short_co
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "no results.json"),
-        ('{"rounds": 2}', "no results.json"),
+        ("{", "not a results.json"),
+        ('{"rounds": 2}', "not a results.json"),
         ('{"participants": [[1, 2], [3, 11]]}', "clients from 1 to 10"),
         ('{"participants": [[1, 2], []]}', "clients from 1 to 10"),
         ('{"participants": [[2, 1], [1]]}', "clients from 1 to 10"),

@@ -87,7 +87,7 @@ def _init(args: argparse.Namespace) -> int:
         print(printable("\n".join(["Not all is well with the rows yet.", *trial.lines(found.total + found.refused)])))
     if not args.yes and not terminal:
         raise ConfigError(
-            "Nothing was written: init asks before it writes, and this is no terminal. Say --yes to have what is "
+            "Nothing was written: init asks before it writes, and this is not a terminal. Say --yes to have what is "
             "proposed above written; --label and the like say otherwise."
         )
     if not args.yes and not _agreed(f"Write {out} and {template}?"):

@@ -94,7 +94,7 @@ def _submit(args: argparse.Namespace) -> int:
         raise ConfigError(f"--wait {wait:g} must be a number of seconds, or 0 for as long as it takes.")
     job = Path(args.job)
     if not (job / "meta.json").is_file():
-        raise ConfigError(f"{job} is no job: it has no meta.json. Make one with fs-fedmllm nvflare job.")
+        raise ConfigError(f"{job} is not a job: it has no meta.json. Make one with fs-fedmllm nvflare job.")
     if args.follow:
         connect = functools.partial(admin.session, Path(args.admin))
         print(follow(connect, job, lambda line: print(line, flush=True), wait=wait))

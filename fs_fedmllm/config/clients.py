@@ -51,7 +51,7 @@ def own_settings(
     made: dict[str, dict[str, Any]] = {}
     for name, section in raw.items():
         if not client_id(name):
-            raise ConfigError(f"{where}: {name!r} is no client; write client_1, client_2, ... with their keys.")
+            raise ConfigError(f"{where}: {name!r} is not a client; write client_1, client_2, ... with their keys.")
         if section is None:
             continue
         if not isinstance(section, Mapping):

@@ -85,7 +85,7 @@ def metric_faults(entries: Iterable[object]) -> Iterator[str]:
             taken[name] = entry
         elif entry not in OUTSIDE_METRICS:
             yield (
-                f"fedmllm.eval.metrics names {entry!r}, which is no metric that another package added"
+                f"fedmllm.eval.metrics names {entry!r}, which is not a metric that another package added"
                 + (f"{nearest(str(entry), OUTSIDE_METRICS)} " if OUTSIDE_METRICS else ". ")
                 + (
                     f"There are {', '.join(OUTSIDE_METRICS)}; "

@@ -20,8 +20,8 @@ class NetworkConfig:
     insecure: bool = key(False, "Without encryption and certificates; on loopback addresses only.")
     own_rows: bool = key(
         False,
-        "Where data.root is no folder that data split wrote: True says that all its training rows are this client's; "
-        "False, that it is the whole data set, of which the client takes its share of the scenario.",
+        "Where data.root is not a folder that data split wrote: True says that all its training rows are this "
+        "client's; False, that it is the whole data set, of which the client takes its share of the scenario.",
         owner="site",
     )
     max_message: int = key(

@@ -115,7 +115,7 @@ def _messages(value: Any, column: str, alone: str, where: str) -> list[tuple[str
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
-        problem = f"{column} is no list of turns, each with a role and a content."
+        problem = f"{column} is not a list of turns, each with a role and a content."
         raise RowError(where, problem, "Write it as [{role: user, content: ...}, ...].")
     turns = []
     for turn in value:

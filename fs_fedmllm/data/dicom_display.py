@@ -56,7 +56,7 @@ def display_colours(head: Any, values: Any) -> Any:
         bits = 8 * values.dtype.itemsize
     if values.ndim == 3:
         if values.dtype.kind not in "iu":
-            raise UnusablePixels("its colours are no whole numbers", "Save it with 8 bits.")
+            raise UnusablePixels("its colours are not whole numbers", "Save it with 8 bits.")
         return np.clip(np.rint(values.astype(np.float32) * (255.0 / (2**bits - 1))), 0, 255).astype(np.uint8) \
             if bits != 8 else values.astype(np.uint8)  # fmt: skip
     if kind not in ("MONOCHROME1", "MONOCHROME2"):

@@ -132,7 +132,7 @@ class RowReader:
                 "Say fedmllm.data: {split: {val: 0.1, test: 0.2}} to have the rows divided, name the column with "
                 "split_column, or give one file a split (train, val, test).",
             )  # fmt: skip
-        raise RowError(where, f"the column {column!r} says {shown(value)}, which is no split.", named)
+        raise RowError(where, f"the column {column!r} says {shown(value)}, which is not a split.", named)
 
     def _image(self, value: Any, where: str) -> str | None:
         """The path of a row's image: named, or embedded as bytes, alone or in a mapping (Hugging Face)."""

@@ -65,7 +65,7 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._gzip.read(len(buffer))
         except (OSError, EOFError, zlib.error) as error:
-            problem = f"the file is no whole gzip file ({type(error).__name__})."
+            problem = f"the file is not a complete gzip file ({type(error).__name__})."
             raise RowError(str(self._path), problem, "Pack or download it again.") from error
         self._left -= len(data)
         if self._left < 0:

@@ -34,7 +34,9 @@ def text_of(row: Row, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RowError(where, f"{key} must be text, not {shown(value)}.", "Write a text or a number.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise RowError(where, f"{key} must be text, not {value!r}, which is no number.", "Write a text or a number.")
+        raise RowError(
+            where, f"{key} must be text, not {value!r}, which is not a number.", "Write a text or a number."
+        )
     return str(value)
 
 

@@ -93,7 +93,7 @@ def _text(value: Any, where: str) -> str:
         TemplateError: it is no text, or holds what no file can.
     """
     if not isinstance(value, str):
-        read = "nothing (null)" if value is None else f"{value!r}, which is no text"
+        read = "nothing (null)" if value is None else f"{value!r}, which is not text"
         raise TemplateError(
             f"{where}: YAML reads this as {read}. Put it in quotes, as yes, no, on, off, true, false, null, ~, "
             "numbers and dates must be."

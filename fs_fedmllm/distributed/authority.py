@@ -121,7 +121,7 @@ def sign_request(
         signed = request.is_signature_valid
         _ = request.extensions, request.subject
     except (*UNREADABLE, InvalidSignature):
-        raise IdentityError(f"{request_path} is no certificate signing request.") from None
+        raise IdentityError(f"{request_path} is not a certificate signing request.") from None
     wanted = Role(_federation(authority), client)
     if not signed:
         raise IdentityError(f"{request_path} is not signed by the key that it is for.")
@@ -149,7 +149,7 @@ def create_request(folder: Path, federation: str, client: int = 0, hosts: Sequen
         IdentityError: the name is no name, or a file is there already.
     """
     if not FEDERATION.fullmatch(federation):
-        raise IdentityError(f"{federation!r} is no federation's name; ask whoever made its authority.")
+        raise IdentityError(f"{federation!r} is not a federation's name; ask whoever made its authority.")
     role = Role(federation, client)
     _refuse_existing(folder, role.name, ".key", ".csr", ".crt")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -192,7 +192,7 @@ def key_fingerprint(request_path: Path) -> str:
     try:
         public = public_bytes_of(x509.load_pem_x509_csr(read_file(request_path)).public_key())
     except UNREADABLE:
-        raise IdentityError(f"{request_path} is no certificate signing request.") from None
+        raise IdentityError(f"{request_path} is not a certificate signing request.") from None
     digest = hashes.Hash(hashes.SHA256())
     digest.update(public)
     return digest.finalize().hex(":", 2)

@@ -88,7 +88,7 @@ def alternatives(role: Role, hosts: Sequence[str]) -> list[x509.GeneralName]:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
             if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", host):
-                raise IdentityError(f"{host!r} is no host name; write it without a port or wildcard.") from None
+                raise IdentityError(f"{host!r} is not a host name; write it without a port or wildcard.") from None
             names.append(x509.DNSName(host))
     return names
 

@@ -150,7 +150,7 @@ def decode(
     source = _Source(chunks)
     magic, version, zero, header_size, size = PREFIX.unpack(source.take(PREFIX.size))
     if magic != MAGIC:
-        raise FrameError("These bytes are no message of fs-fedmllm.")
+        raise FrameError("These bytes are not a message of fs-fedmllm.")
     if version != VERSION:
         raise VersionError(
             f"The other side speaks version {version} of the protocol and this one speaks version {VERSION}; "
@@ -234,7 +234,7 @@ def _read_index(data: bytes, total: int, limits: FrameLimits) -> list[Entry]:
     """Check safetensors' index: tensors lie one behind the other and fill the data exactly."""
     raw = read_json(data)
     if not isinstance(raw, dict):
-        raise FrameError("The index of tensors is no mapping.")
+        raise FrameError("The index of tensors is not a mapping.")
     if len(raw) > limits.tensors:
         raise FrameError(f"A message has {len(raw):,} tensors; the limit is {limits.tensors:,}.")
     entries = []

@@ -220,7 +220,7 @@ def load_certificate(path: Path) -> x509.Certificate:
         _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
         return certificate
     except UNREADABLE:
-        raise IdentityError(f"{path} is no PEM certificate that can be read.") from None
+        raise IdentityError(f"{path} is not a readable PEM certificate.") from None
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -235,9 +235,9 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except UNREADABLE:
-        raise IdentityError(f"{path} is no private key, or is locked by a password.") from None
+        raise IdentityError(f"{path} is not a private key, or is locked by a password.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise IdentityError(f"{path} is no P-256 key; make one with fs-fedmllm certs.")
+        raise IdentityError(f"{path} is not a P-256 key; make one with fs-fedmllm certs.")
     return key
 
 

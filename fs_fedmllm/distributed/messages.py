@@ -115,7 +115,7 @@ def _check(value: dict[str, Any]) -> None:
             try:
                 item.encode()
             except UnicodeEncodeError:
-                raise FrameError("A header holds half of a surrogate pair, which is no text.") from None
+                raise FrameError("A header holds half of a surrogate pair, which is not text.") from None
         elif isinstance(item, float):
             if not math.isfinite(item):
                 raise FrameError("A header holds a number that is not finite.")
@@ -137,7 +137,7 @@ def _walk(value: Any) -> Iterator[tuple[Any, int]]:
         if isinstance(item, dict):
             for key in item:
                 if not isinstance(key, str):
-                    raise FrameError(f"A header has the key {shown(key)}, which is no text.")
+                    raise FrameError(f"A header has the key {shown(key)}, which is not text.")
                 pending.append((key, depth))
             pending.extend((child, depth + 1) for child in item.values())
         elif isinstance(item, list | tuple):

@@ -57,7 +57,7 @@ def client_id(name: Any) -> int:
         ProtocolError: it is none.
     """
     if not isinstance(name, str) or not (name.isascii() and name.isdigit() and len(name) < 10) or name[0] == "0":
-        raise ProtocolError(f"{shown(name)} is no client.")
+        raise ProtocolError(f"{shown(name)} is not a client.")
     return int(name)
 
 

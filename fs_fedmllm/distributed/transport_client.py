@@ -145,7 +145,7 @@ class TransportClient:
                 details += " (a server that does not accept this client's certificate closes the connection like this)"
             return UnreachableError(f"No connection to {self._address}: {details}")
         if code == grpc.StatusCode.UNIMPLEMENTED:
-            return RefusedError(f"{self._address} is no server of fs-fedmllm.")
+            return RefusedError(f"{self._address} is not an fs-fedmllm server.")
         if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL) and not details.startswith("Exception"):
             # Not an exception of the handler's, which gRPC reports as such: bytes were damaged on the way.
             return UnreachableError(f"The connection to {self._address} broke: {details}")

@@ -216,8 +216,8 @@ def _number(path: str, name: Any, value: Any) -> float | None:
     number = isinstance(plain, int | float) and not isinstance(plain, bool) and not math.isinf(plain)
     if not isinstance(name, str) or not NAME.fullmatch(name) or not number:
         raise MetricError(
-            f"{_told(path)} gives {_short(repr(name))}: {_short(repr(plain))}, which is no name (letters, digits, _ "
-            "and -) with a finite number. A metric's _compute returns numbers, for example {'overlap': 0.5}."
+            f"{_told(path)} gives {_short(repr(name))}: {_short(repr(plain))}, which is not a name (letters, digits, "
+            "_ and -) with a finite number. A metric's _compute returns numbers, for example {'overlap': 0.5}."
         )
     return None if math.isnan(plain) else float(plain)
 

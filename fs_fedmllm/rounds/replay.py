@@ -26,7 +26,7 @@ def recorded_participants(config: Config) -> list[list[int]]:
         rounds = read_json(path)["participants"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"fedmllm.replay: {path} is no results.json with participants ({type(error).__name__}: {error})."
+            f"fedmllm.replay: {path} is not a results.json with participants ({type(error).__name__}: {error})."
         ) from error
     known = range(1, config.federate.client_num + 1)
     if not isinstance(rounds, list) or any(

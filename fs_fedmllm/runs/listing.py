@@ -93,7 +93,7 @@ def list_runs(below: Path) -> list[Listed]:
         ConfigError: there is no such folder.
     """
     if not below.is_dir():
-        raise ConfigError(f"{below} is no folder; name the one that run folders lie in (outdir, exp by default).")
+        raise ConfigError(f"{below} is not a folder; name the one that run folders lie in (outdir, exp by default).")
     found = [_listed(folder) for folder in run_folders(below)]
     return sorted(with_differences(found), key=lambda run: run.changed, reverse=True)
 

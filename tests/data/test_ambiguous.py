@@ -31,7 +31,7 @@ def template(path: Path, options: str, **more: object) -> Path:
         ("[no, yes]", "option 1 of options: YAML reads this as False"),
         ('["no", yes]', "option 2 of options: YAML reads this as True"),
         ("[on, off]", "True"),
-        ("[a, 2]", "as 2, which is no text"),
+        ("[a, 2]", "as 2, which is not text"),
         ("[a, 0.5]", "as 0.5"),
         ("[a, 010]", "as 8"),
         ("[a, null]", r"nothing \(null\)"),

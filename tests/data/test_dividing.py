@@ -146,7 +146,7 @@ def test_a_split_column_beside_the_option(ward) -> None:
     with pytest.raises(ConfigError, match=r"split\.test takes rows for test, and 60 rows are test rows already"):
         load_dataset("own", root, TRIAGE | {"split": SHARES})
     root = ward(split="holdout")
-    with pytest.raises(DataError, match="'holdout', which is no split"):
+    with pytest.raises(DataError, match="'holdout', which is not a split"):
         load_dataset("own", root, TRIAGE | {"split": SHARES})
 
 

@@ -60,7 +60,7 @@ def test_one_file_with_a_split_column(tmp_path, clinic, jsonl):
     data = load_dataset("own", clinic, OPTIONS | {"file": "all.jsonl", "split_column": "part"})
     assert [len(part) for part in (data.train, data.val, data.test)] == [2, 3, 1]
     jsonl(clinic / "all.jsonl", [ward(0, part="holdout")])
-    with pytest.raises(DataError, match=r"all\.jsonl:1: the column 'part' says 'holdout', which is no split"):
+    with pytest.raises(DataError, match=r"all\.jsonl:1: the column 'part' says 'holdout', which is not a split"):
         load_dataset("own", clinic, OPTIONS | {"file": "all.jsonl", "split_column": "part"})
 
 

@@ -242,7 +242,7 @@ def test_gzip(sheet, name, monkeypatch):
     packed = gzip.compress(text.encode())
     assert len(load_dataset("own", sheet(packed, name), TRIAGE).train) == 2
     for broken in (packed[:-9], b"no gzip", packed[:20] + b"\xff" * 30):
-        with pytest.raises(DataError, match="the file is no whole gzip file"):
+        with pytest.raises(DataError, match="the file is not a complete gzip file"):
             load_dataset("own", sheet(broken, name), TRIAGE)
     monkeypatch.setattr("fs_fedmllm.data.packed.SWOLLEN", 1000)
     with pytest.raises(DataError, match=r"unpacks into more than .* bytes.*decompression bomb"):

@@ -175,7 +175,7 @@ def test_what_is_no_metric_of_these_rows_is_refused(tmp_path: Path, made, said: 
     ("body", "said"),
     [
         ("return [0.5]", "gives list and no mapping"),
-        ("return {'m': [0.5, 0.5]}", "which is no name .* with a finite number"),
+        ("return {'m': [0.5, 0.5]}", "which is not a name .* with a finite number"),
         ("return {'m': 'high'}", "'m': 'high'"),
         ("return {'m': True}", "'m': True"),
         ("return {'m': float('inf')}", "'m': inf"),

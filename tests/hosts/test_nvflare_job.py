@@ -137,7 +137,7 @@ def test_a_site_is_made_ready_once_and_the_doctor_agrees(
     assert capsys.readouterr().out == f"{site} is ready.\n"
     assert str(data) in findings()["local/fedmllm.yaml"].found
     assert main(["nvflare", "site", str(tmp_path)]) == 2
-    assert "no workspace of NVFlare's" in capsys.readouterr().err
+    assert "is not an NVFlare workspace" in capsys.readouterr().err
     for text, says in (('{"require_signed_jobs": false}', "may change a job"), ("no JSON", "cannot be read")):
         startup.write_text(text)
         found = findings()["job signatures"]
@@ -374,7 +374,7 @@ def test_a_site_that_never_runs_the_job_is_given_it_once_more_and_then_left_out(
 def test_a_folder_that_is_no_job_is_not_followed(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"deploy_map": 3}'):
         (tmp_path / "meta.json").write_text(text)
-        with pytest.raises(ConfigError, match="is no job of ours"):
+        with pytest.raises(ConfigError, match="is not a job made by fs-fedmllm"):
             follow(lambda: Server(), tmp_path, lambda line: None)
 
 

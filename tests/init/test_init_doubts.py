@@ -50,7 +50,7 @@ def test_of_two_pictures_one_is_taken_with_its_reason_and_the_other_is_said():
         "row for each picture, kept together by patient, or join them into one."
     )
     assert taken("mask", "image")[:2] == (
-        "image", "its values are names of image files, such as b0.png; the other is no photograph"
+        "image", "its values are names of image files, such as b0.png; the other is not a photograph"
     )  # fmt: skip
     assert taken("segmentation mask", "scan")[0] == "scan"
     assert taken("scan", "photo_path")[1].endswith("its name says so")
@@ -74,7 +74,7 @@ def test_a_column_called_like_images_that_names_no_files_is_said():
     made = propose(columns_of(rows), Told())
     assert "image" not in made.columns
     assert (
-        "'photo' is called like images, but its values, such as 'w000', are no names of image files"
+        "'photo' is called like images, but its values, such as 'w000', are not names of image files"
         in (made.warnings[0])
     )
 

@@ -119,7 +119,7 @@ def test_a_systems_turn_stands_before_the_question(tmp_path: Path) -> None:
         ({"messages": [*ASK, {"role": "assistant", "content": " "}]}, "answer is empty"),
         ({"messages": [*ASK, *SAY], "answer": "That."}, "a column answer that says the same"),
         ({"messages": [{"role": "human", "content": "?"}, *SAY]}, "the role 'human'"),
-        ({"messages": "Which? This."}, "no list of turns"),
+        ({"messages": "Which? This."}, "not a list of turns"),
         ({"text": "Text of language modelling."}, "answer is empty"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}, *SAY]}, "a part of type 'video'"),
         ({"messages": [{"role": "user", "content": None}, *SAY]}, "has no content"),

@@ -63,7 +63,9 @@ def _sites_in(job: Path) -> frozenset[str]:
     try:
         return frozenset(sites_of(read_json(job / "meta.json")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{job} is no job of ours ({error}). Make one with fs-fedmllm nvflare job.") from error
+        raise ConfigError(
+            f"{job} is not a job made by fs-fedmllm ({error}). Make one with fs-fedmllm nvflare job."
+        ) from error
 
 
 def _is_done(line: Line, seen: Watched) -> bool:

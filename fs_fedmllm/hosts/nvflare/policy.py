@@ -52,7 +52,7 @@ def is_server(workspace: Path) -> bool:
         if (workspace / "startup" / f"fed_{role}.json").is_file():
             return role == "server"
     raise ConfigError(
-        f"{workspace} is no workspace of NVFlare's: it has no startup/fed_server.json or fed_client.json. Name the "
+        f"{workspace} is not an NVFlare workspace: it has no startup/fed_server.json or fed_client.json. Name the "
         "folder that nvflare provision made for this site."
     )
 

@@ -77,7 +77,7 @@ class SecureClient:
         if dict(roster.get(self.client, {})) != own:
             raise PrivacyError(f"The roster does not hold the keys that client {self.client} sent.")
         if any(type(client) is not int or client < 1 for client in roster):
-            raise PrivacyError("The roster names something that is no client.")
+            raise PrivacyError("The roster names something that is not a client.")
         everyone = [key for keys in roster.values() for key in keys.values()]
         if len(set(everyone)) != len(everyone):
             raise PrivacyError("Two public keys of the roster are the same; somebody plays several clients.")

@@ -36,7 +36,7 @@ def choose_image(draft: Draft) -> None:
         for column in [column for column in draft.free() if _called(column) and column not in far]:
             made.warnings.append(
                 f"The column {shown_name(column.name)!r} is called like images, but its values, such as "
-                f"{shown_name(str(column.sample[0]))!r}, are no names of image files, so it is not read. Give their "
+                f"{shown_name(str(column.sample[0]))!r}, are not names of image files, so it is not read. Give their "
                 "paths, with their ending (.png)."
             )
         return made.say(ROLES["image"], "none", "no column holds names of image files")
@@ -62,7 +62,7 @@ def _drawn(column: Column) -> bool:
 def _chosen(best: Column, others: Sequence[Column]) -> str:
     """Why this one of several."""
     if all(_drawn(column) and not _drawn(best) for column in others):
-        return "the others are called like masks or previews" if len(others) > 1 else "the other is no photograph"
+        return "the others are called like masks or previews" if len(others) > 1 else "the other is not a photograph"
     if _called(best) and not any(map(_called, others)):
         return "its name says so"
     if best.seen > max(column.seen for column in others):
@@ -101,6 +101,6 @@ def place_images(proposal: Proposal, found: Look) -> None:
         proposal.say("image folder", below, "the images are there")
     elif below is None:
         proposal.warnings.append(
-            f"The images are not found: {column.sample[0]!r} is no file in {found.root}, nor in a folder "
+            f"The images are not found: {column.sample[0]!r} is not a file in {found.root}, nor in a folder "
             "there. Put them there, or correct the column."
         )

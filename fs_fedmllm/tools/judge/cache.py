@@ -171,8 +171,8 @@ class VerdictCache:
                 self._take(parse_json(line))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise JudgeError(
-                    f"{self.path}:{number} is no event of the judge's cache ({error}). Only the last line can be torn "
-                    "by a crash, so the file was changed by something else; delete that line, or use another file."
+                    f"{self.path}:{number} is not an event of the judge's cache ({error}). Only the last line can be "
+                    "torn by a crash, so something else changed the file; delete that line, or use another file."
                 ) from error
         if whole < len(data):
             try:

@@ -14,13 +14,11 @@ from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.rounds.in_flight import planned_rounds
-from fs_fedmllm.rounds.modality_draw import Presence
-from fs_fedmllm.rounds.replay import recorded_participants
-from fs_fedmllm.rounds.schedule import round_clients
 from fs_fedmllm.scenarios.federated_data import FederatedData
 from fs_fedmllm.tools.planner.packages import TESTED, check_packages
 from fs_fedmllm.tools.planner.precisions import compared
 from fs_fedmllm.tools.planner.probe import probe
+from fs_fedmllm.tools.planner.traffic import asynchronous, traffic
 from fs_fedmllm.tools.planner.work import Work, count_work
 
 #: What a plan without a probe says of memory and time.
@@ -90,7 +88,11 @@ def make_plan(config: Config, *, with_probe: bool = False, online: bool = False)
     if measured is not None:
         if data is not None:
             _tokens(plan, config, measured[1], data)
-        _traffic(plan, config, *measured, work.presence if work is not None else {})
+        presence = work.presence if work is not None else {}
+        buffered = list(planned_rounds(config, presence)) if config.fedmllm.async_.buffer else []
+        plan.traffic = traffic(config, *measured, presence, buffered)
+        if buffered and plan.work:  # without its rows, nothing is known of the run's work
+            plan.work["async"] = asynchronous(config, buffered)
     if with_probe and not plan.problems and work is not None:
         _probe(plan, config, work)
     elif not with_probe:
@@ -211,60 +213,6 @@ def _tokens(plan: Plan, config: Config, mllm: Any, data: FederatedData) -> None:
     if said := too_dear(found):
         plan.problems.append(said)
     plan.problems += [f"fedmllm.test_sets.{name}: {said}" for name, own in of_sets.items() if (said := too_dear(own))]
-
-
-def _traffic(plan: Plan, config: Config, counted: Sizes, mllm: Any, presence: Presence) -> None:
-    import torch
-
-    from fs_fedmllm.rounds.server import messages
-    from fs_fedmllm.rounds.wire import wire_bytes
-
-    rounds, clients = config.federate.total_round_num, config.updates_per_round
-    plan.traffic = {"adapter_bytes": counted.adapter_bytes}
-    if not config.method.has_global:
-        plan.traffic |= dict.fromkeys(("to_a_client_bytes", "from_a_client_bytes", "round_bytes", "run_bytes"), 0)
-        return
-    state = {
-        name: torch.zeros(parameter.shape)
-        for name, parameter in zip(mllm.adapter.names, mllm.adapter.parameters, strict=True)
-    }
-
-    def sizes_of(client: int) -> tuple[int, int]:
-        down, up = messages(config, state, client)
-        return wire_bytes(down), wire_bytes(up)
-
-    # Clients differ by their rank only.
-    ranks = config.fedmllm.aggregation.ranks
-    of_rank = {rank: sizes_of(client) for client, rank in enumerate(ranks, start=1)} or {None: sizes_of(1)}
-    of_client = {client: of_rank[ranks[client - 1] if ranks else None] for client in range(1, len(ranks) + 1)}
-    down, up = max(of_rank.values())
-    plan.traffic |= {
-        "to_a_client_bytes": down,
-        "from_a_client_bytes": up,
-        "round_bytes": clients * (down + up),
-        "run_bytes": clients * (down + up) * rounds,
-    }
-    if config.fedmllm.async_.buffer:
-        _buffered(plan, config, presence, down, up)
-    if ranks:
-        recorded = recorded_participants(config)
-        drawn = [client for index in range(rounds) for client in round_clients(config, index, recorded, presence)]
-        plan.traffic["run_bytes"] = sum(sum(of_client[client]) for client in drawn)
-
-
-def _buffered(plan: Plan, config: Config, presence: Presence, down: int, up: int) -> None:
-    """Asynchronous rounds: their virtual clock, and what is sent and kept in them if no update is refused."""
-    rounds = list(planned_rounds(config, presence))
-    came = sum(len(planned.jobs) + planned.dropped for planned in rounds)
-    plan.traffic["run_bytes"] = sum(planned.sent for planned in rounds) * down + came * up
-    if not plan.work:  # without its rows, nothing is known of the run's work
-        return
-    plan.work["async"] = {
-        "in_flight": config.sampled_clients,
-        "virtual_seconds": rounds[-1].clock,
-        "dropped": sum(planned.dropped for planned in rounds),
-        "versions_kept": max(planned.versions for planned in rounds),
-    }
 
 
 def _optimizer_copies(config: Config) -> int:

@@ -146,7 +146,9 @@ def warnings_of(document: Mapping[str, Any]) -> list[str]:
     if "unknown" not in trained and (trained["rows"] or trained["image_rows"]):
         found.append(f"{_capital(TrainedOn(**trained).said())}.")
     elif data["split"] == "train":
-        found.append("These are training rows of their data set: if the adapter was trained on them, this is no test.")
+        found.append(
+            "These are training rows of their data set: if the adapter was trained on them, this is not a test."
+        )
     if data["rows"] < data["all"]:
         found.append(f"{data['rows']:,} of {data['all']:,} rows were evaluated (fedmllm.eval.limit).")
     if document["trained_with"] not in (None, document["template"]):
