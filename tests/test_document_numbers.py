@@ -217,6 +217,30 @@ def test_the_findings_of_the_switches_are_those_of_the_raw_figures(heading: str,
         assert p_said == pytest.approx(p_value, abs=0.00051)
 
 
+REAL = {
+    "Zero-shot": "zero_shot", "FedAvg": "fedavg", "label prior, draw and stand-ins": "corrected",
+    "centralised, the same rows": "global",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "file"), [("in words", "real_triage"), ("by letter", "real_triage_letters")])
+def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, file: str) -> None:
+    raw: dict[tuple[str, str], float] = {}
+    with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
+        for row in csv.DictReader(rows):
+            if row["value"] and (row["level"], row["seed"]) == ("cross_i3t7", "0"):
+                raw[row["method"], row["metric"]] = float(row["value"])
+    page = text_of(REPOSITORY / "docs" / "findings.md").split("## The real task")[1].split("\n## ")[0]
+    table = page.split(f"| **{form}** |")[1].split("| **")[0]
+    metrics = ("test_acc", "results.views.product.acc", "test_image_acc", "test_text_acc")
+    for name, method in REAL.items():
+        (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", table, re.MULTILINE)
+        cells = [cell.split("(")[0].strip() for cell in line.strip("|").split("|")[1:5]]
+        assert [float(cell) if cell else None for cell in cells] == [
+            pytest.approx(raw[method, metric], abs=0.051) if (method, metric) in raw else None for metric in metrics
+        ], name
+
+
 def test_what_the_suites_hold_is_counted() -> None:
     """docs/conformance.md: how many wrong algorithms there are."""
     counts = {}
