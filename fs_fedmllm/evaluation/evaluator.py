@@ -24,12 +24,13 @@ from fs_fedmllm.evaluation.metrics import (
     right_answers,
     upstream_auc,
 )
-from fs_fedmllm.evaluation.options import OptionTokens, options_of, parted
+from fs_fedmllm.evaluation.option_scores import letter_scores, word_scores
+from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.models.batch import Encoded
 from fs_fedmllm.models.encoding import Encoder
-from fs_fedmllm.models.mllm import MLLM, Reading
+from fs_fedmllm.models.mllm import MLLM
 
 #: What of a checkpoint's generation configuration shapes an answer that is not drawn.
 _DECODING = ("repetition_penalty", "no_repeat_ngram_size", "stop_strings", "num_beams", "bad_words_ids")
@@ -154,45 +155,11 @@ class Evaluator:
         for indices in self._batches(distinct):
             batch = self.encoder.collate([distinct[i] for i in indices], completions=False, suffix=tokens.prefix)
             with torch.no_grad():
-                said = self._said_in_words if tokens.rests else self._decided
-                scores[indices] = F.log_softmax(said(batch.inputs, tokens).double(), dim=-1).cpu().numpy()
+                score = word_scores if tokens.rests else letter_scores
+                scores[indices] = (
+                    F.log_softmax(score(self._model(), batch.inputs, tokens).double(), dim=-1).cpu().numpy()
+                )
         return scores[places]
-
-    def _decided(self, inputs: Mapping[str, Any], tokens: OptionTokens) -> torch.Tensor:
-        """(rows, options) logits of the deciding tokens."""
-        logits = self._model().last_logits(inputs, 1)[:, -1]
-        return logits[:, torch.tensor(tokens.decisions, device=logits.device)]
-
-    def _said_in_words(self, inputs: Mapping[str, Any], tokens: OptionTokens) -> torch.Tensor:
-        """(rows, options) log-likelihoods of what the options say behind what they share."""
-        model, sequences = self._model(), tokens.sequences
-        found = torch.zeros(len(inputs["input_ids"]), len(sequences), dtype=torch.float64)
-
-        def pass_by(reading: Reading, ids: Sequence[int], said: Sequence[int], members: Sequence[int]) -> Reading:
-            """Read ``ids``, and add to these options what ``said`` is worth, which follows the first of them."""
-            further = model.go_on(reading, ids)
-            logs = further.logits[:, : len(said)].float().log_softmax(-1)
-            own = logs.gather(
-                -1, torch.tensor(said, dtype=torch.long, device=logs.device).expand(len(logs), -1)[..., None]
-            )
-            found[:, members] += own.double().sum((1, 2)).cpu()[:, None]
-            return further
-
-        def descend(reading: Reading, members: Sequence[int], depth: int) -> None:
-            """These options' first ``depth`` tokens are read, and they part at the next."""
-            logs = reading.logits[:, -1].float().log_softmax(-1)
-            for token, own in parted(sequences, members, depth).items():
-                found[:, own] += logs[:, token].double().cpu()[:, None]
-                sequence, end = sequences[own[0]], depth + 1
-                if len(own) > 1:
-                    while len(parted(sequences, own, end)) == 1:
-                        end += 1
-                    descend(pass_by(reading, sequence[depth:end], sequence[depth + 1 : end], own), own, end)
-                elif len(sequence) > end:  # the last token is predicted, not read
-                    pass_by(reading, sequence[depth:-1], sequence[end:], own)
-
-        descend(model.read(inputs), range(len(sequences)), 0)
-        return found
 
     def generate(self, samples: Sequence[Sample], *, sampled: bool = False) -> list[str]:
         """Answers as text, batched, in the order of the rows.
