@@ -18,12 +18,15 @@ from short_runs import CONFIGS
 from fs_fedmllm.algorithms.label_prior import LabelPriorClient, label_prior
 from fs_fedmllm.cli import main
 from fs_fedmllm.config import EvaluatorConfig
+from fs_fedmllm.data.conversations import COMPLETION, conversation
 from fs_fedmllm.data.labels import Options
+from fs_fedmllm.data.records import record
 from fs_fedmllm.data.template_file import load_template, template_dir
 from fs_fedmllm.errors import ConfigError, DataError, ModelError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens, options_of, word_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
+from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.hub import settings
 from fs_fedmllm.models.batch import Batch
 from fs_fedmllm.models.encoding import Encoder
@@ -33,6 +36,8 @@ from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss
 from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
+from fs_fedmllm.tools.adapters.opening import open_adapter
+from fs_fedmllm.tools.adapters.predict import predict
 
 END = 1
 #: Three options of unlike length, of which the first begins the second.
@@ -214,6 +219,21 @@ def test_a_run_in_words(short_config, named: str) -> None:
     assert len(lines) == 48 and all('"log_probs"' in line for line in lines)
     description = yaml.safe_load((written.path / "adapter" / "fedmllm.json").read_text())
     assert description["template"]["lettered"] is False
+    opened = open_adapter(str(written.path / "adapter"))
+    data = prepare_data(config)
+    asked = [row for row in data.dataset.test if row.presence == "both"][:2]
+    evaluator = Evaluator(Encoder(opened.mllm, data.template, "original", None), EvaluatorConfig())
+    image, text = (evaluator.option_log_probs([r.showing(image=i, text=not i) for r in asked]) for i in (True, False))
+    wanted = {"joint": evaluator.option_log_probs(asked), "product": product_of_views(image, text)}
+    for combine, log_probs in wanted.items():
+        for answer, own in zip(predict(opened, asked, combine=combine), np.exp(log_probs), strict=True):
+            assert list(answer.probabilities) == list(data.template.options)
+            assert list(answer.probabilities.values()) == pytest.approx(own, abs=1e-5)
+    # What is written for others' tools has the same answers, and is read back.
+    row = asked[0]
+    said = data.template.options[row.label]
+    assert row.answer.endswith(f") {said}") and record(row, data.template)["conversations"][1]["content"] == said
+    assert conversation(row, data.template, "original")[COMPLETION] == [{"role": "assistant", "content": said}]
 
 
 def test_options_of_an_encoder(words) -> None:
