@@ -9,10 +9,9 @@ from fs_fedmllm.scenarios.manifest import (
     read_manifest,
     write_manifest,
 )
-from fs_fedmllm.scenarios.switches import LEVELS, PROFILES, SWITCHES, ScenarioParams, profile_params
+from fs_fedmllm.scenarios.switches import PROFILES, SWITCHES, ScenarioParams, profile_params
 
 __all__ = [
-    "LEVELS",
     "PROFILES",
     "SWITCHES",
     "ClientRecord",

@@ -182,14 +182,6 @@ PROFILES: dict[str, ScenarioParams] = {
 #: Data sets whose authors' script deviates from their other scripts.
 UPSTREAM_DATASETS: dict[str, dict[str, Any]] = {"crisismmd": {"minimum": "first_label"}}
 
-#: The paper's twelve levels; missing, cross and hybrid stand on the partition of alpha 0.5.
-LEVELS: dict[str, tuple[dict[str, Any], ...]] = {
-    "aligned": ({"alpha": 5.0}, {"alpha": 1.0}, {"alpha": 0.5}),
-    "missing": ({"beta": 0.3}, {"beta": 0.4}, {"beta": 0.5}),
-    "cross": tuple({"image_clients": k, "text_clients": 10 - k} for k in (3, 5, 7)),
-    "hybrid": ({"p": 0.8}, {"p": 0.7}, {"p": 0.6}),
-}
-
 
 def profile_params(profile: str = "fixed", *, dataset: str = "", **changes: Any) -> ScenarioParams:
     """A profile's parameters with changes on top.

@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from scenario_rows import hateful, ids, medical, paired, presence
 
+from fs_fedmllm.config import presets
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
-from fs_fedmllm.scenarios import LEVELS, ScenarioParams, apply_scenario, profile_params
+from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, profile_params
 from fs_fedmllm.scenarios.hybrid import presence as client_presence
 from fs_fedmllm.scenarios.rows import Rows
 from fs_fedmllm.scenarios.units import deal, majority, together
 
 LABELS = np.random.default_rng(7).choice(8, size=2000, p=[0.4, 0.2, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01]).tolist()
-LEVEL_CASES = [(name, level) for name, levels in LEVELS.items() for level in levels]
+LEVEL_CASES = [(level.splitter, yaml.safe_load(f"{{{level.args}}}")) for level in presets.LEVELS]
+SCENARIOS = list(dict.fromkeys(name for name, _ in LEVEL_CASES))
 
 
 @pytest.mark.parametrize("profile", ["fixed", "paper"])
@@ -87,8 +90,9 @@ def test_levels_share_the_partition():
     """A row stays at its client when only modalities are drawn away."""
     rows = paired(LABELS)
     splits = [apply_scenario("aligned", rows, 10, seed=1)]
-    for name in ("missing", "cross", "hybrid"):
-        splits += [apply_scenario(name, rows, 10, ScenarioParams(**level), seed=1) for level in LEVELS[name]]
+    for name, level in LEVEL_CASES:
+        if name != "aligned":
+            splits.append(apply_scenario(name, rows, 10, ScenarioParams(**level), seed=1))
     assert all(ids(split.clients) == ids(splits[0].clients) for split in splits)
 
 
@@ -274,6 +278,6 @@ def test_global_generators_are_left_alone():
     np.random.seed(1)
     before = random.getstate(), np.random.get_state()[1].tolist()
     for profile in ("fixed", "upstream"):
-        for name in LEVELS:
+        for name in SCENARIOS:
             apply_scenario(name, paired(LABELS[:1] * 300), 10, profile_params(profile, image_clients=5), seed=1)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
