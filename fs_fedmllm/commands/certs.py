@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     revoke = _verb(verbs, "revoke", "put a certificate on revoked.txt, which the server reads", _revoke)
     revoke.add_argument("certificate", help="the .crt")
 
-    _verb(verbs, "show", "what lies in a folder, whose it is and until when it is valid", _show)
+    _verb(verbs, "show", "list the certificates of a folder, their owners and expiry", _show)
 
 
 def _verb(verbs: Any, name: str, says: str, function: Any, days: int = 0) -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
 
     check = _targeted(verbs, "check", "validate every row and image; exit code 1 if there are errors")
     check.add_argument("--decode", action=argparse.BooleanOptionalAction, default=True,
-                       help="decode every image whole (default); --no-decode reads headers only")  # fmt: skip
+                       help="decode every image completely (default); --no-decode reads headers only")  # fmt: skip
     check.add_argument("--baseline", action="store_true", help="fit the question-only baseline too (seconds)")
     check.add_argument("--model", nargs="?", const="", metavar="PATH",
                        help="count tokens a row with this model's processor, or with the configuration's model; "
@@ -63,5 +63,5 @@ def _targeted(verbs: Any, name: str, says: str) -> argparse.ArgumentParser:
                         help="a configuration (a .yaml, or the name of one that ships), a folder of your own data, or "
                         "the name of a data set with its folder next")  # fmt: skip
     parser.add_argument("overrides", nargs="*",
-                        help="key=value or key value; beside rows alone also their reader's options")  # fmt: skip
+                        help="key=value or key value; without a configuration also the reader's options")  # fmt: skip
     return parser

@@ -13,7 +13,7 @@ from fs_fedmllm.commands.output import print_document
 def add(commands: Any) -> None:
     """Add ``doctor`` to the command line's grammar."""
     doctor = commands.add_parser("doctor", help="check the installation and the FederatedScope checkout")
-    doctor.add_argument("checkout", nargs="?", default="", help="folder of FederatedScope; otherwise it is looked for")
+    doctor.add_argument("checkout", nargs="?", default="", help="folder of FederatedScope; searched for if left out")
     doctor.add_argument("--outdir", default="exp", help="folder that runs write into")
     says = "also this site's workspace of NVFlare: class_allow_list, log streaming, its own settings"
     doctor.add_argument("--nvflare", default="", metavar="KIT", help=says)

@@ -28,14 +28,16 @@ def add(commands: Any) -> None:
     evaluate.add_argument("config", metavar="DATA",
                           help="a configuration, a folder of your own data (asked and read as the adapter's run has "
                           "it), or the name of a data set with its folder next")  # fmt: skip
-    evaluate.add_argument("overrides", nargs="*", help="key=value or key value; beside rows alone their reader's too")
+    evaluate.add_argument(
+        "overrides", nargs="*", help="key=value or key value; without a configuration also the reader's options"
+    )
     evaluate.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="which rows (default test)"
     )
     evaluate.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
     evaluate.add_argument("--by", action="append", default=[], metavar="KEY",
                           help="slice by a key of the rows, such as a hospital; may be repeated")  # fmt: skip
-    evaluate.add_argument("--no-views", action="store_true", help="do not show rows with one of their modalities too")
+    evaluate.add_argument("--no-views", action="store_true", help="do not evaluate with one modality hidden")
     evaluate.add_argument("--out", default="evaluation", help="folder to write to (default evaluation)")
     evaluate.add_argument("--json", action="store_true", help="print the document and nothing else")
     evaluate.set_defaults(function=_evaluate)

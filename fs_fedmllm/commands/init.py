@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     init.add_argument("--out", default="my.yaml", help="configuration to write (default my.yaml); its template goes "
                       "beside it")  # fmt: skip
     init.add_argument("-y", "--yes", action="store_true", help="write what is proposed, and ask nothing")
-    init.add_argument("--force", action="store_true", help="write over files that are there")
+    init.add_argument("--force", action="store_true", help="overwrite existing files")
     for role, says in _ROLES.items():
         init.add_argument(f"--{role}", metavar="COLUMN", help=f"the column with {says}; '' for none")
     init.add_argument("--task", choices=("choice", "vqa"), help="options to choose from, or answers in words")
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     init.add_argument("--encoding", default="", help="of a CSV or TSV file that is not UTF-8, such as cp1252 (Excel "
                       "on Windows)")  # fmt: skip
     init.add_argument("--delimiter", default="", help="between two cells of it: a character, or comma, semicolon, "
-                      "tab, bar (default: looked for)")  # fmt: skip
+                      "tab, bar (default: detected)")  # fmt: skip
     init.set_defaults(function=_init)
 
 

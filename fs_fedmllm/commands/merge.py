@@ -53,8 +53,8 @@ def add(commands: Any) -> None:
     """Add ``merge`` to the command line's grammar."""
     merge = commands.add_parser("merge", help="write the base with the adapter merged in")
     add_base_options(merge)
-    merge.add_argument("--out", required=True, help="folder of the checkpoint; made, or empty")
-    merge.add_argument("--full-precision", action="store_true", help="leave the training's quantisation away")
+    merge.add_argument("--out", required=True, help="folder of the checkpoint, new or empty")
+    merge.add_argument("--full-precision", action="store_true", help="load the base unquantised")
     merge.set_defaults(function=_merge)
 
 

@@ -33,13 +33,13 @@ def add(commands: Any) -> None:
     submit = verbs.add_parser("submit", help="submit a job")
     submit.add_argument("job", help="folder that nvflare job wrote")
     submit.add_argument("--admin", required=True, help="an admin's startup kit")
-    submit.add_argument("--follow", action="store_true", help="stay with it to its end, and submit it again whenever "
-                        "it breaks off: it goes on from its last round")  # fmt: skip
+    submit.add_argument("--follow", action="store_true", help="follow it to its end, and submit it again whenever "
+                        "it breaks off: it continues from its last round")  # fmt: skip
     submit.add_argument("--wait", type=float, metavar="SECONDS", help="with --follow: how long the job may wait for "
                         "sites that are not connected, until it has run once "
                         "(default 120; 0: as long as it takes)")  # fmt: skip
     submit.set_defaults(function=_submit)
-    status = verbs.add_parser("status", help="how a job stands")
+    status = verbs.add_parser("status", help="status of a job")
     status.add_argument("job_id", help="as submit printed it")
     status.add_argument("--admin", required=True, help="an admin's startup kit")
     status.add_argument("--json", action="store_true", help="as JSON")

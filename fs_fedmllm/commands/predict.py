@@ -22,8 +22,8 @@ def add(commands: Any) -> None:
     predict.add_argument("--text", default="", help="the text modality")
     predict.add_argument("--question", default="", help="a question of your own; answered in writing")
     predict.add_argument("--file", default="",
-                         help="rows (CSV, JSON Lines, ...): image, text, question, id, called so or as in the run "
-                         "folder's run; label or answer to be scored")  # fmt: skip
+                         help="rows (CSV, JSON Lines, ...): image, text, question, id, by these names or "
+                         "those of the run; label or answer to be scored")  # fmt: skip
     predict.add_argument("--template", default="", help="name or path of a template; otherwise the training's")
     predict.add_argument("--prompt", default="", choices=("", "original", "augmented"), help="prompt variant")
     predict.add_argument(

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Add ``push`` to the command line's grammar."""
     push = commands.add_parser("push", help="publish a finished run's adapter on a hub, with a model card")
     push.add_argument("folder", help="the run folder, or one of its adapters")
-    push.add_argument("repo", help="owner/name; made if it is not there")
+    push.add_argument("repo", help="owner/name; created if it does not exist")
     add_which(push)
     push.add_argument("--revision", default="main", help="branch")
     push.add_argument("--public", action="store_true", help="let everybody see it; private otherwise")

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     """Add ``report`` to the command line's grammar."""
     report = commands.add_parser("report", help="tables, tests and curves of a sweep, or of runs side by side")
     report.add_argument("folders", nargs="+", metavar="FOLDER",
-                        help="folder of a sweep, run folders, or folders that runs lie below; the others are tested "
+                        help="folder of a sweep, run folders, or folders that contain runs; the others are tested "
                         "against the first")  # fmt: skip
     report.add_argument("--out", help="folder to write to (default FOLDER/report; report for a table file)")
     report.add_argument("--baseline", metavar="ROW", help="compare the other rows with this one")

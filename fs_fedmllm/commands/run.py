@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     run.add_argument("--engine", choices=("auto", "embedded", "federatedscope", "nvflare"), default="auto",
                      help="auto: federatedscope where it can be imported, else embedded")  # fmt: skip
     add_client_cfg(run)
-    run.add_argument("--tiny", action="store_true", help="swap in the embedded model, to try a preset out on a CPU")
+    run.add_argument("--tiny", action="store_true", help="use the embedded model instead, to try a preset on a CPU")
     run.add_argument("--dry-run", action="store_true",
                      help="check all that can be known before the model is loaded, say what, and stop")  # fmt: skip
     run.add_argument(

@@ -20,10 +20,10 @@ _WIDE = 100
 
 def add(commands: Any) -> None:
     """Add ``runs`` to the command line's grammar."""
-    runs = commands.add_parser("runs", help="list runs: status, best figure, in what their configurations differ")
-    runs.add_argument("folder", nargs="?", default="exp", help="folder that runs lie below (default exp)")
+    runs = commands.add_parser("runs", help="list runs: status, best figure, how their configurations differ")
+    runs.add_argument("folder", nargs="?", default="exp", help="folder that contains the runs (default exp)")
     runs.add_argument("--status", choices=("finished", "running", "resumable", "stopped", "diverged"),
-                      help="only runs that stand so")  # fmt: skip
+                      help="only runs with this status")  # fmt: skip
     runs.add_argument("--json", action="store_true", help="print JSON")
     runs.set_defaults(function=_runs)
 

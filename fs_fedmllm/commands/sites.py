@@ -20,7 +20,10 @@ from fs_fedmllm.shipped import find_config
 
 def add(commands: Any) -> None:
     """Add the three commands to the command line's grammar."""
-    for role, says in (("server", "start the server of a distributed run"), ("client", "take part in one")):
+    for role, says in (
+        ("server", "start the server of a distributed run"),
+        ("client", "start a client of a distributed run"),
+    ):
         site = commands.add_parser(role, help=says)
         site.add_argument("config", help="the run's .yaml, the same on every site")
         site.add_argument("overrides", nargs="*", help="key=value or key value, as for run")
@@ -34,7 +37,7 @@ def add(commands: Any) -> None:
             site.add_argument("--own-rows", action="store_true", help="all training rows in --data are this client's "
                               "(fedmllm.network.own_rows)")  # fmt: skip
         site.set_defaults(function=_site, role=role)
-    status = commands.add_parser("status", help="how a distributed run stands: round, clients, bytes, last error")
+    status = commands.add_parser("status", help="status of a distributed run: round, clients, bytes, last error")
     status.add_argument("folder", help="the run folder of the server or of a client")
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(function=_status)

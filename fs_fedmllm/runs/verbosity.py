@@ -24,7 +24,7 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-q", "--quiet", action="store_true", help="errors and results only, no progress")
     how.add_argument("-v", "--verbose", action="store_true",
-                     help="say what is done, in FederatedScope its own log too")  # fmt: skip
+                     help="print each step; with FederatedScope, its log too")  # fmt: skip
 
 
 @contextlib.contextmanager
