@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=PRESET, help="configuration: rows, LoRA, rows of a step")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="a contestant to leave out")
     parser.add_argument("--at-once", action="store_true", help="start them beside each other; Ray may not manage")
-    parser.add_argument("--actors", default="2", help="Flower's client turns side by side, each with a model")
+    parser.add_argument("--actors", default="2", help="Flower's clients in parallel, each with a model")
     parser.add_argument("words", nargs="*", help="key value pairs of the configuration")
     chosen = parser.parse_intermixed_args()
     contestants = {
