@@ -38,6 +38,9 @@ _FIELD = re.compile(r"(?<![\w{}\\])\{([A-Za-z_]\w*)\}(?!\})")
 _KEYS = {"name", "task", "metric", "question", "options", "positive", "instruction", "closing", "listed", "lettered",
          *VARIANTS}  # fmt: skip
 
+#: What the templates that ship ask for.
+_LETTER = "the option's letter"
+
 
 def template_dir() -> Path:
     """The folder of the templates that ship with the package."""
@@ -219,6 +222,12 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
         raise TemplateError(
             f"{path}: lettered must be True or False: whether a choice's options have letters, and an answer begins "
             "with its option's."
+        )
+    asking = next((key for key in ("instruction", "closing") if _LETTER in str(raw.get(key, ""))), None)
+    if not lettered and asking is not None:
+        raise TemplateError(
+            f"{path}: {asking} asks for {_LETTER}, and with lettered: false options have none. Ask for its own "
+            "words there, or take lettered: false out."
         )
     closing = CLOSING if lettered else CLOSING_IN_WORDS
     return Template(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.short_templates import CASES, VARIANTS
+from fs_fedmllm.data.short_templates import CASES, CLOSING, VARIANTS
 from fs_fedmllm.data.template import template_content
 from fs_fedmllm.data.template_file import build_template, load_template
 from fs_fedmllm.errors import TemplateError
@@ -112,6 +112,10 @@ EIGHT = {variant: {case: {"basis": "", "question": "Red"} for case in CASES} for
         ({"question": "Red", "listed": False}, "listed must be True or False"),
         ({"question": "Red", "options": ["a", "b"], "lettered": 0}, "lettered must be True or False"),
         ({"question": "Red", "lettered": False}, "lettered must be True or False"),
+        (
+            {"question": "Red", "options": ["a", "b"], "lettered": False, "closing": CLOSING},
+            "closing asks for the option's letter, and with lettered: false options have none",
+        ),
         ({"question": "Red", "closing": "Say:"}, "closing is of a choice's prompt"),
         ({"question": "Red", "metric": "macro_f1"}, "metric macro_f1 needs options"),
         ({"question": "Red", "optoins": ["a", "b"]}, "did you mean 'options'"),

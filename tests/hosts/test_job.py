@@ -277,10 +277,13 @@ def test_options_in_words_give_the_same_adapter_and_figures(plugged, host, tmp_p
     """Training with the client's label prior on a tree of tokens, the forced choice of whole options, all views."""
     template = tmp_path / "words.yaml"
     lettered = (CONFIGS.parent / "data_templates" / "digits_triage.yaml").read_text(encoding="utf-8")
-    template.write_text(lettered + "\nlettered: false\n", encoding="utf-8")
+    asking = "Answer with the option's letter from the given choices directly and only give the best option. "
+    assert asking in lettered
+    template.write_text(lettered.replace(asking, "") + "\nlettered: false\n", encoding="utf-8")
     inside, embedded, _ = _both(
         host, plugged, tmp_path, "cross_i3t7",
-        ["fedmllm.template", str(template), "fedmllm.label_prior", "1.0", "fedmllm.eval.slices", "always"],
+        ["fedmllm.template", str(template), "fedmllm.label_prior", "1.0", "fedmllm.eval.slices", "ends",
+         "fedmllm.eval.limit", "4", "federate.total_round_num", "1", "eval.freq", "1"],
     )  # fmt: skip
     assert inside["adapter_sha256"] == embedded["adapter_sha256"]
     assert inside["evaluations"] == embedded["evaluations"] and inside["views"] == embedded["views"]
