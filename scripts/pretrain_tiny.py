@@ -38,7 +38,8 @@ from transformers import (
 
 from fs_fedmllm.data.digit_texts import CLAIMS, INTENTS, WORDS, sentences, split_sentences
 from fs_fedmllm.data.digits import LARGER, ON_THE, SPLIT_SEED, image_split, render
-from fs_fedmllm.data.template import CASES, VARIANTS, Template
+from fs_fedmllm.data.short_templates import CASES, VARIANTS
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.data.template_file import load_template, template_dir
 
 SIDE, PATCH = 32, 16

@@ -56,11 +56,13 @@ def images_seen_once() -> Iterator[None]:
     models: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # an id can be another's later
     process, compute = ImageInputs.process, VisionFeatures.compute
 
-    def number(mllm: Any) -> int | None:
-        return models.setdefault(mllm, len(models)) if mllm.source in ("tiny", str(TINY)) else None
+    def number(mllm: Any, vision: VisionFeatures | None) -> int | None:
+        # A run without a budget is about what lives in memory: nothing is kept for it.
+        kept = mllm.source in ("tiny", str(TINY)) and (vision is None or vision._budget > 0)
+        return models.setdefault(mllm, len(models)) if kept else None
 
     def processed(self: ImageInputs, chat: str, image: str, where: str, processor: Any = None) -> Any:
-        model = number(self.mllm)
+        model = number(self.mllm, self.vision)
         if model is None or processor is not None or not os.path.isfile(image):
             return process(self, chat, image, where, processor)
         key = (model, chat, _file(image), repr(self.mllm.image_arguments))
@@ -69,7 +71,7 @@ def images_seen_once() -> Iterator[None]:
         return dict(outputs[key])
 
     def computed(self: VisionFeatures, image_key: str, inputs: Any) -> VisionEntry:
-        model = number(self._mllm)
+        model = number(self._mllm, self)
         if model is None:
             return compute(self, image_key, inputs)
         key = (model, image_key)

@@ -167,7 +167,7 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "file", "names"),
+    ("heading", "file", "names", "seeds"),
     [
         (
             "## What helps in the cross scenario?", "digits_switches",
@@ -177,6 +177,7 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
                 "prior + draw": "prior_draw", "prior": "prior", "prompt and adaptive regulariser": "both",
                 "centralised, the same rows": "global",
             },
+            10,
         ),
         (
             "## And with a tuned learning rate?", "digits_tuned",
@@ -184,25 +185,30 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
                 "FedAvg": "fedavg", "all three switches": "all", "prior + draw": "prior_draw",
                 "prompt and adaptive regulariser": "both",
             },
+            10,
         ),
     ],
 )  # fmt: skip
-def test_the_findings_of_the_switches_are_those_of_the_raw_figures(heading: str, file: str, names: dict) -> None:
+def test_the_findings_of_the_switches_are_those_of_the_raw_figures(
+    heading: str, file: str, names: dict, seeds: int
+) -> None:
     from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
     from fs_fedmllm.tools.report.figures import holm
 
-    raw: dict[tuple[str, str], list[float]] = {}
+    by_seed: dict[tuple[str, str], dict[int, float]] = {}
     with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
-        for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
+        for row in csv.DictReader(rows):
             if row["value"]:  # zero-shot has no product of views
-                raw.setdefault((row["method"], row["metric"]), []).append(float(row["value"]))
+                by_seed.setdefault((row["method"], row["metric"]), {})[int(row["seed"])] = float(row["value"])
+    raw = {key: [value for _, value in sorted(values.items())] for key, values in by_seed.items()}
     page = text_of(REPOSITORY / "docs" / "findings.md").split(heading)[1].split("\n## ")[0]
     found, said = [], []
     for name, method in names.items():
         (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", page, re.MULTILINE)
         *cells, difference = [cell.strip() for cell in line.strip("|").split("|")[1:]]
         joint, product = raw[method, "test_acc"], raw[method, "results.views.product.acc"]
-        assert len(joint) == len(product) == 10
+        assert len(joint) == len(product) == seeds
+        assert sorted(by_seed[method, "test_acc"]) == sorted(by_seed["fedavg", "test_acc"])
         for values, cell in zip((joint, product), cells, strict=True):
             mean, spread = (float(figure) for figure in cell.split(" ± "))
             assert (mean, spread) == pytest.approx((statistics.mean(values), statistics.stdev(values)), abs=0.051)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -102,3 +103,22 @@ def test_what_the_page_names_is_in_the_tree() -> None:
         if isinstance(node, ast.ClassDef)
     }
     assert set(re.findall(r"`([A-Z]\w+)`", page)) - {"L", "S"} <= defined
+
+
+@pytest.mark.parametrize("folder", ["scripts", "benchmarks", "examples"])
+def test_what_programs_beside_the_package_import_of_it_is_there(folder: str) -> None:
+    """They are run by hand and seldom; a name that has moved would be noticed by whoever needs it."""
+    wanted = {
+        (str(file.relative_to(REPOSITORY)), str(node.module), alias.name)
+        for file in sorted((REPOSITORY / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == FACE
+        for alias in node.names
+    }
+    assert wanted
+    missing = [
+        (file, module, name)
+        for file, module, name in sorted(wanted)
+        if f"{module}.{name}" not in MODULES and not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == []

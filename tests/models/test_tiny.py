@@ -7,7 +7,8 @@ import pytest
 
 import fs_fedmllm
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.data.template import CASES, LETTERS, VARIANTS
+from fs_fedmllm.data.short_templates import CASES, VARIANTS
+from fs_fedmllm.data.template import LETTERS
 from fs_fedmllm.data.template_file import load_template
 
 TINY = Path(fs_fedmllm.__file__).parent / "models" / "tiny"
