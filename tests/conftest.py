@@ -17,7 +17,7 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 
-#: The files that take longest, longest first. They are begun first, so that the two workers of ``--dist loadfile`` end
+#: The files that take longest, longest first. They are begun first, so that the workers of ``--dist loadfile`` end
 #: together; a file need not be named here.
 LONGEST = (
     "test_job.py", "test_simulation.py", "test_async_runs.py", "test_nvflare_rounds.py", "test_nvflare_hospitals.py",
