@@ -187,6 +187,18 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
             },
             10,
         ),
+        (
+            "## And the other methods?", "digits_methods",
+            {
+                "FedAvg": "fedavg", "all three switches": "all", "prior + draw": "prior_draw",
+                "prompt and adaptive regulariser": "both", "prompt augmentation": "prompt",
+                "adaptive regulariser": "adaptive", "FedProx": "fedprox", "FedAvgM": "fedavgm", "FedYogi": "fedyogi",
+                "FedAdam": "fedadam", "FedAdagrad": "fedadagrad", "SCAFFOLD": "scaffold", "FedDyn": "feddyn",
+                "MOON": "moon", "FedLC": "fedlc", "FedRPCA": "fedrpca", "FediLoRA": "fedilora", "Local": "local",
+                "centralised, the same rows": "global",
+            },
+            5,
+        ),
     ],
 )  # fmt: skip
 def test_the_findings_of_the_switches_are_those_of_the_raw_figures(
@@ -236,6 +248,8 @@ def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, f
         for row in csv.DictReader(rows):
             if row["value"] and row["level"] == "cross_i3t7":
                 raw[row["method"], row["metric"], row["seed"]] = float(row["value"])
+            elif row["value"] and row["metric"] == "test_acc":
+                raw[row["method"], row["level"], row["seed"]] = float(row["value"])
     page = text_of(REPOSITORY / "docs" / "findings.md").split("## The real task")[1].split("\n## ")[0]
     if form == "in words":
         said = " ".join(page.split())
@@ -244,6 +258,8 @@ def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, f
         )
         assert "With seeds 1 and 2 FedAvg has {1:.1f} and {2:.1f} on".format(*joint) in said
         assert f"{statistics.mean(joint):.1f} ± {statistics.stdev(joint):.1f} over three seeds" in said
+        others = raw["fedavg", "missing_b50", "0"], raw["fedavg", "hybrid_p60", "0"]
+        assert "{:.1f} with missing 50 % and {:.1f} with hybrid p = 0.6 (seed 0".format(*others) in said
         assert "FedAvg: product {:.1f}, {:.1f} and {:.1f} with the three".format(*product) in said
     table = page.split(f"| **{form}** |")[1].split("| **")[0]
     metrics = ("test_acc", "results.views.product.acc", "test_image_acc", "test_text_acc")
