@@ -57,8 +57,9 @@ def images_seen_once() -> Iterator[None]:
     process, compute = ImageInputs.process, VisionFeatures.compute
 
     def number(mllm: Any, vision: VisionFeatures | None) -> int | None:
-        # A run without a budget is about what lives in memory: nothing is kept for it.
-        kept = mllm.source in ("tiny", str(TINY)) and (vision is None or vision._budget > 0)
+        # A run without a budget is about what lives in memory: nothing is kept for it, nor for another kind of cache.
+        budget = vision is None or (isinstance(vision, VisionFeatures) and vision._budget > 0)
+        kept = mllm.source in ("tiny", str(TINY)) and budget
         return models.setdefault(mllm, len(models)) if kept else None
 
     def processed(self: ImageInputs, chat: str, image: str, where: str, processor: Any = None) -> Any:
