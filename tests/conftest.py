@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from forks import Forks
-from kept_work import images_seen_once, rows_made_once
+from kept_work import images_seen_once, rows_made_once, rows_measured_once
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
@@ -69,36 +69,9 @@ def federation() -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def rows_measured_once() -> Iterator[None]:
-    """Some hundred runs of a process begin with the same question of the same rows: which are too long?
-
-    The answer is kept by all that it depends on: the prompt, the image file, the model's processor and the limits.
-    """
-    from fs_fedmllm.models.encoding import Encoder
-
-    kept: dict[Any, bool] = {}
-    measure = Encoder._may_be_long
-
-    def measured(self: Encoder, sample: Any) -> bool:
-        try:
-            image = sample.image and (sample.image, os.stat(sample.image).st_mtime_ns, os.stat(sample.image).st_size)
-        except OSError:
-            return measure(self, sample)
-        prompt = self.template.prompt(sample, self.variant)
-        key = (prompt, image, self._answer_tokens(sample, True), self.lengths, self.mllm.processor)
-        if key not in kept:
-            kept[key] = measure(self, sample)
-        return kept[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "_may_be_long", measured)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def work_of_the_embedded_task_is_kept() -> Iterator[None]:
     """Rows and images of the embedded task, the same in some hundred runs of a process."""
-    with rows_made_once(), images_seen_once():
+    with rows_made_once(), rows_measured_once(), images_seen_once():
         yield
 
 

@@ -1,7 +1,7 @@
-"""What hundreds of runs of one test process have in common, made once: the embedded rows, and what images become.
+"""What hundreds of runs of one test process have in common, made once: rows, their lengths, and what images become.
 
-Each is kept by all that it depends on. Only what belongs to the embedded model and data is kept; whatever a test makes
-itself is read, and goes through its own model, every time.
+Each is kept by all that it depends on. Of rows and images only those of the embedded data and model are kept; whatever
+a test makes itself is read, and goes through its own model, every time.
 """
 
 from __future__ import annotations
@@ -41,6 +41,33 @@ def rows_made_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "load_digits_dataset", made)
+        yield
+
+
+@contextmanager
+def rows_measured_once() -> Iterator[None]:
+    """Runs begin with the same question of the same rows: which are too long?
+
+    The answer is kept by the prompt, the image file, the model's processor and the limits.
+    """
+    from fs_fedmllm.models.encoding import Encoder
+
+    kept: dict[Any, bool] = {}
+    measure = Encoder._may_be_long
+
+    def measured(self: Encoder, sample: Any) -> bool:
+        try:
+            image = sample.image and _file(sample.image)
+        except OSError:
+            return measure(self, sample)
+        prompt = self.template.prompt(sample, self.variant)
+        key = (prompt, image, self._answer_tokens(sample, True), self.lengths, self.mllm.processor)
+        if key not in kept:
+            kept[key] = measure(self, sample)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "_may_be_long", measured)
         yield
 
 

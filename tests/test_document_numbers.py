@@ -243,13 +243,12 @@ REAL = {
 
 @pytest.mark.parametrize(("form", "file"), [("in words", "real_triage"), ("by letter", "real_triage_letters")])
 def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, file: str) -> None:
-    raw: dict[tuple[str, str, str], float] = {}
     with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
-        for row in csv.DictReader(rows):
-            if row["value"] and row["level"] == "cross_i3t7":
-                raw[row["method"], row["metric"], row["seed"]] = float(row["value"])
-            elif row["value"] and row["metric"] == "test_acc":
-                raw[row["method"], row["level"], row["seed"]] = float(row["value"])
+        figures = {
+            (row["level"], row["method"], row["metric"], row["seed"]): float(row["value"])
+            for row in csv.DictReader(rows) if row["value"]
+        }  # fmt: skip
+    raw = {key[1:]: value for key, value in figures.items() if key[0] == "cross_i3t7"}
     page = text_of(REPOSITORY / "docs" / "findings.md").split("## The real task")[1].split("\n## ")[0]
     if form == "in words":
         said = " ".join(page.split())
@@ -258,7 +257,7 @@ def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, f
         )
         assert "With seeds 1 and 2 FedAvg has {1:.1f} and {2:.1f} on".format(*joint) in said
         assert f"{statistics.mean(joint):.1f} ± {statistics.stdev(joint):.1f} over three seeds" in said
-        others = raw["fedavg", "missing_b50", "0"], raw["fedavg", "hybrid_p60", "0"]
+        others = [figures[level, "fedavg", "test_acc", "0"] for level in ("missing_b50", "hybrid_p60")]
         assert "{:.1f} with missing 50 % and {:.1f} with hybrid p = 0.6 (seed 0".format(*others) in said
         assert "FedAvg: product {:.1f}, {:.1f} and {:.1f} with the three".format(*product) in said
     table = page.split(f"| **{form}** |")[1].split("| **")[0]
