@@ -84,11 +84,7 @@ def section(cls: Any, *, owner: str = "", numbers: bool | None = None) -> Any:
 
 
 def key_name(field_name: str) -> str:
-    """The key that a field stands for: a word of Python's own is a field with an underscore behind it, as ``async_``.
-
-    Args:
-        field_name: of a section's dataclass.
-    """
+    """The key that a field stands for: one that is a word of Python's own has an underscore behind it (``async_``)."""
     return field_name.removesuffix("_")
 
 
@@ -102,9 +98,5 @@ def field_of(name: str) -> str:
 
 
 def key_types(cls: Any) -> dict[str, Any]:
-    """The keys of a section with their types.
-
-    Args:
-        cls: its dataclass.
-    """
+    """The keys of a section with their types."""
     return {key_name(name): kind for name, kind in typing.get_type_hints(cls).items()}

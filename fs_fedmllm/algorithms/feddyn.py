@@ -95,12 +95,7 @@ class FedDyn(CorrectedOptimizer):
 
 
 class FedDynClient(ClientHalf):
-    """The pull towards the global adapter, and the next g_k.
-
-    Args:
-        alpha: strength of the regulariser.
-        context: the client and the adapter.
-    """
+    """The pull towards the global adapter, and the next g_k."""
 
     corrects: ClassVar[bool] = True
 

@@ -89,11 +89,7 @@ def edited(
 
 
 class FediLoRAClient(ClientHalf):
-    """The editing of one update.
-
-    Args:
-        parameters: ``fedmllm.fedilora``.
-    """
+    """The editing of one update."""
 
     def __init__(self, parameters: FediLoRAConfig):
         self._similarity = parameters.similarity

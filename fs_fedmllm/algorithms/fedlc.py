@@ -68,12 +68,7 @@ def calibration(counts: Sequence[int], tau: float) -> tuple[float, ...]:
 
 
 class FedLCClient(ClientHalf):
-    """The shift of one client.
-
-    Args:
-        parameters: ``fedmllm.fedlc``.
-        context: the client.
-    """
+    """The shift of one client."""
 
     def __init__(self, parameters: FedLCConfig, context: ClientContext):
         self.option_shift = calibration(context.label_counts, parameters.tau)

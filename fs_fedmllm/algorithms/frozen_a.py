@@ -27,11 +27,7 @@ def without_a(state: Mapping[str, torch.Tensor]) -> State:
 
 
 class FrozenAClient(ClientHalf):
-    """A client that trains and sends everything but A.
-
-    Args:
-        context: the client and the adapter.
-    """
+    """A client that trains and sends everything but A."""
 
     def __init__(self, context: ClientContext):
         self.frozen = context.frozen

@@ -66,12 +66,7 @@ class Moon(Regularizer):
 
 
 class MoonClient(ClientHalf):
-    """The contrastive term of one update.
-
-    Args:
-        parameters: ``fedmllm.moon``.
-        context: the client and the adapter.
-    """
+    """The contrastive term of one update."""
 
     def __init__(self, parameters: MoonConfig, context: ClientContext):
         self._mu = parameters.mu

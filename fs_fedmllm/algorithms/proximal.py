@@ -127,11 +127,7 @@ class Penalty:
 
 
 class ProximalClient(ClientHalf):
-    """The pull of one update.
-
-    Args:
-        penalty: its strength and its tensors.
-    """
+    """The pull of one update."""
 
     corrects: ClassVar[bool] = True
 

@@ -131,12 +131,7 @@ def initial_state(state: Mapping[str, torch.Tensor], base: Mapping[str, torch.Te
 
 
 class YocoClient(ClientHalf):
-    """The two terms of one update.
-
-    Args:
-        parameters: ``fedmllm.yoco``.
-        context: the client and the adapter.
-    """
+    """The two terms of one update."""
 
     corrects: ClassVar[bool] = True
 

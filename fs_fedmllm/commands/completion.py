@@ -37,11 +37,7 @@ def complete(parser: argparse.ArgumentParser, commands: Iterable[argparse.Argume
 
 
 def keys(prefix: str, **_: Any) -> list[str]:
-    """Overrides that begin so: ``key=``, and after the sign the values that the key may have.
-
-    Args:
-        prefix: what stands there already.
-    """
+    """Overrides that begin so: ``key=``, and after the sign the values that the key may have."""
     from fs_fedmllm.config import known_keys
     from fs_fedmllm.config.reference import choices_of
 

@@ -84,12 +84,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def results_json(results: dict[str, Any], folder: Path) -> str:
-    """A run's results as one JSON document, with the folder that they are in.
-
-    Args:
-        results: as in results.json.
-        folder: of the run.
-    """
+    """A run's results as one JSON document, with the folder that they are in."""
     return json.dumps({"folder": str(folder), **results}, indent=2)
 
 

@@ -110,11 +110,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def status_table(status: dict[str, Any]) -> str:
-    """A status as text.
-
-    Args:
-        status: as in status.json.
-    """
+    """A status as text."""
     lines = [
         f"{status['site']}: {status['doing']}, round {status['round']} of {status['rounds']} done"
         f" (as of {status['updated']})"

@@ -24,12 +24,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequenc
 
 
 def client_table(clients: Mapping[int, Sequence[Sample]], names: Mapping[int, str] = MappingProxyType({})) -> str:
-    """Rows of each client by what they show.
-
-    Args:
-        clients: rows by id.
-        names: what the data calls them, by id.
-    """
+    """Rows of each client by what they show."""
     rows = []
     for client, samples in sorted(clients.items()):
         shown = Counter(sample.presence for sample in samples)

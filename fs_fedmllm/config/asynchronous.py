@@ -197,11 +197,7 @@ def _is_time(value: Any) -> bool:
 
 
 def host_fault(config: Any) -> str:
-    """What to say where FederatedScope itself is to run such rounds; empty where they are not asked for.
-
-    Args:
-        config: the whole configuration.
-    """
+    """What to say where FederatedScope itself is to run such rounds; empty where they are not asked for."""
     if not config.fedmllm.async_.buffer:
         return ""
     return (

@@ -221,9 +221,6 @@ FOREIGN = frozenset(
 def host_key(path: str) -> HostKey | None:
     """What becomes of a key that the schema does not have.
 
-    Args:
-        path: dotted.
-
     Returns:
         None for a key that FederatedScope does not have either.
     """

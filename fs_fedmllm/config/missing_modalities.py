@@ -41,11 +41,7 @@ class StandInsConfig:
 
 
 def told_of_rows(config: Any) -> str:
-    """What a server must know of its clients' rows: ``counts`` by what they show, the ``kinds`` there are, nothing.
-
-    Args:
-        config: the whole configuration.
-    """
+    """What a server must know of its clients' rows: ``counts`` by what they show, the ``kinds`` there are, nothing."""
     if config.fedmllm.aggregation.client_weights in ("balanced", "complete"):
         return "counts"
     asked = config.fedmllm.sampler == "modality" or config.fedmllm.stand_ins.use == "auto"

@@ -37,12 +37,7 @@ def counts_itself(name: str) -> bool:
 
 
 def misplaced(name: str, settings: Mapping[str, Any]) -> str:
-    """What is wrong with a scenario's settings: one that belongs to another scenario; empty if nothing is.
-
-    Args:
-        name: of the scenario.
-        settings: by name.
-    """
+    """What is wrong with a scenario's settings: one that belongs to another scenario; empty if nothing is."""
     if name == GIVEN:
         drawn = next((key for key in _DRAW if settings.get(key) is not None), None)
         if drawn is not None:

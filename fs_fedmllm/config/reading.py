@@ -151,12 +151,7 @@ def load(
 
 
 def host_mapping(config: Config, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as FederatedScope is to read it: every value of the run, and what was given for it alone.
-
-    Args:
-        config: the run's.
-        raw: what it was made from.
-    """
+    """A configuration as FederatedScope is to read it: every value of the run, and what was given for it alone."""
     merged = to_mapping(config)
     merged |= {name: section for name, section in raw.items() if name not in KNOWN_SECTIONS}
     _, foreign = divide(raw, "configuration", host=True)

@@ -205,11 +205,7 @@ class Config:
         return federate.sample_client_num if federate.sample_client_num > 0 else federate.client_num
 
     def for_client(self, client: int) -> Config:
-        """The configuration as one client has it: with its own learning rate, steps and batch size.
-
-        Args:
-            client: id.
-        """
+        """The configuration as one client has it: with its own learning rate, steps and batch size."""
         own = self.fedmllm.clients.get(f"client_{client}")
         return _with(self, own) if own else self
 

@@ -27,12 +27,7 @@ def called(client: int, names: Mapping[int, str]) -> str:
 
 
 def client_by(word: str, names: Mapping[int, str]) -> int | None:
-    """The client that a word on the command line means: an id, or else a name; None where it is neither.
-
-    Args:
-        word: as typed.
-        names: of the clients.
-    """
+    """The client that a word on the command line means: an id, or else a name; None where it is neither."""
     if word.isascii() and word.isdigit():
         return int(word)
     found = [client for client, name in names.items() if word in (name, shown_name(name))]

@@ -201,13 +201,7 @@ def _existing(root: Path, split: str, name: str) -> Path:
 
 
 def read_source(source: Source, found: Findings, form: TableForm = UTF8) -> Iterator[tuple[str, Row]]:
-    """The rows of a source, ``(file:row, row)`` each; a batch at a time is in memory.
-
-    Args:
-        source: the file.
-        found: where a wrong row goes.
-        form: how tables are written.
-    """
+    """The rows of a source, ``(file:row, row)`` each; a batch at a time is in memory."""
     path = source.path
     if source.layout == "classes":
         yield from class_rows(path, found)

@@ -98,14 +98,7 @@ ANY_TENSORS = Contract()
 
 @dataclass(frozen=True)
 class Entry:
-    """What a message says of one tensor, before its values are there.
-
-    Attributes:
-        name: of the tensor.
-        dtype: its dtype.
-        shape: its dimensions.
-        size: bytes of its values.
-    """
+    """What a message says of one tensor, before its values are there."""
 
     name: str
     dtype: torch.dtype

@@ -32,10 +32,6 @@ class Joining:
     def other_run(self, client: int, header: Mapping[str, Any]) -> tuple[str, str]:
         """Whether a client comes from another run, by its version, configuration or split.
 
-        Args:
-            client: id.
-            header: of its request.
-
         Returns:
             One word and a sentence for it; both empty if it does not.
         """
@@ -82,10 +78,6 @@ class Joining:
 
     def presence(self, header: Mapping[str, Any], rows: int) -> dict[str, int]:
         """What a client says that its rows show, where the run asks; empty where it does not.
-
-        Args:
-            header: of its request.
-            rows: how many it has.
 
         Raises:
             ProtocolError: it says nothing, or what cannot be.

@@ -59,11 +59,7 @@ class HeldRound:
 
 
 class RoundStore:
-    """The file.
-
-    Args:
-        run_folder: of the server.
-    """
+    """The file."""
 
     def __init__(self, run_folder: Path):
         self._path = run_folder / FOLDER / _FILE
@@ -112,9 +108,6 @@ class RoundStore:
 
 def held_round(session: Session) -> HeldRound | None:
     """What is held of the round that begins: the clients that it goes on with, or waits for.
-
-    Args:
-        session: whose round has begun.
 
     Raises:
         ConfigError: the file is damaged.

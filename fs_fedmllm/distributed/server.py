@@ -229,11 +229,7 @@ class RoundServer:
             return member.rows
 
     def quorum(self, drawn: int) -> int:
-        """Answers that a round needs; with fewer than its threshold, a masked sum stays shut.
-
-        Args:
-            drawn: how many clients the round has.
-        """
+        """Answers that a round needs; with fewer than its threshold, a masked sum stays shut."""
         default = (drawn + 1) // 2
         if self._secure.enabled:
             default = threshold_of(self._secure.threshold, self.session.config.sampled_clients)

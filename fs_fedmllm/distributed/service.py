@@ -95,15 +95,7 @@ def rounds_of(config: Config) -> Rounds:
 def handlers_of(
     config: Config, client: int, federation: Federation, folder: Path, who: Identity
 ) -> Mapping[str, Handler]:
-    """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear.
-
-    Args:
-        config: of the site.
-        client: id.
-        federation: trains.
-        folder: the client's run folder.
-        who: the site's identity.
-    """
+    """What a client does, by phase; under secure aggregation it knows no phase that sends an update in the clear."""
     if config.fedmllm.privacy.secure_aggregation.enabled:
         from fs_fedmllm.distributed.secure_client import SecureRoundClient
 
@@ -115,12 +107,6 @@ def handlers_of(
 def store_of(config: Config, client: int, data: FederatedData, folder: Path) -> SiteStore:
     """What a client keeps from one answer to the next.
 
-    Args:
-        config: of the site.
-        client: id.
-        data: the client's rows.
-        folder: the client's run folder.
-
     Raises:
         ConfigError: the folder holds another run's state, or a damaged one.
     """
@@ -129,13 +115,7 @@ def store_of(config: Config, client: int, data: FederatedData, folder: Path) -> 
 
 
 def write_last(folder: Path, federation: Federation, last: Message) -> None:
-    """Write the final adapter into a client's run folder, if the server's last word has one of this model's.
-
-    Args:
-        folder: the client's run folder.
-        federation: whose model it is.
-        last: the server's last word.
-    """
+    """Write the final adapter into a client's run folder, if the server's last word has one of this model's."""
     state = federation.initial_state()
     if set(last.tensors) >= set(state):
         write_adapter(folder / "adapter", federation.mllm, {name: last.tensors[name] for name in state})

@@ -69,11 +69,7 @@ def _load(facts: Facts) -> str:
 
 
 def card(facts: Facts) -> str:
-    """The card as markdown with the hub's metadata on top.
-
-    Args:
-        facts: what to write.
-    """
+    """The card as markdown with the hub's metadata on top."""
     from huggingface_hub import ModelCardData
 
     results, config = facts.results, facts.config

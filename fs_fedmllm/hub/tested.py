@@ -32,9 +32,6 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def intervals_from_rows(predictions: Path) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of accuracy and macro F1, by what the rows were shown with, from ``predictions.jsonl``.
 
-    Args:
-        predictions: the run folder's file.
-
     Returns:
         Metric name -> (low, high); empty where there is no such file.
     """

@@ -74,12 +74,7 @@ def template_mapping(template: Template) -> dict[str, Any]:
 
 
 def describe(config: Config, template: Template) -> bytes:
-    """``fedmllm.json`` of a run's adapters.
-
-    Args:
-        config: the run's configuration.
-        template: its prompts.
-    """
+    """``fedmllm.json`` of a run's adapters."""
     model = dataclasses.asdict(config.model.fedmllm)
     base = base_name(model.pop("path"), config.fedmllm.hub.base_model)
     value = {

@@ -76,12 +76,7 @@ def asking(text: str, *, image: bool) -> dict[str, Any]:
 
 
 def end_tokens(tokenizer: Any, generation: Any) -> tuple[int, ...]:
-    """Ids that end an answer for a tokenizer or a generation configuration, the tokenizer's own first.
-
-    Args:
-        tokenizer: the checkpoint's.
-        generation: the model's generation configuration, or None.
-    """
+    """Ids that end an answer for a tokenizer or a generation configuration, the tokenizer's own first."""
     stated = getattr(generation, "eos_token_id", None)
     listed = stated if isinstance(stated, list | tuple) else [stated]
     return tuple(int(i) for i in dict.fromkeys((tokenizer.eos_token_id, *listed)) if i is not None)
@@ -89,12 +84,6 @@ def end_tokens(tokenizer: Any, generation: Any) -> tuple[int, ...]:
 
 class Completions:
     """The completions of one model.
-
-    Args:
-        family: the model's.
-        processor: the checkpoint's.
-        row_text: hides what a model would obey.
-        ends: see :func:`end_tokens`.
 
     Attributes:
         lead: ids that the tokenizer puts before a conversation whose template does not (LLaVA 1.5's ``<s>``).

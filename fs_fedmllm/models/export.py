@@ -61,12 +61,6 @@ def adapter_config_bytes(mllm: MLLM, public: str = "") -> bytes:
 def write_adapter(folder: Path, mllm: MLLM, state: dict[str, torch.Tensor], public: str = "") -> str:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-    Args:
-        folder: where to.
-        mllm: the model that the adapter is of.
-        state: its tensors.
-        public: as in :func:`base_name`.
-
     Returns:
         sha256 of the tensor file.
     """

@@ -41,11 +41,6 @@ def image_cost(family: Family, processor: Any, arguments: Mapping[str, Any], siz
 def resolved(options: ModelOptions, family: Family, processor: Any) -> dict[str, Any]:
     """Arguments of the processor for every image: ``model.fedmllm.image``, and what keeps the budget.
 
-    Args:
-        options: ``model.fedmllm``.
-        family: of the model.
-        processor: of the checkpoint.
-
     Raises:
         ModelError: no setting of the family keeps an image within ``model.fedmllm.image_tokens``.
     """

@@ -44,11 +44,6 @@ class Lengths:
 def row_lengths(mllm: MLLM, max_length: int = -1, new_tokens: int = 16) -> Lengths:
     """The lengths of a model's rows.
 
-    Args:
-        mllm: the model.
-        max_length: ``fedmllm.train.max_length``.
-        new_tokens: ``fedmllm.eval.max_new_tokens``.
-
     Raises:
         ConfigError: the limit is above the model's positions.
     """

@@ -88,11 +88,6 @@ def pick_device(use_gpu: bool, index: int) -> torch.device:
 def load_mllm(options: ModelOptions, *, use_gpu: bool = False, device_index: int = -1) -> MLLM:
     """The process-wide model for these options; loaded at the first call.
 
-    Args:
-        options: ``model.fedmllm``.
-        use_gpu: ask for an accelerator.
-        device_index: which one.
-
     Raises:
         ModelError: the checkpoint cannot be loaded, needs remote code, or has no language layer at the expression.
     """

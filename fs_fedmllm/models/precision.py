@@ -34,12 +34,6 @@ def precision_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments for loading the model.
 
-    Args:
-        options: ``model.fedmllm``.
-        config: the checkpoint's config.json.
-        family: its family.
-        device: of the run.
-
     Raises:
         ModelError: a package is missing, or the configuration contradicts a checkpoint that is quantised already.
     """

@@ -113,12 +113,7 @@ class RowText:
         return int(self.processor.tokenizer.convert_tokens_to_ids(MARK))
 
     def tokens(self, text: str, *, marked: bool = False) -> tuple[int, ...]:
-        """Token ids of a text, without special tokens of the tokenizer's own.
-
-        Args:
-            text: any.
-            marked: whether pieces of it are hidden.
-        """
+        """Token ids of a text, without special tokens of the tokenizer's own."""
         processor = self.processor if marked else self._original
         return tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -127,12 +122,7 @@ class RowText:
         return [str(name) for name in self._original.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def tokens_inside(self, text: str, *, marked: bool) -> tuple[int, ...]:
-        """Token ids of a text that goes on a line; at its beginning some tokenizers would put a space in front.
-
-        Args:
-            text: what follows.
-            marked: whether pieces of it are hidden.
-        """
+        """Token ids of a text that goes on a line; at its beginning some tokenizers would put a space in front."""
         before, ids = self.tokens(":", marked=marked), self.tokens(":" + text, marked=marked)
         return ids[len(before) :] if ids[: len(before)] == before else self.tokens(text, marked=marked)
 

@@ -12,11 +12,6 @@ from fs_fedmllm.rounds.trainer import LocalTrainer
 def local_trainer(mllm: MLLM, encoder: Encoder, local: LocalConfig) -> LocalTrainer:
     """The trainer that ``fedmllm.train.backend`` names.
 
-    Args:
-        mllm: the model.
-        encoder: how rows become batches.
-        local: ``fedmllm.train``.
-
     Raises:
         ConfigError: the trainer cannot have these settings, or not this model.
     """

@@ -217,14 +217,7 @@ class Federation:
     def evaluate_test_set(
         self, name: str, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None
     ) -> dict[str, float]:
-        """Metrics of a global adapter on a further test set, called as those of the run's own test rows.
-
-        Args:
-            name: of the set.
-            state: the adapter.
-            slices: as for :meth:`evaluate`.
-            keep: as for :meth:`evaluate`.
-        """
+        """Metrics of a global adapter on a further test set, called as those of the run's own test rows."""
         self.mllm.adapter.load(state)
         return self._tested(self.test_sets[name], self.data.test_sets[name].rows, slices, keep)
 

@@ -113,11 +113,7 @@ class InFlight:
         return self._send()
 
     def arrivals(self, count: int) -> list[Job]:
-        """The next updates, in the order in which they come; fewer than ``count`` if nobody else can come.
-
-        Args:
-            count: free places in the buffer.
-        """
+        """The next updates, in the order in which they come; fewer than ``count`` if nobody else can come."""
         found: list[Job] = []
         while len(found) < count:
             if not (self.jobs and self.jobs[0].finish == self.clock):
@@ -182,12 +178,7 @@ class PlannedRound:
 
 
 def planned_rounds(config: Config, presence: Presence) -> Iterator[PlannedRound]:
-    """A run's asynchronous rounds, told ahead.
-
-    Args:
-        config: the run's configuration.
-        presence: what every client's rows show.
-    """
+    """A run's asynchronous rounds, told ahead."""
     flight = InFlight(config, presence)
     for version in range(config.federate.total_round_num):
         flight.begin(version)

@@ -103,13 +103,7 @@ def new_optimizer(
 
 
 class LeanTrainer(Trainer):
-    """The :class:`~fs_fedmllm.rounds.trainer.LocalTrainer` of a run: one per process, for all its clients.
-
-    Args:
-        mllm: the model.
-        encoder: how rows become batches.
-        local: ``fedmllm.train``.
-    """
+    """The :class:`~fs_fedmllm.rounds.trainer.LocalTrainer` of a run: one per process, for all its clients."""
 
     def __init__(self, mllm: MLLM, encoder: Encoder, local: LocalConfig):
         self.mllm = mllm

@@ -74,14 +74,7 @@ def draw_clients(
 
 @dataclass(frozen=True)
 class LocalWork:
-    """How long and how fast a client trains.
-
-    Attributes:
-        seed: of the run.
-        train: ``train``, with the client's own values.
-        local: ``fedmllm.train``, with the client's own values.
-        switches: of the profile.
-    """
+    """How long and how fast a client trains; ``train`` and ``local`` (``fedmllm.train``) hold its own values."""
 
     seed: int
     train: TrainConfig
@@ -95,13 +88,7 @@ class LocalWork:
         return cls(config.seed, own.train, own.fedmllm.train, config.switches)
 
     def batches(self, client: int, round_index: int, rows: int) -> list[list[int]]:
-        """Row indices of each optimizer step of an update.
-
-        Args:
-            client: id.
-            round_index: from 0.
-            rows: how many the client has.
-        """
+        """Row indices of each optimizer step of an update."""
         order_round = 0 if self.switches["sample_order"] == "repeated" else round_index
         return plan_batches(
             rows,

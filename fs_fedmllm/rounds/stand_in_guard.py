@@ -39,12 +39,6 @@ def decision(
 ) -> dict[str, Any] | None:
     """What is decided before a round, if anything is.
 
-    Args:
-        federation: the run's pieces.
-        round_index: from 0.
-        params: the global adapter.
-        earlier: what was decided before.
-
     Returns:
         ``round``, ``image`` and ``text`` (whether they are stood in for from now on), ``why``, and of an asking
         ``image_alone``, ``text_alone``, ``bound`` and ``rows``; None where all stays as it is.

@@ -167,11 +167,6 @@ def _labelled(batch: Batch) -> dict[str, Any]:
 class TrlTrainer:
     """As :class:`fs_fedmllm.rounds.lean_trainer.LeanTrainer`, by TRL's.
 
-    Args:
-        mllm: the model.
-        encoder: how rows become batches.
-        local: ``fedmllm.train``.
-
     Raises:
         ConfigError: ``fedmllm.train.sft`` names a field that cannot be set.
     """

@@ -249,12 +249,6 @@ class WorkerPool:
     ) -> Iterator[ClientUpdate | FailedUpdate]:
         """The clients' updates, in the order of ``clients``; at most one of each worker is in memory.
 
-        Args:
-            clients: ascending ids.
-            round_index: the round.
-            message: what the server sends.
-            client_states: what each client keeps from its last update.
-
         Yields:
             Each client's update, or why there is none.
         """
@@ -262,9 +256,6 @@ class WorkerPool:
 
     def compute(self, asked: Sequence[Asked]) -> Iterator[ClientUpdate | FailedUpdate]:
         """Updates of which each may be of another round, in their order; at most one of each worker is in memory.
-
-        Args:
-            asked: one entry for each update.
 
         Yields:
             Each update, or why there is none.

@@ -17,10 +17,6 @@ from fs_fedmllm.scenarios.federated_data import FederatedData
 def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
     """What a checkpoint says that it belongs to.
 
-    Args:
-        config: of the run.
-        data: its rows.
-
     Returns:
         Digests of the prompt template, the rows and images, the base's weights (empty where there are no files on this
         machine yet) and the participants that are replayed; and the settings, so that what differs can be named.

@@ -17,11 +17,6 @@ from fs_fedmllm.runs.checkpoint import RunState
 def write_adapters(folder: Path, federation: Federation, state: RunState) -> str | None:
     """Write the last and the best adapter.
 
-    Args:
-        folder: of the run.
-        federation: the run's pieces.
-        state: the run.
-
     Returns:
         sha256 of the last one's tensors; None for the baseline Local, which has no global adapter.
     """
@@ -36,13 +31,7 @@ def write_adapters(folder: Path, federation: Federation, state: RunState) -> str
 
 
 def write_adapter_folder(folder: Path, federation: Federation, params: State) -> str:
-    """Write an adapter with what it needs to be used by itself; returns the sha256 of its tensor file.
-
-    Args:
-        folder: made if it is not there.
-        federation: the run's pieces.
-        params: the adapter.
-    """
+    """Write an adapter with what it needs to be used by itself; returns the sha256 of its tensor file."""
     config = federation.config
     digest = write_adapter(folder, federation.mllm, params, config.fedmllm.hub.base_model)
     write_atomically(folder / DESCRIPTION, describe(config, federation.data.template))

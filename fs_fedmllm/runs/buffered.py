@@ -42,9 +42,6 @@ class BufferedRounds:
     def begin(self, index: int) -> list[int]:
         """Begin a round.
 
-        Args:
-            index: of the round.
-
         Returns:
             Whoever is sent the adapter at once, ascending.
         """
@@ -56,12 +53,7 @@ class BufferedRounds:
         self._state.versions[current.index] = current.message
 
     def asked(self, current: Round, free: int) -> list[Asked]:
-        """What is to be computed next: the updates that come until the buffer is full, by ascending client.
-
-        Args:
-            current: the round.
-            free: places in the buffer.
-        """
+        """What is to be computed next: the updates that come until the buffer is full, by ascending client."""
         jobs = by_client(self._flight.arrivals(free)) if free > 0 else []
         kept = self._state.clients
         return [
@@ -89,9 +81,6 @@ class BufferedRounds:
     def origin(self, client: int) -> tuple[State, float]:
         """What the update of a client of this round's buffer is a difference to, and what it is multiplied by.
 
-        Args:
-            client: id.
-
         Returns:
             The adapter that it was sent, float32, and the weight of its staleness.
         """
@@ -101,9 +90,6 @@ class BufferedRounds:
 
     def end(self, current: Round) -> dict[str, Any]:
         """The round has ended: what is not needed any more goes, and the rest is written into the run's state.
-
-        Args:
-            current: the round, whose updates were taken.
 
         Returns:
             Figures of the round: ``clock`` (virtual seconds), ``sent`` (clients that were sent the adapter),
@@ -131,11 +117,6 @@ class BufferedRounds:
 
 def check_buffered(saved: RunState, config: Config, params: Mapping[str, torch.Tensor]) -> None:
     """Whether what a checkpoint says of asynchronous rounds is a state of this run.
-
-    Args:
-        saved: as it was read.
-        config: of the run.
-        params: tensors like the adapter's.
 
     Raises:
         ValueError: names what does not fit.

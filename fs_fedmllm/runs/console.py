@@ -84,12 +84,7 @@ def _picked(results: Mapping[str, Any], best_round: int | None) -> str:
 
 
 def closing_table(results: dict[str, Any], folder: str) -> str:
-    """The figures of a finished run as text.
-
-    Args:
-        results: as in results.json.
-        folder: the run folder.
-    """
+    """The figures of a finished run as text."""
     evaluations = results["evaluations"]
     order = ("test_macro_f1", "test_auc", "test_acc", "test_open_acc", "test_closed_acc", "test_loss")
     present = {name for entry in evaluations for name in entry}

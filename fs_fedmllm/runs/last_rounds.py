@@ -47,11 +47,6 @@ def mean_adapter(states: Sequence[Mapping[str, torch.Tensor]]) -> State:
 def average_last(federation: Federation, folder: RunFolder, state: RunState) -> tuple[State, dict[str, Any]]:
     """Write the mean of the last rounds' adapters and evaluate it; empty where the run keeps none.
 
-    Args:
-        federation: the run's pieces.
-        folder: of the run.
-        state: at its end.
-
     Returns:
         The mean, and what results.json says of it: ``rounds`` (done by each of them), the figures of an evaluation,
         and ``adapter_sha256``.

@@ -25,11 +25,6 @@ logger = logging.getLogger(__name__)
 def look_ahead(config: Config, folder: Path, data: FederatedData) -> None:
     """What can be known before a model is loaded: where the run goes on, and whether the hub will take or give it.
 
-    Args:
-        config: of the run.
-        folder: of the run.
-        data: its rows.
-
     Raises:
         ConfigError: the folder holds another run's checkpoint, or a damaged one.
         HubError: see :func:`fs_fedmllm.hub.ahead.check_hub`.

@@ -107,12 +107,7 @@ def results_so_far(
 
 
 def with_settings(results: dict[str, Any], federation: Federation) -> dict[str, Any]:
-    """Figures beside how they came about: how images are shown and, where answers are written, how.
-
-    Args:
-        results: as :func:`results_so_far` gives them.
-        federation: the run's pieces.
-    """
+    """Figures beside how they came about: how images are shown and, where answers are written, how."""
     mllm, parts = federation.mllm, [(results, federation.evaluator)]
     parts += [(results["test_sets"][name], evaluator) for name, evaluator in federation.test_sets.items()]
     results["images"] = image_facts(mllm.processor, mllm.image_arguments)

@@ -28,11 +28,6 @@ def identity(config: Config, data: FederatedData) -> str:
 def resumes_at(folder: Path, config: Config, data: FederatedData) -> int | None:
     """Rounds done by the checkpoint that a run would go on from; None if there is nothing to resume.
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        data: its rows.
-
     Raises:
         ConfigError: the folder's checkpoint is another run's, or damaged.
     """
@@ -55,13 +50,6 @@ def announce(folder: Path, config: Config, data: FederatedData) -> bool:
 
 def check_fit(folder: Path, saved: RunState, config: Config, params: State, server: State) -> None:
     """A state whose digests are right may still be no state of this run, if somebody made it.
-
-    Args:
-        folder: of the checkpoint, for the message.
-        saved: as it was read.
-        config: of the run.
-        params: tensors like the adapter's.
-        server: tensors like the server optimizer's.
 
     Raises:
         ConfigError: names what does not fit.

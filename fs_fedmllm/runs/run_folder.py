@@ -68,12 +68,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def passed_over(folder: Path, config: Config) -> str:
-    """What to say of a finished run whose name a new one was given.
-
-    Args:
-        folder: the finished run's.
-        config: the new one's.
-    """
+    """What to say of a finished run whose name a new one was given."""
     try:
         found = told_apart(settings(load(folder / RESOLVED)), settings(config))
     except FedMLLMError:
@@ -88,12 +83,6 @@ def claimed_by_client(config: Config, client: int, label: str = "", digest: str 
     """The folder of one client of a distributed run, held for this process alone for the length of a block.
 
     It is the same one at every start: ``client_3`` in the folder that the run has on this machine.
-
-    Args:
-        config: of the site.
-        client: id.
-        label: as for :func:`claimed`.
-        digest: as for :func:`claimed`.
 
     Raises:
         LockedError: another process is at it.
@@ -162,9 +151,6 @@ def next_folder(config: Config, label: str = "") -> tuple[Path, list[str]]:
 
 def check_output(outdir: str) -> None:
     """A run can write where it is to write; nothing is made yet.
-
-    Args:
-        outdir: of the configuration.
 
     Raises:
         StorageError: names the folder, and what stands in the way.

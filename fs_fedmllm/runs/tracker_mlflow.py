@@ -18,11 +18,7 @@ _BATCH = 100
 
 
 class MlflowTracker:
-    """One run.
-
-    Args:
-        folder: of the run.
-    """
+    """One run."""
 
     def __init__(self, folder: Path):
         self._folder = folder

@@ -15,11 +15,7 @@ PROJECT = "fs-fedmllm"
 
 
 class WandbTracker:
-    """One run; files of the client go into ``wandb/`` of the run folder.
-
-    Args:
-        folder: of the run.
-    """
+    """One run; files of the client go into ``wandb/`` of the run folder."""
 
     def __init__(self, folder: Path):
         self._folder = folder

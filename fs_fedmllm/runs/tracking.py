@@ -55,13 +55,7 @@ class Tracker(Protocol):
         """
 
     def log(self, number: int, step: int, figures: Mapping[str, float]) -> None:
-        """Report numbers.
-
-        Args:
-            number: of the line, ascending.
-            step: rounds, as in ``metrics.jsonl``.
-            figures: by name.
-        """
+        """Report the figures of a line; numbers ascend, and ``step`` counts rounds as in ``metrics.jsonl``."""
 
     def close(self, status: str) -> None:
         """End; ``finished`` or ``stopped``, in which case the run may go on later."""

@@ -115,11 +115,6 @@ def apply_scenario(
 def clients_of(name: str, samples: Sequence[Sample], params: ScenarioParams) -> int:
     """How many clients training rows make; 0 where that is for ``federate.client_num`` to say.
 
-    Args:
-        name: of the scenario.
-        samples: training rows.
-        params: of the scenario.
-
     Raises:
         ScenarioError: the rows do not say it.
     """

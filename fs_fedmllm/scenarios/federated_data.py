@@ -190,10 +190,6 @@ def deal(config: Config, dataset: Dataset, template: Template) -> tuple[dict[int
 def recorded_data(config: Config, path: str) -> FederatedData:
     """Read the data set and deal its training rows as a manifest records it, without drawing.
 
-    Args:
-        config: whose data set.
-        path: of the manifest.
-
     Raises:
         ScenarioError: the manifest was made from other files or rows.
     """

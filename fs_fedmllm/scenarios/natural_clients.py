@@ -46,10 +46,6 @@ class NaturalClients:
     def of(cls, rows: Rows, column: str) -> NaturalClients:
         """Read a column.
 
-        Args:
-            rows: the training rows.
-            column: key of the rows.
-
         Raises:
             ScenarioError: a row has no value, a name is too long, or two names look alike.
         """

@@ -60,12 +60,7 @@ def named_groups(config: Config, *further: Mapping[str, Any]) -> list[str]:
 
 
 def template_of(config: Config, dataset: Dataset) -> str:
-    """Name or path of the run's template: ``fedmllm.template``, or the data set's own.
-
-    Args:
-        config: of the run.
-        dataset: as read.
-    """
+    """Name or path of the run's template: ``fedmllm.template``, or the data set's own."""
     named, own = config.fedmllm.template, dataset.template
     if not named:
         return own

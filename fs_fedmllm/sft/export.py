@@ -70,12 +70,7 @@ def write_split(folder: Path, split: str, samples: Sequence[Sample], template: T
 
 
 def differences(completions: Completions, tokenizer: Any) -> list[str]:
-    """What TRL's own script does otherwise with a model's template than a run here, in words that follow its name.
-
-    Args:
-        completions: the model's.
-        tokenizer: the model's.
-    """
+    """What TRL's own script does otherwise with a model's template than a run here, in words that follow its name."""
     found = []
     if completions.appended is not None:
         end = tokenizer.convert_ids_to_tokens(completions.appended)

@@ -77,11 +77,7 @@ def run_server(session: Session) -> None:
 
 
 def run_client(folder: Path) -> None:
-    """One client of a distributed run, until its end or until it is asked to stop.
-
-    Args:
-        folder: the client's run folder.
-    """
+    """One client of a distributed run, until its end or until it is asked to stop."""
     from fs_fedmllm.distributed.run_site import work
 
     run = runtime.current()

@@ -84,9 +84,6 @@ class Runtime:
     def claim(self, outdir: str) -> RunFolder:
         """Hold this site's run folder, and say where its run goes on; before a model is loaded.
 
-        Args:
-            outdir: FederatedScope's output folder.
-
         Raises:
             LockedError: another process is at it.
             ConfigError: it holds another run's checkpoint, or a damaged one.

@@ -110,12 +110,7 @@ def standing(opened: Any, job_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def sites_at_work(opened: Any, job_id: str) -> dict[str, bool]:
-    """Sites that are connected, and whether they run a job; empty where nobody can tell.
-
-    Args:
-        opened: a :func:`session`.
-        job_id: of the job.
-    """
+    """Sites that are connected, and whether they run a job; empty where nobody can tell."""
     try:
         told = opened.get_client_job_status() or []
         found: dict[str, bool] = {}
@@ -131,10 +126,6 @@ def runs_at_server(opened: Any, job_id: str) -> bool:
     """Whether the server has a process for a job, whatever it says of it; True where nobody can tell.
 
     A server that was killed and started again goes on saying of its jobs that they run.
-
-    Args:
-        opened: a :func:`session`.
-        job_id: of the job.
     """
     try:
         return job_id in [job.job_id for job in opened.get_system_info().job_info]

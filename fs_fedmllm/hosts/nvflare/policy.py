@@ -152,11 +152,7 @@ def _certificate(workspace: Path) -> tuple[str, bool, str, str]:
 
 
 def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
-    """What is right and wrong with a site's workspace: subject, whether it is right, what was found, what to do.
-
-    Args:
-        workspace: of the site.
-    """
+    """What is right and wrong with a site's workspace: subject, whether it is right, what was found, what to do."""
     remedy = f"fs-fedmllm nvflare site {shell_word(workspace)}"
     try:
         server, found = is_server(workspace), read_resources(workspace)

@@ -25,9 +25,6 @@ _TAIL = 1 << 18
 def foreign_certificates(lines: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Sites that show another one's certificate.
 
-    Args:
-        lines: of the log.
-
     Returns:
         By site, whose certificate it showed last, and when (as the log says it).
     """
@@ -45,12 +42,7 @@ def shows_another(site: str, owner: str) -> str:
 
 
 def last_lines(workspace: Path, word: str) -> list[str]:
-    """The last lines of the server's log that hold a word; empty where it lies elsewhere.
-
-    Args:
-        workspace: of the server.
-        word: to search for.
-    """
+    """The last lines of the server's log that hold a word; empty where it lies elsewhere."""
     try:
         with (workspace / LOG).open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))

@@ -53,11 +53,7 @@ def own_settings(workspace: Path) -> dict[str, Any]:
 
 
 def without_reserved(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration as a job may carry it, and the keys that were left out of it.
-
-    Args:
-        raw: nested, as a file gives it.
-    """
+    """A configuration as a job may carry it, and the keys that were left out of it."""
     left: dict[str, Any] = {}
     out = []
     for name, value in leaves(raw):

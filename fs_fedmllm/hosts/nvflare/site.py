@@ -64,14 +64,6 @@ class SiteClient:
     ) -> SiteClient:
         """A client that goes on from what its folder holds.
 
-        Args:
-            config: of the site.
-            client: id.
-            data: its rows.
-            folder: its run folder.
-            federation: trains.
-            identity: what it signs with.
-
         Raises:
             ConfigError: the folder holds another run's state, or a damaged one.
         """

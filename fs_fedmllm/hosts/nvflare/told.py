@@ -49,12 +49,7 @@ def may_read(error: Exception) -> str:
 
 
 def takes_no_part(site: str, says: str) -> str:
-    """The sentence about a site for whoever runs the job.
-
-    Args:
-        site: its name.
-        says: from :func:`may_read`.
-    """
+    """The sentence about a site for whoever runs the job."""
     return (
         f"{site} takes no part: {says}. Correct that there (fs-fedmllm doctor --nvflare KIT says more on that "
         "machine), and submit the job again."

@@ -78,11 +78,7 @@ class Line:
 
 
 class Absent:
-    """Sites of a job that are connected and do not run it: machines that were away and came back.
-
-    Args:
-        sites: of the job.
-    """
+    """Sites of a job that are connected and do not run it: machines that were away and came back."""
 
     def __init__(self, sites: frozenset[str]):
         self._sites = sites
@@ -109,11 +105,7 @@ class Absent:
 
 
 class News:
-    """Says news, and what stays as it is only once.
-
-    Args:
-        say: takes a line of news.
-    """
+    """Says news, and what stays as it is only once."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say

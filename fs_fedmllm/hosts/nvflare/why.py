@@ -49,13 +49,7 @@ class Reason:
 
 
 def reason(opened: Any, job_id: str, word: str) -> Reason | None:
-    """Why a job does not run, as far as this admin may know it; None where it runs or ran well.
-
-    Args:
-        opened: a :func:`fs_fedmllm.hosts.nvflare.admin.session`.
-        job_id: of the job.
-        word: NVFlare's for how it stands.
-    """
+    """Why a job does not run, as far as this admin may know it; None where it runs or ran well."""
     if word in (SUBMITTED, GIVEN_UP):
         return _waits(opened, job_id)
     if word == "FINISHED:COMPLETED":

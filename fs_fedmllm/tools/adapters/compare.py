@@ -132,10 +132,6 @@ def _inner(b1: torch.Tensor, a1: torch.Tensor, b2: torch.Tensor, a2: torch.Tenso
 def compare(first: Path, second: Path) -> Comparison:
     """Compare two adapter folders.
 
-    Args:
-        first: folder of the one.
-        second: folder of the other.
-
     Raises:
         ModelError: one cannot be read.
     """

@@ -175,10 +175,6 @@ def _slices(predictions: Sequence[Prediction], values: Sequence[str], seed: int)
 
 
 def tensors_sha256(folder: Path) -> str:
-    """sha256 of an adapter's tensor file.
-
-    Args:
-        folder: the adapter's.
-    """
+    """sha256 of an adapter's tensor file."""
     with open_regular(folder / TENSORS) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -92,11 +92,7 @@ def settings_of(reference: str) -> Mapping[str, Any]:
 
 
 def own_options(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``fedmllm.data`` of a run of one's own data; empty of any other.
-
-    Args:
-        settings: as :func:`settings_of` gives them.
-    """
+    """``fedmllm.data`` of a run of one's own data; empty of any other."""
     data, section = settings.get("data"), settings.get("fedmllm")
     options = section.get("data") if isinstance(section, Mapping) else None
     own = isinstance(data, Mapping) and data.get("type") == "own"
@@ -104,12 +100,7 @@ def own_options(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def resampled_by(settings: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
-    """As :attr:`fs_fedmllm.config.Config.resampled_by`, of a configuration of one's own data as it was written.
-
-    Args:
-        settings: as :func:`settings_of` gives them.
-        options: as :func:`own_options` does.
-    """
+    """As :attr:`fs_fedmllm.config.Config.resampled_by`, of a configuration of one's own data as it was written."""
     if not options:
         return ()
     args, split = settings["data"].get("splitter_args"), options.get("split")

@@ -106,12 +106,7 @@ class _Columns:
 
 
 def write_prompts(description: Description, folder: Path) -> Path:
-    """Write an adapter's prompts as a template's file, for a reader of rows.
-
-    Args:
-        description: of the adapter.
-        folder: where to.
-    """
+    """Write an adapter's prompts as a template's file, for a reader of rows."""
     name = description.template.name
     path = folder / f"{name if _NAME.fullmatch(name) else 'template'}.yaml"
     content = template_mapping(description.template)

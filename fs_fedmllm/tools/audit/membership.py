@@ -149,13 +149,7 @@ def trained_rows(config: Config, data: FederatedData, results: Mapping[str, Any]
 
 
 def alike(held_out: Sequence[Sample], members: Sequence[Sample], rng: Random) -> list[Sample]:
-    """Held-out rows that lack modalities as often as members do: or the attack would find out what is missing.
-
-    Args:
-        held_out: rows that nobody trained on.
-        members: rows that were trained on.
-        rng: draws what each row shows.
-    """
+    """Held-out rows that lack modalities as often as members do: or the attack would find out what is missing."""
     counts = Counter(row.presence for row in members)
     shown = []
     for row in held_out:

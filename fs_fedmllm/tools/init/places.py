@@ -32,12 +32,7 @@ def images_below(root: Path, values: Sequence[object], most: int = _MOST_FOLDERS
 
 
 def are_images(root: Path, values: Sequence[str]) -> bool:
-    """Whether values are paths of images, whatever their files are called: DICOM files often have no ending.
-
-    Args:
-        root: of the data.
-        values: of a column.
-    """
+    """Whether values are paths of images, whatever their files are called: DICOM files often have no ending."""
     below = images_below(root, values) if values else None
     if below is None:
         return False

@@ -121,10 +121,6 @@ class Proposal:
 class Draft:
     """A proposal in the making.
 
-    Args:
-        found: what the rows hold.
-        told: what the user said.
-
     Attributes:
         made: the proposal so far.
         taken: columns whose meaning is known.

@@ -23,10 +23,6 @@ _NO_PHRASES = (
 def propose(found: Look, told: Told) -> Proposal:
     """Guess what is what. Nothing is read or written.
 
-    Args:
-        found: what the rows hold.
-        told: what the user said.
-
     Raises:
         ConfigError: the user names a column that there is not, or no choice can be made of the labels.
     """

@@ -47,11 +47,7 @@ class Trial:
         return bool(self.errors)
 
     def lines(self, total: int) -> list[str]:
-        """What to say of it, the number of rows first.
-
-        Args:
-            total: rows that there are.
-        """
+        """What to say of it, the number of rows first."""
         count = f"{self.rows:,}{' or more' if self.more else ''}"
         lines = (
             [f"{count} of {total:,} rows would be refused as they are:"] if self.rows else ["A run would refuse it:"]

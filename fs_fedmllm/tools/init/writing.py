@@ -18,12 +18,7 @@ def _line(text: str, why: str = "") -> str:
 
 
 def template_yaml(proposal: Proposal, about: str) -> str:
-    """The short template.
-
-    Args:
-        proposal: what rows are asked.
-        about: what it was made from.
-    """
+    """The short template."""
     lines = [f"# What rows are asked. Written by fs-fedmllm init from {shown_name(about, 80)}."]
     if proposal.task == "choice":
         lines += [
@@ -130,11 +125,7 @@ def config_yaml(proposal: Proposal, found: Look, *, root: str, template: str, ab
 
 
 def next_steps(config: str) -> list[str]:
-    """Command lines to run next, each with what it does as a comment of the shell.
-
-    Args:
-        config: path of the configuration.
-    """
+    """Command lines to run next, each with what it does as a comment of the shell."""
     named = shell_word(config)
     return [
         f"fs-fedmllm data check {named}  # looks at every row and image",

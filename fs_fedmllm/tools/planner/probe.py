@@ -33,9 +33,6 @@ SECONDS = 20.0
 def probe(config: Config) -> dict[str, Any]:
     """Run the probe in a fresh process.
 
-    Args:
-        config: the run's configuration.
-
     Returns:
         ``peak_bytes`` above the imports (and ``device_peak_bytes`` on an accelerator), each with the features of the
         images that the run reads and the probe did not; ``load_seconds``, ``image_seconds`` (reading an image and

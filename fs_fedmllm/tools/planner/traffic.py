@@ -66,12 +66,7 @@ def traffic(
 
 
 def asynchronous(config: Config, buffered: Sequence[PlannedRound]) -> dict[str, Any]:
-    """Asynchronous rounds: their virtual clock, and what is kept in them if no update is refused.
-
-    Args:
-        config: the run's configuration.
-        buffered: its rounds.
-    """
+    """Asynchronous rounds: their virtual clock, and what is kept in them if no update is refused."""
     return {
         "in_flight": config.sampled_clients,
         "virtual_seconds": buffered[-1].clock,

@@ -139,10 +139,6 @@ def planned_updates(
 def count_work(config: Config, data: FederatedData) -> Work:
     """Count what the run will do.
 
-    Args:
-        config: the run's configuration.
-        data: rows of every client.
-
     Raises:
         ConfigError: ``fedmllm.replay`` names no record of such a run.
     """

@@ -55,12 +55,7 @@ class Content:
 
 
 def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
-    """Compute a report.
-
-    Args:
-        sheet: what it is of.
-        pictures: draw the curves (needs matplotlib).
-    """
+    """Compute a report; ``pictures`` need matplotlib."""
     content = Content(sheet, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     rows, columns = sheet.rows(), sheet.columns()
     most = max(len(column_metrics(sheet, column)) for column in columns)

@@ -56,13 +56,7 @@ def column_metrics(sheet: Sheet, column: Mapping[str, str]) -> tuple[Metric, ...
 
 
 def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
-    """A column's figures, row by row.
-
-    Args:
-        sheet: the runs.
-        column: coordinates.
-        index: which of the column's metrics.
-    """
+    """A column's figures, row by row."""
     found: list[Entry] = []
     base_row = baseline_of(sheet)
     base = _runs(sheet, base_row, column)
