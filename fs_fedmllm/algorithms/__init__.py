@@ -6,7 +6,6 @@ never a silent FedAvg. Nothing here imports torch before an algorithm runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.algorithms.baselines import Global, Local
@@ -73,33 +72,15 @@ def parameters_of(config: Any, algorithm: Any) -> Any:
     return algorithm.parameters(**given)
 
 
-def build_server_optimizer(
-    method: str,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    tau: float,
-    switches: Mapping[str, str],
-    parameters: Any = None,
-) -> ServerOptimizer:
-    """The server half of a method by its name.
-
-    Args:
-        method: one of ``OPTIMIZERS``.
-        lr: server learning rate (eta).
-        beta1: momentum or first-moment decay.
-        beta2: second-moment decay.
-        tau: adaptivity of the adaptive methods.
-        switches: the profile's switches; ``fedavg``, ``fedavgm`` and ``fedopt`` are read.
-        parameters: the method's own, see :func:`parameters_of`.
+def build_server_optimizer(method: str, *, parameters: Any = None, **settings: Any) -> ServerOptimizer:
+    """The server half of a method by its name, see :meth:`Method.build`.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is not one of ``OPTIMIZERS``.
     """
     if method not in OPTIMIZERS:
         raise ConfigError(f"Unknown server method {method!r}; choose one of {', '.join(OPTIMIZERS)}.")
-    return OPTIMIZERS[method].build(lr=lr, beta1=beta1, beta2=beta2, tau=tau, switches=switches, parameters=parameters)
+    return OPTIMIZERS[method].build(parameters=parameters, **settings)
 
 
 __all__ = [

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
+from fs_fedmllm.algorithms.state import State
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,11 @@ old + mean, so weights double in every round in which clients change nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from fs_fedmllm.algorithms.server import ServerOptimizer, advance
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)

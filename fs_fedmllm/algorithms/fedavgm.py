@@ -7,16 +7,11 @@ round counts ten times as much as any later one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from fs_fedmllm.algorithms.server import ServerOptimizer, advance, is_first_round, round_counter
+from fs_fedmllm.algorithms.server import ServerOptimizer, advance, is_first_round
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class FedAvgM(ServerOptimizer):
     name: ClassVar[str] = "fedavgm"
 
     def init(self, params: State) -> State:
-        return {"round": round_counter(0)} | {f"m.{name}": torch.zeros_like(p) for name, p in params.items()}
+        return {"round": torch.zeros(1)} | {f"m.{name}": torch.zeros_like(p) for name, p in params.items()}
 
     def step(self, params: State, state: State, mean_delta: State) -> tuple[State, State]:
         new, moved = dict(params), dict(state)

@@ -20,20 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf, add_gradient
 from fs_fedmllm.algorithms.server import CorrectedOptimizer, advance
 from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.keys import POSITIVE, key
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 #: In front of a tensor's name in what a client keeps.
 GRADIENT = "feddyn/"
@@ -61,17 +54,8 @@ class FedDyn(CorrectedOptimizer):
     keeps: ClassVar[str] = "sum of differences"
 
     @classmethod
-    def build(
-        cls,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        tau: float,
-        switches: Mapping[str, str],
-        parameters: Any = None,
-    ) -> Self:
-        return cls(lr=lr, switches=dict(switches), alpha=cls.alpha if parameters is None else parameters.alpha)
+    def build(cls, *, parameters: Any = None, **settings: Any) -> Self:
+        return cls(alpha=cls.alpha if parameters is None else parameters.alpha, **settings)
 
     def init(self, params: State) -> State:
         return super().init(params) | {f"h.{name}": torch.zeros_like(p) for name, p in params.items()}

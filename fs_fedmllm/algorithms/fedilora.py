@@ -13,20 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 from fs_fedmllm.algorithms.factors import FACTORED, is_a
 from fs_fedmllm.algorithms.regularizer import Regularizer
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.keys import SHARE, key
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from fs_fedmllm.algorithms.server import ServerOptimizer, advance, is_first_round, round_counter
+from fs_fedmllm.algorithms.server import ServerOptimizer, advance, is_first_round
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class AdaptiveOptimizer(ServerOptimizer):
         return self.beta1 * m + (1 - self.beta1) * delta
 
     def init(self, params: State) -> State:
-        state: State = {"round": round_counter(0)}
+        state: State = {"round": torch.zeros(1)}
         for name, p in params.items():
             state[f"m.{name}"] = torch.zeros_like(p)
             state[f"v.{name}"] = torch.full_like(p, self.tau**2)

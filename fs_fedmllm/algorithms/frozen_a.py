@@ -10,15 +10,11 @@ does not move and is not sent, and on the server nobody may contribute to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 from fs_fedmllm.algorithms.factors import is_a
-
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
+from fs_fedmllm.algorithms.state import State
+from fs_fedmllm.lazy import torch
 
 
 def without_a(state: Mapping[str, torch.Tensor]) -> State:

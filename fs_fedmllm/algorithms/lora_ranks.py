@@ -7,19 +7,12 @@ singular value), and sends factors of rank q, which ``from_rank`` pads with zero
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from fs_fedmllm.algorithms.client import ClientHalf
 from fs_fedmllm.algorithms.factors import pairs
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.errors import UpdateError
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 def to_rank(params: Mapping[str, torch.Tensor], rank: int) -> State:

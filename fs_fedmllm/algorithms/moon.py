@@ -16,19 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf, Represent
 from fs_fedmllm.algorithms.regularizer import Regularizer
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.keys import NOT_NEGATIVE, POSITIVE, key
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 #: In front of a tensor's name in what a client keeps.
 PREVIOUS = "moon/"

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 from fs_fedmllm.algorithms.regularizer import Regularizer
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 #: Half of the authors' prox_mu (0.01), the factor that their code puts in front of mu_w.
 UPSTREAM_HALF_MU = 0.005

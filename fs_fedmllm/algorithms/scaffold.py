@@ -22,17 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf, add_gradient
 from fs_fedmllm.algorithms.server import CorrectedOptimizer, advance
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 #: In front of a tensor's name: the variate c on its way to a client, and its change on the way back.
 VARIATE = "scaffold/"

@@ -9,18 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf
 from fs_fedmllm.algorithms.state import State
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    import torch
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 class Method(ABC):
@@ -46,25 +39,12 @@ class Method(ABC):
     sends_beside: ClassVar[bool] = False
 
     @classmethod
-    def build(
-        cls,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        tau: float,
-        switches: Mapping[str, str],
-        parameters: Any = None,
-    ) -> ServerOptimizer | None:
+    def build(cls, *, parameters: Any = None, **settings: Any) -> ServerOptimizer | None:
         """The server half; None where there is no server.
 
         Args:
-            lr: server learning rate, eta.
-            beta1: momentum or first-moment decay.
-            beta2: second-moment decay.
-            tau: adaptivity.
-            switches: fidelity switches, see :mod:`fs_fedmllm.config.profiles`.
             parameters: the method's own, see ``section``.
+            settings: ``lr``, ``beta1``, ``beta2``, ``tau`` and ``switches``, see :class:`ServerOptimizer`.
         """
         return None
 
@@ -116,17 +96,8 @@ class ServerOptimizer(Method):
         cls.sends_beside = cls.expected is not ServerOptimizer.expected
 
     @classmethod
-    def build(
-        cls,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        tau: float,
-        switches: Mapping[str, str],
-        parameters: Any = None,
-    ) -> Self:
-        return cls(lr=lr, beta1=beta1, beta2=beta2, tau=tau, switches=dict(switches))
+    def build(cls, *, parameters: Any = None, **settings: Any) -> Self:
+        return cls(**settings)
 
     @abstractmethod
     def init(self, params: State) -> State:
@@ -191,8 +162,3 @@ def is_first_round(state: State) -> bool:
 def advance(param: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """``param + step``, and the very bits of ``param`` where the step is zero: -0.0 + 0.0 would be 0.0."""
     return torch.where(step == 0, param, param + step)
-
-
-def round_counter(value: int) -> torch.Tensor:
-    """The round counter as a tensor, so that the state stays a flat dictionary of tensors."""
-    return torch.tensor([float(value)])

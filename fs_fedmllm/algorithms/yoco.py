@@ -16,20 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fs_fedmllm.algorithms.client import ClientContext, ClientHalf, add_gradient
 from fs_fedmllm.algorithms.factors import FACTORED, pairs
 from fs_fedmllm.algorithms.regularizer import Regularizer
+from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.keys import NOT_NEGATIVE, POSITIVE, key
-from fs_fedmllm.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import torch
-
-    from fs_fedmllm.algorithms.state import State
-else:
-    torch = LazyModule("torch")
+from fs_fedmllm.lazy import torch
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,10 @@ class Yoco(Regularizer):
 
     @classmethod
     def initial_state(cls, state: State, base_weights: Mapping[str, torch.Tensor]) -> State:
-        return initial_state(state, base_weights)
+        return {
+            name: initial_b(base_weights[name].float(), tensor.shape[1]) if name in base_weights else tensor
+            for name, tensor in state.items()
+        }
 
     @classmethod
     def faults(cls, config: Any) -> Iterator[str]:
@@ -115,19 +112,6 @@ def initial_b(weight: torch.Tensor, rank: int) -> torch.Tensor:
     padded = torch.zeros(weight.shape[0], rank, dtype=torch.float64)
     padded[:, : b.shape[1]] = b
     return padded.float()
-
-
-def initial_state(state: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The adapter with every B replaced by B_0.
-
-    Args:
-        state: a fresh adapter.
-        base: the frozen weight that each B's name belongs to.
-    """
-    return {
-        name: initial_b(base[name].float(), tensor.shape[1]) if name in base else tensor
-        for name, tensor in state.items()
-    }
 
 
 class YocoClient(ClientHalf):
