@@ -23,7 +23,11 @@ with a line in the log, or refused with what to use instead, the same on every e
 ([federatedscope.md](federatedscope.md)). Any other key is an error.
 
 YAML reads `2e-5` as text; it is accepted as a number here, but in FederatedScope's own files write `2.0e-5`. A list or
-mapping on the command line is one word: `data.splitter_args "[{alpha: 1.0}]"`.
+mapping on the command line is one word: `data.splitter_args "[{alpha: 1.0}]"`. Numbers that YAML reads otherwise
+than they look (`010` as 8, `1:30` as 90, `2024_05` as 202405) are refused in a file, and so are `no`, `1.10` and a
+date without quotes where a text is meant. On the command line the word itself is taken for a text (`expname=007`),
+the last one of a key that is given twice counts, and a whole section is refused, since its other keys would be lost.
+A path that begins with `~` is refused: only a shell replaces it.
 """
 
 

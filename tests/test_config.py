@@ -64,7 +64,6 @@ def test_on_the_host_its_other_keys_keep_their_meaning() -> None:
         ("seed", "null", "seed must be a whole number, got None"),
         ("train.optimizer.lr", "fast", "train.optimizer.lr must be a number, got 'fast'"),
         ("use_gpu", "perhaps", "use_gpu must be true or false, got 'perhaps'"),
-        ("federate", "3", "federate must be a mapping of keys to values, got 3"),
         ("data.splitter_args", "3", "data.splitter_args must be a list, got 3"),
         ("data.splitter_args", "[3]", "data.splitter_args must hold one mapping"),
         ("data.splitter_args", "[{alpha: 1}, {}]", "data.splitter_args must hold one mapping"),
@@ -138,6 +137,9 @@ def test_odd_overrides_and_overrides_through_a_value() -> None:
         schema.load(CROSS, ("eval.freq", "5", "seed"))
     with pytest.raises(ConfigError, match=r"Override 'trainer\.type\.name': 'type' is a value, not a section"):
         schema.load(CROSS, ("trainer.type.name", "x"))
+    for words in (("federate", "3"), ("federate={client_num: 3}",), ("model.fedmllm.lora={r: 4}",), ("grad", "{}")):
+        with pytest.raises(ConfigError, match=r"is a section. Give its keys one by one, for example \S+\.\w+=\.\.\."):
+            schema.load(CROSS, words)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -162,6 +164,53 @@ def test_a_number_that_yaml_reads_as_text_is_accepted(tmp_path: Path) -> None:
     text = re.sub(r"lr: \S+", "lr: 2e-5", CROSS.read_text())
     (tmp_path / "text.yaml").write_text(text)
     assert schema.load(tmp_path / "text.yaml").train.optimizer.lr == 2.0e-5
+
+
+@pytest.mark.parametrize("word", ["007", "no", "1.10", "2024-05-01", "2024_05", "1:30", "0x10", "1e5"])
+def test_a_word_of_the_command_line_is_the_text_that_it_is(word: str) -> None:
+    assert schema.load(CROSS, (f"expname={word}",)).expname == word
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("expname: no", "expname must be a text, and YAML reads False. Put it into quotes"),
+        ("expname: 1.10", "expname must be a text, and YAML reads 1.1. Put it into quotes"),
+        ("expname: 2024-05-01", "expname must be a text, and YAML reads 2024-05-01. Put it into quotes"),
+        ("expname: 2024_05", "at line 3: 2024_05 would be read as 202405. Write 202405, or put a text into quotes"),
+        ("seed: 010", "at line 3: 010 would be read as 8. Write 8, or put a text into quotes"),
+        ("seed: 1:30", "at line 3: 1:30 would be read as 90"),
+        ("outdir: 0x10", "at line 3: 0x10 would be read as 16"),
+        (
+            "\tseed: 1",
+            "at line 3: found character '\\t' that cannot start any token. Indent with blanks",
+        ),
+        ("---\nseed: 3", "at line 3: found another document. A file holds one"),
+        ("expname: a: b", "Put a text that holds a colon into quotes"),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_it_is_written(given: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(
+        f"data: {{type: digits_triage, splitter: fedmllm_aligned}}\nfederate: {{client_num: 2}}\n{given}\n"
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        schema.load(path)
+
+
+@pytest.mark.parametrize("number", ["0", "-5", "+5", "1.0e+3", ".5", "2.5E-1"])
+def test_plain_numbers_are_what_they_were(number: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"x: {number}\n")
+    assert schema.read_yaml(tmp_path / "a.yaml") == {"x": float(number)}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("outdir", "~/exp"), ("outdir", "~"), ("federate.save_to", "~/a.safetensors"), ("model.fedmllm.path", "~/base"),
+     ("fedmllm.data", "{template: ~/t.yaml}"), ("fedmllm.vision_cache.folder", "~me/cache")],
+)  # fmt: skip
+def test_no_folder_is_called_tilde(words: tuple[str, str]) -> None:
+    assert "a shell alone puts your folder in place of ~" in refused(*words)
 
 
 def test_overrides_reach_every_level_and_leave_the_rest() -> None:

@@ -28,6 +28,7 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["run", PRESET, "--engine", "embedded", *SHORT, f"outdir={folder}", "eval.freq=1"]
     assert main([*words, "expname=first"]) == 0
     assert main([*words, "expname=group/../x"]) == 2
+    assert main([*words, "--dry-run", f"expname={'x' * 201}"]) == 2  # not after the model was loaded
     assert main([*words, f"outdir={folder}/below", "expname=second", "seed=3", DECAY]) == 0
     for name, method in (("resumable", "checkpoint"), ("stopped", "begin_round")):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -53,8 +54,10 @@ def _coerce(value: Any, kind: Any, path: str, where: str) -> Any:
             return value
         if value is None:
             return ""
-        if isinstance(value, int | float):
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
+        if isinstance(value, bool | float | datetime.date):  # what was written is not known any more: 1.10, no
+            raise ConfigError(f"{where}: {path} must be a text, and YAML reads {value}. Put it into quotes.")
     elif kind is list:
         if isinstance(value, list | tuple):
             return list(value)

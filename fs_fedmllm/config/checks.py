@@ -22,6 +22,7 @@ from fs_fedmllm.config.missing_modalities import missing_modality_faults
 from fs_fedmllm.config.model import model_faults
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.open_names import GIVEN, METRICS, SPLITTERS, misplaced, own_names
+from fs_fedmllm.config.places import path_faults
 from fs_fedmllm.config.privacy import privacy_faults
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
@@ -46,6 +47,7 @@ def faults(config: Config) -> Iterator[str]:
     What asks how many clients there are waits where the rows are to say it, until they have.
     """
     yield from _value_faults(config)
+    yield from path_faults(config)
     if not config.counts_clients:
         yield from _federation_faults(config)
     yield from _name_faults(config)

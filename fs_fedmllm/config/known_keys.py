@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,24 @@ def _all_keys(cls: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+@functools.cache
+def _known() -> tuple[str, ...]:
+    return tuple(_all_keys(Config))
+
+
 def known_keys() -> list[str]:
     """Every key that a configuration may have, as a dotted path."""
-    return _all_keys(Config)
+    return list(_known())
+
+
+@functools.cache
+def text_keys() -> frozenset[str]:
+    """Keys whose value is a text."""
+    return frozenset(path for path in known_keys() if _kind(path) is str)
+
+
+def _kind(path: str) -> Any:
+    return functools.reduce(lambda cls, name: key_types(cls)[name], path.split("."), Config)
 
 
 #: Sections of the schema and of FederatedScope; any other is that of somebody else's extension.

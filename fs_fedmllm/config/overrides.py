@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from fs_fedmllm.config.host_defaults import DEFAULTS
+from fs_fedmllm.config.known_keys import known_keys, text_keys
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.safe_yaml import parse_yaml
 
 #: A whole override in one word; a key holds no ``=``, so the first one ends it.
 _ONE_WORD = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
+#: What YAML makes of a word that is a text here.
+_NO_TEXT = (bool, int, float, datetime.date)
 _EXAMPLE = "Write key=value or key value, for example: seed=7 eval.freq 5."
 
 
@@ -53,11 +58,16 @@ def parse_override(text: str) -> Any:
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply overrides, as :func:`override_pairs` reads them, to a nested mapping.
 
+    Of a key that stands twice the last one counts. A key whose value is a text gets the word itself (``007``, ``no``).
+
     Raises:
-        ConfigError: a key without a value, or a key through a value that is not a section.
+        ConfigError: a key without a value, a key through a value that is not a section, or a whole section, whose
+            other keys would be lost.
     """
     merged: dict[str, Any] = {k: v for k, v in raw.items()}
     for name, text in override_pairs(overrides):
+        if below := next((key for key in (*known_keys(), *DEFAULTS) if key.startswith(f"{name}.")), ""):
+            raise ConfigError(f"Override {name!r} is a section. Give its keys one by one, for example {below}=...")
         node = merged
         *parents, last = name.split(".")
         for parent in parents:
@@ -66,5 +76,6 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 raise ConfigError(f"Override {name!r}: {parent!r} is a value, not a section.")
             node[parent] = dict(child or {})
             node = node[parent]
-        node[last] = parse_override(text)
+        value = parse_override(text)
+        node[last] = text if name in text_keys() and (text == "~" or isinstance(value, _NO_TEXT)) else value
     return merged

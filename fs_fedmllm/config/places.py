@@ -7,16 +7,23 @@ places, neither is guessed.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 
 #: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
 _PLACES = (("data.root", True), ("fedmllm.data.template", False), ("fedmllm.template", False))
+#: Every key that holds a path of this machine, or may.
+_PATHS = (
+    *("outdir", "data.root", "fedmllm.template", "model.fedmllm.path", "federate.save_to", "federate.restore_from"),
+    *("fedmllm.vision_cache.folder", "fedmllm.network.certificates"),
+)
 _TEMPLATE = (".yaml", ".yml")
 #: A run's record of its configuration: its paths are those of where the run was started, and nothing lies beside it.
 RESOLVED = "resolved_config.yaml"
@@ -57,6 +64,20 @@ def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
                 f"where the command runs. Write the path in full, or give it on the command line ({key}={here})."
             )
     return made
+
+
+def path_faults(config: Config) -> Iterator[str]:
+    """A message for every path that begins with ``~``, which would be a folder of this name here.
+
+    Args:
+        config: as built.
+    """
+    own = config.fedmllm.data
+    paths = {key: functools.reduce(getattr, key.split("."), config) for key in _PATHS}
+    paths |= {f"fedmllm.data.{name}": value for name, value in own.items() if isinstance(value, str)}
+    for key, value in paths.items():
+        if value.startswith("~") and (value == "~" or "/" in value):
+            yield f"{key} is {value!r}, and a shell alone puts your folder in place of ~. Write the path in full."
 
 
 def _in_data(raw: Mapping[str, Any], template: str) -> bool:

@@ -130,7 +130,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"The configuration {str(path)!r} is not UTF-8 text.") from error
+        raise ConfigError(f"The configuration {str(path)!r} is not UTF-8 text. Save it as UTF-8.") from error
     try:
         raw = parse_yaml(text)
     except yaml.YAMLError as error:

@@ -2,11 +2,13 @@
 
 A kilobyte of aliases can stand for a billion nodes, a number for minutes of arithmetic, and the safe loader lets
 Python's own errors out where a tag does not fit its value. A key that stands twice in one mapping is an error too:
-PyYAML would drop the first without a word.
+PyYAML would drop the first without a word. So are ``010``, ``1:30`` and ``2024_05``, which YAML 1.1 reads
+as 8, 90 and 202405.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -22,6 +24,18 @@ MAX_DEPTH = 64
 MAX_NUMBER = 100
 
 _MERGE = "tag:yaml.org,2002:merge"
+#: Numbers as people write them; others have leading zeros (base 8), colons (base 60), underscores or letters.
+_PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*)|[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I)
+#: What the parser says of frequent faults, how it begins, and what to do.
+_REMEDIES = {
+    r"found character '\t'": "Indent with blanks, not with tabs.",
+    "but found another document": "A file holds one: take out the line --- and what follows it.",
+    "found unhashable key": "A key is a text.",
+    "could not determine a constructor for the tag": "Take the tag, which begins with !, out.",
+    "mapping values are not allowed here": "Put a text that holds a colon into quotes.",
+    "could not find expected ':'": "Write key: value, and texts of several lines into quotes.",
+    "found undefined alias": "Put a text that begins with * into quotes.",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -82,7 +96,11 @@ def _number(construct: Any) -> Any:
         if len(str(value)) > MAX_NUMBER:
             problem = f"a number of {len(str(value)):,} characters"
             raise ConstructorError(None, None, problem, node.start_mark)
-        return construct(loader, node)
+        read = construct(loader, node)
+        if not _PLAIN.fullmatch(str(value)):
+            problem = f"{value} would be read as {read}. Write {read}, or put a text into quotes"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return read
 
     return bounded
 
@@ -113,7 +131,9 @@ def parse_yaml(text: str) -> Any:
 
 
 def yaml_fault(error: yaml.YAMLError) -> str:
-    """Where and what, for an error's message: `` at line 3: found ...``."""
+    """Where, what and, of frequent faults, what to do, for an error's message: `` at line 3: found ...``."""
     mark = getattr(error, "problem_mark", None)
     line = f" at line {mark.line + 1}" if mark is not None else ""
-    return f"{line}: {getattr(error, 'problem', None) or error}"
+    problem = str(getattr(error, "problem", None) or error)
+    remedy = next((f". {remedy[:-1]}" for said, remedy in _REMEDIES.items() if problem.startswith(said)), "")
+    return f"{line}: {problem.removeprefix('but ')}{remedy}"

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 LOCK = "run.lock"
 #: Folder of the answers before round 0.
 ZERO_SHOT = "zero_shot"
+#: Bytes of a folder's name, 255 on most file systems; a number and the names of unfinished files are added.
+_LONGEST_NAME = 200
 _SAME = re.compile("this very configuration")
 
 
@@ -52,6 +54,8 @@ def _name(config: Config, label: str, digest: str) -> str:
     name = config.expname or f"{label or config.scenario}-{config.federate.method}-{told[:8]}"
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ConfigError(f"expname {name!r} may hold letters, digits and . _ + - only, no dot first.")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise ConfigError(f"expname is longer than {_LONGEST_NAME} bytes. Shorten it; the folder is called so.")
     return name
 
 

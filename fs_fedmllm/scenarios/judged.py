@@ -29,11 +29,18 @@ def template_that_fits(named: str, dataset: Dataset, key: str = "fedmllm.templat
 
     Raises:
         ConfigError: there is no such template.
-        DataError: a label is outside the template's options.
+        DataError: a label is outside the template's options, or the data set's own template has more or fewer.
     """
     template = load_template(named or dataset.template)
     if template.task != "choice":
         return template
+    own = load_template(dataset.template)
+    if own.task == "choice" and len(own.options) != len(template.options):
+        raise DataError(
+            f"The template {template.name!r} has {len(template.options)} options, and that of the rows, {own.name!r}, "
+            f"has {len(own.options)}: their labels would get other names. Name a template with the same options in "
+            f"their order ({key})."
+        )
     for row in (*dataset.train, *dataset.val, *dataset.test):
         if row.label is None or not 0 <= row.label < len(template.options):
             raise DataError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.data.client_folders import HEAD, SERVER_HEAD
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.sample import Dataset
@@ -69,6 +70,7 @@ def template_of(config: Config, dataset: Dataset) -> str:
     beside = Path(config.data.root) / named
     if config.data.type == _OWN and beside.is_file():
         return str(beside)
-    if not Path(named).is_file() and Path(own).name == Path(named).name and Path(own).is_file():
-        return own  # in a site's folder, which has the template that the split was made with
+    dealt = any((Path(config.data.root) / head).is_file() for head in (HEAD, SERVER_HEAD))
+    if dealt and not Path(named).is_file() and Path(own).name == Path(named).name and Path(own).is_file():
+        return own  # a site's folder has the template that the split was made with
     return named

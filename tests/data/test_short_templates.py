@@ -190,3 +190,28 @@ def test_what_is_shown_is_what_the_model_sees(ward, capsys):
     assert main(["data", "show", str(path), "-n", "1", "model.fedmllm.path", "nowhere/at-all"]) == 0
     shown = capsys.readouterr()
     assert "Without the model's chat template" in shown.err and "Which desk should take" in shown.out
+
+
+def test_another_template_is_used_or_refused(ward):
+    """Labels are indices of the data's own options: other options would give them other names."""
+    from fs_fedmllm import config as schema
+    from fs_fedmllm.errors import ConfigError, DataError
+    from fs_fedmllm.scenarios.federated_data import prepare_data
+
+    config, root = ward
+    for name, part in (("train", range(8)), ("test", range(8, 12))):
+        lines = [json.dumps({"id": f"r{i}", "text": f"note {i}", "label": i % 2}) for i in part]
+        (root / f"{name}.jsonl").write_text("\n".join(lines))
+    (root / "ask.yaml").write_text('question: What is found?\noptions: ["no", "yes"]\n')
+    (root / "asked.yaml").write_text('question: What is there?\noptions: ["nothing", "something"]\n')
+
+    def prompts(template):
+        words = ["eval.best_res_update_round_wise_key", "test_acc", "data.splitter_args", "[{}]"]
+        words += ["fedmllm.data", "{template: ask.yaml}", "fedmllm.template", str(template)]
+        return prepare_data(schema.load(config, words)).template
+
+    assert prompts("asked.yaml").options == ("nothing", "something")
+    with pytest.raises(DataError, match=r"'digits_triage' has 8 options, and that of the rows, 'ask', has 2"):
+        prompts("digits_triage")
+    with pytest.raises(ConfigError, match=r"No prompt template '.*elsewhere/ask.yaml'"):
+        prompts(root / "elsewhere" / "ask.yaml")  # the data's own is of the same name, and is not what was named
