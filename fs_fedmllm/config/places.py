@@ -7,7 +7,7 @@ places, neither is guessed.
 
 from __future__ import annotations
 
-import functools
+import operator
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -73,7 +73,7 @@ def path_faults(config: Config) -> Iterator[str]:
         config: as built.
     """
     own = config.fedmllm.data
-    paths = {key: functools.reduce(getattr, key.split("."), config) for key in _PATHS}
+    paths: dict[str, str] = {key: operator.attrgetter(key)(config) for key in _PATHS}
     paths |= {f"fedmllm.data.{name}": value for name, value in own.items() if isinstance(value, str)}
     for key, value in paths.items():
         if value.startswith("~") and (value == "~" or "/" in value):
