@@ -37,7 +37,8 @@ def add(commands: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
     if bool(args.file) == bool(args.image or args.text or args.question):
-        raise ConfigError("predict needs --file, or --image, --text or --question for one row.")
+        said = "not both" if args.file else "for one row"
+        raise ConfigError(f"predict needs --file, or --image, --text or --question, {said}.")
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1.")
     from fs_fedmllm.data.template_file import load_template

@@ -25,7 +25,12 @@ FOLDERS = {"best": BEST, "last": LAST, "average": AVERAGE}
 PATIENCE = 30
 _CHECKPOINT = re.compile(r"checkpoint/[\w-][\w.-]*\.(safetensors|json)")
 #: What changes what an adapter's tensors mean.
-_MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+_MEANING = (
+    *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config"),
+)
+#: Initialisations that take a part of the base's weights into the adapter: it belongs to what was left of them.
+_OFF_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 @contextlib.contextmanager
@@ -136,9 +141,16 @@ def adapter_folder(text: str, key: str = "the adapter", which: str = "best") -> 
         pickled = (path / "adapter_model.bin").is_file()
         raise ModelError(
             f"{path} has no {TENSORS}"
-            + (", only a pickle, which is never read: save it again as safetensors." if pickled else ".")
+            + (", only a pickle, which is never read: save it again as safetensors." if pickled else _inside(path))
         )
     return path
+
+
+def _inside(folder: Path) -> str:
+    """What to name instead of a folder that is no run's and no adapter's."""
+    runs = sorted(path.parent.parent.name for path in folder.glob(f"*/*/{TENSORS}"))
+    named = ", ".join(dict.fromkeys(runs)) if len(runs) < 20 else ""
+    return f". Name a run folder, or one that holds an adapter{f'; the runs in it are {named}' if named else ''}."
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -175,6 +187,12 @@ def check_meaning(folder: Path, live: Mapping[str, Any]) -> None:
                 f"{folder / CONFIG}: {name} is {theirs!r}, this run's is {ours!r}: the tensors would mean something "
                 "else. Give the run the adapter's settings (model.fedmllm.lora)."
             )
+    start = stored.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_OFF_THE_BASE):
+        raise ModelError(
+            f"{folder / CONFIG}: init_lora_weights is {start!r}: the adapter belongs to a base without the part that "
+            "it began with. Save it with PEFT as a plain LoRA (path_initial_model_for_weight_conversion)."
+        )
 
 
 def restore(text: str, like: dict[str, torch.Tensor], live: Mapping[str, Any]) -> dict[str, torch.Tensor]:

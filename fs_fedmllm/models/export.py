@@ -114,7 +114,7 @@ def fitting(
         where: what holds them, for messages.
 
     Raises:
-        ModelError: a name is unknown or missing, a shape differs, or a value is not finite.
+        ModelError: a name is unknown or missing, a shape differs, or a value is a whole number or not finite.
     """
     unknown = [name for name in state if name not in like]
     missing = [name for name in like if name not in state]
@@ -127,7 +127,18 @@ def fitting(
         )
     for name, tensor in state.items():
         if tensor.shape != like[name].shape:
-            raise ModelError(f"{where}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}.")
+            raise ModelError(
+                f"{where}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}. Give the "
+                "base and the rank that it was trained with (model.fedmllm.path, model.fedmllm.lora.r)."
+            )
+        if not tensor.is_floating_point():
+            raise ModelError(
+                f"{where}: {name!r} is of {tensor.dtype}, and an adapter has floating-point numbers: what quantised "
+                "it has scales that are not here. Take the adapter as it was trained."
+            )
         if not bool(tensor.isfinite().all()):
-            raise ModelError(f"{where}: {name!r} holds values that are not finite.")
+            raise ModelError(
+                f"{where}: {name!r} holds values that are not finite: its training diverged, or the file is damaged. "
+                "Take that of an earlier round."
+            )
     return {name: state[name].float() for name in like}

@@ -127,7 +127,7 @@ def test_the_command_line_asks(adapter: Path, capsys: pytest.CaptureFixture[str]
     assert main(["predict", str(adapter), "--image", str(tmp_path / "none.png")]) == 2
     file = tmp_path / "rows.jsonl"
     for line, said in (
-        ('{"text": 3}', "must be texts"),
+        ('{"text": true}', "text must be text, not True"),
         ("{}", "shows nothing"),
         ("not json", "not valid JSON"),
         ('{"image": "../../etc/passwd"}', "rows.jsonl:1"),
@@ -138,6 +138,51 @@ def test_the_command_line_asks(adapter: Path, capsys: pytest.CaptureFixture[str]
         file.write_text(line + "\n")
         with pytest.raises(DataError, match=said):
             read_rows(file)
+    file.write_text('{"text": 3}\n')  # as in training
+    assert read_rows(file)[0].text == "3"
+    capsys.readouterr()
+    for words, said in (
+        (["--text", "caf\udce9"], "--text holds bytes that are not UTF-8"),
+        (["--question", "\ud83d", "--text", "a"], "--question holds bytes"),
+        (["--text", " "], "the command line shows nothing"),
+        (["--text", "three", "--file", str(file)], "--file, or --image, --text or --question, not both"),
+    ):
+        assert main(["predict", str(adapter), *words]) == 2
+        assert said in capsys.readouterr().err
+    exp = adapter.parent.parent
+    assert main(["predict", str(exp), "--text", "three"]) == 2
+    assert f"Name a run folder, or one that holds an adapter; the runs in it are {adapter.parent.name}." in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"init_lora_weights": "pissa_niter_16"}, "belongs to a base without the part"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is"),
+        ({"layer_replication": [[0, 4]]}, "layer_replication is"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),
+    ],
+)
+def test_settings_that_change_what_tensors_mean_are_refused(adapter: Path, tmp_path: Path, settings, said) -> None:
+    state = load((adapter / "adapter_model.safetensors").read_bytes())
+    with pytest.raises(ModelError, match=said):
+        open_adapter(str(changed(adapter, tmp_path / "other", state, **settings)))
+
+
+def test_tensors_that_no_training_wrote_are_refused(adapter: Path, tmp_path: Path) -> None:
+    state = load((adapter / "adapter_model.safetensors").read_bytes())
+    name = next(iter(state))
+    for number, (tensor, said) in enumerate(
+        [
+            (state[name].to(torch.int8), r"is of torch\.int8, and an adapter has floating-point"),
+            (state[name] * torch.nan, "not finite: its training diverged"),
+            (state[name][:1], "Give the base and the rank"),
+        ]
+    ):
+        with pytest.raises(ModelError, match=said):
+            open_adapter(str(changed(adapter, tmp_path / str(number), state | {name: tensor.contiguous()})))
 
 
 def test_an_adapter_without_a_description(adapter: Path, tmp_path: Path) -> None:

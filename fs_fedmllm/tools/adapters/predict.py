@@ -7,14 +7,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
+from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.columns import UnreadColumns, missing
 from fs_fedmllm.data.embedded import cached_images, image_path
 from fs_fedmllm.data.image_paths import ImageFolder
+from fs_fedmllm.data.row_values import text_of
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.data.short_templates import CASES, VARIANTS
@@ -30,6 +31,7 @@ from fs_fedmllm.tools.adapters.row_files import RowForm
 
 #: Rows whose columns are called as ours.
 PLAIN = RowForm()
+_WORDS = ("text", "question")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
             raise fault
         image, _ = image_path(raw.get("image"), where, images, store)
         name = number if missing(raw.get("id")) else raw["id"]
-        text, question = (None if missing(raw.get(field)) else raw[field] for field in ("text", "question"))
+        text, question = (None if missing(raw.get(field)) else text_of(raw, field, where) for field in _WORDS)
         rows.append(_row(str(name), image, text, question, where))
     if not rows:
         raise DataError(f"{file} has no rows.")
@@ -89,13 +91,14 @@ def one_row(image: str, text: str, question: str) -> Sample:
     """
     if image and not Path(image).is_file():
         raise DataError(f"--image: {image} is not a file.")
-    return _row("1", str(Path(image).resolve()) if image else None, text or None, question or None, "the command line")
+    for option, value in zip(_WORDS, (text, question), strict=True):
+        if lone_surrogate(value):
+            raise DataError(f"--{option} holds bytes that are not UTF-8 text. Write it in UTF-8, or use --file.")
+    words = [None if missing(value) else value for value in (text, question)]
+    return _row("1", str(Path(image).resolve()) if image else None, *words, "the command line")
 
 
-def _row(name: str, image: str | None, text: Any, question: Any, where: str) -> Sample:
-    for value in (text, question):
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}: text and question must be texts, not {value!r}.")
+def _row(name: str, image: str | None, text: str | None, question: str | None, where: str) -> Sample:
     if image is None and text is None and question is None:
         raise DataError(f"{where} shows nothing: give an image, a text or a question.")
     return Sample(id=name, image=image, text=text, answer="", question=question, source=where)
