@@ -94,8 +94,8 @@ def one_row(image: str, text: str, question: str) -> Sample:
     for option, value in zip(_WORDS, (text, question), strict=True):
         if lone_surrogate(value):
             raise DataError(f"--{option} holds bytes that are not UTF-8 text. Write it in UTF-8, or use --file.")
-    words = [None if missing(value) else value for value in (text, question)]
-    return _row("1", str(Path(image).resolve()) if image else None, *words, "the command line")
+    said, asked = (None if missing(value) else value for value in (text, question))
+    return _row("1", str(Path(image).resolve()) if image else None, said, asked, "the command line")
 
 
 def _row(name: str, image: str | None, text: str | None, question: str | None, where: str) -> Sample:
