@@ -88,6 +88,24 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_killed(exp: Path) -> None:
     Lock(lock).release()
 
 
+def test_files_that_no_run_wrote_end_no_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (name, text) in enumerate(
+        [
+            ("results.json", '{"best": 5, "rounds": "many", "best_by": []}'),
+            ("results.json", "[]"),
+            ("checkpoint/state.json", '{"round": "one"}'),
+            ("metrics.jsonl", '{"kind": "evaluation", "round": 1, "val_loss": "low"}\n' * 2),
+        ]
+    ):
+        folder = tmp_path / f"run{number}"
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / "resolved_config.yaml").write_text("eval: {best_res_update_round_wise_key: val_loss}\n")
+        (folder / name).write_text(text)
+    assert main(["runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(f"run{number}" in said for number in range(4))
+
+
 def test_a_run_folder_is_taken_for_what_is_in_it(
     exp: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -118,12 +118,13 @@ def _listed(folder: Path) -> Listed:
     lines = _lines(folder)
     results = _json(folder / "results.json")
     evaluations = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluation"]
-    done = int(results.get("rounds") or sum(line["kind"] == "round" for line in lines))
+    done = _whole(results.get("rounds")) or sum(line["kind"] == "round" for line in lines)
     status = _status(folder)
     if status == RESUMABLE:
-        done = int(_json(folder / "checkpoint" / "state.json").get("round") or 0)
+        done = _whole(_json(folder / "checkpoint" / "state.json").get("round"))
     metric = str(results.get("best_by") or settings.get("eval.best_res_update_round_wise_key") or "")
-    best = results.get("best") or _best(evaluations, metric) or {}
+    best = results.get("best") or _best(evaluations, metric)
+    best = best if isinstance(best, Mapping) else {}
     value = best.get(metric)
     rounds = settings.get("federate.total_round_num")
     return Listed(
@@ -139,6 +140,11 @@ def _listed(folder: Path) -> Listed:
     )
 
 
+def _whole(value: Any) -> int:
+    """A number of a file that anybody may have written; 0 where it is none."""
+    return value if isinstance(value, int) else 0
+
+
 def _status(folder: Path) -> str:
     if is_held(folder / LOCK):
         return RUNNING
@@ -150,7 +156,8 @@ def _status(folder: Path) -> str:
 
 
 def _best(evaluations: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    return best_of([entry for entry in evaluations if metric in entry], metric)
+    numbers = [{name: n for name, n in entry.items() if isinstance(n, int | float)} for entry in evaluations]
+    return best_of([entry for entry in numbers if metric in entry], metric)
 
 
 def _lines(folder: Path) -> list[Mapping[str, Any]]:

@@ -217,7 +217,14 @@ def test_runs_side_by_side(sweep, tmp_path, capsys) -> None:
     assert cli.main(["report", *folders, "--out", str(tmp_path), "--no-curves"]) == 0
     text = (tmp_path / "report.md").read_text()
     assert text.count("(2 seeds)") >= 2 and "Δ" in text  # the seeds of a configuration make one row
-    assert cli.main(["report", folders[0], str(tmp_path)]) == 2
+    # A copy of a run, and a seed's second run, are no further seed.
+    copy = shutil.copytree(folders[0], tmp_path / "copied")
+    assert cli.main(["report", *folders, str(copy), "--out", str(tmp_path / "more"), "--no-curves"]) == 0
+    more = (tmp_path / "more" / "report.md").read_text()
+    assert "(3 seeds)" not in more and "| copied |" in more
+    assert cli.main(["report", folders[0], folders[0], "--out", str(tmp_path / "one"), "--no-curves"]) == 0
+    assert "seeds)" not in (tmp_path / "one" / "report.md").read_text()
+    assert cli.main(["report", folders[0], str(tmp_path / "nothing")]) == 2
     assert "holds no finished run" in capsys.readouterr().err
 
 
@@ -227,6 +234,11 @@ def test_files_that_are_damaged_are_named(sweep, tmp_path) -> None:
     (folder / "results.json").write_text("{")
     with pytest.raises(ReportError, match=r"results\.json cannot be read"):
         read_sheet([copy])
+    for odd in ({"best": 5}, {"evaluations": "x"}, {"evaluations": [3]}, {"missing_rates": []}):
+        whole = json.loads((sorted((sweep / "cells").glob("*"))[0] / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps(whole | odd))
+        with pytest.raises(ReportError, match=rf"results\.json: {next(iter(odd))} .*Take the file that the run wrote"):
+            read_sheet([copy])
     (folder / "predictions.jsonl").write_text('{"id": "a", "shown": "both", "correct": 1}\n')
     with pytest.raises(PredictionsError, match=r"predictions\.jsonl:1: 'correct'"):
         read_predictions(folder / "predictions.jsonl")

@@ -16,6 +16,16 @@ from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_reg
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
 from fs_fedmllm.tools.sweeps.files import ENDED
 
+#: What ``results.json`` holds under its names, as far as it is read here.
+_SHAPES: dict[str, Any] = {
+    **dict.fromkeys(("evaluations", "refused", "participants", "options", "classes"), list | dict),
+    **dict.fromkeys(
+        ("best", "zero_shot", "test_sets", "test_rows", "shortened_rows", "seconds", "missing_rates"), dict
+    ),
+    **dict.fromkeys(("data", "images", "intervals", "clients", "views"), dict),
+    **dict.fromkeys(("bytes_sent", "adapter_bytes", "rounds"), int | float),
+    **dict.fromkeys(("version", "commit", "profile", "dataset", "scenario", "model", "method", "best_by"), str),
+}
 #: What the name of a metric of a further test set begins with.
 TEST_SETS = "test_sets."
 
@@ -167,6 +177,11 @@ def read_run(folder: Path) -> Run | None:
         return _diverged(folder)
     try:
         results = read_json(path)
+        for name, kind in _SHAPES.items():
+            if not isinstance(results.get(name), kind | None):
+                raise ReportError(f"{path}: {name} is not what a run writes there. Take the file that the run wrote.")
+        if not all(isinstance(entry, Mapping) for entry in results.get("evaluations") or ()):
+            raise ReportError(f"{path}: evaluations must be mappings. Take the file that the run wrote.")
         return Run(folder, int(results["seed"]), results)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +114,14 @@ _USUAL = ("test_auc", "test_macro_f1", "test_acc", "test_open_acc", "test_closed
 
 
 def _side_by_side(runs: Sequence[Run]) -> Sheet:
-    """Runs that differ in the seed only make one row."""
-    groups: dict[str, list[Run]] = {}
+    """Runs that differ in the seed only make one row; a seed's second run, or a copy of it, begins another row."""
+    groups: dict[tuple[str, int], list[Run]] = {}
+    before: Counter[tuple[str, int]] = Counter()
     for run in runs:
         config = {k: v for k, v in run.config.items() if k not in ("seed", "outdir", "expname")}
-        groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
+        same = json.dumps(config, sort_keys=True, default=str)
+        groups.setdefault((same, before[same, run.seed]), []).append(run)
+        before[same, run.seed] += 1
     names: dict[str, list[Run]] = {}
     for group in groups.values():
         name = group[0].folder.name
