@@ -27,7 +27,7 @@ from fs_fedmllm.tools.report.finished import ReportError, Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims
-from fs_fedmllm.tools.report.templates import rendered
+from fs_fedmllm.tools.report.templates import environment, rendered
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -157,6 +157,12 @@ def test_what_others_wrote_is_escaped(report) -> None:
     assert "Two methods &lt;b&gt; &amp; two scenarios" in text and "<b> & two" not in text
     assert "Fed &lt;Prox&gt;" in text and "&lt;maybe&gt;" in text
     assert "Fed &lt;Prox&gt;" in (report / "report.md").read_text()
+
+
+def test_no_text_of_a_page_turns_around_or_moves_a_cursor() -> None:
+    page = environment().from_string("{{ label }} {{ picture|safe }}")
+    label, picture = "<b>\u202egnp.\x1b[2J é שלום", "<svg>\u202e</svg>"
+    assert page.render(label=label, picture=picture) == f"&lt;b&gt;\\u202egnp.\\x1b[2J é שלום {picture}"
 
 
 #: How a browser is started that calls nobody.
