@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +13,7 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import GENERIC, Family
 from fs_fedmllm.models.peft_methods import ADAPTER
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A batch of prompts that the model has read, with what it keeps of them.
-
-    Attributes:
-        mask: (rows, tokens), 0 where a row is padded.
-        cache: the model's, over these tokens.
-        logits: (rows, tokens read last, vocabulary); of a prompt, those behind its last token.
-    """
-
-    mask: torch.Tensor
-    cache: Any
-    logits: torch.Tensor
+from fs_fedmllm.models.reading import Reading, branch_mask
 
 
 @dataclass(eq=False)
@@ -112,19 +97,49 @@ class MLLM:
             )
         return Reading(inputs["attention_mask"], cache, output.logits[:, -1:])
 
-    def go_on(self, reading: Reading, ids: Sequence[int]) -> Reading:
-        """The same tokens behind every prompt of a batch.
+    def takes_branches(self, reading: Reading, further: int) -> bool:
+        """Whether :meth:`branches` is the same as reading each branch by itself.
+
+        Args:
+            reading: of the prompts.
+            further: tokens of all branches.
+        """
+        return self.family.branching and reading.takes_branches(self.inner.config, further)
+
+    def branches(
+        self, reading: Reading, tokens: Sequence[int], parents: Sequence[int], depths: Sequence[int]
+    ) -> torch.Tensor:
+        """(rows, branch tokens, vocabulary) logits behind each token of a tree that stands behind every prompt.
+
+        Args:
+            reading: of the prompts; it stays as it is. Ask :meth:`takes_branches` first.
+            tokens: ids of the tree's tokens.
+            parents: of each the one that it follows, an earlier one; -1 for the prompt.
+            depths: how many of the tree's tokens stand before each.
+        """
+        attention = self.inner.config.get_text_config()._attn_implementation
+        ids = torch.tensor(tokens, device=self.device).expand(len(reading.mask), -1)
+        visible = branch_mask(reading.mask, parents, attention, self.inner.dtype)
+        after = torch.tensor(depths, device=self.device)
+        output = self.family.branched(self.inner, ids, reading.mask, visible, after, reading.cache)
+        reading.cache.crop(-len(tokens))
+        return output.logits  # type: ignore[no-any-return]
+
+    def go_on(self, reading: Reading, ids: torch.Tensor, chosen: torch.Tensor) -> Reading:
+        """Further tokens behind rows that were read.
 
         Args:
             reading: what was read so far; it stays as it is, and can be continued in other ways.
-            ids: at least one token.
+            ids: (new rows, tokens), at least one token.
+            chosen: (new rows,) the row of ``reading`` that each goes on from: of the batch that was read first, all
+                rows in their order, as often as there are branches.
         """
-        rows = len(reading.mask)
-        tokens = torch.tensor(ids, device=self.device).expand(rows, -1)
-        mask = torch.cat([reading.mask, torch.ones_like(tokens, dtype=reading.mask.dtype)], dim=1)
-        cache = copy.deepcopy(reading.cache)  # a forward pass writes into it
-        output = self.family.continued(self.inner, tokens, mask, cache)
-        return Reading(mask, cache, output.logits[:, -len(ids) :])
+        ids, chosen = ids.to(self.device), chosen.to(self.device)
+        mask = reading.mask[chosen]
+        mask = torch.cat([mask, torch.ones_like(ids, dtype=mask.dtype)], dim=1)
+        cache = reading.rows(chosen)
+        output = self.family.continued(self.inner, ids, mask, cache)
+        return Reading(mask, cache, output.logits[:, -ids.shape[1] :])
 
     def generate(self, inputs: Mapping[str, Any], **arguments: Any) -> torch.Tensor:
         """Token ids of the answers to a left-padded batch, (rows, new tokens)."""

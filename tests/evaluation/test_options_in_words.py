@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from short_runs import CONFIGS
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from fs_fedmllm.algorithms.label_prior import LabelPriorClient, label_prior
 from fs_fedmllm.cli import main
@@ -23,15 +25,19 @@ from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.records import record
 from fs_fedmllm.data.template_file import load_template, template_dir
 from fs_fedmllm.errors import ConfigError, DataError, ModelError
+from fs_fedmllm.evaluation import option_scores
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.options import OptionTokens, option_tokens, options_of, word_tokens
 from fs_fedmllm.evaluation.parsing import parse_options
+from fs_fedmllm.evaluation.token_tree import token_trees
 from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.hub import settings
 from fs_fedmllm.models.batch import Batch
 from fs_fedmllm.models.encoding import Encoder
+from fs_fedmllm.models.families import GENERIC
 from fs_fedmllm.models.loader import TINY
 from fs_fedmllm.models.mllm import MLLM
+from fs_fedmllm.models.reading import Reading
 from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.runs.simulation import run
@@ -106,20 +112,88 @@ def test_scores_are_the_models_own_probabilities_of_whole_options(words) -> None
 
 
 def test_a_prompt_is_read_once_and_what_options_share_as_well(words, monkeypatch) -> None:
+    """Nine tokens are read behind it: lower, repair, travel, health; upper and its four."""
     evaluator, rows = words
-    read, further = [], []
-    first, more = MLLM.read, MLLM.go_on
+    read, passes = [], []
+    first, branches, more = MLLM.read, MLLM.branches, MLLM.go_on
     monkeypatch.setattr(
         MLLM, "read", lambda self, inputs: read.append(len(inputs["input_ids"])) or first(self, inputs)
     )
     monkeypatch.setattr(
-        MLLM, "go_on", lambda self, reading, ids: further.append(tuple(ids)) or more(self, reading, ids)
+        MLLM, "branches", lambda self, reading, ids, *a: passes.append([ids]) or branches(self, reading, ids, *a)
     )
-    evaluator.option_log_probs([*rows, *rows])
+    together = evaluator.option_log_probs([*rows, *rows])
     assert sum(read) == len(rows)  # those that ask the same are asked once
-    tokens = evaluator._options
-    assert len(further) == 9  # lower, repair, travel, health; upper and its four; one token each
-    assert sum(map(len, further)) == 9 < sum(len(sequence) - 1 for sequence in tokens.sequences)
+    assert [[len(ids) for ids in said] for said in passes] == [[9]] * len(read)  # one pass for all options
+    assert sum(len(sequence) - 1 for sequence in evaluator._options.sequences) > 9
+    # A model that does not take them in one sequence: as rows of a batch, in a pass for each length.
+    passes.clear(), read.clear()
+    monkeypatch.setattr(MLLM, "takes_branches", lambda *_: False)
+    monkeypatch.setattr(
+        MLLM, "go_on", lambda self, reading, ids, *a: passes.append(ids) or more(self, reading, ids, *a)
+    )
+    np.testing.assert_allclose(evaluator.option_log_probs([*rows, *rows]), together, atol=5e-5)
+    assert sum(read) == len(rows) and sum(ids.numel() for ids in passes) == 9 * len(rows)
+    assert len(passes) == 3 * len(read) and len({ids.shape[1] for ids in passes}) == 1
+
+
+@pytest.mark.parametrize("one_sequence", [True, False])
+def test_what_a_pass_takes_is_bounded(words, monkeypatch, one_sequence: bool) -> None:
+    """The same scores where a pass may take next to nothing: option by option, or branch by branch."""
+    evaluator, rows = words
+    whole, passes = evaluator.option_log_probs(rows), []
+    monkeypatch.setattr(option_scores, "PASS_BYTES", 1)
+    name = "branches" if one_sequence else "go_on"
+    made = getattr(MLLM, name)
+    monkeypatch.setattr(MLLM, name, lambda self, reading, ids, *a: passes.append(ids) or made(self, reading, ids, *a))
+    if not one_sequence:
+        monkeypatch.setattr(MLLM, "takes_branches", lambda *_: False)
+    np.testing.assert_allclose(evaluator.option_log_probs(rows), whole, atol=5e-5)
+    if one_sequence:
+        assert max(map(len, passes)) == 3  # "lower repair travel", all but its end
+    else:
+        assert max(len(ids) for ids in passes) <= len(rows)
+
+
+def test_a_cache_of_another_make_is_copied_whole(words, monkeypatch) -> None:
+    """Nothing is known of it but that it can be copied: one branch after the other."""
+    evaluator, rows = words
+    whole = evaluator.option_log_probs(rows)
+    monkeypatch.setattr(MLLM, "takes_branches", lambda *_: False)
+    monkeypatch.setattr(Reading, "spreads", False)
+    np.testing.assert_allclose(evaluator.option_log_probs(rows), whole, atol=5e-5)
+
+
+def test_branches_are_one_sequence_only_where_every_layer_sees_all(words) -> None:
+    evaluator, rows = words
+    mllm = evaluator.encoder.mllm
+    inputs = evaluator.encoder.collate(evaluator.encoder.encode(rows[:1]), completions=False).inputs
+    with torch.no_grad():
+        reading = mllm.read(inputs)
+    assert mllm.takes_branches(reading, 9)
+    assert not dataclasses.replace(mllm, family=GENERIC).takes_branches(reading, 9)  # not tested with it
+    tokens = reading.mask.shape[1]
+    for window, taken in ((tokens + 10, True), (tokens + 9, False)):
+        sliding = Reading(reading.mask, DynamicCache(), reading.logits)
+        sliding.cache.layers = [*reading.cache.layers, DynamicSlidingWindowLayer(sliding_window=window)]
+        assert mllm.takes_branches(sliding, 9) is taken
+    linear = Reading(reading.mask, DynamicCache(), reading.logits)
+    linear.cache.layers = [*reading.cache.layers, LinearAttentionLayer()]
+    assert not mllm.takes_branches(linear, 9)
+    flash = types.SimpleNamespace(
+        get_text_config=lambda: types.SimpleNamespace(_attn_implementation="flash_attention_2")
+    )
+    assert not reading.takes_branches(flash, 9)
+
+
+def test_trees_of_options() -> None:
+    sequences = tree().sequences
+    [whole] = token_trees(sequences, 99)
+    assert sorted(whole.members) == [0, 1, 2]
+    assert whole.tokens == (2, 5, 6, 8) and whole.parents == (-1, 0, 1, -1) and whole.depths == (0, 1, 2, 0)
+    assert dict(zip(whole.members, whole.said, strict=True)) == {0: (0,), 1: (0, 1, 2), 2: (3,)}
+    parts = list(token_trees(sequences, 1))  # what parts have in common is read for each of them
+    assert [part.members for part in parts] == [(0,), (1,), (2,)] and parts[1].tokens == (2, 5, 6)
 
 
 def test_a_model_that_keeps_nothing_is_refused(words, monkeypatch) -> None:

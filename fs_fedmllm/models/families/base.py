@@ -47,6 +47,7 @@ class Family:
         widest: the largest ratio of an image's sides that the processor takes; 0 where it takes any.
         placeholders: what else than tokens the processor looks for in a conversation.
         requires: packages without which the processor does not work.
+        branching: whether :meth:`branched` is tested with this family; without it branches are rows of a batch.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     widest: float = 0.0
     placeholders: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    branching: bool = False
 
     # Where things are ---------------------------------------------------------------------------------------------
 
@@ -225,6 +227,23 @@ class Family:
             cache: what the model kept; it is written into.
         """
         return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+
+    def branched(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
+    ) -> Any:
+        """The output of a forward pass over branches that stand one behind the other after a batch that was read.
+
+        Args:
+            model: the model that read it.
+            ids: (rows, tokens of all branches).
+            mask: (rows, tokens that were read).
+            visible: (rows, 1, tokens of all branches, all tokens) what each token sees.
+            after: (tokens of all branches,) how many of its branch's tokens stand before each.
+            cache: what the model kept; it is written into.
+        """
+        # As it reads a batch: padding counts.
+        places = (mask.shape[1] + after).expand(ids.shape)
+        return model(input_ids=ids, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True)
 
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """Token ids of the answers, (rows, new tokens)."""

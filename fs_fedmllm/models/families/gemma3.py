@@ -34,4 +34,5 @@ FAMILY = _Gemma3(
     groups={"projector": ("multi_modal_projector",), "embeddings": ("embed_tokens",)},
     precise=("vision_tower", "multi_modal_projector", "lm_head"),
     splices=False,
+    branching=True,
 )

@@ -29,4 +29,5 @@ FAMILY = _InternVL(
     "internvl",
     groups={"projector": ("multi_modal_projector",), "embeddings": ("embed_tokens",)},
     precise=("vision_tower", "multi_modal_projector", "lm_head"),
+    branching=True,
 )

@@ -6,4 +6,5 @@ FAMILY = Family(
     "llava",
     groups={"projector": ("multi_modal_projector",), "embeddings": ("embed_tokens",)},
     precise=("vision_tower", "multi_modal_projector", "lm_head"),
+    branching=True,
 )

@@ -186,12 +186,9 @@ class _Legacy(Family):
 
         def forward(**inputs: Any) -> Any:
             rest = {name: value for name, value in inputs.items() if name not in _INPUTS}
-            return model.llm(
-                inputs_embeds=_embed(model, inputs),
-                attention_mask=inputs["attention_mask"],
-                position_ids=_positions(inputs["attention_mask"])[:, -inputs["input_ids"].shape[1] :],
-                **rest,
-            )
+            if "position_ids" not in rest:
+                rest["position_ids"] = _positions(inputs["attention_mask"])[:, -inputs["input_ids"].shape[1] :]
+            return model.llm(inputs_embeds=_embed(model, inputs), attention_mask=inputs["attention_mask"], **rest)
 
         model.forward = forward
         return processor, model.eval()
@@ -254,6 +251,13 @@ class _Legacy(Family):
         """Through the vision tower and the resampler."""
         return Features(_encode(model, inputs["pixel_values"], inputs["tgt_sizes"]).detach())
 
+    def branched(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
+    ) -> Any:
+        """With the positions of a batch as it is read here: padding does not count."""
+        places = mask.long().sum(-1, keepdim=True) + after
+        return model(input_ids=ids, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True)
+
     def generation_config(self, model: Any) -> Any:
         """The checkpoint's, or that of the language model inside, which is what generates."""
         return getattr(model, "generation_config", None) or getattr(model.llm, "generation_config", None)
@@ -273,4 +277,5 @@ FAMILY = _Legacy(
     pixels=("pixel_values", "tgt_sizes"),
     splices=False,
     placeholders=(PLACEHOLDER.strip(), "<image>", "</image>"),
+    branching=True,
 )

@@ -36,10 +36,27 @@ class _QwenVL(Family):
         shift = model.model.rope_deltas
         if shift is None:
             return super().continued(model, ids, mask, cache)
-        places = mask.long().cumsum(-1)[:, -ids.shape[1] :] - 1 + shift.to(mask.device)
+        shift = shift.to(mask.device).repeat(len(mask) // len(shift), 1)  # branches are rows, all rows for each
+        places = mask.long().cumsum(-1)[:, -ids.shape[1] :] - 1 + shift
         return model(
             input_ids=ids,
             attention_mask=mask,
+            position_ids=places.expand(3, *places.shape),
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+    def branched(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
+    ) -> Any:
+        """With positions in three directions; padding counts in a batch of texts alone."""
+        shift = model.model.rope_deltas
+        if shift is None:
+            return super().branched(model, ids, mask, visible, after, cache)
+        places = mask.long().sum(-1, keepdim=True) + after + shift.to(mask.device)
+        return model(
+            input_ids=ids,
+            attention_mask=visible,
             position_ids=places.expand(3, *places.shape),
             past_key_values=cache,
             use_cache=True,
@@ -51,4 +68,5 @@ FAMILY = _QwenVL(
     groups={"projector": ("visual.merger", "visual.deepstack_merger_list"), "embeddings": ("embed_tokens",)},
     precise=("visual", "lm_head"),
     widest=200.0,
+    branching=True,
 )

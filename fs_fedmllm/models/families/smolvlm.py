@@ -34,4 +34,5 @@ FAMILY = _SmolVLM(
     groups={"projector": ("connector",), "embeddings": ("embed_tokens",)},
     precise=("vision_model", "connector", "lm_head"),
     requires=("num2words",),
+    branching=True,
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.export import read_adapter
 from fs_fedmllm.models.loader import read_config
+from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.torchvision import images_without_torchvision
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.simulation import run
@@ -50,6 +53,16 @@ def _by_hand(encoder: Encoder, rows) -> np.ndarray:
             logits = encoder.mllm.last_logits(batch.inputs, batch.labels.shape[1])
         scores.append(-batch.row_losses(logits).double().numpy() * len(said))
     return np.stack(scores, axis=1) - np.logaddexp.reduce(scores, axis=0)[:, None]
+
+
+def _scored_both_ways(evaluator: Evaluator, rows, takes: Collection[str]) -> None:
+    """Options as one sequence, which linear attention and short windows do not take, and as rows of a batch."""
+    wanted, taken, asks = _by_hand(evaluator.encoder, rows), [], MLLM.takes_branches
+    with mock.patch.object(MLLM, "takes_branches", lambda *a: taken.append(asks(*a)) or taken[-1]):
+        np.testing.assert_allclose(evaluator.option_log_probs(rows), wanted, atol=5e-4)
+    assert taken and set(taken) == {bool(takes)}
+    with mock.patch.object(MLLM, "takes_branches", return_value=False):
+        np.testing.assert_allclose(evaluator.option_log_probs(rows), wanted, atol=5e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +118,10 @@ def test_a_family_through_a_federated_run(name, twin, short_config) -> None:
     for vision in (federation.encoder.vision, None):
         spelled = Evaluator(Encoder(mllm, worded, "original", vision), federation.evaluator.config)
         for asked in (mixed, mixed[1:2]):
-            np.testing.assert_allclose(spelled.option_log_probs(asked), _by_hand(spelled.encoder, asked), atol=5e-4)
+            _scored_both_ways(spelled, asked, {name} - {"minicpmv4_6", "gemma3"})
+    if name == "gemma3":  # with a window that holds prompts and options
+        with mock.patch.object(mllm.inner.config.text_config, "sliding_window", 512):
+            _scored_both_ways(spelled, mixed, {name})
 
     # Activations that are computed again give the same update.
     saving = short_config(

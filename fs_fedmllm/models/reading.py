@@ -1,0 +1,110 @@
+"""What a model keeps of prompts that it has read, and how several continuations go on from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+#: Attention that takes a mask of its own for every pair of tokens; flash attention does not.
+_MASKED = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch of prompts that the model has read, with what it keeps of them.
+
+    Attributes:
+        mask: (rows, tokens), 0 where a row is padded.
+        cache: the model's, over these tokens.
+        logits: (rows, tokens read last, vocabulary); of a prompt, those behind its last token.
+    """
+
+    mask: torch.Tensor
+    cache: Any
+    logits: torch.Tensor
+
+    @property
+    def spreads(self) -> bool:
+        """Whether rows of the cache can be chosen and repeated."""
+        return all(hasattr(layer, "reorder_cache") for layer in getattr(self.cache, "layers", (None,)))
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that the cache takes for one row."""
+        layers = getattr(self.cache, "layers", ())
+        return sum(map(_bytes, layers)) // max(1, len(self.mask))
+
+    def rows(self, chosen: torch.Tensor) -> Any:
+        """A cache with these rows, apart from this one, which stays as it is when a pass writes into it.
+
+        Args:
+            chosen: (any number,) indices of rows.
+        """
+        if not self.spreads:
+            return copy.deepcopy(self.cache)
+        cache = copy.copy(self.cache)
+        cache.layers = [_apart(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            layer.reorder_cache(chosen)  # makes tensors of its own
+        return cache
+
+    def takes_branches(self, config: Any, further: int) -> bool:
+        """Whether branches can stand behind one another in one sequence: a mask then says what each token follows.
+
+        That is the same as reading each by itself where every layer attends and keeps all that was read. Linear
+        attention sees whatever stands before, and a sliding window counts tokens of other branches.
+
+        Args:
+            config: of the model.
+            further: tokens of all branches.
+        """
+        if config.get_text_config()._attn_implementation not in _MASKED:
+            return False
+        tokens = self.mask.shape[1] + further
+        layers: list[Any] = getattr(self.cache, "layers", [None])
+        return all(
+            type(layer).__name__ == "DynamicLayer"
+            or (type(layer).__name__ == "DynamicSlidingWindowLayer" and tokens < layer.sliding_window)
+            for layer in layers
+        )
+
+
+def branch_mask(mask: torch.Tensor, parents: Sequence[int], attention: str, dtype: torch.dtype) -> torch.Tensor:
+    """(rows, 1, branch tokens, all tokens): each sees its prompt, what it follows and itself.
+
+    Args:
+        mask: (rows, prompt tokens), 0 where a row is padded.
+        parents: of each further token the one that it follows, an earlier one; -1 for the prompt.
+        attention: the kind of attention; ``eager`` adds the mask, others take what is true in it.
+        dtype: of the model.
+    """
+    count = len(parents)
+    own = torch.eye(count, dtype=torch.bool)
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            own[token] |= own[parent]
+    seen = mask.bool()[:, None].expand(-1, count, -1)
+    visible = torch.cat([seen, own.to(mask.device).expand(len(mask), -1, -1)], dim=-1)[:, None]
+    if attention != "eager":
+        return visible
+    return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def _apart(layer: Any) -> Any:
+    """A layer's cache whose lists are its own; tensors are still shared."""
+    own = copy.copy(layer)
+    own.__dict__.update({k: copy.copy(v) for k, v in vars(layer).items() if isinstance(v, list | dict)})
+    return own
+
+
+def _bytes(layer: Any) -> int:
+    """Memory of a layer's tensors, those in lists and dictionaries (states of linear attention) included."""
+    total = 0
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        total += sum(part.numel() * part.element_size() for part in parts if isinstance(part, torch.Tensor))
+    return total
