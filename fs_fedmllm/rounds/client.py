@@ -107,6 +107,7 @@ class ClientSide:
 
         Raises:
             UpdateError: the loss is not finite.
+            ConfigError: an algorithm sends what it does not declare.
         """
         rows = self.rows[client]
         received = {name: tensor.float() for name, tensor in message.items()}
@@ -120,7 +121,9 @@ class ClientSide:
         keeps: State = {}
         sent = trained
         for half in halves:
+            before = {*self.adapter.names, *sent}
             sent, own = half.finish(trained, sent)
+            self.algorithms.check_sent(sent, before, half, bounded=self.dp.enabled)
             keeps |= own
         if self.dp.enabled:
             sent = clip_update(start, sent, self.dp.clip_norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fs_fedmllm.algorithms.lora_ranks import RankedClient
 from fs_fedmllm.config import AggregationConfig, Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.scenarios.federated_data import missing_rate, option_counts
 
@@ -86,3 +87,35 @@ class ClientAlgorithms:
             halves.append(LabelPriorClient(context.label_counts, self.label_prior))
         halves += [algorithm.client(parameters, context) for algorithm, parameters in self.algorithms]
         return [half for half in halves if half is not None]
+
+    def check_sent(self, sent: Iterable[str], names: Iterable[str], half: ClientHalf, *, bounded: bool) -> None:
+        """Nothing bounds, encodes or sums a tensor of which nobody has said that it comes.
+
+        Args:
+            sent: names of what is sent once ``half`` has finished.
+            names: of the adapter, and of what was sent before.
+            half: one of :meth:`halves`.
+            bounded: whether the update is clipped, which is done with the adapter alone.
+
+        Raises:
+            ConfigError: it sends more than the adapter, and its method declares nothing.
+        """
+        (method, _), (regularizer, _) = self.algorithms
+        beside = sorted(set(sent) - set(names))
+        if not beside or (
+            getattr(method, "sends_beside", False) and not bounded
+        ):  # what it declares is the server's to compare
+            return
+        made = f"{type(half).__module__}.{type(half).__qualname__}"
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        reason = (
+            "differential privacy (fedmllm.privacy.dp.clip_norm) bounds the adapter alone"
+            if bounded
+            else "the method does not declare it, so that no server would take the update"
+        )
+        raise ConfigError(
+            f"federate.method {method.name!r}, fedmllm.regularizer.type {regularizer.name!r}: the client half {made} "
+            f"sends {beside[0]!r}{more} beside the adapter, and {reason}. Give it back from finish as what the client "
+            "keeps, or let the method's expected(params) declare it (docs/extending.md)"
+            + (" and switch differential privacy off." if bounded else ".")
+        ).telling(f"its algorithm (federate.method {method.name}) sends tensors that are not declared")
