@@ -22,6 +22,7 @@ from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
+from fs_fedmllm.models.checkpoint_faults import told_of
 from fs_fedmllm.models.families import FAMILIES, Family, family_of
 from fs_fedmllm.models.image_tokens import resolved
 from fs_fedmllm.models.mllm import MLLM
@@ -137,10 +138,10 @@ def read_config(path: str, revision: str = "") -> dict[str, Any]:
     check_folder(path)
     try:
         config, _ = PreTrainedConfig.get_config_dict(path, **({"revision": revision} if revision else {}))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is no mapping
         here = "" if Path(path).is_dir() else f" (There is no folder {path!r} here either.)"
         raise ModelError(f"Cannot load the model {path!r}: {error}{here}") from error
-    if not config.get("model_type"):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"Cannot load the model {path!r}: there is no config.json with a model_type.")
     return config
 
@@ -183,10 +184,8 @@ def _load(options: ModelOptions, device: torch.device) -> MLLM:
         arguments["trust_remote_code"] = options.trust_remote_code
         if options.revision:
             arguments["revision"] = options.revision
-        try:
+        with told_of(f"Cannot load the model {options.path!r}"):
             processor, inner = family.load(path, config, arguments)
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            raise ModelError(f"Cannot load the model {options.path!r}: {error}") from error
         same_on_every_cpu(inner)
         if "device_map" not in arguments:
             torch.nn.Module.to(inner, device)

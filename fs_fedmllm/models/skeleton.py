@@ -16,6 +16,7 @@ from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.files.safe_yaml import parse_yaml
 from fs_fedmllm.files.untrusted import WRITTEN, open_regular, parse_json
+from fs_fedmllm.models.checkpoint_faults import told_of
 from fs_fedmllm.models.families import family_of
 from fs_fedmllm.models.fingerprint import LONGEST_HEADER
 from fs_fedmllm.models.loader import assemble, resolve_path
@@ -138,7 +139,7 @@ def skeleton(options: ModelOptions, *, online: bool = False) -> MLLM:
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "local_files_only": not online}
     if options.revision:
         common["revision"] = options.revision
-    try:
+    with told_of(f"Cannot read the configuration of the model {options.path!r}"):
         with images_without_torchvision():
             config = AutoConfig.from_pretrained(path, **common)
             processor = AutoProcessor.from_pretrained(path, **common)
@@ -146,10 +147,8 @@ def skeleton(options: ModelOptions, *, online: bool = False) -> MLLM:
                 inner = AutoModelForImageTextToText.from_config(
                     config, dtype=getattr(torch, options.dtype), trust_remote_code=options.trust_remote_code
                 )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"Cannot read the configuration of the model {options.path!r}: {error}") from error
-    with contextlib.suppress(OSError, ValueError):  # where there is none, the model's own stands
-        inner.generation_config = GenerationConfig.from_pretrained(path, **common)
+        with contextlib.suppress(OSError, ValueError):  # where there is none, the model's own stands
+            inner.generation_config = GenerationConfig.from_pretrained(path, **common)
     family = family_of(config.model_type)
     with torch.device("meta"):
         return assemble(options, family, processor, inner, torch.device("meta"))

@@ -18,7 +18,8 @@ from fs_fedmllm.config import LoraConfig, ModelOptions, QuantizationConfig
 from fs_fedmllm.errors import ConfigError, ModelError
 from fs_fedmllm.models import families, precision
 from fs_fedmllm.models.families.base import Family, _concatenate
-from fs_fedmllm.models.loader import load_mllm
+from fs_fedmllm.models.loader import TINY, load_mllm
+from fs_fedmllm.models.skeleton import skeleton
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -164,3 +165,54 @@ def test_a_torchvision_that_cannot_be_imported_is_told(tmp_path) -> None:
     told = _with_torchvision(tmp_path, "None", 'raise RuntimeError("compiled for another torch")')
     assert told.startswith("told torchvision is installed") and "compiled for another torch" in told
     assert "pip uninstall torchvision" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(
+            (name, "[]")
+            for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+        ),
+        ("generation_config.json", "[1]"),
+        ("config.json", {"hidden_size": -4}),
+        ("config.json", {"num_attention_heads": 7}),
+        ("config.json", {"hidden_size": "96"}),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_in_one_paragraph(name, text, tmp_path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(TINY, folder)
+    if isinstance(text, dict):
+        raw = json.loads((folder / name).read_text())
+        raw["text_config"] |= text
+        text = json.dumps(raw)
+    (folder / name).write_text(text)
+    for load in (skeleton, load_mllm):
+        with pytest.raises(ModelError) as caught:
+            load(ModelOptions(path=str(folder)))
+        assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ foo.bar }}", "'foo' is undefined"),
+        ("{{ raise_exception('no system turn') }}", "no system turn"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% include '/etc/hostname' %}", "no loader"),
+        ("{{ 'a' * 10**6 }}", "makes 1,000,000 characters of a row"),
+        ("", "does not have a chat template"),
+    ],
+)
+def test_a_fault_of_a_chat_template_is_told(template, said, tmp_path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(TINY, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    mllm = skeleton(ModelOptions(path=str(folder)))
+    with pytest.raises(ModelError) as caught:
+        mllm.family.chat(mllm.processor, "what is it", image=True)
+    assert said in str(caught.value) and "Correct its chat_template.jinja" in str(caught.value)
+    assert "\n" not in str(caught.value)
