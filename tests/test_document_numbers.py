@@ -197,7 +197,7 @@ def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
                 "MOON": "moon", "FedLC": "fedlc", "FedRPCA": "fedrpca", "FediLoRA": "fedilora", "Local": "local",
                 "centralised, the same rows": "global",
             },
-            5,
+            10,
         ),
     ],
 )  # fmt: skip
