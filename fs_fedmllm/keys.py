@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 import math
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 
@@ -97,6 +99,7 @@ def field_of(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
-def key_types(cls: Any) -> dict[str, Any]:
+@functools.cache  # a configuration asks some thirty times, and a sweep has hundreds of them
+def key_types(cls: Any) -> Mapping[str, Any]:
     """The keys of a section with their types."""
-    return {key_name(name): kind for name, kind in typing.get_type_hints(cls).items()}
+    return MappingProxyType({key_name(name): kind for name, kind in typing.get_type_hints(cls).items()})

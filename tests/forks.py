@@ -1,16 +1,20 @@
 """Processes without the seconds that imports take: forks of an interpreter that has imported and loaded what is heavy.
 
-``Forks(python).run(["-m", "fs_fedmllm", "run", ...], cwd, env)`` stands for ``subprocess.run([python, "-m", ...])``,
-and ``start`` for ``Popen``: another process with another id, its own folder, environment, files and signals. What an
-interpreter reads before it runs a program (``PYTHONHASHSEED``, path files) is that of the first start.
+``Forks(folder).run(["-m", "fs_fedmllm", "run", ...], cwd, env)`` stands for ``subprocess.run`` of this interpreter
+with these words, and ``start`` for ``Popen``: another process with another id, its own folder, environment, files and
+signals. What an interpreter reads before it runs a program (``PYTHONHASHSEED``, path files) is that of the first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gc
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 #: The engine, and what FederatedScope imports of others; none of FederatedScope itself.
 HEAVY = ("fs_fedmllm.runs.simulation", "torch.utils.tensorboard", "transformers.models.llava.modeling_llava", "peft",
@@ -60,12 +65,20 @@ class Forked:
 
 
 class Forks:
-    """Starts programs in one interpreter's forks; it is started with the first of them."""
+    """Starts programs in one interpreter's forks; it is started with the first of them, and ends with the last user.
 
-    def __init__(self, python: Path | str = sys.executable) -> None:
-        self._python = python
-        self._server: subprocess.Popen[str] | None = None
+    Args:
+        folder: where its users meet: the workers of a test run need one such interpreter together.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forks")
+        self._place = folder / "forks"
+        if len(os.fsencode(self._place)) > 100:  # more than an address may have
+            self._folder = tempfile.TemporaryDirectory(prefix="forks", dir="/tmp")
+            self._place = Path(self._folder.name) / "forks"
+        self._line: socket.socket | None = None
+        self._answers: TextIO | None = None
         self._count = 0
 
     def start(
@@ -73,21 +86,43 @@ class Forks:
         err: Path | None = None,
     ) -> Forked:  # fmt: skip
         """Start ``python ARGUMENTS``; its output is appended to the files, which may be one."""
-        if self._server is None:
-            own = {**env, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-            if str(self._python) == sys.executable:  # an environment of a test finds the package by itself
-                own["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
-            self._server = subprocess.Popen(
-                [self._python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
-            )
-        assert self._server.stdin and self._server.stdout
         self._count += 1
         status = Path(self._folder.name) / str(self._count)
         told = {"words": list(map(str, arguments)), "cwd": str(cwd), "env": dict(env), "status": str(status),
                 "out": str(out or os.devnull), "err": str(err or out or os.devnull)}  # fmt: skip
-        self._server.stdin.write(json.dumps(told) + "\n")
-        self._server.stdin.flush()
-        return Forked(int(self._server.stdout.readline()), status)
+        line = (json.dumps(told) + "\n").encode()
+        answer = ""
+        for _ in range(3):  # one that another worker leaves as its last user is about to end
+            if self._line is None:
+                self._line = self._meet(env)
+                self._answers = self._line.makefile("r")
+            assert self._answers is not None
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._line.sendall(line)
+                answer = self._answers.readline()
+            if answer:
+                return Forked(int(answer), status)
+            self._part()
+        raise RuntimeError("the interpreter whose forks are programs ended")
+
+    def _meet(self, env: Mapping[str, str]) -> socket.socket:
+        """Call the interpreter; whoever finds none starts it."""
+        made = socket.socket(socket.AF_UNIX)
+        with self._place.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if made.connect_ex(str(self._place)):
+                self._place.unlink(missing_ok=True)
+                own = {**env, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+                command = [sys.executable, __file__, str(self._place)]
+                subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=own, check=True)
+                made.connect(str(self._place))
+        return made
+
+    def _part(self) -> None:
+        if self._line is not None and self._answers is not None:
+            self._answers.close()
+            self._line.close()
+        self._line = self._answers = None
 
     def run(
         self, arguments: Sequence[object], cwd: Path, env: Mapping[str, str], timeout: float = 600.0
@@ -98,37 +133,50 @@ class Forks:
             code = self.start(arguments, cwd, env, out, err).wait(timeout)
             return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
 
-    def end(self) -> None:
-        """End the interpreter; what it started goes on, and the next start begins with another one."""
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
-            for pipe in (self._server.stdin, self._server.stdout):
-                if pipe:
-                    pipe.close()
-            self._server = None
-
     def close(self) -> None:
-        """End it for good."""
-        self.end()
+        """Leave the interpreter; what it started goes on."""
+        self._part()
         self._folder.cleanup()
 
 
-def serve() -> None:
-    """The interpreter: a line of JSON in, a process id out."""
+def serve(place: str) -> None:
+    """The interpreter: lines of JSON in, process ids out, until its last user has left.
+
+    Args:
+        place: address; whoever started this process can call there as soon as it ends.
+    """
     import importlib
 
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen(64)
+    if os.fork():
+        os._exit(0)
     own = sys.path.pop(0)  # the folder of this file
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # modules stay shared, and no fork's collections of garbage walk through them; the base is counted
     with contextlib.suppress(ImportError):
         _load_base()
     assert own not in sys.path
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in sys.stdin:
-        if not os.fork():
-            _watch(json.loads(line))
+    users: dict[socket.socket, TextIO] = {}
+    while True:
+        for ready in select.select([listener, *users], [], [])[0]:
+            if ready is listener:
+                user = listener.accept()[0]
+                users[user] = user.makefile("r")
+            elif line := users[ready].readline():  # an answer is awaited before the next line is sent
+                if not os.fork():
+                    for other in (listener, *(user for user in users if user is not ready)):
+                        os.close(other.fileno())  # its file would keep it open
+                    _watch(json.loads(line), ready)
+            else:
+                users.pop(ready).close()
+                ready.close()
+                if not users:
+                    os._exit(0)
 
 
 def _load_base() -> None:
@@ -139,13 +187,15 @@ def _load_base() -> None:
     load_mllm(ModelOptions())
 
 
-def _watch(told: dict) -> None:
+def _watch(told: dict, user: socket.socket) -> None:
     """Start the program, say its id, and write its exit code when it has one."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
+        os.close(user.fileno())
         _become(told)
-    os.write(1, f"{child}\n".encode())
+    user.sendall(f"{child}\n".encode())
+    os.close(user.fileno())
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     written = Path(told["status"] + ".tmp")
     written.write_text(str(code))
@@ -216,4 +266,4 @@ def _program(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

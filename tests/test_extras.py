@@ -23,6 +23,7 @@ STATED = SCRIPT["packaging"]()
 #: tested with all extras in the tests of its room; that an extra's list is whole, below.
 LONG_PROOFS = (
     *("fs", "distributed", "quant", "hub", "evaluate", "trl", "plot", "privacy", "nvflare", "wandb", "mlflow"),
+    *("smolvlm", "real"),
 )
 
 

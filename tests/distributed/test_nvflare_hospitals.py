@@ -1,4 +1,10 @@
-"""The hospitals of the example on NVFlare: provisioned, mutual TLS, every daemon and job a process of its own."""
+"""The hospitals of the example on NVFlare: provisioned, mutual TLS, every daemon and job a process of its own.
+
+Both are marked ``slow``: four daemons, four job processes and three that train take a hundred seconds of a processor.
+In the suite, ``test_nvflare_run.py`` has NVFlare's own server and client processes run a job to the embedded adapter,
+``test_nvflare_rounds.py`` runs every algorithm over its tasks; jobs, kits, ``site``, ``submit`` and ``status`` are in
+``tests/hosts/test_nvflare_job.py`` and ``test_nvflare_why.py``.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +43,7 @@ def embedded_sha256(folder: Path, *words: str) -> str:
     return str(results["adapter_sha256"])
 
 
+@pytest.mark.slow
 def test_a_job_by_nvflares_own_client(
     federation: Hospitals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,12 +48,9 @@ def environment(tmp_path: Path) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedEnvironment]:
+def host(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> ForkedEnvironment:
     """One such environment for the session: the copy ``plugged`` is plugged for it."""
-    folder = _made(tmp_path_factory.mktemp("host") / "environment")
-    made = ForkedEnvironment(folder, Forks(folder / "bin" / "python"))
-    yield made
-    made.forks.close()
+    return ForkedEnvironment(_made(tmp_path_factory.mktemp("host") / "environment"), forks)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +59,6 @@ def plugged(fs_source: Path, host: ForkedEnvironment, tmp_path_factory: pytest.T
     copy = copy_checkout(fs_source, tmp_path_factory.mktemp("plugged"))
     done = host.run_afresh("-m", "fs_fedmllm", "plug", copy, cwd=copy)
     assert done.returncode == 0, done.stderr
-    host.forks.end()  # path files are read when an interpreter starts
     yield copy
     done = host.run_afresh("-m", "fs_fedmllm", "unplug", copy, cwd=copy)
     assert done.returncode == 0, done.stderr

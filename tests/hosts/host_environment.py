@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from forks import Forks
+from forks import Forked, Forks
 
 
 def copy_checkout(source: Path, target: Path) -> Path:
@@ -57,14 +57,29 @@ class Environment:
 
 @dataclass(frozen=True)
 class ForkedEnvironment(Environment):
-    """One for many tests, which leave it as it is: ``run`` forks, ``run_afresh`` starts the interpreter."""
+    """One for many tests, which leave it as it is: ``run`` forks, ``run_afresh`` starts its interpreter.
+
+    The forks are those of this process's interpreter, so that one has to import the engine and not two; what path
+    files of the environment name comes to them as PYTHONPATH.
+    """
 
     forks: Forks
 
     def run(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """As :meth:`Environment.run`; what packages other than FederatedScope import is there already."""
-        return self.forks.run(arguments, cwd, self._variables(variables))
+        return self.forks.run(arguments, cwd, self.variables(variables))
+
+    def start(self, *arguments: str | Path, cwd: Path, log: Path, **variables: str) -> Forked:
+        """As :meth:`run`, without waiting for its end; its output goes to the file."""
+        return self.forks.start(arguments, cwd, self.variables(variables), log)
 
     def run_afresh(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """In a process that begins with nothing."""
         return super().run(*arguments, cwd=cwd, **variables)
+
+    def variables(self, given: dict[str, str]) -> dict[str, str]:
+        """A fork's environment variables."""
+        files = sorted(self.site_packages.glob("*.pth"))
+        named = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        path = [given.get("PYTHONPATH", ""), *(line for line in named if line not in sys.path and os.path.isdir(line))]
+        return self._variables({**given, "PYTHONPATH": os.pathsep.join(filter(None, path))})

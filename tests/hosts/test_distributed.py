@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -42,8 +41,6 @@ def test_federatedscopes_main_runs_the_sites_and_resumes_a_stopped_server(plugge
     network += ["federate.mode", "distributed", "outdir", str(tmp_path / "runs"), "expname", "ward"]
     raw = schema.given_mapping(PRESET, [*WORDS, *network])
     folder, running = tmp_path / "runs" / "ward", {}
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 
     def logs() -> str:
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(tmp_path.glob("log_*.txt")))
@@ -52,8 +49,8 @@ def test_federatedscopes_main_runs_the_sites_and_resumes_a_stopped_server(plugge
         config = tmp_path / f"{client}.yaml"
         role = {"use": True, "role": "client" if client else "server", "data_idx": client or -1, "client_port": stock}
         config.write_text(yaml.safe_dump({**raw, "distribute": role}))
-        command = ["federatedscope/main.py", "--cfg", config]
-        return host.forks.start(command, plugged, environment, tmp_path / f"log_{client}.txt")
+        log = tmp_path / f"log_{client}.txt"
+        return host.start("federatedscope/main.py", "--cfg", config, cwd=plugged, log=log)
 
     def rounds() -> int:
         path = folder / "events.jsonl"
