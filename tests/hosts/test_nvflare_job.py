@@ -199,6 +199,26 @@ def test_a_servers_jobs_lie_in_its_own_workspace(tmp_path: Path) -> None:
     assert found["allow_log_streaming"] is True  # what a server receives is not a site's log
 
 
+def test_the_server_tells_nvflares_statistics_how_the_run_stands() -> None:
+    """What ``fs-fedmllm nvflare status`` shows of a job that runs; a client without a name has its site's."""
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
+
+    from fs_fedmllm.hosts.nvflare.controller import FedMLLMController
+
+    controller = FedMLLMController({"north": [1], "south": [2]})
+    context, collector = FLContext(), GroupInfoCollector()
+    context.set_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, collector, private=True, sticky=False)
+    controller.handle_event(InfoCollector.EVENT_TYPE_GET_STATS, context)  # before the run begins
+    assert collector.info == {}
+    clients = [{"client": 1, "name": ""}, {"client": 2, "name": "Ward 7"}]
+    controller._server = SimpleNamespace(status=lambda: {"round": 2, "rounds": 5, "clients": clients})  # type: ignore
+    controller.handle_event(InfoCollector.EVENT_TYPE_GET_STATS, context)
+    told = collector.info["fs_fedmllm"]
+    assert (told["round"], told["rounds"]) == (2, 5) and told["updated"]
+    assert [entry["name"] for entry in told["clients"]] == ["north", "Ward 7"]
+
+
 def test_every_client_has_one_site() -> None:
     assert dealt(["x", "y", "z"], 10) == {"x": [1, 4, 7, 10], "y": [2, 5, 8], "z": [3, 6, 9]}
     for sites in ({"x": [1], "y": [1]}, {"x": [1, 3]}, {"x": [1, 2, 3]}, {"x": [1, 2], "y": []}):
