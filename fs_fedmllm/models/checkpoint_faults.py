@@ -6,7 +6,8 @@ A configuration or a tokenizer that somebody damaged, or a chat template with a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -33,3 +34,21 @@ def told_of(problem: str, remedy: str = "") -> Iterator[None]:
         if not isinstance(error, OSError | ValueError | ImportError):  # their words need their name
             said = f"{type(error).__name__}: {said}"
         raise ModelError(f"{problem}: {said}{f'. {remedy}' if remedy else ''}") from error
+
+
+def check_whole(path: str, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights: transformers draws them at random, with a warning.
+
+    Args:
+        path: of the checkpoint.
+        found: what ``from_pretrained`` tells with ``output_loading_info``.
+
+    Raises:
+        ModelError: names the first that is missing.
+    """
+    missing = sorted(found.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"The checkpoint {path!r} lacks {len(missing):,} weights of its model, the first {missing[0]!r}; they "
+            "would be drawn at random. Download it again, or correct its config.json."
+        )

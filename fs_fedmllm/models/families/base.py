@@ -11,7 +11,7 @@ import torch
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.extras import EXTRAS, is_installed
-from fs_fedmllm.models.checkpoint_faults import told_of
+from fs_fedmllm.models.checkpoint_faults import check_whole, told_of
 
 #: Paths under which language models keep their layers.
 LANGUAGE = r"language_model|text_model|llm\.model"
@@ -91,7 +91,8 @@ class Family:
             arguments: ``trust_remote_code``, ``revision`` and the model's further keyword arguments.
 
         Raises:
-            ModelError: a package is missing, or transformers has no such image-text-to-text model.
+            ModelError: a package is missing, transformers has no such image-text-to-text model, or weights of it are
+                not in the checkpoint.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -101,7 +102,10 @@ class Family:
                 raise ModelError(f"Models of the family {self.name} need the package {package}: pip install {install}")
         common = {name: arguments[name] for name in ("trust_remote_code", "revision") if name in arguments}
         processor = AutoProcessor.from_pretrained(path, **common)
-        model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True, **arguments)
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True, **arguments
+        )
+        check_whole(path, found)
         return processor, model
 
     def checkpointed(self, model: Any) -> Any:

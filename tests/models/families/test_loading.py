@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fs_fedmllm.config import LoraConfig, ModelOptions, QuantizationConfig
 from fs_fedmllm.errors import ConfigError, ModelError
@@ -216,3 +217,14 @@ def test_a_fault_of_a_chat_template_is_told(template, said, tmp_path) -> None:
         mllm.family.chat(mllm.processor, "what is it", image=True)
     assert said in str(caught.value) and "Correct its chat_template.jinja" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(tmp_path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(TINY, folder)
+    state = load_file(folder / "model.safetensors")
+    lost = next(name for name in state if "layers.2." in name and "norm" in name)
+    save_file({name: state[name] for name in state if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights of its model, the first '.*layers\.2\..*norm.*'") as caught:
+        load_mllm(ModelOptions(path=str(folder)))
+    assert str(folder) in str(caught.value)
