@@ -102,9 +102,10 @@ class Family:
                 raise ModelError(f"Models of the family {self.name} need the package {package}: pip install {install}")
         common = {name: arguments[name] for name in ("trust_remote_code", "revision") if name in arguments}
         processor = AutoProcessor.from_pretrained(path, **common)
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **arguments
         )
+        model, found = loaded
         check_whole(path, found)
         return processor, model
 
