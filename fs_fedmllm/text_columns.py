@@ -1,4 +1,4 @@
-"""Rows of cells as columns of plain text."""
+"""Plain text: rows of cells as columns, and the beginning of a sentence."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
         return "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(cells)).rstrip()
 
     return [line(row) for row in rows]
+
+
+def capital(sentence: str) -> str:
+    """A sentence with a capital at its beginning, and the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fs_fedmllm.config.host_reading import put
 from fs_fedmllm.config.reading import to_mapping
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.keys import key_name
@@ -86,11 +87,7 @@ def config_digest(config: Config) -> str:
     """sha256 of what determines a run's numbers; where, on what and how it runs does not count."""
     told: dict[str, Any] = {}
     for path, value in settings(config).items():
-        *sections, last = path.split(".")
-        node = told
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = value
+        put(told, path, value)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from fs_fedmllm.config.building import build, with_outside_parameters
 from fs_fedmllm.config.checks import check, numbers
-from fs_fedmllm.config.clients import PER_CLIENT, client_words, own_settings
+from fs_fedmllm.config.clients import PER_CLIENT, SAME, client_id, client_words
 from fs_fedmllm.config.host_keys import host_key
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
 from fs_fedmllm.config.known_keys import KNOWN_SECTIONS, divide, known_keys, unknown_key
@@ -25,11 +25,7 @@ from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 from fs_fedmllm.keys import key_name
 
 
-def _known(path: str) -> bool:
-    return path in known_keys() or host_key(path) is not None
-
-
-def _typed(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _typed(own: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A client's own values as the schema has them."""
     made = build(Config, own, where)
     for path, value, valid in numbers(made):
@@ -42,16 +38,49 @@ def _typed(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def read_clients(raw: Any, where: str) -> dict[str, dict[str, Any]]:
-    """FederatedScope's ``--client_cfg``, as ``fedmllm.clients`` has it.
+    """FederatedScope's ``--client_cfg``, as ``fedmllm.clients`` has it: checked and in one form.
 
     Args:
-        raw: ``client_<id>`` -> nested keys.
+        raw: ``client_<id>`` -> nested keys, as FederatedScope's file has them.
         where: file name for error messages.
+
+    Returns:
+        ``client_<id>`` -> nested keys of the schema, by id.
 
     Raises:
         ConfigError: a name that is no client's, or a key that clients cannot have for themselves.
     """
-    return own_settings(raw, where, known=_known, unknown=unknown_key, typed=_typed)
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} must be a mapping of client_1, client_2, ... to their keys, got {raw!r}.")
+    made: dict[str, dict[str, Any]] = {}
+    for name, section in raw.items():
+        if not client_id(name):
+            raise ConfigError(f"{where}: {name!r} is not a client; write client_1, client_2, ... with their keys.")
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{where}: {name} must be a mapping of keys to values, got {section!r}.")
+        own: dict[str, Any] = {}
+        given: dict[str, tuple[str, Any]] = {}
+        for path, value in leaves(section):
+            key = SAME.get(path, path)
+            if key not in PER_CLIENT:
+                if path not in known_keys() and host_key(path) is None:
+                    raise ConfigError(f"{where}: {name}: {unknown_key(path)}")
+                raise ConfigError(
+                    f"{where}: {name}.{path} is {value!r}, but clients differ in {', '.join(PER_CLIENT[:-1])} and "
+                    f"{PER_CLIENT[-1]} only. Remove it, or set {path} for all clients in the configuration."
+                )
+            if key in given and given[key][1] != value:
+                raise ConfigError(
+                    f"{where}: {name}.{path} gives {value!r} and {name}.{given[key][0]} {given[key][1]!r}, and both "
+                    f"set {key}. Leave one of them out."
+                )
+            given[key] = (path, value)
+            put(own, key, value)
+        if own:
+            made[str(name)] = _typed(own, f"{where}: {name}")
+    return {name: made[name] for name in sorted(made, key=client_id)}
 
 
 def given_mapping(

@@ -16,32 +16,33 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 _SENTENCE = 12
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """Words with blanks between them."""
     return frozenset(text.split())
 
 
 #: Words in the names of columns that hold images, paths, texts.
-IMAGE_WORDS = _words(
+IMAGE_WORDS = word_set(
     "image images img imgs picture pictures pic pics photo photos photograph pixel pixels xray xrays radiograph"
     " jpg jpeg png"
 )
-PATH_WORDS = _words("path paths file files name filename filepath uri url src bytes data the input")
-TEXT_WORDS = _words(
+PATH_WORDS = word_set("path paths file files name filename filepath uri url src bytes data the input")
+TEXT_WORDS = word_set(
     "text texts caption captions note notes report reports sentence sentences content contents description body "
     "comment tweet post title headline message transcript abstract summary passage paragraph document review "
     "utterance narrative story ocr findings impression history complaint symptoms context article txt"
 )
 #: A name with one of these is about a text, or is what the model is to say, and is no modality.
-NO_TEXT_WORDS = _words(
+NO_TEXT_WORDS = word_set(
     "id ids index label labels class category type kind lang language length len count num n date time source url "
     "uri link path file hash sha md5 license author citation answer answers question response completion output "
     "target rationale explanation reasoning solution lecture hint options choices version prompt image img"
 )
 #: Words in the names of columns that hold what a task needs of every row.
 REQUIRED_WORDS = {
-    "question": _words("question questions query instruction prompt input q"),
-    "answer": _words("answer answers output response completion target reply"),
-    "label": _words("label labels class category target answer gold y"),
+    "question": word_set("question questions query instruction prompt input q"),
+    "answer": word_set("answer answers output response completion target reply"),
+    "label": word_set("label labels class category target answer gold y"),
 }
 
 

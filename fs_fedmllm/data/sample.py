@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+#: What rows with a presence do, for sentences.
+SHOWS = {
+    "both": "show both modalities",
+    "image": "show an image only",
+    "text": "show a text only",
+    "neither": "show neither",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

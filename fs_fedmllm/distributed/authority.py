@@ -116,14 +116,9 @@ def sign_request(
         IdentityError: the request is damaged, or asks for another id, federation or host.
     """
     authority, _ = _load_authority(folder)
-    try:
-        request = x509.load_pem_x509_csr(read_file(request_path))
-        signed = request.is_signature_valid
-        _ = request.extensions, request.subject
-    except (*UNREADABLE, InvalidSignature):
-        raise IdentityError(f"{request_path} is not a certificate signing request.") from None
+    request = _load_request(request_path)
     wanted = Role(_federation(authority), client)
-    if not signed:
+    if not request.is_signature_valid:
         raise IdentityError(f"{request_path} is not signed by the key that it is for.")
     asked = role_in(request.extensions, str(request_path))
     if asked != wanted:
@@ -189,12 +184,8 @@ def key_fingerprint(request_path: Path) -> str:
     Raises:
         IdentityError: it is missing, or no request.
     """
-    try:
-        public = public_bytes_of(x509.load_pem_x509_csr(read_file(request_path)).public_key())
-    except UNREADABLE:
-        raise IdentityError(f"{request_path} is not a certificate signing request.") from None
     digest = hashes.Hash(hashes.SHA256())
-    digest.update(public)
+    digest.update(public_bytes_of(_load_request(request_path).public_key()))
     return digest.finalize().hex(":", 2)
 
 
@@ -232,6 +223,16 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     certificate = load_certificate(path)
     require_current(certificate, path)
     return certificate, load_key(folder / f"{AUTHORITY}.key")
+
+
+def _load_request(path: Path) -> x509.CertificateSigningRequest:
+    """A request whose parts can all be read."""
+    try:
+        request = x509.load_pem_x509_csr(read_file(path))
+        _ = request.is_signature_valid, request.extensions, request.subject, public_bytes_of(request.public_key())
+        return request
+    except (*UNREADABLE, InvalidSignature):
+        raise IdentityError(f"{path} is not a certificate signing request.") from None
 
 
 def _federation(authority: x509.Certificate) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PRESENCE = {"both": "show both modalities", "image": "show an image only", "text": "show a text only",
-            "neither": "show neither"}  # fmt: skip
+from fs_fedmllm.data.sample import SHOWS
+
 #: Methods of PEFT as their papers write them; those with a rank, and with a scale.
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "ia3": "IA3", "vera": "VeRA", "loha": "LoHa",
          "lokr": "LoKr"}  # fmt: skip
@@ -35,7 +35,7 @@ def test_rows(results: Mapping[str, Any], entry: Mapping[str, Any], dataset: str
     if evaluated < every:
         told = f"{evaluated:,} of the {every:,} test rows of {dataset}, evenly thinned out (`fedmllm.eval.limit`)"
     presence = counted.get("presence") or {}
-    shown = [f"{presence[name]:,} {what}" for name, what in PRESENCE.items() if presence.get(name)]
+    shown = [f"{presence[name]:,} {what}" for name, what in SHOWS.items() if presence.get(name)]
     return told + (f"; of them {', '.join(shown)}" if shown else "")
 
 

@@ -95,12 +95,20 @@ def read_adapter(path: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torc
             finite.
     """
     file = path / "adapter_model.safetensors" if path.is_dir() else path
+    return fitting(tensors_in(file), like, str(file))
+
+
+def tensors_in(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file, whatever they are.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
     try:
         with open_regular(file) as stream:
-            state = load(stream.read())
+            return load(stream.read())
     except (OSError, ValueError, KeyError, SafetensorError) as error:  # KeyError: a dtype that torch does not have
         raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
-    return fitting(state, like, str(file))
 
 
 def fitting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.errors import UpdateError
@@ -54,3 +54,8 @@ def best_of(evaluations: Sequence[dict[str, Any]], metric: str) -> dict[str, Any
         if is_better(entry, best, metric):
             best = entry
     return best
+
+
+def zero_shot_of(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The evaluation before round 0; None where there was none."""
+    return evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None

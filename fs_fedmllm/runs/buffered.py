@@ -161,15 +161,16 @@ def _time(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1.0e300
 
 
-def _count(value: Any) -> bool:
+def whole(value: Any) -> bool:
+    """Whether a value that was read is a whole number of 0 or more."""
     return type(value) is int and value >= 0
 
 
 def _job(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 3 and _time(entry[0]) and _count(entry[1]) and _count(entry[2])
+    return isinstance(entry, list) and len(entry) == 3 and _time(entry[0]) and whole(entry[1]) and whole(entry[2])
 
 
 def _counts(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        str(name).isascii() and str(name).isdecimal() and _count(count) for name, count in value.items()
+        str(name).isascii() and str(name).isdecimal() and whole(count) for name, count in value.items()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fs_fedmllm.data.sample import SHOWS
 from fs_fedmllm.evaluation.form import said_of_form
 from fs_fedmllm.evaluation.question_only import beside
 from fs_fedmllm.evaluation.views import said_views
@@ -58,13 +59,7 @@ def test_rows_line(counted: dict[str, Any]) -> str:
     if not counted.get("evaluated"):
         return ""
     of = "" if counted["evaluated"] == counted["all"] else f" of {counted['all']:,} (fedmllm.eval.limit)"
-    said = {
-        "both": "show both modalities",
-        "image": "show an image only",
-        "text": "show a text only",
-        "neither": "show neither",
-    }
-    shown = ", ".join(f"{count:,} {said.get(case, case)}" for case, count in counted["presence"].items())
+    shown = ", ".join(f"{count:,} {SHOWS.get(case, case)}" for case, count in counted["presence"].items())
     return f"test rows: {counted['evaluated']:,}{of}; {shown}"
 
 

@@ -19,7 +19,7 @@ from fs_fedmllm.models.image_tokens import image_facts
 from fs_fedmllm.privacy.central import CentralPrivacy
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.wire import wire_bytes
-from fs_fedmllm.runs.best_round import best_of, never_moved
+from fs_fedmllm.runs.best_round import best_of, never_moved, zero_shot_of
 from fs_fedmllm.runs.checkpoint import RunState
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.virtual_time import buffered_figures
@@ -63,7 +63,7 @@ def results_so_far(
         "method": config.federate.method,
         "seed": config.seed,
         "rounds": state.round,
-        "zero_shot": evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None,
+        "zero_shot": zero_shot_of(evaluations),
         "evaluations": evaluations,
         "best": best_of(evaluations, metric),
         "best_by": metric,
@@ -174,7 +174,7 @@ def _of_set(
         "dataset": test_set.dataset.called,
         "template": test_set.template.name,
         "test_rows": _test_rows(config, test_set.rows),
-        "zero_shot": evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None,
+        "zero_shot": zero_shot_of(evaluations),
         "evaluations": evaluations,
         "best": at_best[0] if at_best else None,
         "data": dict(test_set.report),

@@ -13,7 +13,7 @@ from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config, config_digest
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.runs.belongings import belongings
-from fs_fedmllm.runs.buffered import check_buffered
+from fs_fedmllm.runs.buffered import check_buffered, whole
 from fs_fedmllm.runs.checkpoint import RunState, read_head
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -93,17 +93,13 @@ def _like(what: str, found: State, like: State) -> None:
             raise ValueError(f"{name!r} of {what} is not finite")
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _evaluations(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(e, dict) and _count(e.get("round")) and all(map(_number, e.values())) for e in value
+        isinstance(e, dict) and whole(e.get("round")) and all(map(_number, e.values())) for e in value
     )
 
 
@@ -113,15 +109,13 @@ def _test_sets(value: Any) -> bool:
 
 def _refused(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(e, dict) and _count(e.get("round")) and _count(e.get("client")) and isinstance(e.get("reason"), str)
+        isinstance(e, dict) and whole(e.get("round")) and whole(e.get("client")) and isinstance(e.get("reason"), str)
         for e in value
     )
 
 
 def _participants(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(clients, list) and all(map(_count, clients)) for clients in value
-    )
+    return isinstance(value, list) and all(isinstance(clients, list) and all(map(whole, clients)) for clients in value)
 
 
 def _seconds(value: Any) -> bool:
@@ -130,14 +124,14 @@ def _seconds(value: Any) -> bool:
 
 def _presence(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        str(client).isdigit() and isinstance(own, Mapping) and all(map(_count, own.values()))
+        str(client).isdigit() and isinstance(own, Mapping) and all(map(whole, own.values()))
         for client, own in value.items()
     )
 
 
 def _decisions(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(e, dict) and _count(e.get("round")) and all(type(e.get(kind)) is bool for kind in ("image", "text"))
+        isinstance(e, dict) and whole(e.get("round")) and all(type(e.get(kind)) is bool for kind in ("image", "text"))
         for e in value
     )
 
@@ -151,7 +145,7 @@ _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "participants": (_participants, "list of clients by round"),
     "seconds": (_seconds, "mapping of times"),
     "bytes_sent": (_number, "number"),
-    "turns": (_count, "count"),
+    "turns": (whole, "count"),
     "stand_ins": (_decisions, "list of decisions on stand-ins by round"),
     "presence": (_presence, "mapping of what clients told of their rows"),
 }

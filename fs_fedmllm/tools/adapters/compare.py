@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from fs_fedmllm.errors import ModelError
-from fs_fedmllm.files.untrusted import open_regular
 from fs_fedmllm.hub.fetch import TENSORS, read_config
+from fs_fedmllm.models.export import tensors_in
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
 #: Settings that are told apart; the rest of PEFT's configuration says nothing about what was trained.
@@ -83,11 +81,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         ModelError: the file is missing or damaged, or a value is not finite.
     """
     file = folder / TENSORS
-    try:
-        with open_regular(file) as stream:
-            state = {name: tensor.float() for name, tensor in load(stream.read()).items()}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read as a safetensors adapter ({error}).") from error
+    state = {name: tensor.float() for name, tensor in tensors_in(file).items()}
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{file}: {name!r} holds values that are not finite.")

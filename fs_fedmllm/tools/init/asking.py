@@ -8,42 +8,38 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fs_fedmllm.data.column_words import folded, name_words
+from fs_fedmllm.data.column_words import folded, name_words, word_set
+from fs_fedmllm.text_columns import capital
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_YES = _words("yes y true t ja j oui si evet present")
-_NO = _words("no n false f nein non hayir absent")
+_YES = word_set("yes y true t ja j oui si evet present")
+_NO = word_set("no n false f nein non hayir absent")
 #: Words that say that a column is one, and nothing of what it is about.
-_EMPTY = _words("label labels class classes target y gold category categories gt code flag binary yn bool value")
-_HAS = _words("has have having with contains contain any shows show")
-_IS = _words("is are was be")
+_EMPTY = word_set("label labels class classes target y gold category categories gt code flag binary yn bool value")
+_HAS = word_set("has have having with contains contain any shows show")
+_IS = word_set("is are was be")
 #: Beside the endings below, what can be said of something: is this ...?
-_ADJECTIVES = _words(
+_ADJECTIVES = word_set(
     "abnormal normal benign severe mild acute toxic dead alive visible safe unsafe urgent open sick ill healthy wet "
     "dry clean dirty fake real relevant malign male female pregnant spam correct rude blurry empty full wild new old"
 )
 _ADJECTIVE = re.compile(r"\w{2,}(ful|ous|less|able|ible|ive|ant)|\w{3,}[b-df-hj-np-tv-z]ed")
-_NO_ADJECTIVES = _words(
+_NO_ADJECTIVES = word_set(
     "patient elephant plant restaurant archive objective event accident infant variant vegetable hundred"
 )
 #: What can be there or not: is there any ...?
-_NOUNS = _words(
+_NOUNS = word_set(
     "fracture pneumonia tumor tumour lesion disease cancer infection damage rain fire smoke water flood defect crack "
     "edema oedema effusion opacity nodule mass bleeding hemorrhage haemorrhage pain fever swelling redness rash wound "
     "ulcer cataract glaucoma retinopathy pneumothorax rust mould mold helmet animal vehicle person text irony sarcasm"
 )
 #: What there is one of: what is the ...?
-_KINDS = _words(
+_KINDS = word_set(
     "diagnosis severity grade stage type status outcome finding verdict sentiment topic damage infection species "
     "disease condition colour color kind result level state quality breed size shape material cause emotion intent "
     "language risk priority season weather category damage score rating sex gender side view position organ modality "
     "behaviour behavior activity age plan action cost reason"
 )
-_SEVERAL = _words("findings symptoms diagnoses causes results")
+_SEVERAL = word_set("findings symptoms diagnoses causes results")
 #: What rows whose answer is a text are asked, by a word of the column's name.
 _TEXTS = {
     "caption": "What would be a caption for this?",
@@ -102,12 +98,12 @@ def question_of(name: str, options: Sequence[str]) -> str:
         return _is_there(said)
     if yes_no:
         yes, no = sorted(options, key=lambda option: folded(option).strip().rstrip(".") in _NO)
-        return f"{_begun(said)}: {yes if len(yes) > 1 else 'yes'} or {no if len(no) > 1 else 'no'}?"
+        return f"{capital(said)}: {yes if len(yes) > 1 else 'yes'} or {no if len(no) > 1 else 'no'}?"
     if words[-1] in _KINDS:
         return f"What is the {said}?"
     if words[-1] in _SEVERAL:
         return f"What are the {said}?"
-    return f"{_begun(said)}: which of these fits?"
+    return f"{capital(said)}: which of these fits?"
 
 
 def text_question_of(name: str) -> str:
@@ -129,7 +125,3 @@ def _is_adjective(word: str) -> bool:
 def _as_said(word: str) -> str:
     """An English word in lower case; an abbreviation, and a word with other letters, as it is written."""
     return word if not word.isascii() or (word.isupper() and 1 < len(word) < 5) else word.lower()
-
-
-def _begun(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -17,6 +17,7 @@ from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError
 from fs_fedmllm.scenarios.federated_data import counted_in, deal_data
 from fs_fedmllm.scenarios.reading import read_dataset
+from fs_fedmllm.text_columns import capital
 from fs_fedmllm.tools.init.looking import Look
 from fs_fedmllm.tools.init.proposal import Proposal, Told
 from fs_fedmllm.tools.init.writing import config_yaml, template_yaml
@@ -178,7 +179,7 @@ def _too_few(rows: Sequence[Sample], proposal: Proposal, told: Told) -> _TooFewE
     remedy = ", ".join([*ways, "or say in a column named split which row is train, val or test."])
     return _TooFewError(
         f"{count} too few to divide into {', '.join(parts)} and {last} rows ({together} stay in one split), so no "
-        f"split is proposed and nothing was written. {remedy[:1].upper()}{remedy[1:]}"
+        f"split is proposed and nothing was written. {capital(remedy)}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.evaluation.views import EXPLAINED, said_views
-from fs_fedmllm.text_columns import aligned
+from fs_fedmllm.text_columns import aligned, capital
 from fs_fedmllm.tools.adapters.trained_rows import TrainedOn
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.templates import rendered
@@ -106,10 +106,10 @@ def notes_of(document: Mapping[str, Any]) -> list[str]:
     if document["views"]:
         notes += [*said_views(document["views"]).splitlines(), EXPLAINED]
     if document["taken_over"]:
-        notes.append(f"{_capital(said_taken(document['taken_over']))}.")
+        notes.append(f"{capital(said_taken(document['taken_over']))}.")
     trained = TrainedOn(**document["trained_on"])
     if not trained.any:
-        notes.append(f"{_capital(trained.said())}.")
+        notes.append(f"{capital(trained.said())}.")
     if document["shortened_rows"]:
         notes.append(f"{document['shortened_rows']:,} rows were too long, and their texts were shortened.")
     notes.append(
@@ -135,16 +135,12 @@ def said_taken(taken: Mapping[str, Any]) -> str:
     return f"taken from the adapter's run, since nothing else was given: {'; '.join(parts)}" if parts else ""
 
 
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
-
-
 def warnings_of(document: Mapping[str, Any]) -> list[str]:
     """What makes the figures mean less than they seem to."""
     data, found = document["data"], []
     trained = document["trained_on"]
     if "unknown" not in trained and (trained["rows"] or trained["image_rows"]):
-        found.append(f"{_capital(TrainedOn(**trained).said())}.")
+        found.append(f"{capital(TrainedOn(**trained).said())}.")
     elif data["split"] == "train":
         found.append(
             "These are training rows of their data set: if the adapter was trained on them, this is not a test."

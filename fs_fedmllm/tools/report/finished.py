@@ -13,6 +13,7 @@ from fs_fedmllm.config.test_sets import NAME
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import Prediction, file_of, read_predictions
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
+from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
 from fs_fedmllm.tools.sweeps.files import ENDED
 
@@ -208,5 +209,4 @@ def _evaluated(lines: Sequence[Mapping[str, Any]], test_set: str = "") -> dict[s
     kind = "test_set" if test_set else "evaluation"
     own = [line for line in lines if line["kind"] == kind and line.get("set", "") == test_set]
     evaluations = [{k: v for k, v in line.items() if k not in ("kind", "set")} for line in own]
-    first = evaluations[0] if evaluations and evaluations[0]["round"] == 0 else None
-    return {"evaluations": evaluations, "zero_shot": first}
+    return {"evaluations": evaluations, "zero_shot": zero_shot_of(evaluations)}
