@@ -62,7 +62,7 @@ def test_the_data_set_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from PIL import Image
 
     from fs_fedmllm.data import registry
-    from fs_fedmllm.data.check import check
+    from fs_fedmllm.data.check import inspect
     from fs_fedmllm.scenarios import ScenarioParams, apply_scenario
 
     monkeypatch.setitem(registry.DATASETS._known, "sky", extension(0, "sky_of_the_guide", monkeypatch).load)
@@ -82,7 +82,7 @@ def test_the_data_set_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     split = apply_scenario("aligned", dataset.train, 2, ScenarioParams(alpha=50.0, by="station"))
     assert sum(len(rows) for rows in split.clients.values()) == 6
     (tmp_path / "val.csv").write_text("image,remark,class,station\na.png,x,stormy,s1\nb.png,x,clear,s1\n")
-    wrong = [finding for finding in check("sky", tmp_path, options) if finding.severity == "error"]
+    wrong = [finding for finding in inspect("sky", tmp_path, options)[1] if finding.severity == "error"]
     assert [finding.row for finding in wrong] == ["2", "3"] and "stormy" in wrong[0].problem
 
 

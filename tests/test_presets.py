@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from fs_fedmllm import config
-from fs_fedmllm.config import presets
+from fs_fedmllm.config.overrides import TINY
 from fs_fedmllm.shipped import find_config
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-ALL = dict(presets.presets())
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs"
+SCRIPT = runpy.run_path(str(REPOSITORY / "scripts" / "write_presets.py"))
+ALL = dict(SCRIPT["presets"]())
 
 
 def test_the_files_have_not_drifted_from_the_table():
     on_disk = {
         f"{path.parent.name}/{path.name}": path.read_text(encoding="utf-8")
-        for task in presets.TASKS
+        for task in SCRIPT["TASKS"]
         for path in (CONFIGS / task.folder).glob("*")
     }
     assert sorted(on_disk) == sorted(ALL)
-    assert on_disk == ALL, "run python -m fs_fedmllm.config.presets"
+    assert on_disk == ALL, "run python scripts/write_presets.py"
 
 
 def test_every_cell_of_the_tables_is_there():
@@ -38,13 +41,13 @@ def test_a_preset_has_the_papers_protocol(name):
     assert loaded.fedmllm.train.batch_size == 4
     drawn, clients = (int(word) for word in name[:-5].rsplit("_", 1)[1].split("of")) if "of" in name[-11:] else (2, 10)
     assert (loaded.federate.sample_client_num, loaded.federate.client_num) == (drawn, clients)
-    paper = {model.file: model.path for model in presets.PAPER_MODELS}
-    assert loaded.model.fedmllm.path == next((paper[end] for end in paper if end in name), presets.MODEL)
+    paper = {model.file: model.path for model in SCRIPT["PAPER_MODELS"]}
+    assert loaded.model.fedmllm.path == next((paper[end] for end in paper if end in name), SCRIPT["MODEL"])
     assert not loaded.model.fedmllm.trust_remote_code
 
 
 def test_the_papers_models_stand_at_table_7s_settings_and_leave_their_code_off():
-    for model in presets.PAPER_MODELS:
+    for model in SCRIPT["PAPER_MODELS"]:
         own = {name: text for name, text in ALL.items() if model.file in name}
         settings = sorted(
             (c.sample_client_num, c.client_num) for c in (config.load(CONFIGS / n).federate for n in own)
@@ -75,7 +78,7 @@ def test_presets_are_found_by_name(tmp_path, monkeypatch):
 
 def test_tiny_swaps_the_model_and_nothing_that_is_measured():
     path = CONFIGS / "crisismmd/hybrid_p60.yaml"
-    tiny = config.load(path, presets.TINY)
+    tiny = config.load(path, TINY)
     assert (tiny.model.fedmllm.path, tiny.use_gpu) == ("tiny", False)
     assert tiny.data == config.load(path).data
     assert tiny.federate == config.load(path).federate

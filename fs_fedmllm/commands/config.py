@@ -27,7 +27,7 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     """The command line's overrides, those that ``--tiny`` stands for before them."""
     if not args.tiny:
         return list(args.overrides)
-    from fs_fedmllm.config.presets import TINY
+    from fs_fedmllm.config.overrides import TINY
 
     return [*TINY, *args.overrides]
 

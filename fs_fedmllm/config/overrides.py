@@ -19,6 +19,11 @@ _ONE_WORD = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 #: What YAML makes of a word that is a text here.
 _NO_TEXT = (bool, int, float, datetime.date)
 _EXAMPLE = "Write key=value or key value, for example: seed=7 eval.freq 5."
+#: What ``run --tiny`` puts in place of the real model: the embedded one, which needs no download and no accelerator.
+TINY = (
+    *("model.fedmllm.path", "tiny", "model.fedmllm.dtype", "float32"),
+    *("use_gpu", "False", "fedmllm.train.gradient_checkpointing", "False"),
+)
 
 
 def override_pairs(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -19,23 +19,6 @@ from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import DataError, TemplateError
 
 
-def check(
-    name: str, root: Path | str, options: Mapping[str, Any] | None = None, *, decode: bool = True
-) -> list[Finding]:
-    """All findings, errors first; an empty list is a clean data set.
-
-    Args:
-        name: the value of ``data.type``.
-        root: the data root.
-        options: the adapter's options; with ``require_images: false`` absent images are passed over.
-        decode: decode every image whole; without, headers only are read, and damaged pixels go unseen.
-
-    Raises:
-        ConfigError: the name or an option is wrong.
-    """
-    return inspect(name, root, options, decode=decode)[1]
-
-
 def inspect(
     name: str,
     root: Path | str,
@@ -48,18 +31,21 @@ def inspect(
     by_client: str = "",
     test_only: bool = False,
 ) -> tuple[Dataset | None, list[Finding]]:
-    """As ``check``, and the data set itself, without its wrong rows; None if it cannot be read at all.
+    """A data set without its wrong rows (None if it cannot be read at all), and all findings, errors first.
 
     Args:
         name: the value of ``data.type``.
         root: the data root.
-        options: the adapter's.
-        decode: as for ``check``.
+        options: the reader's; with ``require_images: false`` absent images are passed over.
+        decode: decode every image whole; without, headers only are read, and damaged pixels go unseen.
         widest: as for :func:`fs_fedmllm.data.shapes.check_shapes`.
         family: of the model.
         groups: keys of rows whose values should not stand in two splits, beside those that the options name.
         by_client: as for :func:`fs_fedmllm.data.registry.load_dataset`.
         test_only: leave out training and validation rows, of which nothing is used.
+
+    Raises:
+        ConfigError: the name or an option is wrong.
     """
     found = Findings(strict=False)
     dataset = None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fs_fedmllm import config as schema
-from fs_fedmllm.data.check import check
+from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError
@@ -56,7 +56,7 @@ def test_options_are_texts(tmp_path, options, read):
 
 def test_data_check_lists_a_wrong_template(tmp_path):
     template(tmp_path / "mine.yaml", "[no, yes]")
-    (finding,) = check("own", rows(tmp_path, [0, 1]), {"template": "mine.yaml"})
+    (finding,) = inspect("own", rows(tmp_path, [0, 1]), {"template": "mine.yaml"})[1]
     assert finding.severity == "error" and "option 1 of options" in finding.problem
 
 
@@ -134,7 +134,7 @@ def test_half_a_character_is_named_with_its_row(tmp_path, more, listed):
     with pytest.raises(DataError, match=rf"data\.jsonl:{line}: .* holds half a character \(\\u") as error:
         load_dataset("own", tmp_path, {"template": "digits_triage"})
     str(error.value).encode()  # it can be printed
-    errors = [f for f in check("own", tmp_path, {"template": "digits_triage"}) if f.severity == "error"]
+    errors = [f for f in inspect("own", tmp_path, {"template": "digits_triage"})[1] if f.severity == "error"]
     assert [f.row for f in errors] == [str(line)]
 
 

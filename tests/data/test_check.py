@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fs_fedmllm.data.check import check, inspect
+from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.findings import MAX_ERRORS
 from fs_fedmllm.errors import ConfigError
 
@@ -39,27 +39,27 @@ def test_damaged_pixels_are_found_by_decoding(tmp_path, jsonl):
     path.write_bytes(path.read_bytes()[:-2000])
     jsonl(tmp_path / "train.jsonl", [card("a.jpg")])
     jsonl(tmp_path / "test.jsonl", [{"question": "Is it?", "answer": "Yes"}])
-    assert check("own", tmp_path, OPTIONS, decode=False) == []
-    (finding,) = check("own", tmp_path, OPTIONS)
+    assert inspect("own", tmp_path, OPTIONS, decode=False)[1] == []
+    (finding,) = inspect("own", tmp_path, OPTIONS)[1]
     assert "truncated" in finding.problem and finding.row == "1"
 
 
 def test_what_cannot_be_read_at_all_is_one_finding(tmp_path):
-    (finding,) = check("slake", tmp_path)
+    (finding,) = inspect("slake", tmp_path)[1]
     assert finding.severity == "error" and "no file test.json" in finding.problem and "Download" in finding.remedy
     with pytest.raises(ConfigError):
-        check("slake", tmp_path, {"x": 1})
+        inspect("slake", tmp_path, {"x": 1})
 
 
 def test_the_list_ends(tmp_path, jsonl):
     jsonl(tmp_path / "train.jsonl", [card("gone.png")] * (MAX_ERRORS + 50))
-    findings = check("own", tmp_path, OPTIONS)
+    findings = inspect("own", tmp_path, OPTIONS)[1]
     assert len([f for f in findings if f.severity == "error"]) == MAX_ERRORS + 1
     assert any("Stopped after 1,000 errors" in f.problem for f in findings)
 
 
 def test_the_real_set_is_whole_and_its_test_images_are_trained_on(real_data):
-    (finding,) = check("vqa_rad", real_data / "vqa_rad")
+    (finding,) = inspect("vqa_rad", real_data / "vqa_rad")[1]
     assert finding.severity == "warning"
     assert finding.problem == (
         "Of 451 test rows, 1 show what a training row shows, and 446 share their image with a training row (202 "

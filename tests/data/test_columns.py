@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fs_fedmllm.data.check import check, inspect
+from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.errors import ConfigError, DataError
 
@@ -45,7 +45,7 @@ def test_images_are_a_list_of_one(desk, name, value):
     root = desk(lambda row: {**{k: v for k, v in row.items() if k != "image"}, name: value(row["image"])})
     dataset = load_dataset("own", root, TRIAGE)
     assert [row.image for row in dataset.train] == [str(root / f"{i}.png") for i in range(4)]
-    assert check("own", root, TRIAGE) == [] or name  # nothing but, at most, what the rows themselves are
+    assert inspect("own", root, TRIAGE)[1] == [] or name  # nothing but, at most, what the rows themselves are
 
 
 def test_an_empty_list_is_no_image_and_two_are_refused(desk):
@@ -167,7 +167,7 @@ def test_a_label_under_another_name_is_named(desk):
 
 def test_data_check_says_it_once_and_goes_on(desk):
     root = desk(to(image="image_path", text="caption"))
-    findings = check("own", root, TRIAGE)
+    findings = inspect("own", root, TRIAGE)[1]
     said = [finding for finding in findings if "looks like it" in finding.problem]
     assert (
         len(said) == 1 and "image_path" in said[0].problem and "{image: image_path, text: caption}" in said[0].remedy

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from fs_fedmllm.data.check import check
+from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.findings import Finding
 from fs_fedmllm.data.grouping import grouped
 from fs_fedmllm.data.overlap import image_contents, label_sentences, overlap_sentences, overlaps
@@ -50,7 +50,7 @@ def test_rows_images_and_groups_of_two_splits(leaky):
         "Of 3 test rows, 1 show what a training row shows, and 2 share their image with a training row (2 images), "
         "and 1 of 3 values of patient stand in training too."
     ]
-    warned = [f.problem for f in check("own", leaky, TRIAGE | {"groups": ["patient"]}) if f.severity == "warning"]
+    warned = [f.problem for f in inspect("own", leaky, TRIAGE | {"groups": ["patient"]})[1] if f.severity == "warning"]
     assert warned == [*overlap_sentences(found), "No training row has upper health, which val rows have."]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fs_fedmllm.config.presets import TINY as PRESET_TINY
+from fs_fedmllm.config.overrides import TINY as PRESET_TINY
 from fs_fedmllm.data.registry import load_dataset
 from fs_fedmllm.evaluation.question_only import beside, question_only
 

@@ -228,14 +228,13 @@ def test_a_host_name_that_resolves_needs_nothing(monkeypatch: pytest.MonkeyPatch
 # --- all together ---------------------------------------------------------------------------------------------------
 
 
-def test_the_report_names_every_fix_and_applies_none(environment: Environment, fs_checkout: Path) -> None:
+def test_what_is_needed_is_applied_and_then_no_longer_needed(environment: Environment, fs_checkout: Path) -> None:
     code = """
 import sys
 from fs_fedmllm.hosts.federatedscope import compat
-needed = [fix.name for fix in compat.report() if fix.state == 'needed']
-assert [fix.name for fix in compat.report()] == [fix.name for fix in compat.FIXES]
+needed = [fix.name for fix in compat.FIXES if fix.needed()]
 assert compat.apply_fixes() == needed
-assert [fix.name for fix in compat.report() if fix.state == 'applied'] == needed
+assert not [fix.name for fix in compat.FIXES if fix.needed()]
 print('torch' in sys.modules, [name for name in sys.modules if name.startswith('federatedscope')
                               and name != compat.MESSAGES_MODULE and 'hostname' not in needed])
 """
@@ -247,7 +246,7 @@ def test_without_federatedscope_nothing_of_its_own_is_needed(environment: Enviro
 import sys
 sys.modules['federatedscope'] = None
 from fs_fedmllm.hosts.federatedscope import compat
-print([fix.name for fix in compat.report() if fix.state != 'not needed' and not fix.name.startswith('numpy')])
+print([fix.name for fix in compat.FIXES if fix.needed() and not fix.name.startswith('numpy')])
 """
     done = environment.run("-P", "-c", code, cwd=tmp_path)
     assert done.stdout == "[]\n", done.stderr

@@ -1,14 +1,15 @@
 """Profile ``fixed``: what must hold for every split, level and seed."""
 
 import math
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from scenario_rows import hateful, ids, medical, paired, presence
 
-from fs_fedmllm.config import presets
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
 from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, profile_params
@@ -17,7 +18,8 @@ from fs_fedmllm.scenarios.rows import Rows
 from fs_fedmllm.scenarios.units import deal, majority, together
 
 LABELS = np.random.default_rng(7).choice(8, size=2000, p=[0.4, 0.2, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01]).tolist()
-LEVEL_CASES = [(level.splitter, yaml.safe_load(f"{{{level.args}}}")) for level in presets.LEVELS]
+PRESETS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "write_presets.py"))
+LEVEL_CASES = [(level.splitter, yaml.safe_load(f"{{{level.args}}}")) for level in PRESETS["LEVELS"]]
 SCENARIOS = list(dict.fromkeys(name for name, _ in LEVEL_CASES))
 
 

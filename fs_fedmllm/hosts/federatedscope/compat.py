@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +52,6 @@ class Fix:
     apply: Callable[[], None]
 
 
-@dataclass(frozen=True)
-class FixStatus:
-    """How a fix stands in this process, for a doctor to print."""
-
-    name: str
-    state: Literal["applied", "needed", "not needed"]
-    where: str
-    reason: str
-
-
 def apply_fixes() -> list[str]:
     """Apply what this environment needs.
 
@@ -72,21 +62,9 @@ def apply_fixes() -> list[str]:
     for fix in FIXES:
         if fix.needed():
             fix.apply()
-            _applied.add(fix.name)
             names.append(fix.name)
             logger.debug("FederatedScope fix %s applied (%s): %s", fix.name, fix.where, fix.reason)
     return names
-
-
-def report() -> list[FixStatus]:
-    """Every fix and how it stands; applies none."""
-    return [FixStatus(fix.name, _state(fix), fix.where, fix.reason) for fix in FIXES]
-
-
-def _state(fix: Fix) -> Literal["applied", "needed", "not needed"]:
-    if fix.name in _applied:
-        return "applied"
-    return "needed" if fix.needed() else "not needed"
 
 
 def _major(package: str) -> int:
@@ -288,4 +266,3 @@ FIXES = (
         _apply_hostname,
     ),
 )
-_applied: set[str] = set()

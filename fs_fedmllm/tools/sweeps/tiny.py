@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.config import apply_overrides
-from fs_fedmllm.config.presets import TINY
+from fs_fedmllm.config.overrides import TINY
 
 #: An embedded data set of the same kind for each that has to be brought along.
 STAND_INS = {

@@ -3,7 +3,7 @@
 Their model is the paper's first one's successor; Table 7's four settings also stand there with the two that the paper
 took, ``missing_b50_minicpm_..._int4*.yaml``. Those bring Python code of their own, which a preset never turns on.
 
-``python -m fs_fedmllm.config.presets`` writes ``configs/<dataset>/<level>.yaml`` anew; a test checks that the
+``python scripts/write_presets.py`` writes ``configs/<dataset>/<level>.yaml`` anew; a test checks that the
 files are what this table says. A preset is one setting of the paper; the rows of its tables are the server method, an
 override: ``federate.method fedyogi | fedadam | fedavgm | fedadagrad``, or
 ``federate.method local federate.total_round_num 5`` for the baseline Local.
@@ -38,12 +38,6 @@ class PaperModel:
 PAPER_MODELS = (
     PaperModel("minicpm_v_2_6_int4", "openbmb/MiniCPM-V-2_6-int4"),
     PaperModel("minicpm_llama3_v_2_5_int4", "openbmb/MiniCPM-Llama3-V-2_5-int4"),
-)
-
-#: What ``run --tiny`` puts in place of the real model: the embedded one, which needs no download and no accelerator.
-TINY = (
-    *("model.fedmllm.path", "tiny", "model.fedmllm.dtype", "float32"),
-    *("use_gpu", "False", "fedmllm.train.gradient_checkpointing", "False"),
 )
 
 
@@ -154,7 +148,7 @@ def render(
     table = 7 if clients != 10 or drawn != 2 or model is not None else 6 if task.folder == "medical" else level.table
     return f"""\
 # {level.says} Table {table} of arXiv 2411.14717: {drawn} of {clients} clients a round.
-# Written by python -m fs_fedmllm.config.presets; other rows of the table: federate.method fedadam, local ...
+# Written by scripts/write_presets.py; other rows of the table: federate.method fedadam, local ...
 {note}use_gpu: True
 federate:
   method: {method}
@@ -222,5 +216,5 @@ def write(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "configs"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1] / "configs"
     print(f"{write(target)} presets in {target}")
