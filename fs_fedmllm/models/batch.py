@@ -68,6 +68,19 @@ class Batch:
         each = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
         return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
+    def representations(self, head_input: torch.Tensor) -> torch.Tensor:
+        """What stands for each row in the model, (rows, width) in float32.
+
+        It is what enters the LM head in the column that predicts the answer's first token: the first place that the
+        forced choice reads, and where options have letters the only one.
+
+        Args:
+            head_input: (rows, columns of ``labels``, width), of the last columns.
+        """
+        first = (self.labels != IGNORED).int().argmax(dim=1)
+        rows = torch.arange(len(self.labels), device=head_input.device)
+        return head_input[rows, first.to(head_input.device) - 1].float()
+
     @property
     def supervised(self) -> int:
         """Number of supervised tokens."""

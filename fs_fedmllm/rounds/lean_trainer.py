@@ -22,11 +22,10 @@ from transformers import Trainer, TrainingArguments
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
-from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
+from fs_fedmllm.models.batch import Batch, Encoded
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.peft_methods import SCALES
-from fs_fedmllm.models.representation import answer_representation
 from fs_fedmllm.rounds.learning_rate import step_lr
 from fs_fedmllm.rounds.option_shift import task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdateLog, UpdatePlan, update_log
@@ -163,7 +162,7 @@ class LeanTrainer(Trainer):
             loss = self._task_loss(batch, self._logits(batch))
         finally:
             handle.remove()
-        return loss, answer_representation(seen[-1][:, -batch.labels.shape[1] :], batch.labels, IGNORED)
+        return loss, batch.representations(seen[-1][:, -batch.labels.shape[1] :])
 
     @torch.no_grad()
     def _representations(

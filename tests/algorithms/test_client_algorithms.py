@@ -13,8 +13,8 @@ from fs_fedmllm.algorithms.feddyn import GRADIENT, FedDynClient
 from fs_fedmllm.algorithms.moon import PREVIOUS, contrastive_loss
 from fs_fedmllm.algorithms.scaffold import VARIATE, ScaffoldClient
 from fs_fedmllm.algorithms.yoco import YocoConfig, gram_loss, initial_b, schedule, sign_loss
+from fs_fedmllm.models.batch import Batch
 from fs_fedmllm.models.export import adapter_bytes
-from fs_fedmllm.models.representation import answer_representation
 from fs_fedmllm.rounds.federation import Federation
 
 ONE = ClientContext(client=1, names=("w",), device=torch.device("cpu"))
@@ -86,7 +86,7 @@ def test_moons_loss_by_hand_and_its_direction() -> None:
 def test_moons_representation_is_the_column_before_the_answer() -> None:
     labels = torch.tensor([[-100, -100, 7, 8], [-100, 5, 6, 8]])
     hidden = torch.arange(8.0).reshape(2, 4, 1)
-    assert answer_representation(hidden, labels, -100).flatten().tolist() == [1.0, 4.0]
+    assert Batch({}, labels).representations(hidden).flatten().tolist() == [1.0, 4.0]
 
 
 def test_yocos_terms_are_those_of_the_formula() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fs_fedmllm.data.client_names import shown_name
@@ -10,11 +11,12 @@ from fs_fedmllm.data.template import LETTERS
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.tools.init import headings
 from fs_fedmllm.tools.init.asking import text_question_of
-from fs_fedmllm.tools.init.dates import is_date
 from fs_fedmllm.tools.init.looking import Column
 from fs_fedmllm.tools.init.options import choose_options, say_lacking
 from fs_fedmllm.tools.init.proposal import Draft, listed
 
+#: A day, as people and computers write it, at the beginning of a text.
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}\b|\d{1,2}([./-])\d{1,2}\1(\d{4}|\d\d)\b")
 #: Rows of a conversation, which are read by themselves.
 TURNS = ({"messages"}, {"conversations"}, {"prompt", "completion"})
 
@@ -133,7 +135,7 @@ def _may_be_label(draft: Draft, column: Column) -> bool:
         and column.kinds <= {"str", "int", "float", "bool"}
         and 2 * column.seen >= draft.found.total
         and (column.kinds <= {"str", "bool"} or column.numbers)
-        and not all(is_date(value) for value in column.values)
+        and not all(map(_DATE.match, column.values))
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 #: What a run stands on; the rest of constraints.txt is what these bring along.
@@ -47,12 +48,8 @@ def tested_versions() -> dict[str, str]:
     for place in (package / "constraints.txt", package.parent / "constraints.txt"):
         if place.is_file():
             lines = re.findall(r"^([\w.-]+)==(\S+)$", place.read_text(encoding="utf-8"), re.MULTILINE)
-            return {_plain(name): version for name, version in lines}
+            return {canonicalize_name(name): version for name, version in lines}
     return {}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _bounds() -> dict[str, str]:
@@ -62,7 +59,7 @@ def _bounds() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         return {}
     found = [Requirement(line) for line in stated]
-    return {_plain(item.name): str(item.specifier) for item in found}
+    return {canonicalize_name(item.name): str(item.specifier) for item in found}
 
 
 def check_packages() -> list[Package]:
@@ -71,7 +68,7 @@ def check_packages() -> list[Package]:
     result = []
     for name in (*NAMES, *OPTIONAL):
         optional = name in OPTIONAL
-        wanted, allowed = tested.get(_plain(name), ""), bounds.get(_plain(name), "")
+        wanted, allowed = tested.get(canonicalize_name(name), ""), bounds.get(canonicalize_name(name), "")
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
