@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from fs_fedmllm.aggregators.mean import check_client
+from fs_fedmllm.aggregators.mean import check_client, delta_to
 from fs_fedmllm.aggregators.robust import outliers
 from fs_fedmllm.aggregators.updates import Updates
 from fs_fedmllm.algorithms.state import State
@@ -63,8 +63,7 @@ class BufferedAggregator:
     def add(self, client: int, weight: float, update: Mapping[str, torch.Tensor]) -> None:
         """Keep one client's delta; arguments and errors as for ``RunningMean.add``."""
         check_client(client, weight, self._updates[-1][0] if self._updates else -1)
-        delta = {n: t.detach().to(device="cpu", dtype=torch.float32) - self._params[n] for n, t in update.items()}
-        self._updates.append((client, weight, delta))
+        self._updates.append((client, weight, delta_to(self._params, update)))
 
     def mean(self) -> State:
         """The rule's mean delta of what was added.

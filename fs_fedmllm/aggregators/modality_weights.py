@@ -11,12 +11,13 @@ their sum. On complete data the three are equal. ``balanced`` leaves out the ter
 ``complete`` with strength 1 drops single-modality clients altogether, so it is refused where no one else is left.
 
 Per tensor: a tensor on the image path (projector, resampler, vision LoRA) gets no gradient from a row without an
-image, so averaging it over n_k shrinks it by the share of text-only rows. ``tensor_weights`` weighs it by I_k.
+image, so averaging it over n_k shrinks it by the share of text-only rows. ``modality_mean`` weighs it by I_k; one that
+nobody trained is absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from fs_fedmllm.aggregators.updates import Updates, ordered, weighted_mean
 from fs_fedmllm.algorithms.state import State
@@ -68,30 +69,6 @@ def modality_weights(presence: Presence, *, rule: str, strength: float = 1.0) ->
     return {client: weight / total for client, weight in raw.items()}
 
 
-def tensor_weights(
-    presence: Presence, names: Collection[str], *, on_image_path: Callable[[str], bool]
-) -> dict[str, dict[int, float]]:
-    """Per tensor, the weight of each client: rows with an image on the image path, all rows elsewhere.
-
-    Args:
-        presence: the round's clients.
-        names: canonical names.
-        on_image_path: whether a tensor lies before the image meets the text.
-
-    Returns:
-        name -> client -> weight, not normalised; a tensor on the image path that nobody trained has no clients.
-    """
-    counts = {client: _counts(presence[client]) for client in sorted(presence)}
-    return {
-        name: {
-            client: float(count[1 if on_image_path(name) else 0])
-            for client, count in counts.items()
-            if count[1 if on_image_path(name) else 0]
-        }
-        for name in names
-    }
-
-
 def modality_mean(
     updates: Updates,
     presence: Presence,
@@ -107,11 +84,11 @@ def modality_mean(
         presence: rows of (at least) their clients; the weights are relative to the clients that sent updates.
         rule: one of ``RULES``, for the tensors off the image path.
         strength: for ``complete``.
-        on_image_path: see ``tensor_weights``.
+        on_image_path: whether a tensor lies before the image meets the text.
     """
     shown = {client: presence[client] for client, _, _ in ordered(updates)}
     weights = modality_weights(shown, rule=rule, strength=strength)
-    visual = tensor_weights(shown, ["visual"], on_image_path=lambda name: True)["visual"]
+    visual = {client: float(_counts(own)[1]) for client, own in shown.items()}
     split: list[State] = []
     for chosen, wanted in ((weights, False), (visual, True)):
         parts = [

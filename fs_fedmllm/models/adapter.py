@@ -21,14 +21,13 @@ from fs_fedmllm.models.peft_methods import ADAPTER, initial_tensor
 _LAYER = re.compile(rf"(?:{LANGUAGE})\.(?:.*\.)?layers\.(\d+)\.")
 
 
-def canonical_name(parameter_name: str, adapter: str = "default") -> str:
+def canonical_name(parameter_name: str) -> str:
     """PEFT's portable name of a parameter: without the adapter's own name.
 
     ``...lora_A.default.weight`` becomes ``...lora_A.weight`` and ``x.modules_to_save.default.weight`` becomes
     ``x.weight``, as ``peft.get_peft_model_state_dict`` writes them.
     """
-    name = parameter_name.replace(f".modules_to_save.{adapter}.", ".")
-    return name.replace(f".{adapter}.", ".")
+    return parameter_name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
 
 
 @dataclass(frozen=True)

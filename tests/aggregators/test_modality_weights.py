@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fs_fedmllm.aggregators.modality_weights import RULES, modality_mean, modality_weights, tensor_weights
+from fs_fedmllm.aggregators.modality_weights import RULES, modality_mean, modality_weights
 from fs_fedmllm.aggregators.updates import weighted_mean
 from fs_fedmllm.errors import ConfigError, UpdateError
 
@@ -68,10 +68,12 @@ def test_bad_settings():
         modality_weights(presence, rule="complete", strength=1.0)
 
 
-def test_tensor_weights():
+def test_the_image_path_is_weighted_by_rows_with_an_image():
     presence = {1: rows(both=10), 2: rows(text=30), 3: rows(image=5, text=15)}
-    weights = tensor_weights(presence, ["projector", "q_proj"], on_image_path=lambda name: name == "projector")
-    assert weights == {"projector": {1: 10.0, 3: 5.0}, "q_proj": {1: 10.0, 2: 30.0, 3: 20.0}}
+    updates = [(k, 1.0, {name: torch.full((1,), float(k)) for name in ("projector", "q_proj")}) for k in presence]
+    got = modality_mean(updates, presence, rule="samples", on_image_path=lambda name: name == "projector")
+    assert got["projector"].item() == pytest.approx((10 * 1 + 5 * 3) / 15)
+    assert got["q_proj"].item() == pytest.approx((10 * 1 + 30 * 2 + 20 * 3) / 60)
 
 
 def test_text_rows_do_not_dilute_the_image_path():

@@ -20,11 +20,10 @@ from nvflare.apis.signal import Signal
 
 from fs_fedmllm.config import to_mapping
 from fs_fedmllm.distributed.contracts import ANY_TENSORS
-from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.hosts.nvflare.payload import pack, prepare, unpack
 from fs_fedmllm.hosts.nvflare.settings import site_config
-from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess, Spawned, spawn
+from fs_fedmllm.hosts.nvflare.site_process import SiteDied, SiteProcess, Spawned, failure, spawn
 from fs_fedmllm.hosts.nvflare.told import may_read, tell
 
 
@@ -80,7 +79,7 @@ class FedMLLMExecutor(Executor):
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Pass a task to the site's process."""
         if self._process is None:
-            return pack(_failed(self._fault or "it has not started"))
+            return pack(failure(self._fault or "it has not started"))
         try:
             message = unpack(shareable, lambda kind, header: ANY_TENSORS)
             try:
@@ -91,9 +90,5 @@ class FedMLLMExecutor(Executor):
                 self.log_warning(fl_ctx, f"{died}; it is started again")
                 answer = self._process.exchange(message, lambda: bool(abort_signal.triggered))
         except FedMLLMError as error:
-            answer = _failed(str(error))
+            answer = failure(str(error))
         return pack(answer)
-
-
-def _failed(why: str) -> Message:
-    return Message("failed", {"failed": why})

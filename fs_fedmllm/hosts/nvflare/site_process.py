@@ -194,7 +194,7 @@ def main(descriptor: int) -> None:
                 tell(workspace, {**last_told(workspace), "error": str(error) or type(error).__name__})
             while True:  # whatever is asked, there is one answer
                 _read(pipe)
-                _write(pipe, _failure(may_read(error)))
+                _write(pipe, failure(may_read(error)))
 
 
 def _serve(pipe: Connection, begin: Message) -> None:
@@ -212,11 +212,11 @@ def _serve(pipe: Connection, begin: Message) -> None:
                 answer = site.answer(message)
             except Exception as error:
                 logger.error("%s", error, exc_info=not isinstance(error, FedMLLMError))
-                answer = _failure(f"{may_read(error)}; the site's own run.log says more")
+                answer = failure(f"{may_read(error)}; the site's own run.log says more")
             _write(pipe, answer)
 
 
-def _failure(says: str) -> Message:
+def failure(says: str) -> Message:
     """That there is no answer, and what of the reason may leave the site."""
     return Message("failed", {"failed": says})
 
