@@ -77,11 +77,11 @@ def _sweep(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
     from fs_fedmllm.files.locks import locked
     from fs_fedmllm.tools.sweeps import runner
-    from fs_fedmllm.tools.sweeps.files import LOCK
+    from fs_fedmllm.tools.sweeps.files import LOCK, is_finished
 
     if args.dry_run:
         for cell in cells:
-            state = "finished" if runner.is_finished(runner.cell_folder(out, cell)) else "to run  "
+            state = "finished" if is_finished(runner.cell_folder(out, cell)) else "to run  "
             print(f"{state}  {cell.key[:12]}  {cell.title}")
         print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
         return 0

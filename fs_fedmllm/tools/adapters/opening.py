@@ -139,9 +139,8 @@ def open_adapter(
     }
     if dtype:
         changes["dtype"] = dtype
-    quantization = getattr(options, "quantization", None)
-    if full_precision and quantization is not None:
-        changes["quantization"] = dataclasses.replace(quantization, type="none")
+    if full_precision:
+        changes["quantization"] = dataclasses.replace(options.quantization, type="none")
     mllm = _alone(dataclasses.replace(options, **changes), use_gpu)
     check_meaning(folder, mllm.model.peft_config["default"].to_dict())
     mllm.adapter.load(read_adapter(folder, mllm.adapter.export()))

@@ -26,7 +26,7 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.locks import locked
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.provenance import commit
-from fs_fedmllm.tools.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY
+from fs_fedmllm.tools.sweeps.files import CONFIG, ENDED, LOCK, LOG, MADE_BY, is_finished
 from fs_fedmllm.version import VERSION
 
 #: The word for a worker whose cells start at once.
@@ -130,7 +130,7 @@ def _cell(folder: Path, told: Any) -> int:
     try:
         # A predecessor, whose sweep was killed, is about to end.
         with locked(folder / LOCK, advice="Another sweep runs this cell; wait for it.", patience=_PATIENCE):
-            if not ((folder / "results.json").is_file() or (folder / ENDED).is_file()):
+            if not is_finished(folder):
                 run_cell(folder, Told(told))
     except FedMLLMError as error:
         print(f"fs-fedmllm: {error}", file=sys.stderr, flush=True)

@@ -1,5 +1,9 @@
 """Names of the files of a sweep."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 #: In the sweep's folder.
 CELLS = "cells"
 INDEX = "sweep.json"
@@ -12,3 +16,8 @@ MADE_BY = "made_by.json"
 LOG = "cell.log"
 #: Written in place of results.json by a run that no client could go on with: it diverged.
 ENDED = "ended.json"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a cell's run came to its end; what says so is written last, and whole or not at all."""
+    return (folder / "results.json").is_file() or (folder / ENDED).is_file()

@@ -26,7 +26,7 @@ from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.verbosity import shows_progress
 from fs_fedmllm.tools.sweeps.cell import AHEAD
-from fs_fedmllm.tools.sweeps.files import CELLS, CONFIG, ENDED, INDEX, LOG, WORKERS_LOG
+from fs_fedmllm.tools.sweeps.files import CELLS, CONFIG, INDEX, LOG, WORKERS_LOG, is_finished
 from fs_fedmllm.tools.sweeps.grid import Cell
 from fs_fedmllm.version import VERSION
 
@@ -58,11 +58,6 @@ def cell_folder(out: Path, cell: Cell) -> Path:
     """Where the cell's run lies or will lie: cells of the same content share a folder, whatever they are called."""
     found = sorted((out / CELLS).glob(f"*-{cell.key[:12]}"))
     return found[0] if found else out / CELLS / cell.folder
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the run came to its end; what says so is written last, and whole or not at all."""
-    return (folder / "results.json").is_file() or (folder / ENDED).is_file()
 
 
 def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
