@@ -105,14 +105,7 @@ def _evaluated(args: argparse.Namespace, prompts: Path) -> int:
 
 
 def _rows_of(args: argparse.Namespace, found: Rows, adapter: str, prompts: Path) -> tuple[Config, dict[str, Any]]:
-    """The configuration of rows alone, and what it takes over from the adapter and its run.
-
-    Args:
-        args: of the command line.
-        found: the rows, and what was given beside them.
-        adapter: as :func:`chosen_adapter` found it.
-        prompts: folder for the adapter's prompts.
-    """
+    """The configuration of rows alone, and what it takes over from the adapter and its run."""
     from fs_fedmllm.hub.fetch import adapter_folder
     from fs_fedmllm.models.adapter_folder import read_description
     from fs_fedmllm.tools.adapters.taken_over import take_over, write_prompts

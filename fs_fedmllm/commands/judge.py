@@ -128,13 +128,7 @@ def _judge(args: argparse.Namespace) -> int:
 
 
 def _grade(answers: Mapping[Path, Sequence[JudgeRow]], judge: JudgeConfig, folder: Path) -> bool:
-    """Grade a run's answers, all under one ceiling, and write the verdicts; whether every row has been answered.
-
-    Args:
-        answers: file of verdicts -> what to grade for it.
-        judge: who grades.
-        folder: of the run.
-    """
+    """Grade a run's answers (by the file of their verdicts) under one ceiling; whether every row has been answered."""
     import dataclasses
     import json
     import sys

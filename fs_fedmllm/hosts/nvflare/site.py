@@ -34,16 +34,7 @@ JOIN, FINISH = "join", "finish"
 
 @dataclass
 class SiteClient:
-    """One client of the site.
-
-    Attributes:
-        data: its rows.
-        folder: its run folder.
-        store: what it keeps from one answer to the next.
-        handlers: what it does, by phase.
-        journal: its events.
-        status: what it is doing.
-    """
+    """One client of the site."""
 
     data: FederatedData
     folder: Path

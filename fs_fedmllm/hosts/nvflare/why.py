@@ -72,13 +72,7 @@ def _foreign(lines: list[str]) -> str:
 
 
 def _ended(opened: Any, job_id: str, lines: list[str]) -> Reason | None:
-    """Why a job has ended badly.
-
-    Args:
-        opened: a session.
-        job_id: of the job.
-        lines: of the server's log, about this job.
-    """
+    """Why a job has ended badly."""
     ended = [found.groups() for line in lines if (found := _ENDED_BY.search(line))]
     for site, why in ended:
         own = _lines(opened, site, f"{_UNLISTED}$", f"{job_id}/{LOG}")

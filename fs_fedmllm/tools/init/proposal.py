@@ -46,13 +46,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Guess:
-    """What one thing is taken to be.
-
-    Attributes:
-        what: the thing.
-        value: what it is taken to be, as text.
-        why: the reason.
-    """
+    """What one thing is taken to be."""
 
     what: str
     value: str
