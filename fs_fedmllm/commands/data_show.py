@@ -6,15 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fs_fedmllm.commands.data_split import federated
 from fs_fedmllm.commands.targets import target_config
 from fs_fedmllm.data.client_names import called, client_by
+from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError, printable
-
-if TYPE_CHECKING:
-    from fs_fedmllm.data.sample import Sample
 
 
 def show(args: argparse.Namespace) -> int:

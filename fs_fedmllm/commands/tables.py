@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from fs_fedmllm.data.client_names import called, shown_name
+from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.text_columns import aligned
-
-if TYPE_CHECKING:
-    from fs_fedmllm.data.sample import Sample
 
 #: What a row shows, in the order of the columns.
 CASES = ("both", "image", "text", "neither")

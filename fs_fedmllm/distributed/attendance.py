@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.config.network import NetworkConfig
@@ -20,10 +21,11 @@ class Stopped(Exception):
     """The server was asked to stop; the run resumes with the same command."""
 
 
+@dataclass(frozen=True, eq=False)
 class Attendance:
     """Waits for clients, at the desk where they call.
 
-    Args:
+    Attributes:
         desk: of the run; its lock is held while something is waited for.
         roster: the run's clients.
         journal: events.
@@ -33,31 +35,21 @@ class Attendance:
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        desk: Desk,
-        roster: Roster,
-        journal: Journal,
-        settings: NetworkConfig,
-        state: RunState,
-        waiting: Callable[[], None],
-        clock: Callable[[], float],
-    ):
-        self._desk = desk
-        self._roster = roster
-        self._journal = journal
-        self._settings = settings
-        self._state = state
-        self._waiting = waiting
-        self._clock = clock
+    desk: Desk
+    roster: Roster
+    journal: Journal
+    settings: NetworkConfig
+    state: RunState
+    waiting: Callable[[], None]
+    clock: Callable[[], float]
 
     def everybody(self) -> None:
         """Wait for every client that may come; after ``join_timeout`` a quorum of the round is enough."""
-        deadline = self._clock() + self._settings.join_timeout
-        expected = self._roster.expected
-        with self._desk.news:
-            while self._clock() < deadline:
-                here = {*self._roster.present(expected), *self._desk.not_coming}
+        deadline = self.clock() + self.settings.join_timeout
+        expected = self.roster.expected
+        with self.desk.news:
+            while self.clock() < deadline:
+                here = {*self.roster.present(expected), *self.desk.not_coming}
                 if len(here) == len(expected):
                     break
                 self.wait(deadline)
@@ -74,29 +66,29 @@ class Attendance:
         Raises:
             NetworkError: there were too few for too long (TurnedAwayError: and there will not be enough).
         """
-        limit = self._clock() + self._settings.give_up
+        limit = self.clock() + self.settings.give_up
         told = False
-        with self._desk.news:
-            while len(present := self._roster.present(drawn)) < needed:
+        with self.desk.news:
+            while len(present := self.roster.present(drawn)) < needed:
                 self._check_enough(drawn, needed)
                 if not told:
-                    self._waiting()
+                    self.waiting()
                     self.tell_missing(drawn)
                     told = True
                 self.give_up_at(limit, needed, drawn, again=again)
                 self.wait(limit)
-            for client, why in self._roster.missing(drawn).items():
-                self._journal.write("missing", round=self._state.round, client=client, why=why)
+            for client, why in self.roster.missing(drawn).items():
+                self.journal.write("missing", round=self.state.round, client=client, why=why)
             return present
 
     def _check_enough(self, drawn: list[int], needed: int) -> None:
         """Raise where waiting cannot help: clients that are turned away do not come back by themselves."""
-        gone = [client for client in drawn if client in self._desk.not_coming]
-        if len(drawn) - len(gone) >= needed or not self._desk.turned_away.intersection(gone):
+        gone = [client for client in drawn if client in self.desk.not_coming]
+        if len(drawn) - len(gone) >= needed or not self.desk.turned_away.intersection(gone):
             return
-        why = dict.fromkeys(self._roster.refused[client] for client in gone)  # a site's clients have the same reason
+        why = dict.fromkeys(self.roster.refused[client] for client in gone)  # a site's clients have the same reason
         raise p.TurnedAwayError(
-            f"Round {self._state.round} needs {needed} of {len(drawn)} clients, and {len(gone)} do not take part. "
+            f"Round {self.state.round} needs {needed} of {len(drawn)} clients, and {len(gone)} do not take part. "
             f"{' '.join(why)}"
         )
 
@@ -115,38 +107,38 @@ class Attendance:
         Raises:
             NetworkError: a client did not come for too long.
         """
-        limit = self._clock() + self._settings.give_up
-        with self._desk.news:
+        limit = self.clock() + self.settings.give_up
+        with self.desk.news:
             while True:
-                for client in self._roster.expected:
-                    member = self._roster.get(client)
+                for client in self.roster.expected:
+                    member = self.roster.get(client)
                     if member is not None and member.presence:
                         kept[str(client)] = dict(member.presence)
-                unknown = [client for client in self._roster.expected if str(client) not in kept]
+                unknown = [client for client in self.roster.expected if str(client) not in kept]
                 if not unknown:
                     return {int(client): own for client, own in kept.items()}
-                self._waiting()
+                self.waiting()
                 self._check_enough(unknown, len(unknown))
-                if self._clock() >= limit:
+                if self.clock() >= limit:
                     raise p.NetworkError(
                         f"fedmllm.sampler and fedmllm.aggregation.client_weights need to know what the rows of every "
-                        f"client show, and for {self._settings.give_up:g} seconds client {unknown[0]} has not joined. "
+                        f"client show, and for {self.settings.give_up:g} seconds client {unknown[0]} has not joined. "
                         "Start it once and then this command again, or set them to uniform and default on every site."
                     )
                 self.wait(limit)
 
     def lose(self, client: int) -> None:
         """Rounds go on without a client that has missed this one; the lock is held."""
-        round_index = self._state.round
-        member = self._roster.get(client)
+        round_index = self.state.round
+        member = self.roster.get(client)
         left = member.absent if member is not None and member.absent else "no answer by the deadline"
-        self._roster.drop(client, f"missed round {round_index}: {left}")
-        self._journal.write("lost", round=round_index, client=client, why=left)
+        self.roster.drop(client, f"missed round {round_index}: {left}")
+        self.journal.write("lost", round=round_index, client=client, why=left)
 
     def tell_missing(self, clients: list[int]) -> None:
         """Record which of the clients are not there, and why; the lock is held."""
-        for client, why in self._roster.missing(clients).items():
-            self._journal.write("missing", client=client, why=why)
+        for client, why in self.roster.missing(clients).items():
+            self.journal.write("missing", client=client, why=why)
 
     def give_up_at(self, limit: float, needed: int, drawn: list[int], *, again: bool = False) -> None:
         """Raise once that time has come; the lock is held.
@@ -160,7 +152,7 @@ class Attendance:
         Raises:
             NetworkError: it has come.
         """
-        if self._clock() < limit:
+        if self.clock() < limit:
             return
         remedy = (
             "Masked updates of this round may be out, so it can be taken among the same clients only. Bring them back "
@@ -168,10 +160,10 @@ class Attendance:
             if again
             else "Bring them back and start the same command again, or lower fedmllm.network.min_clients."
         )
-        why = "; ".join(f"client {client} {reason}" for client, reason in self._roster.missing(drawn).items())
+        why = "; ".join(f"client {client} {reason}" for client, reason in self.roster.missing(drawn).items())
         raise p.NetworkError(
-            f"Round {self._state.round} needs {needed} of {len(drawn)} clients, and for "
-            f"{self._settings.give_up:g} seconds there were fewer: {why}. {remedy}"
+            f"Round {self.state.round} needs {needed} of {len(drawn)} clients, and for "
+            f"{self.settings.give_up:g} seconds there were fewer: {why}. {remedy}"
         )
 
     def wait(self, until: float) -> None:
@@ -181,7 +173,7 @@ class Attendance:
             Stopped: the server was asked to stop.
         """
         self.look_up()
-        self._desk.news.wait(max(0.0, min(LOOK_UP, until - self._clock())))
+        self.desk.news.wait(max(0.0, min(LOOK_UP, until - self.clock())))
 
     def look_up(self) -> None:
         """Go on, unless the server was asked to stop.
@@ -189,5 +181,5 @@ class Attendance:
         Raises:
             Stopped: it was.
         """
-        if self._desk.stopping.is_set():
+        if self.desk.stopping.is_set():
             raise Stopped

@@ -63,19 +63,19 @@ class SiteClient:
         return cls(data, folder, store, handlers, Journal(folder, f"client {client}"), StatusFile(folder))
 
 
+@dataclass(frozen=True, eq=False)
 class Site:
     """The clients of one site; they share one model.
 
-    Args:
+    Attributes:
         config: of the site.
         clients: by id, with what they have and where they keep it.
         federation: trains.
     """
 
-    def __init__(self, config: Config, clients: Mapping[int, SiteClient], federation: Federation):
-        self._config = config
-        self._clients = clients
-        self._federation = federation
+    config: Config
+    clients: Mapping[int, SiteClient]
+    federation: Federation
 
     def answer(self, message: Message) -> Message:
         """What the site says to a message of the server's.
@@ -89,9 +89,9 @@ class Site:
         if message.kind == JOIN:
             return self._introduce()
         client = p.whole(message.header, "client", low=1)
-        if client not in self._clients:
-            raise p.ProtocolError(f"Client {client} is not at this site, which has {sorted(self._clients)}.")
-        own = self._clients[client]
+        if client not in self.clients:
+            raise p.ProtocolError(f"Client {client} is not at this site, which has {sorted(self.clients)}.")
+        own = self.clients[client]
         if message.kind == FINISH:
             return self._finish(client, own, message)
         if message.kind != p.TASK:
@@ -101,9 +101,9 @@ class Site:
     def _introduce(self) -> Message:
         """Who is here, with what; and the answers that are still in hand from before a restart."""
         said = {}
-        for client, own in self._clients.items():
+        for client, own in self.clients.items():
             held = own.store.pending.place if own.store.pending else None
-            said[str(client)] = {**introduction(self._config, client, own.data), "held": held}
+            said[str(client)] = {**introduction(self.config, client, own.data), "held": held}
             own.journal.write("joined")
             own.status.write(_status(client, "waiting"), now=True)
         return Message("introduced", {"clients": said})
@@ -122,7 +122,7 @@ class Site:
         return Message(p.ANSWER, {**answer.header, "client": client}, answer.tensors)
 
     def _finish(self, client: int, own: SiteClient, final: Message) -> Message:
-        write_last(own.folder, self._federation, final)
+        write_last(own.folder, self.federation, final)
         own.store.clear()
         own.journal.write("finished", adapter_sha256=final.header.get("adapter_sha256"))
         own.status.write(_status(client, "finished", final.header.get("rounds")), now=True)

@@ -5,18 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fs_fedmllm.models.row_tokens import said_tokens
+from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.text_columns import aligned
 from fs_fedmllm.tools.planner.plan import Plan
 from fs_fedmllm.tools.planner.precisions import settings
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def number(count: float) -> str:
@@ -37,7 +29,9 @@ def duration(seconds: float) -> str:
 def _precisions(found: dict[str, Any]) -> str:
     """What the base costs in each precision, and which to take."""
     figures, take = found["precisions"], found["take"]
-    parts = [f"{name} {figure['relative']:.2f} ({size(figure['base_bytes'])})" for name, figure in figures.items()]
+    parts = [
+        f"{name} {figure['relative']:.2f} ({said_bytes(figure['base_bytes'])})" for name, figure in figures.items()
+    ]
     kept = take == found["configured"]
     advice = f"{take} as configured" if kept else f"take {take} ({settings(take)})"
     return (
@@ -55,9 +49,9 @@ def table(plan: Plan) -> str:
         lines.append(("model", f"{model['path']}, {place}; licence {model['licence']}, gated {model['gated']}"))
     if "base_parameters" in model:
         lines.append(("base", f"{number(model['base_parameters'])} parameters in {model['dtype']}, "
-                              f"{size(model['base_bytes'])}"))  # fmt: skip
+                              f"{said_bytes(model['base_bytes'])}"))  # fmt: skip
         lines.append(("adapter", f"{number(model['adapter_parameters'])} parameters, "
-                                 f"{size(plan.traffic['adapter_bytes'])} on the wire"))  # fmt: skip
+                                 f"{said_bytes(plan.traffic['adapter_bytes'])} on the wire"))  # fmt: skip
     data = plan.data
     if data.get("present"):
         lines.append(("data", f"{data['type']} ({data['root']}): {data['train']} training, {data['val']} validation, "
@@ -88,12 +82,12 @@ def table(plan: Plan) -> str:
         further = f", {of_sets:,} of them of further test sets" if of_sets else ""
         lines.append(("evaluation", f"{work['evaluations']} times, {work['rows_scored']:,} rows in all{further}"))
     if plan.traffic:
-        lines.append(("traffic", f"{size(plan.traffic['round_bytes'])} a round, {size(plan.traffic['run_bytes'])} "
-                                 "in all, both directions"))  # fmt: skip
+        a_round, in_all = (said_bytes(plan.traffic[name]) for name in ("round_bytes", "run_bytes"))
+        lines.append(("traffic", f"{a_round} a round, {in_all} in all, both directions"))
     if plan.memory:
-        lines.append(("memory", f"{size(plan.memory['peak_bytes'])} above the imports, per process (probe)"))
+        lines.append(("memory", f"{said_bytes(plan.memory['peak_bytes'])} above the imports, per process (probe)"))
         if "device_peak_bytes" in plan.memory:
-            lines.append(("accelerator", size(plan.memory["device_peak_bytes"])))
+            lines.append(("accelerator", said_bytes(plan.memory["device_peak_bytes"])))
     if plan.time:
         parts = ", ".join(f"{name} {duration(s)}" for name, s in plan.time["seconds"].items())
         lines.append(("time", f"{duration(plan.time['total_seconds'])}: {parts}"))
