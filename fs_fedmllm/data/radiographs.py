@@ -18,8 +18,8 @@ from fs_fedmllm.data import slake as slake_adapter
 from fs_fedmllm.data import vqa_rad as rad_adapter
 from fs_fedmllm.data.files import folder_in
 from fs_fedmllm.data.findings import Findings, RowError
+from fs_fedmllm.data.images import image_sha256
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.files.untrusted import open_regular
 
 ORGANS = ("head", "chest", "abdomen")
 #: Part -> share of the pictures. ``align`` is for alignment alone, the others are a federation's.
@@ -176,7 +176,6 @@ def told_by(rows: Sequence[Sample], words: Mapping[str, str]) -> str:
 
 def _sha256(path: str, where: str) -> str:
     try:
-        with open_regular(Path(path)) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return image_sha256(path)
     except OSError as error:
         raise RowError(where, f"the image {path} cannot be read: {error.strerror}.", "Check the file.") from error
