@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fs_fedmllm.data import images
-from fs_fedmllm.data.check import check, inspect
+from fs_fedmllm.data.check import inspect
 from fs_fedmllm.data.images import look_at_image, open_image
 from fs_fedmllm.errors import DataError
 
@@ -179,7 +179,7 @@ def test_data_check_counts_frames_and_decodes_whole_files(framed, jsonl):
     jsonl(framed / "train.jsonl", rows)
     jsonl(framed / "test.jsonl", rows[:1])
     errors, warnings = [], []
-    for finding in check("own", framed, {"template": "medical"}):
+    for finding in inspect("own", framed, {"template": "medical"})[1]:
         {"error": errors, "warning": warnings}[finding.severity].append(finding)
     assert [(f.row, "truncated" in f.problem) for f in errors] == [("4", True)]
     assert any("2 image files hold several frames" in f.problem for f in warnings)
