@@ -32,10 +32,10 @@ def letter_scores(model: MLLM, inputs: Mapping[str, Any], tokens: OptionTokens) 
 def word_scores(model: MLLM, inputs: Mapping[str, Any], tokens: OptionTokens) -> torch.Tensor:
     """(rows, options) log-likelihoods of what the options say behind what they share.
 
-    The prompts are read once, and what options say is passed behind them from the model's cache, once for options
-    that begin alike. Where the model takes it, all options are one pass, in which each token sees what it follows;
-    elsewhere the branches of the options are rows of a batch. The log-likelihood of an option is the sum over its
-    tokens and the end of its turn.
+    The prompts are read once, what texts begin with alike for one row, and what options say is passed behind them from
+    the model's cache, once for options that begin alike. Where the model takes it, all options are one pass, in which
+    each token sees what it follows; elsewhere the branches of the options are rows of a batch. The log-likelihood of
+    an option is the sum over its tokens and the end of its turn.
 
     Args:
         model: not in training.
@@ -43,20 +43,16 @@ def word_scores(model: MLLM, inputs: Mapping[str, Any], tokens: OptionTokens) ->
         tokens: of the options.
     """
     sequences = tokens.sequences
-    reading = model.read(inputs)
-    trees = list(token_trees(sequences, _most(reading)))
-    found = torch.zeros(len(reading.mask), len(sequences), dtype=torch.float64)
-    if model.takes_branches(reading, max(len(tree.tokens) for tree in trees)):
+    rows = len(inputs["input_ids"])
+    trees = list(token_trees(sequences, max(1, PASS_BYTES // (4 * rows * model.vocabulary))))
+    further = max(len(tree.tokens) for tree in trees)
+    reading = model.read(inputs, further)
+    found = torch.zeros(rows, len(sequences), dtype=torch.float64)
+    if model.takes_branches(reading, further):
         _in_one_sequence(model, reading, sequences, trees, found)
     else:
         _in_a_batch(model, reading, sequences, found)
     return found
-
-
-def _most(reading: Reading) -> int:
-    """Nodes of a tree whose logits, in float32, take no more than a pass may."""
-    rows, _, vocabulary = reading.logits.shape
-    return max(1, PASS_BYTES // (4 * rows * vocabulary))
 
 
 def _said(logits: torch.Tensor, tokens: Sequence[int], columns: Sequence[int]) -> torch.Tensor:

@@ -13,7 +13,10 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import GENERIC, Family
 from fs_fedmllm.models.peft_methods import ADAPTER
-from fs_fedmllm.models.reading import Reading, branch_mask
+from fs_fedmllm.models.reading import Reading, branch_mask, prompt_mask, shared_opening
+
+#: Tokens that prompts must share for a pass of their own, which has a price as well.
+OPENING = 4
 
 
 @dataclass(eq=False)
@@ -81,13 +84,34 @@ class MLLM:
         output = self.inner(**inputs, logits_to_keep=columns, use_cache=False)
         return output.logits[:, -columns:]  # type: ignore[no-any-return]
 
-    def read(self, inputs: Mapping[str, Any]) -> Reading:
+    @property
+    def vocabulary(self) -> int:
+        """How many logits a token has."""
+        return int(self.inner.config.get_text_config().vocab_size)
+
+    def read(self, inputs: Mapping[str, Any], further: int = 0) -> Reading:
         """Read a left-padded batch of prompts once, so that several continuations of them can be scored.
+
+        Texts that begin alike share that part: it is read for one row, where branches can go on from it.
+
+        Args:
+            inputs: of the batch.
+            further: how many tokens of branches will go on from it in one sequence.
 
         Raises:
             ModelError: the model keeps nothing of what it has read.
         """
         self.family.forget(self.inner)
+        opening = shared_opening(inputs) if self.family.branching else 0
+        if opening >= OPENING:
+            ids, columns = inputs["input_ids"], int(inputs["attention_mask"][0].sum())
+            shared = ids[:1, ids.shape[1] - columns :][:, :opening]
+            one = self._read({"input_ids": shared, "attention_mask": torch.ones_like(shared)})
+            if self.takes_branches(one, ids.shape[1] + further):
+                return self._read_behind(one, inputs)
+        return self._read(inputs)
+
+    def _read(self, inputs: Mapping[str, Any]) -> Reading:
         output = self.inner(**inputs, logits_to_keep=1, use_cache=True)
         cache = getattr(output, "past_key_values", None)
         if cache is None:
@@ -96,6 +120,19 @@ class MLLM:
                 "words (lettered: false in the template) are scored by continuing one. Set lettered: true."
             )
         return Reading(inputs["attention_mask"], cache, output.logits[:, -1:])
+
+    def _read_behind(self, one: Reading, inputs: Mapping[str, Any]) -> Reading:
+        """Prompts of a batch behind what all of them begin with, of which ``one`` row was read."""
+        mask, opening = inputs["attention_mask"], one.mask.shape[1]
+        lengths = mask.sum(1, keepdim=True) - opening
+        longest = int(lengths.max())
+        real = torch.arange(longest, device=mask.device) >= longest - lengths  # padded on the left again
+        places = opening + (real.long().cumsum(1) - 1).clamp(min=0)
+        cache = one.rows(torch.zeros(len(mask), dtype=torch.long, device=mask.device))
+        visible = prompt_mask(opening, real, self._attention, self.inner.dtype)
+        output = self.family.branched(self.inner, inputs["input_ids"][:, -longest:], visible, places, cache, 1)
+        whole = torch.cat([one.mask.expand(len(mask), -1).to(mask.dtype), real.to(mask.dtype)], dim=1)
+        return Reading(whole, cache, output.logits[:, -1:], whole.sum(1, keepdim=True))
 
     def takes_branches(self, reading: Reading, further: int) -> bool:
         """Whether :meth:`branches` is the same as reading each branch by itself.
@@ -117,13 +154,18 @@ class MLLM:
             parents: of each the one that it follows, an earlier one; -1 for the prompt.
             depths: how many of the tree's tokens stand before each.
         """
-        attention = self.inner.config.get_text_config()._attn_implementation
         ids = torch.tensor(tokens, device=self.device).expand(len(reading.mask), -1)
-        visible = branch_mask(reading.mask, parents, attention, self.inner.dtype)
-        after = torch.tensor(depths, device=self.device)
-        output = self.family.branched(self.inner, ids, reading.mask, visible, after, reading.cache)
+        visible = branch_mask(reading.mask, parents, self._attention, self.inner.dtype)
+        places = self.family.next_places(self.inner, reading.mask) if reading.places is None else reading.places
+        places = places + torch.tensor(depths, device=self.device)
+        output = self.family.branched(self.inner, ids, visible, places, reading.cache, len(tokens))
         reading.cache.crop(-len(tokens))
-        return output.logits  # type: ignore[no-any-return]
+        return output.logits[:, -len(tokens) :]  # type: ignore[no-any-return]
+
+    @property
+    def _attention(self) -> str:
+        """The language model's kind of attention."""
+        return str(self.inner.config.get_text_config()._attn_implementation)
 
     def go_on(self, reading: Reading, ids: torch.Tensor, chosen: torch.Tensor) -> Reading:
         """Further tokens behind rows that were read.

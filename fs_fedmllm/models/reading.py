@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,14 @@ class Reading:
         mask: (rows, tokens), 0 where a row is padded.
         cache: the model's, over these tokens.
         logits: (rows, tokens read last, vocabulary); of a prompt, those behind its last token.
+        places: (rows, 1) the position of what comes behind it, where prompts were read behind an opening that all of
+            them share; None where the family knows it. Only branches go on from such a reading.
     """
 
     mask: torch.Tensor
     cache: Any
     logits: torch.Tensor
+    places: torch.Tensor | None = None
 
     @property
     def spreads(self) -> bool:
@@ -73,13 +76,32 @@ class Reading:
         )
 
 
+def shared_opening(inputs: Mapping[str, Any]) -> int:
+    """How many tokens all prompts of a left-padded batch begin with; 0 where the batch is more than texts.
+
+    Every prompt has at least one token more.
+    """
+    if set(inputs) != {"input_ids", "attention_mask"} or len(inputs["input_ids"]) < 2:
+        return 0
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    shortest = min(lengths)
+    heads = torch.stack(
+        [
+            ids[len(ids) - own : len(ids) - own + shortest]
+            for ids, own in zip(inputs["input_ids"], lengths, strict=True)
+        ]
+    )
+    alike = (heads == heads[0]).all(0).long().cumprod(0).sum()
+    return min(int(alike), shortest - 1)
+
+
 def branch_mask(mask: torch.Tensor, parents: Sequence[int], attention: str, dtype: torch.dtype) -> torch.Tensor:
     """(rows, 1, branch tokens, all tokens): each sees its prompt, what it follows and itself.
 
     Args:
         mask: (rows, prompt tokens), 0 where a row is padded.
         parents: of each further token the one that it follows, an earlier one; -1 for the prompt.
-        attention: the kind of attention; ``eager`` adds the mask, others take what is true in it.
+        attention: the kind of attention, see :func:`as_attention`.
         dtype: of the model.
     """
     count = len(parents)
@@ -88,10 +110,38 @@ def branch_mask(mask: torch.Tensor, parents: Sequence[int], attention: str, dtyp
         if parent >= 0:
             own[token] |= own[parent]
     seen = mask.bool()[:, None].expand(-1, count, -1)
-    visible = torch.cat([seen, own.to(mask.device).expand(len(mask), -1, -1)], dim=-1)[:, None]
+    visible = torch.cat([seen, own.to(mask.device).expand(len(mask), -1, -1)], dim=-1)
+    return as_attention(visible, attention, dtype)
+
+
+def prompt_mask(opening: int, mask: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor:
+    """(rows, 1, tokens, opening + tokens): each sees the opening, what stands before it, and itself.
+
+    Args:
+        opening: tokens that all rows begin with.
+        mask: (rows, tokens) of what follows it, 0 where a row is padded on the left.
+        attention: the kind of attention, see :func:`as_attention`.
+        dtype: of the model.
+    """
+    count = mask.shape[1]
+    before = torch.ones((count, count), dtype=torch.bool, device=mask.device).tril()
+    own = before & mask.bool()[:, None] | torch.eye(count, dtype=torch.bool, device=mask.device)
+    whole = torch.ones((len(mask), count, opening), dtype=torch.bool, device=mask.device)
+    return as_attention(torch.cat([whole, own], dim=-1), attention, dtype)
+
+
+def as_attention(visible: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor:
+    """A mask as attention takes it: ``eager`` adds it to what it weighs, others look at what is true in it.
+
+    Args:
+        visible: (rows, tokens, all tokens).
+        attention: the kind of attention.
+        dtype: of the model.
+    """
+    visible = visible[:, None]
     if attention != "eager":
         return visible
-    return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _apart(layer: Any) -> Any:

@@ -211,15 +211,17 @@ class Federation:
         """
         self.mllm.adapter.load(state)
         val = evaluated_rows(self.config, self.data.dataset.val)
-        numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(val).items()}
-        return numbers | self._tested(self.evaluator, self.data.dataset.test, slices, keep)
+        with self.evaluator.one_adapter():
+            numbers = {f"val_{k}": v for k, v in self.evaluator.evaluate(val).items()}
+            return numbers | self._tested(self.evaluator, self.data.dataset.test, slices, keep)
 
     def evaluate_test_set(
         self, name: str, state: Mapping[str, torch.Tensor], *, slices: bool, keep: list[Prediction] | None = None
     ) -> dict[str, float]:
         """Metrics of a global adapter on a further test set, called as those of the run's own test rows."""
         self.mllm.adapter.load(state)
-        return self._tested(self.test_sets[name], self.data.test_sets[name].rows, slices, keep)
+        with self.test_sets[name].one_adapter():
+            return self._tested(self.test_sets[name], self.data.test_sets[name].rows, slices, keep)
 
     def _tested(
         self, evaluator: Evaluator, rows: Sequence[Sample], slices: bool, keep: list[Prediction] | None

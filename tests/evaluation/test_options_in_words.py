@@ -32,12 +32,13 @@ from fs_fedmllm.evaluation.parsing import parse_options
 from fs_fedmllm.evaluation.token_tree import token_trees
 from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.hub import settings
+from fs_fedmllm.models import mllm
 from fs_fedmllm.models.batch import Batch
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.families import GENERIC
 from fs_fedmllm.models.loader import TINY
 from fs_fedmllm.models.mllm import MLLM
-from fs_fedmllm.models.reading import Reading
+from fs_fedmllm.models.reading import Reading, shared_opening
 from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.runs.simulation import run
@@ -117,7 +118,7 @@ def test_a_prompt_is_read_once_and_what_options_share_as_well(words, monkeypatch
     read, passes = [], []
     first, branches, more = MLLM.read, MLLM.branches, MLLM.go_on
     monkeypatch.setattr(
-        MLLM, "read", lambda self, inputs: read.append(len(inputs["input_ids"])) or first(self, inputs)
+        MLLM, "read", lambda self, inputs, *a: read.append(len(inputs["input_ids"])) or first(self, inputs, *a)
     )
     monkeypatch.setattr(
         MLLM, "branches", lambda self, reading, ids, *a: passes.append([ids]) or branches(self, reading, ids, *a)
@@ -135,6 +136,54 @@ def test_a_prompt_is_read_once_and_what_options_share_as_well(words, monkeypatch
     np.testing.assert_allclose(evaluator.option_log_probs([*rows, *rows]), together, atol=5e-5)
     assert sum(read) == len(rows) and sum(ids.numel() for ids in passes) == 9 * len(rows)
     assert len(passes) == 3 * len(read) and len({ids.shape[1] for ids in passes}) == 1
+
+
+def test_while_an_adapter_stays_loaded_nothing_is_asked_twice(words, monkeypatch) -> None:
+    """A row that has no picture is asked the same by itself and in the slice of texts."""
+    evaluator, rows = words
+    read, first = [], MLLM.read
+    monkeypatch.setattr(
+        MLLM, "read", lambda self, inputs, *a: read.append(len(inputs["input_ids"])) or first(self, inputs, *a)
+    )
+    plain = [evaluator.predict(rows, shown)[1] for shown in ("both", "text")]
+    asked = sum(read)
+    read.clear()
+    with evaluator.one_adapter():
+        again = [evaluator.predict(rows, shown)[1] for shown in ("both", "text")]
+    assert sum(read) == asked - sum(row.presence == "text" for row in rows) < asked
+    for before, after in zip(plain, again, strict=True):
+        for one, other in zip(before, after, strict=True):
+            assert one.id == other.id and one.log_probs == pytest.approx(other.log_probs, abs=5e-5)
+    read.clear()
+    evaluator.option_log_probs(rows)  # another adapter may be loaded by now
+    assert sum(read) == len(rows) and evaluator.option_log_probs([]).shape == (0, len(evaluator._options.decisions))
+
+
+def test_what_texts_begin_with_alike_is_read_for_one_row(words, monkeypatch) -> None:
+    evaluator, rows = words
+    texts = [row.showing(image=False, text=True) for row in rows if row.text][:4]
+    alone = np.concatenate([evaluator.option_log_probs([row]) for row in texts])
+    encoded = evaluator.encoder.encode(texts)
+    opening = next(
+        i for i, tokens in enumerate(zip(*(e.prompt for e in encoded), strict=False)) if len(set(tokens)) > 1
+    )
+    assert 1 <= opening < mllm.OPENING and len({len(e.prompt) for e in encoded}) > 1  # some are padded behind it
+    monkeypatch.setattr(mllm, "OPENING", 1)
+    shapes, forward = [], type(evaluator.encoder.mllm.inner).forward
+    inner = evaluator.encoder.mllm.inner
+    monkeypatch.setattr(
+        inner, "forward", lambda **given: shapes.append(tuple(given["input_ids"].shape)) or forward(inner, **given)
+    )
+    np.testing.assert_allclose(evaluator.option_log_probs(texts), alone, atol=5e-5)
+    longest = max(len(e.prompt) for e in encoded) + len(evaluator._options.prefix)
+    assert shapes == [(1, opening), (len(texts), longest - opening), (len(texts), 9)]
+    shapes.clear()
+    evaluator.option_log_probs(texts[:1])  # one row shares nothing
+    assert len(shapes) == 2
+    for shared, batch in ((2, [[0, 5, 6, 7], [5, 6, 8, 9]]), (1, [[0, 0, 5, 6], [5, 6, 5, 6]]), (0, [[5, 6], [6, 6]])):
+        ids = torch.tensor(batch)
+        assert shared_opening({"input_ids": ids, "attention_mask": (ids > 0).long()}) == shared
+    assert shared_opening({"input_ids": ids, "attention_mask": ids, "pixel_values": ids}) == 0
 
 
 @pytest.mark.parametrize("one_sequence", [True, False])
@@ -166,20 +215,20 @@ def test_a_cache_of_another_make_is_copied_whole(words, monkeypatch) -> None:
 
 def test_branches_are_one_sequence_only_where_every_layer_sees_all(words) -> None:
     evaluator, rows = words
-    mllm = evaluator.encoder.mllm
+    model = evaluator.encoder.mllm
     inputs = evaluator.encoder.collate(evaluator.encoder.encode(rows[:1]), completions=False).inputs
     with torch.no_grad():
-        reading = mllm.read(inputs)
-    assert mllm.takes_branches(reading, 9)
-    assert not dataclasses.replace(mllm, family=GENERIC).takes_branches(reading, 9)  # not tested with it
+        reading = model.read(inputs)
+    assert model.takes_branches(reading, 9)
+    assert not dataclasses.replace(model, family=GENERIC).takes_branches(reading, 9)  # not tested with it
     tokens = reading.mask.shape[1]
     for window, taken in ((tokens + 10, True), (tokens + 9, False)):
         sliding = Reading(reading.mask, DynamicCache(), reading.logits)
         sliding.cache.layers = [*reading.cache.layers, DynamicSlidingWindowLayer(sliding_window=window)]
-        assert mllm.takes_branches(sliding, 9) is taken
+        assert model.takes_branches(sliding, 9) is taken
     linear = Reading(reading.mask, DynamicCache(), reading.logits)
     linear.cache.layers = [*reading.cache.layers, LinearAttentionLayer()]
-    assert not mllm.takes_branches(linear, 9)
+    assert not model.takes_branches(linear, 9)
     flash = types.SimpleNamespace(
         get_text_config=lambda: types.SimpleNamespace(_attn_implementation="flash_attention_2")
     )

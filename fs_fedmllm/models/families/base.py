@@ -239,22 +239,32 @@ class Family:
         """
         return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
 
-    def branched(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
-    ) -> Any:
-        """The output of a forward pass over branches that stand one behind the other after a batch that was read.
+    def next_places(self, model: Any, mask: torch.Tensor) -> torch.Tensor:
+        """(rows, 1) the position of what comes behind a batch that was read: padding counts, as it did in reading.
 
         Args:
             model: the model that read it.
-            ids: (rows, tokens of all branches).
             mask: (rows, tokens that were read).
-            visible: (rows, 1, tokens of all branches, all tokens) what each token sees.
-            after: (tokens of all branches,) how many of its branch's tokens stand before each.
-            cache: what the model kept; it is written into.
         """
-        # As it reads a batch: padding counts.
-        places = (mask.shape[1] + after).expand(ids.shape)
-        return model(input_ids=ids, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True)
+        return torch.full_like(mask[:, :1], mask.shape[1], dtype=torch.long)
+
+    def branched(
+        self, model: Any, ids: torch.Tensor, visible: torch.Tensor, places: torch.Tensor, cache: Any, columns: int
+    ) -> Any:
+        """The output of a forward pass over further tokens, each with what it sees and its position.
+
+        Args:
+            model: the model that read what is in the cache.
+            ids: (rows, further tokens).
+            visible: (rows, 1, further tokens, all tokens) what each token sees.
+            places: (rows, further tokens) positions.
+            cache: what the model kept; it is written into.
+            columns: how many of the last tokens have logits.
+        """
+        return model(
+            input_ids=ids, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True,
+            logits_to_keep=columns,
+        )  # fmt: skip
 
     def generate(self, model: Any, inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> torch.Tensor:
         """Token ids of the answers, (rows, new tokens)."""

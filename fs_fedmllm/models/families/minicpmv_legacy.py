@@ -251,12 +251,9 @@ class _Legacy(Family):
         """Through the vision tower and the resampler."""
         return Features(_encode(model, inputs["pixel_values"], inputs["tgt_sizes"]).detach())
 
-    def branched(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
-    ) -> Any:
-        """With the positions of a batch as it is read here: padding does not count."""
-        places = mask.long().sum(-1, keepdim=True) + after
-        return model(input_ids=ids, attention_mask=visible, position_ids=places, past_key_values=cache, use_cache=True)
+    def next_places(self, model: Any, mask: torch.Tensor) -> torch.Tensor:
+        """As a batch is read here: padding does not count."""
+        return mask.long().sum(-1, keepdim=True)
 
     def generation_config(self, model: Any) -> Any:
         """The checkpoint's, or that of the language model inside, which is what generates."""

@@ -46,21 +46,18 @@ class _QwenVL(Family):
             use_cache=True,
         )
 
-    def branched(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, visible: torch.Tensor, after: torch.Tensor, cache: Any
-    ) -> Any:
-        """With positions in three directions; padding counts in a batch of texts alone."""
+    def next_places(self, model: Any, mask: torch.Tensor) -> torch.Tensor:
+        """Behind images, which take fewer positions than tokens; in a batch of texts alone padding counts."""
         shift = model.model.rope_deltas
         if shift is None:
-            return super().branched(model, ids, mask, visible, after, cache)
-        places = mask.long().sum(-1, keepdim=True) + after + shift.to(mask.device)
-        return model(
-            input_ids=ids,
-            attention_mask=visible,
-            position_ids=places.expand(3, *places.shape),
-            past_key_values=cache,
-            use_cache=True,
-        )
+            return super().next_places(model, mask)
+        return mask.long().sum(-1, keepdim=True) + shift.to(mask.device)
+
+    def branched(
+        self, model: Any, ids: torch.Tensor, visible: torch.Tensor, places: torch.Tensor, cache: Any, columns: int
+    ) -> Any:
+        """With positions in three directions, which are one for texts."""
+        return super().branched(model, ids, visible, places.expand(3, *places.shape), cache, columns)
 
 
 FAMILY = _QwenVL(
