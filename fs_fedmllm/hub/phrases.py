@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.data.sample import SHOWS
+from fs_fedmllm.errors import printable
 
 #: Methods of PEFT as their papers write them; those with a rank, and with a scale.
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "ia3": "IA3", "vera": "VeRA", "loha": "LoHa",
@@ -22,7 +23,8 @@ def lacks_modalities(manifest: Mapping[str, Any]) -> bool:
 
 def dataset(name: str) -> str:
     """A data set as a sentence may name it; own data without ``fedmllm.data.title`` has no name."""
-    return "the publisher's own data" if name == "own" else name
+    line = printable(" ".join(name.split())).replace("<", "&lt;")  # it stands in Markdown, which may hold HTML
+    return "the publisher's own data" if name == "own" else line
 
 
 def test_rows(results: Mapping[str, Any], entry: Mapping[str, Any], dataset: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -28,6 +28,11 @@ FIGURES = (
     *("test_rows", "test_sets", "average_last", "views", "stand_ins"),
     *("images", "decoding"),
 )
+#: Options of data sets that name files or folders.
+_OF_FILES = (
+    *("file", "train", "val", "test", "image_root", "image_prefix", "extract_images", "annotations"),
+    *("vqa_rad", "slake", "medquad", "medquad_file", "flashcards", "flashcards_file"),
+)
 #: The same, of a further test set.
 SET_FIGURES = ("dataset", "template", "test_rows", "zero_shot", "evaluations", "best", "decoding")
 
@@ -49,15 +54,22 @@ def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
     for name in ("hub", "network"):
         value["fedmllm"].pop(name, None)
     value["fedmllm"]["vision_cache"].pop("folder", None)
-    value["fedmllm"]["data"] = {k: v for k, v in value["fedmllm"]["data"].items() if not _is_path(v)}
-    for own in value["fedmllm"].get("test_sets", {}).values():
+    sets = value["fedmllm"].get("test_sets", {}).values()
+    value["fedmllm"]["data"] = _public_options(value["fedmllm"]["data"])
+    for own in sets:
         own.pop("root", None)
-        own["options"] = {k: v for k, v in (own.get("options") or {}).items() if not _is_path(v)}
-    for section in (value["fedmllm"], *value["fedmllm"].get("test_sets", {}).values()):
-        if _is_path(section.get("template")):
-            section["template"] = Path(section["template"]).name
+        own["options"] = _public_options(own.get("options") or {})
+    for section in (value["fedmllm"], value["fedmllm"]["data"], *sets, *(own["options"] for own in sets)):
+        if isinstance(section.get("template"), str):
+            section["template"] = PureWindowsPath(section["template"]).name  # slashes of both kinds
     value["model"]["fedmllm"]["path"] = "tiny" if base == TINY_NAME else base
     return _without_paths(value)
+
+
+def _public_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a data set without the names of its files and folders."""
+    template = {k: v for k, v in options.items() if k == "template"}
+    return template | {k: v for k, v in options.items() if k not in _OF_FILES and not _is_path(v)}
 
 
 def _is_path(value: Any) -> bool:

@@ -12,6 +12,7 @@ from fs_fedmllm import config as schema
 
 pytest.importorskip("huggingface_hub", reason="a card is written with huggingface_hub")
 
+from fs_fedmllm.hub import phrases
 from fs_fedmllm.hub.card import card
 from fs_fedmllm.hub.facts import Facts
 from fs_fedmllm.hub.release import public_config
@@ -97,6 +98,19 @@ def test_further_test_sets_stand_by_themselves_and_their_folders_stay_at_home() 
     assert {(r["dataset"]["type"], r["dataset"]["config"]) for r in stated} == {
         ("digits_triage", "all that they have"), ("digits_panel", "panel, all that they have")
     }  # fmt: skip
+
+
+def test_names_of_files_and_folders_stay_at_home() -> None:
+    data = ("{template: mine/secret/t.yaml, file: patients.csv, train: smith/train.csv, image_root: photos, "
+            "extract_images: out, columns: {text: note}, title: Wounds}")  # fmt: skip
+    config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", ["fedmllm.data", data]))
+    shown = public_config(config, "owner/base")["fedmllm"]["data"]
+    assert shown == {"template": "t.yaml", "columns": {"text": "note"}, "title": "Wounds"}
+
+
+def test_a_title_is_one_line_without_markup() -> None:
+    assert phrases.dataset("<b>a</b>\n## b\x1b[2J") == "&lt;b>a&lt;/b> ## b\\x1b[2J"
+    assert phrases.dataset("my_data, St. Anna") == "my_data, St. Anna"
 
 
 def test_how_images_are_shown_and_answers_come_about_is_said() -> None:
