@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ from fs_fedmllm.data.packed import open_rows
 from fs_fedmllm.data.row_values import Row, shown
 from fs_fedmllm.files.untrusted import DECODER, parse_json, read_regular
 
+#: What the list of rows is called in files that hold more than it.
+_ENVELOPES = ("data", "rows", "records", "items", "annotations", "examples", "samples", "questions", "train", "test")
+_AS_ROWS = (
+    "Write a list of objects, [{...}, {...}], or one object a line; pandas: "
+    "to_json(path, orient='records', lines=True)."
+)
 _SPACE = re.compile(r"\s*")
 #: How files begin that are no JSON, whatever they are called: what they are, and what to do.
 OTHER_FILES = {
@@ -40,7 +47,11 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         if head.startswith(mark):
             return found.error(RowError(str(path), problem, remedy))
     is_list = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    for where, row in _list_rows(path, found) if is_list else _line_rows(path, found):
+    rows = _list_rows(path, found) if is_list else _line_rows(path, found)
+    first = list(itertools.islice(rows, 2))
+    if not is_list and len(first) == 1 and (said := _whole_table(first[0][1])):
+        return found.error(RowError(str(path), f"the file holds one JSON object, {said}, not rows.", _AS_ROWS))
+    for where, row in itertools.chain(first, rows):
         halves = dict(half_characters(row))
         if not halves:
             yield where, row
@@ -48,6 +59,21 @@ def json_rows(path: Path, found: Findings) -> Iterator[tuple[str, Row]]:
         key, half = next(iter(halves.items()))
         problem = f"{ascii(key)[1:-1]} holds half a character ({half}, a lone surrogate), which cannot be encoded."
         found.error(RowError(where, problem, "The text was cut inside a character: write it again whole."))
+
+
+def _whole_table(row: Row) -> str:
+    """What the only object of a file is where it is no row: columns, as pandas writes them, or a list's envelope."""
+    values = list(row.values())
+    if len(values) > 1:
+        by_index = all(isinstance(value, dict) and value for value in values)
+        if by_index and len({tuple(value) for value in values}) == 1 and next(iter(values[0])).isdigit():
+            return "columns by row number (pandas's to_json)"
+        if all(isinstance(value, list) and len(value) > 1 for value in values) and len(set(map(len, values))) == 1:
+            return "columns as lists"
+    for name, value in row.items():
+        if str(name).lower() in _ENVELOPES and isinstance(value, list) and all(isinstance(v, dict) for v in value):
+            return f"whose {shown(name, 40)} is a list of rows"
+    return ""
 
 
 def _bad_json(where: str, error: Exception) -> RowError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,34 @@ def test_what_is_no_json_lines_is_called_what_it_is(tmp_path, content, said):
         read(tmp_path / "d.jsonl", content)
     found = Findings(strict=False)
     assert list(json_rows(tmp_path / "d.jsonl", found)) == [] and len(found.items) == 1
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ({"text": {"0": "a", "1": "b"}, "label": {"0": 0, "1": 1}}, "columns by row number (pandas's to_json)"),
+        ({"text": ["a", "b"], "label": [0, 1]}, "columns as lists"),
+        ({"version": "1", "data": [{"text": "a", "label": 0}]}, "whose 'data' is a list of rows"),
+        ({"annotations": [{"text": "a"}, {"text": "b"}]}, "whose 'annotations' is a list of rows"),
+    ],
+)
+def test_one_object_that_is_no_row_is_called_what_it_is(tmp_path, whole, said):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=rf"{re.escape(said)}, not rows\..*orient='records'"):
+        list(json_rows(path, Findings()))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+        {"images": ["a.png"], "text": "a"},
+        {"text": "a", "data": "b"},
+    ],
+)
+def test_the_only_row_of_a_file_is_one(tmp_path, row):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(row))
+    assert [found for _, found in json_rows(path, Findings())] == [row]
