@@ -82,4 +82,6 @@ class ForkedEnvironment(Environment):
         files = sorted(self.site_packages.glob("*.pth"))
         named = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
         path = [given.get("PYTHONPATH", ""), *(line for line in named if line not in sys.path and os.path.isdir(line))]
-        return self._variables({**given, "PYTHONPATH": os.pathsep.join(filter(None, path))})
+        # What a job imports of the session's own copy is compiled once; another checkout is only ever read.
+        compiled = {} if "PYTHONPATH" in given else {"PYTHONDONTWRITEBYTECODE": ""}
+        return self._variables({**given, **compiled, "PYTHONPATH": os.pathsep.join(filter(None, path))})

@@ -14,7 +14,7 @@ ONE = [*SHORT, "federate.total_round_num", "1", "eval.freq", "1", "expname", "jo
 
 
 def _run(forks: Forks, tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """In a fork; that the engine's imports say nothing is seen in tests/hub/test_federatedscope.py."""
+    """In a fork; that imports say nothing is seen in tests/sweeps/test_runner.py and hub/test_federatedscope.py."""
     line = ["-m", "fs_fedmllm", "run", CONFIGS / "cross_i3t7.yaml", *ONE, *words]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **variables}
     done = forks.run(line, tmp_path, environment)

@@ -17,6 +17,7 @@ from waiting import LONG, wait_until
 
 from fs_fedmllm import cli
 from fs_fedmllm.tools.sweeps import cell, grid, runner
+from fs_fedmllm.tools.sweeps.files import WORKERS_LOG
 from fs_fedmllm.tools.sweeps.table_file import load_table
 
 
@@ -90,6 +91,8 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(undisturbed) -> None:
     assert undisturbed.code == 1
     assert "2 of 3 cells finished" in undisturbed.said and WHY in undisturbed.said
     assert len(undisturbed.finished()) == 2
+    # Its workers are interpreters of their own: the engine's imports say nothing there.
+    assert (undisturbed.out / WORKERS_LOG).read_text() == ""
 
 
 def test_finished_cells_are_left_alone(undisturbed, capsys) -> None:
