@@ -72,10 +72,10 @@ class Forks:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forks")
+        self._folder = tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True)
         self._place = folder / "forks"
         if len(os.fsencode(self._place)) > 100:  # more than an address may have
-            self._folder = tempfile.TemporaryDirectory(prefix="forks", dir="/tmp")
+            self._folder = tempfile.TemporaryDirectory(prefix="forks", dir="/tmp", ignore_cleanup_errors=True)
             self._place = Path(self._folder.name) / "forks"
         self._line: socket.socket | None = None
         self._answers: TextIO | None = None
@@ -198,8 +198,9 @@ def _watch(told: dict, user: socket.socket) -> None:
     os.close(user.fileno())
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     written = Path(told["status"] + ".tmp")
-    written.write_text(str(code))
-    written.rename(told["status"])
+    with contextlib.suppress(FileNotFoundError):  # whoever would ask has left
+        written.write_text(str(code))
+        written.rename(told["status"])
     os._exit(0)
 
 
