@@ -45,8 +45,8 @@ def word_scores(model: MLLM, inputs: Mapping[str, Any], tokens: OptionTokens) ->
     sequences = tokens.sequences
     rows = len(inputs["input_ids"])
     trees = list(token_trees(sequences, max(1, PASS_BYTES // (4 * rows * model.vocabulary))))
-    further = max(len(tree.tokens) for tree in trees)
-    reading = model.read(inputs, further)
+    further = max(len(tree.nodes.tokens) for tree in trees)
+    reading = model.read(inputs, further, trees[0].nodes)
     found = torch.zeros(rows, len(sequences), dtype=torch.float64)
     if model.takes_branches(reading, further):
         _in_one_sequence(model, reading, sequences, trees, found)
@@ -71,10 +71,10 @@ def _in_one_sequence(
 ) -> None:
     """Add the options' log-likelihoods, trees of options being sequences with a mask of their own."""
     found += _said(reading.logits, [sequence[0] for sequence in sequences], [-1] * len(sequences))
-    for tree in trees:
-        if not tree.tokens:  # one token each
+    for at, tree in enumerate(trees):
+        if not tree.nodes.tokens:  # one token each
             continue
-        logits = model.branches(reading, tree.tokens, tree.parents, tree.depths)
+        logits = reading.ahead if at == 0 and reading.ahead is not None else model.branches(reading, tree.nodes)
         ends = [(option, node, token) for option, nodes in zip(tree.members, tree.said, strict=True)
                 for node, token in zip(nodes, sequences[option][1:], strict=True)]  # fmt: skip
         options, nodes, said = zip(*ends, strict=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fs_fedmllm.models.reading import Branches
+
 
 @dataclass(frozen=True)
 class TokenTree:
@@ -12,23 +14,13 @@ class TokenTree:
 
     Attributes:
         members: the options, by their index.
-        tokens: of each node, ancestors before descendants.
-        parents: of each node the node that it follows; -1 for the prompt.
+        nodes: ancestors before descendants.
         said: of each option the nodes that predict its tokens behind the first one.
     """
 
     members: tuple[int, ...]
-    tokens: tuple[int, ...]
-    parents: tuple[int, ...]
+    nodes: Branches
     said: tuple[tuple[int, ...], ...]
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """How many nodes stand before each."""
-        found: list[int] = []
-        for parent in self.parents:
-            found.append(0 if parent < 0 else found[parent] + 1)
-        return tuple(found)
 
 
 def token_trees(sequences: Sequence[Sequence[int]], most: int) -> Iterator[TokenTree]:
@@ -57,8 +49,11 @@ def token_trees(sequences: Sequence[Sequence[int]], most: int) -> Iterator[Token
 def _tree(members: list[int], nodes: dict[tuple[int, ...], int], sequences: Sequence[Sequence[int]]) -> TokenTree:
     return TokenTree(
         members=tuple(members),
-        tokens=tuple(path[-1] for path in nodes),
-        parents=tuple(nodes.get(path[:-1], -1) for path in nodes),
+        nodes=Branches(
+            tokens=tuple(path[-1] for path in nodes),
+            parents=tuple(nodes.get(path[:-1], -1) for path in nodes),
+            depths=tuple(len(path) - 1 for path in nodes),
+        ),
         said=tuple(
             tuple(nodes[tuple(sequences[i][:length])] for length in range(1, len(sequences[i]))) for i in members
         ),

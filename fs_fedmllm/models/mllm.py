@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.families import GENERIC, Family
 from fs_fedmllm.models.peft_methods import ADAPTER
-from fs_fedmllm.models.reading import Reading, branch_mask, prompt_mask, shared_opening
+from fs_fedmllm.models.reading import Branches, Reading, as_attention, branch_mask, prompt_mask, shared_opening
 
 #: Tokens that prompts must share for a pass of their own, which has a price as well.
 OPENING = 4
@@ -89,14 +89,15 @@ class MLLM:
         """How many logits a token has."""
         return int(self.inner.config.get_text_config().vocab_size)
 
-    def read(self, inputs: Mapping[str, Any], further: int = 0) -> Reading:
+    def read(self, inputs: Mapping[str, Any], further: int = 0, branches: Branches | None = None) -> Reading:
         """Read a left-padded batch of prompts once, so that several continuations of them can be scored.
 
         Texts that begin alike share that part: it is read for one row, where branches can go on from it.
 
         Args:
             inputs: of the batch.
-            further: how many tokens of branches will go on from it in one sequence.
+            further: how many tokens of branches will go on from it in one sequence, at most.
+            branches: those that go on first; they are read along where prompts share their opening.
 
         Raises:
             ModelError: the model keeps nothing of what it has read.
@@ -108,7 +109,7 @@ class MLLM:
             shared = ids[:1, ids.shape[1] - columns :][:, :opening]
             one = self._read({"input_ids": shared, "attention_mask": torch.ones_like(shared)})
             if self.takes_branches(one, ids.shape[1] + further):
-                return self._read_behind(one, inputs)
+                return self._read_behind(one, inputs, branches or Branches())
         return self._read(inputs)
 
     def _read(self, inputs: Mapping[str, Any]) -> Reading:
@@ -121,18 +122,27 @@ class MLLM:
             )
         return Reading(inputs["attention_mask"], cache, output.logits[:, -1:])
 
-    def _read_behind(self, one: Reading, inputs: Mapping[str, Any]) -> Reading:
-        """Prompts of a batch behind what all of them begin with, of which ``one`` row was read."""
-        mask, opening = inputs["attention_mask"], one.mask.shape[1]
+    def _read_behind(self, one: Reading, inputs: Mapping[str, Any], branches: Branches) -> Reading:
+        """Prompts of a batch and branches, behind what all prompts begin with, of which ``one`` row was read."""
+        mask, opening, count = inputs["attention_mask"], one.mask.shape[1], len(branches.tokens)
         lengths = mask.sum(1, keepdim=True) - opening
         longest = int(lengths.max())
         real = torch.arange(longest, device=mask.device) >= longest - lengths  # padded on the left again
-        places = opening + (real.long().cumsum(1) - 1).clamp(min=0)
-        cache = one.rows(torch.zeros(len(mask), dtype=torch.long, device=mask.device))
-        visible = prompt_mask(opening, real, self._attention, self.inner.dtype)
-        output = self.family.branched(self.inner, inputs["input_ids"][:, -longest:], visible, places, cache, 1)
         whole = torch.cat([one.mask.expand(len(mask), -1).to(mask.dtype), real.to(mask.dtype)], dim=1)
-        return Reading(whole, cache, output.logits[:, -1:], whole.sum(1, keepdim=True))
+        following = whole.sum(1, keepdim=True)
+        places = opening + (real.long().cumsum(1) - 1).clamp(min=0)
+        visible = torch.nn.functional.pad(prompt_mask(opening, real), (0, count))
+        ids = inputs["input_ids"][:, -longest:]
+        if count:
+            ids = torch.cat([ids, torch.tensor(branches.tokens, device=ids.device).expand(len(ids), -1)], dim=1)
+            places = torch.cat([places, following + torch.tensor(branches.depths, device=places.device)], dim=1)
+            visible = torch.cat([visible, branch_mask(whole, branches.parents)], dim=1)
+        cache = one.rows(torch.zeros(len(mask), dtype=torch.long, device=mask.device))
+        visible = as_attention(visible, self._attention, self.inner.dtype)
+        logits = self.family.branched(self.inner, ids, visible, places, cache, 1 + count).logits[:, -1 - count :]
+        if count:
+            cache.crop(-count)
+        return Reading(whole, cache, logits[:, :1], following, logits[:, 1:] if count else None)
 
     def takes_branches(self, reading: Reading, further: int) -> bool:
         """Whether :meth:`branches` is the same as reading each branch by itself.
@@ -143,24 +153,21 @@ class MLLM:
         """
         return self.family.branching and reading.takes_branches(self.inner.config, further)
 
-    def branches(
-        self, reading: Reading, tokens: Sequence[int], parents: Sequence[int], depths: Sequence[int]
-    ) -> torch.Tensor:
+    def branches(self, reading: Reading, branches: Branches) -> torch.Tensor:
         """(rows, branch tokens, vocabulary) logits behind each token of a tree that stands behind every prompt.
 
         Args:
             reading: of the prompts; it stays as it is. Ask :meth:`takes_branches` first.
-            tokens: ids of the tree's tokens.
-            parents: of each the one that it follows, an earlier one; -1 for the prompt.
-            depths: how many of the tree's tokens stand before each.
+            branches: the tree.
         """
-        ids = torch.tensor(tokens, device=self.device).expand(len(reading.mask), -1)
-        visible = branch_mask(reading.mask, parents, self._attention, self.inner.dtype)
+        count = len(branches.tokens)
+        ids = torch.tensor(branches.tokens, device=self.device).expand(len(reading.mask), -1)
+        visible = as_attention(branch_mask(reading.mask, branches.parents), self._attention, self.inner.dtype)
         places = self.family.next_places(self.inner, reading.mask) if reading.places is None else reading.places
-        places = places + torch.tensor(depths, device=self.device)
-        output = self.family.branched(self.inner, ids, visible, places, reading.cache, len(tokens))
-        reading.cache.crop(-len(tokens))
-        return output.logits[:, -len(tokens) :]  # type: ignore[no-any-return]
+        places = places + torch.tensor(branches.depths, device=self.device)
+        output = self.family.branched(self.inner, ids, visible, places, reading.cache, count)
+        reading.cache.crop(-count)
+        return output.logits[:, -count:]  # type: ignore[no-any-return]
 
     @property
     def _attention(self) -> str:

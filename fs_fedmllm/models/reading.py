@@ -23,12 +23,14 @@ class Reading:
         logits: (rows, tokens read last, vocabulary); of a prompt, those behind its last token.
         places: (rows, 1) the position of what comes behind it, where prompts were read behind an opening that all of
             them share; None where the family knows it. Only branches go on from such a reading.
+        ahead: (rows, branch tokens, vocabulary) logits of branches that were read along with the prompts.
     """
 
     mask: torch.Tensor
     cache: Any
     logits: torch.Tensor
     places: torch.Tensor | None = None
+    ahead: torch.Tensor | None = None
 
     @property
     def spreads(self) -> bool:
@@ -95,14 +97,12 @@ def shared_opening(inputs: Mapping[str, Any]) -> int:
     return min(int(alike), shortest - 1)
 
 
-def branch_mask(mask: torch.Tensor, parents: Sequence[int], attention: str, dtype: torch.dtype) -> torch.Tensor:
-    """(rows, 1, branch tokens, all tokens): each sees its prompt, what it follows and itself.
+def branch_mask(mask: torch.Tensor, parents: Sequence[int]) -> torch.Tensor:
+    """(rows, branch tokens, all tokens), true for what a token sees: its prompt, what it follows and itself.
 
     Args:
         mask: (rows, prompt tokens), 0 where a row is padded.
         parents: of each further token the one that it follows, an earlier one; -1 for the prompt.
-        attention: the kind of attention, see :func:`as_attention`.
-        dtype: of the model.
     """
     count = len(parents)
     own = torch.eye(count, dtype=torch.bool)
@@ -110,24 +110,21 @@ def branch_mask(mask: torch.Tensor, parents: Sequence[int], attention: str, dtyp
         if parent >= 0:
             own[token] |= own[parent]
     seen = mask.bool()[:, None].expand(-1, count, -1)
-    visible = torch.cat([seen, own.to(mask.device).expand(len(mask), -1, -1)], dim=-1)
-    return as_attention(visible, attention, dtype)
+    return torch.cat([seen, own.to(mask.device).expand(len(mask), -1, -1)], dim=-1)
 
 
-def prompt_mask(opening: int, mask: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor:
-    """(rows, 1, tokens, opening + tokens): each sees the opening, what stands before it, and itself.
+def prompt_mask(opening: int, mask: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens, opening + tokens), true for what a token sees: the opening, what stands before it, and itself.
 
     Args:
         opening: tokens that all rows begin with.
         mask: (rows, tokens) of what follows it, 0 where a row is padded on the left.
-        attention: the kind of attention, see :func:`as_attention`.
-        dtype: of the model.
     """
     count = mask.shape[1]
     before = torch.ones((count, count), dtype=torch.bool, device=mask.device).tril()
     own = before & mask.bool()[:, None] | torch.eye(count, dtype=torch.bool, device=mask.device)
     whole = torch.ones((len(mask), count, opening), dtype=torch.bool, device=mask.device)
-    return as_attention(torch.cat([whole, own], dim=-1), attention, dtype)
+    return torch.cat([whole, own], dim=-1)
 
 
 def as_attention(visible: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor:
@@ -142,6 +139,21 @@ def as_attention(visible: torch.Tensor, attention: str, dtype: torch.dtype) -> t
     if attention != "eager":
         return visible
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Tokens that stand behind every prompt of a batch, as a tree.
+
+    Attributes:
+        tokens: ids.
+        parents: of each the one that it follows, an earlier one; -1 for the prompt.
+        depths: how many of them stand before each on its way.
+    """
+
+    tokens: Sequence[int] = ()
+    parents: Sequence[int] = ()
+    depths: Sequence[int] = ()
 
 
 def _apart(layer: Any) -> Any:

@@ -38,7 +38,7 @@ from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.families import GENERIC
 from fs_fedmllm.models.loader import TINY
 from fs_fedmllm.models.mllm import MLLM
-from fs_fedmllm.models.reading import Reading, shared_opening
+from fs_fedmllm.models.reading import Branches, Reading, shared_opening
 from fs_fedmllm.rounds.option_shift import branchings, shifted_logits, task_loss_sum
 from fs_fedmllm.rounds.trainer import UpdatePlan
 from fs_fedmllm.runs.simulation import run
@@ -121,7 +121,7 @@ def test_a_prompt_is_read_once_and_what_options_share_as_well(words, monkeypatch
         MLLM, "read", lambda self, inputs, *a: read.append(len(inputs["input_ids"])) or first(self, inputs, *a)
     )
     monkeypatch.setattr(
-        MLLM, "branches", lambda self, reading, ids, *a: passes.append([ids]) or branches(self, reading, ids, *a)
+        MLLM, "branches", lambda self, reading, own: passes.append([own.tokens]) or branches(self, reading, own)
     )
     together = evaluator.option_log_probs([*rows, *rows])
     assert sum(read) == len(rows)  # those that ask the same are asked once
@@ -176,7 +176,7 @@ def test_what_texts_begin_with_alike_is_read_for_one_row(words, monkeypatch) -> 
     )
     np.testing.assert_allclose(evaluator.option_log_probs(texts), alone, atol=5e-5)
     longest = max(len(e.prompt) for e in encoded) + len(evaluator._options.prefix)
-    assert shapes == [(1, opening), (len(texts), longest - opening), (len(texts), 9)]
+    assert shapes == [(1, opening), (len(texts), longest - opening + 9)]
     shapes.clear()
     evaluator.option_log_probs(texts[:1])  # one row shares nothing
     assert len(shapes) == 2
@@ -199,7 +199,7 @@ def test_what_a_pass_takes_is_bounded(words, monkeypatch, one_sequence: bool) ->
         monkeypatch.setattr(MLLM, "takes_branches", lambda *_: False)
     np.testing.assert_allclose(evaluator.option_log_probs(rows), whole, atol=5e-5)
     if one_sequence:
-        assert max(map(len, passes)) == 3  # "lower repair travel", all but its end
+        assert max(len(own.tokens) for own in passes) == 3  # "lower repair travel", all but its end
     else:
         assert max(len(ids) for ids in passes) <= len(rows)
 
@@ -239,10 +239,10 @@ def test_trees_of_options() -> None:
     sequences = tree().sequences
     [whole] = token_trees(sequences, 99)
     assert sorted(whole.members) == [0, 1, 2]
-    assert whole.tokens == (2, 5, 6, 8) and whole.parents == (-1, 0, 1, -1) and whole.depths == (0, 1, 2, 0)
+    assert whole.nodes == Branches((2, 5, 6, 8), (-1, 0, 1, -1), (0, 1, 2, 0))
     assert dict(zip(whole.members, whole.said, strict=True)) == {0: (0,), 1: (0, 1, 2), 2: (3,)}
     parts = list(token_trees(sequences, 1))  # what parts have in common is read for each of them
-    assert [part.members for part in parts] == [(0,), (1,), (2,)] and parts[1].tokens == (2, 5, 6)
+    assert [part.members for part in parts] == [(0,), (1,), (2,)] and parts[1].nodes.tokens == (2, 5, 6)
 
 
 def test_a_model_that_keeps_nothing_is_refused(words, monkeypatch) -> None:

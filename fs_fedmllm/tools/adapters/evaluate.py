@@ -90,11 +90,12 @@ def evaluate(
     figures: dict[str, float] = {}
     predictions: list[Prediction] = []
     both = any(row.presence == "both" for row in rows)
-    for shown in ("both", "image", "text") if views and both else ("both",):
-        told(f"{len(rows):,} rows" + ("" if shown == "both" else f", {shown} only"))
-        own, said = evaluator.predict(rows, shown, together)
-        figures |= {f"{PREFIXES[shown].removeprefix('test_')}{name}": value for name, value in own.items()}
-        predictions += said
+    with evaluator.one_adapter():
+        for shown in ("both", "image", "text") if views and both else ("both",):
+            told(f"{len(rows):,} rows" + ("" if shown == "both" else f", {shown} only"))
+            own, said = evaluator.predict(rows, shown, together)
+            figures |= {f"{PREFIXES[shown].removeprefix('test_')}{name}": value for name, value in own.items()}
+            predictions += said
     whole = shown_as(predictions, "both")
     positive = template.positive if template.metric == "auc" else None
     sliced = slice_figures(
