@@ -33,8 +33,9 @@ def _is_a_vqa_result(figures: dict) -> None:
     assert math.isfinite(figures["test_loss"])
 
 
-@pytest.mark.parametrize("preset", ["cross_i3t7", "hybrid_p60"])
+@pytest.mark.parametrize("preset", ["cross_i3t7", pytest.param("hybrid_p60", marks=pytest.mark.slow)])
 def test_a_medical_preset_runs_on_the_real_sets(cli, real_data, tmp_path, caplog, preset):
+    """One of them in the suite, for the sets; that every preset resolves is in tests/test_presets.py."""
     data = ("data.root", real_data, "fedmllm.data", "{flashcards: medquad, max_repeats: 20}")
     code, said = cli("run", f"configs/medical/{preset}.yaml", "--tiny", *SHORT, *data, "outdir", tmp_path)
     assert code == 0, said

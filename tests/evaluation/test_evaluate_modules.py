@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from short_runs import CONFIGS, SHORT
@@ -57,7 +55,7 @@ print(json.dumps([[f1, auc, one, plain, kinds, both], runs]))
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory):
+def computed(tmp_path_factory, forks):
     """What ``evaluate`` computes of values made up here, and a run of each data set with what it computes of it."""
     folder = tmp_path_factory.mktemp("runs")
     runs, words = {}, []
@@ -71,9 +69,7 @@ def computed(tmp_path_factory):
         runs[dataset], made = run(config)
         words += [name, str(made.path / "predictions.jsonl"), str(runs[dataset]["positive"] or 0)]
     environment = {**os.environ, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *words], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = forks.run(["-c", SCRIPT, *words], folder, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     values, of_runs = json.loads(done.stdout.splitlines()[-1])
     return values, {dataset: (runs[dataset], own) for dataset, own in zip(RUNS, of_runs, strict=True)}
