@@ -213,6 +213,11 @@ def test_no_folder_is_called_tilde(words: tuple[str, str]) -> None:
     assert "a shell alone puts your folder in place of ~" in refused(*words)
 
 
+@pytest.mark.parametrize("key", ["outdir", "fedmllm.hub.licence", "federate.save_to"])
+def test_a_text_that_no_file_can_hold_is_refused(key: str) -> None:
+    assert f"{key} holds bytes that are not UTF-8 text ('caf\\udce9')" in refused(key, "caf\udce9")
+
+
 def test_overrides_reach_every_level_and_leave_the_rest() -> None:
     words = ("seed", "7", "federate.method", "FedYogi", "model.fedmllm.lora.r", "4", "data.splitter_args",
              "[{alpha: 5.0, image_clients: 5}]", "federate.sample_client_rate", "0.5")  # fmt: skip

@@ -7,15 +7,16 @@ places, neither is guessed.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.config.known_keys import text_keys
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import field_of
 
 #: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
 _PLACES = (("data.root", True), ("fedmllm.data.template", False), ("fedmllm.template", False))
@@ -67,17 +68,30 @@ def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
 
 
 def path_faults(config: Config) -> Iterator[str]:
-    """A message for every path that begins with ``~``, which would be a folder of this name here.
+    """A message for every path that begins with ``~``, which would be a folder of this name here, and for texts that
+    no file can hold.
 
     Args:
         config: as built.
     """
     own = config.fedmllm.data
-    paths: dict[str, str] = {key: operator.attrgetter(key)(config) for key in _PATHS}
+    paths: dict[str, str] = {key: _setting(config, key) for key in _PATHS}
     paths |= {f"fedmllm.data.{name}": value for name, value in own.items() if isinstance(value, str)}
     for key, value in paths.items():
         if value.startswith("~") and (value == "~" or "/" in value):
             yield f"{key} is {value!r}, and a shell alone puts your folder in place of ~. Write the path in full."
+
+    texts = {key: _setting(config, key) for key in text_keys() if key != "data.root"}  # that is only opened
+    for key, value in (texts | paths).items():
+        if key != "data.root" and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield f"{key} holds bytes that are not UTF-8 text ({value!r}). Give it, and call folders, in UTF-8."
+
+
+def _setting(config: Config, key: str) -> str:
+    found: Any = config
+    for name in key.split("."):
+        found = getattr(found, field_of(name))
+    return str(found)
 
 
 def _in_data(raw: Mapping[str, Any], template: str) -> bool:

@@ -254,3 +254,9 @@ def test_lines_that_are_no_rows_are_counted_too(here, capsys):
     said = capsys.readouterr().out
     assert "4 of 36 rows" not in said and "4 of 40 rows would be refused as they are:" in said
     assert said.count("r.csv:6, 15, 24, 33: 4 rows:") == 1 and said.count("cells") == 1
+
+
+def test_a_file_that_is_no_rows_is_named_once(here, capsys):
+    (here / "x.json").write_text('{"data": [{"text": "a", "label": "no"}]}')
+    assert main(["init", "x.json", "--yes"]) == 2
+    assert "x.json: the file holds one JSON object, whose 'data' is a list of rows" in capsys.readouterr().err

@@ -209,7 +209,8 @@ def look(path: Path, form: TableForm = UTF8) -> Look:
                 found.columns.setdefault(name, Column(name)).note(value)
         wrong = [item for item in findings.items if item.severity == "error"]
         if wrong and not found.total:
-            raise RowError(f"{wrong[0].file}:{wrong[0].row}", wrong[0].problem, wrong[0].remedy)
+            where = ":".join(filter(None, (wrong[0].file, wrong[0].row)))
+            raise RowError(where, wrong[0].problem, wrong[0].remedy)
         found.refused += len({item.row for item in wrong if item.row})
         # Of a file that is read to its end, the trial of the proposal counts what is wrong.
         told = [item for item in findings.items if item.severity != "error"] if found.whole else findings.items
