@@ -167,3 +167,18 @@ def test_a_document_moves_no_cursor(capsys) -> None:
     print_document(json.dumps(value, ensure_ascii=False, indent=2))
     said = capsys.readouterr().out
     assert json.loads(said) == value and "".join(said.split("\n")).isprintable() and "ü 🩹" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "show", "x.yaml", "-n", "-1"], ["data", "show", "x.yaml", "--skip", "-1"],
+        ["data", "check", "x.yaml", "--most", "-5"], ["data", "plot", "x.yaml", "--rows", "0"],
+        ["sweep", "x.yaml", "--threads", "0"], ["sweep", "x.yaml", "--workers", "-1"],
+        ["client", "x.yaml", "--id", "0"],
+    ],
+)  # fmt: skip
+def test_a_count_that_means_nothing_is_refused(capsys, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and f"{words[-1]} is below" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from fs_fedmllm.commands import data_check, data_show, data_split
+from fs_fedmllm.commands.counts import at_least
 from fs_fedmllm.commands.tables import CASES
 
 
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
     check.add_argument("--model", nargs="?", const="", metavar="PATH",
                        help="count tokens a row with this model's processor, or with the configuration's model; "
                        "no weights are loaded")  # fmt: skip
-    check.add_argument("--most", type=int, default=50, help="findings to print (default 50)")
+    check.add_argument("--most", type=at_least(0), default=50, help="findings to print (default 50)")
     check.set_defaults(function=data_check.check)
 
     split = _targeted(verbs, "split", "apply a scenario and write the manifest and the clients' files")
@@ -42,10 +43,10 @@ def add(commands: Any) -> None:
     show.add_argument("--client", help="rows of this client (its id or its name), as it may see them")
     show.add_argument("--split", choices=("train", "val", "test"), default="train", help="without --client")
     show.add_argument("--case", choices=CASES, help="only rows that show this")
-    show.add_argument("-n", type=int, default=3, help="rows (default 3)")
+    show.add_argument("-n", type=at_least(1), default=3, help="rows (default 3)")
     show.add_argument("--plain", action="store_true",
                       help="the template's words alone, without chat template and placeholder (quicker)")  # fmt: skip
-    show.add_argument("--skip", type=int, default=0, help="rows to pass over first")
+    show.add_argument("--skip", type=at_least(0), default=0, help="rows to pass over first")
     show.set_defaults(function=data_show.show)
 
     plot = _targeted(verbs, "plot", "draw who holds what, as PNG and SVG")
@@ -53,7 +54,7 @@ def add(commands: Any) -> None:
     plot.add_argument("--from-manifest", help="take the clients from this manifest in place of drawing them")
     plot.add_argument("--embedding", action="store_true",
                       help="also embed vision and text features in two dimensions (loads the model)")  # fmt: skip
-    plot.add_argument("--rows", type=int, default=60, help="rows of a client in the embedding (default 60)")
+    plot.add_argument("--rows", type=at_least(1), default=60, help="rows of a client in the embedding (default 60)")
     plot.set_defaults(function=data_show.plot)
 
 

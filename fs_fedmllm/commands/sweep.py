@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fs_fedmllm.commands.counts import at_least
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.shipped import find_shipped
@@ -23,9 +24,9 @@ def add(commands: Any) -> None:
     sweep.add_argument("table", help="a table file, or the name of one that ships, e.g. tables/table4.yaml")
     sweep.add_argument("overrides", nargs="*", help="key=value or key value for every run, e.g. data.root=/data")
     sweep.add_argument("--out", help="folder of the sweep (default exp/sweeps/NAME)")
-    sweep.add_argument("--workers", type=int, default=0,
+    sweep.add_argument("--workers", type=at_least(0), default=0,
                        help="runs at once (default: one per core, or one where an accelerator is used)")  # fmt: skip
-    sweep.add_argument("--threads", type=int, default=1, help="CPU threads of a run (default 1)")
+    sweep.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of a run (default 1)")
     sweep.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]",
                        help="only these cells, e.g. --only method=fedavg,local --only seed=0")  # fmt: skip
     sweep.add_argument("--tiny", action="store_true",
