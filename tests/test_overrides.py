@@ -175,7 +175,6 @@ def test_a_document_moves_no_cursor(capsys) -> None:
         ["data", "show", "x.yaml", "-n", "-1"], ["data", "show", "x.yaml", "--skip", "-1"],
         ["data", "check", "x.yaml", "--most", "-5"], ["data", "plot", "x.yaml", "--rows", "0"],
         ["sweep", "x.yaml", "--threads", "0"], ["sweep", "x.yaml", "--workers", "-1"],
-        ["client", "x.yaml", "--id", "0"],
     ],
 )  # fmt: skip
 def test_a_count_that_means_nothing_is_refused(capsys, words: list[str]) -> None:

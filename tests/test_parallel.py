@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
+from types import SimpleNamespace
 
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.rounds import workers as worker_processes
 from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, spread, useful_workers
 from fs_fedmllm.runs.simulation import run
 
@@ -35,6 +38,22 @@ def test_a_process_that_has_trained_runs_turns_itself(federation) -> None:
     with WorkerPool(federation, 2) as pool:
         (update,) = pool.updates([1], 0, state)
     assert all((update.state[n] == expected.state[n]).all() for n in state)
+
+
+def test_a_worker_ends_in_silence_with_a_parent_that_leaves_its_answer_unread(monkeypatch, capfd) -> None:
+    """One client's update ends the run while another's is on its way."""
+    trained = SimpleNamespace(sum=lambda: SimpleNamespace(backward=lambda: None))
+    monkeypatch.setattr(worker_processes, "torch", SimpleNamespace(zeros=lambda *_, **__: trained))
+    processes = multiprocessing.get_context("fork")
+    ours, its = processes.Pipe()
+    worker = processes.Process(target=worker_processes._serve, args=(its, SimpleNamespace(clients=None), (ours,)))
+    worker.start()
+    its.close()
+    assert ours.poll(120)
+    ours.close()
+    worker.join(120)
+    assert worker.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_workers_are_only_used_where_they_are_safe(federation, monkeypatch) -> None:

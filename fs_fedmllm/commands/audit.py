@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.commands.counts import at_least
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError
 
@@ -20,7 +19,7 @@ def add(commands: Any) -> None:
     privacy.add_argument("run", help="folder of a run on one machine; its data set is read again")
     privacy.add_argument("--which", choices=("last", "best"), default="last",
                          help="the last round's adapter (default) or the best round's")  # fmt: skip
-    privacy.add_argument("--limit", type=at_least(0), default=0, help="most rows of each kind; 0 takes all (default)")
+    privacy.add_argument("--limit", type=int, default=0, help="most rows of each kind; 0 takes all (default)")
     privacy.add_argument("--json", action="store_true", help="print JSON")
     privacy.set_defaults(function=_privacy)
 

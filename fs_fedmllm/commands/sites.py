@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.commands.config import add_client_cfg
-from fs_fedmllm.commands.counts import at_least
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.commands.tables import table
 from fs_fedmllm.data.client_names import called
@@ -33,8 +32,7 @@ def add(commands: Any) -> None:
         site.add_argument("--address", help="host:port of the server (fedmllm.network.address)")
         site.add_argument("--certificates", help="folder with this site's certificate (fedmllm.network.certificates)")
         if role == "client":
-            site.add_argument("--id", type=at_least(1),
-                              help="client id, where the folder does not name one: the client "
+            site.add_argument("--id", type=int, help="client id, where the folder does not name one: the client "
                               "takes its share of the whole data set")  # fmt: skip
             site.add_argument("--own-rows", action="store_true", help="all training rows in --data are this client's "
                               "(fedmllm.network.own_rows)")  # fmt: skip

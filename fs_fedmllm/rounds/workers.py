@@ -112,7 +112,7 @@ def _serve(pipe: Connection, federation: Federation, inherited: Sequence[Connect
         return
     pipe.send("")
     clients = federation.clients
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # reset, where an answer is left unread
         while True:
             pipe.send(_answer(clients, *pipe.recv()))
     os._exit(0)

@@ -385,7 +385,7 @@ def test_the_bare_word_off_is_off(tmp_path: Path) -> None:
     file.write_text(text + "  stand_ins: {use: off}\n")
     assert schema.load(file).fedmllm.stand_ins == StandInsConfig()
     file.write_text(text + "  stand_ins: {use: on}\n")
-    with pytest.raises(ConfigError, match=r"fedmllm\.stand_ins\.use is 'True', which is not one of off, auto, force"):
+    with pytest.raises(ConfigError, match=r"one\.yaml: fedmllm\.stand_ins\.use must be a text, and YAML reads True"):
         schema.load(file)
 
 
