@@ -428,3 +428,29 @@ REFUSED = {
 def test_what_a_page_says_is_refused_is_refused(document: str, sentence: str, typed: list[str]) -> None:
     assert sentence in " ".join(text_of(REPOSITORY / document).split())
     assert not resolves(*typed)
+
+
+def test_the_findings_on_a_relation_are_those_of_the_raw_figures() -> None:
+    from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
+    from fs_fedmllm.tools.report.figures import holm
+
+    raw: dict[str, list[float]] = {}
+    with (REPOSITORY / "benchmarks" / "findings" / "digits_match.csv").open(encoding="utf-8") as rows:
+        for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
+            if row["metric"] == "test_auc":
+                raw.setdefault(row["method"], []).append(float(row["value"]))
+    page = text_of(REPOSITORY / "docs" / "findings.md").split("## And where the label is a relation?")[1]
+    lines = re.findall(r"^\| (?:prior|FedAvg).*\|$", page.split("\n## ")[0], re.MULTILINE)
+    said = [[cell.strip() for cell in line.replace("−", "-").split("|")[2:-1]] for line in lines]
+    methods = ["prior_draw", "fedavg", "all", "guarded"]
+    assert sorted(raw) == sorted(methods) and len(said) == len(methods)
+    found = [paired_over_seeds(raw[method], raw["prior_draw"]) for method in methods[1:]]
+    corrected = holm([difference.p_value for difference in found])
+    for method, (mean, by_seed, _) in zip(methods, said, strict=True):
+        assert [float(value) for value in by_seed.split(", ")] == pytest.approx(raw[method], abs=0.051)
+        known = statistics.mean(raw[method]), statistics.stdev(raw[method])
+        assert [float(value) for value in mean.split(" ± ")] == pytest.approx(known, abs=0.051)
+    for difference, p_value, (_, _, cell) in zip(found, corrected, said[1:], strict=True):
+        figures = [float(value) for value in re.findall(r"[+-]?\d+\.\d+", cell)]
+        known = difference.mean, difference.low, difference.high, p_value, difference.detectable
+        assert figures == pytest.approx(known, abs=0.051)
