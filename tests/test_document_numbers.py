@@ -243,6 +243,8 @@ REAL = {
 
 @pytest.mark.parametrize(("form", "file"), [("in words", "real_triage"), ("by letter", "real_triage_letters")])
 def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, file: str) -> None:
+    from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
+
     with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
         figures = {
             (row["level"], row["method"], row["metric"], row["seed"]): float(row["value"])
@@ -252,14 +254,28 @@ def test_the_findings_of_the_real_task_are_those_of_the_raw_figures(form: str, f
     page = text_of(REPOSITORY / "docs" / "findings.md").split("## The real task")[1].split("\n## ")[0]
     if form == "in words":
         said = " ".join(page.split())
-        joint, product = (
-            [raw["fedavg", metric, seed] for seed in "012"] for metric in ("test_acc", "results.views.product.acc")
-        )
-        assert "With seeds 1 and 2 FedAvg has {1:.1f} and {2:.1f} on".format(*joint) in said
-        assert f"{statistics.mean(joint):.1f} ± {statistics.stdev(joint):.1f} over three seeds" in said
+        by_seed = {
+            "FedAvg": "fedavg",
+            "both strategies": "strategies",
+            "corrections": "corrected",
+            "centralised": "global",
+        }
+        kinds = ("test_acc", "results.views.product.acc")
+        for name, method in by_seed.items():
+            joint, product = ([raw[method, metric, seed] for seed in "012"] for metric in kinds)
+            told = [", ".join(f"{value:.1f}" for value in values) for values in (joint, product)]
+            mean = f"{statistics.mean(joint):.1f} ± {statistics.stdev(joint):.1f}"
+            assert f"| {name} by seed | {told[0]} | {mean} | {told[1]} |" in said
+            if method != "fedavg":
+                found = paired_over_seeds(joint, [raw["fedavg", "test_acc", seed] for seed in "012"])
+                line = said.split(f"| {name} by seed |")[1].split("|")[3].replace("−", "-")
+                known = found.mean, found.low, found.high, found.detectable
+                assert [float(value) for value in re.findall(r"[+-]?\d+\.\d", line)] == pytest.approx(known, abs=0.051)
+        assert "FedAvg has 87.0 ± 5.6 over three seeds" in said
+        yogi = [raw["fedyogi", metric, "0"] for metric in kinds]
+        assert "FedYogi, seed 0 alone: {:.1f}, product {:.1f},".format(*yogi) in said
         others = [figures[level, "fedavg", "test_acc", "0"] for level in ("missing_b50", "hybrid_p60")]
         assert "{:.1f} with missing 50 % and {:.1f} with hybrid p = 0.6 (seed 0".format(*others) in said
-        assert "FedAvg: product {:.1f}, {:.1f} and {:.1f} with the three".format(*product) in said
     table = page.split(f"| **{form}** |")[1].split("| **")[0]
     metrics = ("test_acc", "results.views.product.acc", "test_image_acc", "test_text_acc")
     methods = REAL | ({"prompt and adaptive regulariser": "strategies"} if form == "in words" else {})
