@@ -1,4 +1,4 @@
-"""Plain text: rows of cells as columns, and the beginning of a sentence."""
+"""Plain text: rows of cells as columns, the beginning of a sentence, and what no UTF-8 file can hold."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
 def capital(sentence: str) -> str:
     """A sentence with a capital at its beginning, and the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
+
+
+def lone_surrogate(text: str) -> str:
+    """The first half character as JSON writes it, such as ``\\ud83d``; empty if there is none."""
+    if text.isascii():
+        return ""
+    return next((f"\\u{ord(letter):04x}" for letter in text if "\ud800" <= letter <= "\udfff"), "")

@@ -8,9 +8,11 @@ import multiprocessing
 import os
 from types import SimpleNamespace
 
+import pytest
 from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
+from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.rounds import workers as worker_processes
 from fs_fedmllm.rounds.workers import WorkerPool, further_accelerators, spread, useful_workers
 from fs_fedmllm.runs.simulation import run
@@ -54,6 +56,12 @@ def test_a_worker_ends_in_silence_with_a_parent_that_leaves_its_answer_unread(mo
     worker.join(120)
     assert worker.exitcode == 0
     assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_dies_at_its_start_is_told(federation, monkeypatch) -> None:
+    monkeypatch.setattr(worker_processes, "_serve", lambda *_: os._exit(1))
+    with pytest.raises(FedMLLMError, match=r"clients' updates ended .*fedmllm\.workers 1"):
+        WorkerPool(federation, 2)
 
 
 def test_workers_are_only_used_where_they_are_safe(federation, monkeypatch) -> None:

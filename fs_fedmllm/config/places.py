@@ -7,6 +7,7 @@ places, neither is guessed.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from fs_fedmllm.config.known_keys import text_keys
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import field_of
+from fs_fedmllm.text_columns import lone_surrogate
 
 #: Keys that hold a path, and whether it is one of a folder; templates are paths where they have one of the endings.
 _PLACES = (("data.root", True), ("fedmllm.data.template", False), ("fedmllm.template", False))
@@ -81,17 +83,14 @@ def path_faults(config: Config) -> Iterator[str]:
         if value.startswith("~") and (value == "~" or "/" in value):
             yield f"{key} is {value!r}, and a shell alone puts your folder in place of ~. Write the path in full."
 
-    texts = {key: _setting(config, key) for key in text_keys() if key != "data.root"}  # that is only opened
+    texts = {key: _setting(config, key) for key in text_keys()}
     for key, value in (texts | paths).items():
-        if key != "data.root" and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if key != "data.root" and lone_surrogate(value):  # that is only opened
             yield f"{key} holds bytes that are not UTF-8 text ({value!r}). Give it, and call folders, in UTF-8."
 
 
 def _setting(config: Config, key: str) -> str:
-    found: Any = config
-    for name in key.split("."):
-        found = getattr(found, field_of(name))
-    return str(found)
+    return str(functools.reduce(getattr, map(field_of, key.split(".")), config))
 
 
 def _in_data(raw: Mapping[str, Any], template: str) -> bool:

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
-def lone_surrogate(text: str) -> str:
-    """The first half character as JSON writes it, such as ``\\ud83d``; empty if there is none."""
-    if text.isascii():
-        return ""
-    return next((f"\\u{ord(letter):04x}" for letter in text if "\ud800" <= letter <= "\udfff"), "")
+from fs_fedmllm.text_columns import lone_surrogate
 
 
 def half_characters(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.short_templates import (
     CASES,
     CLOSING,
@@ -30,6 +29,7 @@ from fs_fedmllm.data.template import LETTERS, Case, Template
 from fs_fedmllm.errors import ConfigError, TemplateError
 from fs_fedmllm.files.safe_yaml import parse_yaml, yaml_fault
 from fs_fedmllm.files.untrusted import WRITTEN, read_regular
+from fs_fedmllm.text_columns import lone_surrogate
 
 TASKS = ("choice", "vqa")
 METRICS = ("auc", "macro_f1", "accuracy")

@@ -174,15 +174,19 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(client: int, round_index: int) -> Iterator[None]:
+def _told(process: str) -> Iterator[None]:
     """A worker that is gone is an error that says what to do."""
     try:
         yield
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise FedMLLMError(
-            f"The process that computed client {client}'s update in round {round_index} ended (killed, or out of "
-            "memory?). The same command resumes; fedmllm.workers 1 computes every update in one process."
+            f"{process} ended (killed, or out of memory?). The same command resumes; fedmllm.workers 1 computes every "
+            "update in one process."
         ) from error
+
+
+def _computing(client: int, round_index: int) -> str:
+    return f"The process that computed client {client}'s update in round {round_index}"
 
 
 class WorkerPool:
@@ -215,7 +219,9 @@ class WorkerPool:
         except KeyboardInterrupt:
             self.close(at_once=True)
             raise
-        if any(pipe.recv() for pipe in self._pipes):
+        with _told("A process that is to compute clients' updates"):
+            trained_before = any(pipe.recv() for pipe in self._pipes)
+        if trained_before:
             logger.info("This process has trained before, so client updates are computed one after the other.")
             self.close()
 
@@ -268,11 +274,11 @@ class WorkerPool:
             for pipe, (client, round_index, message, kept) in zip(self._pipes, batch, strict=False):
                 if sent[0] is not message:
                     sent = message, _pack(message)
-                with _told(client, round_index):
+                with _told(_computing(client, round_index)):
                     pipe.send((client, round_index, sent[1], _pack(kept)))
             ours = [clients.attempt(*own) for own in batch[len(self._pipes) :]]
             for pipe, (client, round_index, _, _) in zip(self._pipes, batch, strict=False):
-                with _told(client, round_index):
+                with _told(_computing(client, round_index)):
                     answer = pipe.recv()
                 yield _result(client, *answer)
             yield from ours

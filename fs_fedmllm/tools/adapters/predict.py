@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
-from fs_fedmllm.data.characters import lone_surrogate
 from fs_fedmllm.data.columns import UnreadColumns, missing
 from fs_fedmllm.data.embedded import cached_images, image_path
 from fs_fedmllm.data.image_paths import ImageFolder
@@ -26,6 +25,7 @@ from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.views import product_of_views
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import row_lengths
+from fs_fedmllm.text_columns import lone_surrogate
 from fs_fedmllm.tools.adapters.opening import Opened
 from fs_fedmllm.tools.adapters.row_files import RowForm
 
