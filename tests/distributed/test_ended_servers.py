@@ -95,10 +95,15 @@ class Ward:
         self.until(lambda: len(self.events(0, "round")) > done)
         self.running[2].send_signal(signal.SIGSTOP)
         self.until(lambda: self._answered(1) > self._answered(2))
+        # Told so itself, it asks for more at once: the server has somebody to tell that it goes away.
+        self.until(lambda: self._delivered(1) == self._answered(1))
         assert not (self.folder(0) / "results.json").exists()
 
     def _answered(self, client: int) -> int:
         return max((event["round"] for event in self.events(0, "answer") if event["client"] == client), default=-1)
+
+    def _delivered(self, client: int) -> int:
+        return max((event["round"] for event in self.events(client, "delivered")), default=-1)
 
     def go_on(self) -> None:
         """Start the server again, and let site 2 go on."""
