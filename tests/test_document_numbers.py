@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import inspect
 import re
 import statistics
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -126,27 +128,64 @@ def test_the_noise_of_the_documents_is_the_accountants() -> None:
 def test_the_limits_of_the_wire_are_those_of_the_page() -> None:
     pytest.importorskip("grpc", reason="the wire needs the extra 'distributed'")
     from fs_fedmllm.commands import certs
-    from fs_fedmllm.distributed import client, frames, transport, wire
+    from fs_fedmllm.distributed import client, frames, server, service, throttle, transport, wire
 
     text = text_of(REPOSITORY / "docs" / "deployment.md").replace("\n", " ")
     read, served = frames.FrameLimits(), transport.Limits()
     options = dict(wire.OPTIONS)
+    clients = "[{alpha: 5.0, image_clients: 50, text_clients: 50}]"
+
+    def most(number: int) -> transport.Limits:
+        words = ["federate.client_num", str(number), *(("data.splitter_args", clients) if number == 100 else ())]
+        return service.transport_limits(schema.load(CONFIGS / "cross_i3t7.yaml", words))
+
+    assert most(100).exchanges == 400
+    burst, every = (inspect.signature(throttle.Throttle).parameters[name].default for name in ("burst", "every"))
     for said in (
         f"chunks of exactly {frames.CHUNK >> 20} MiB",
         f"`fedmllm.network.max_message`, {schema.Config().fedmllm.network.max_message >> 10} GiB",
         f"header {read.header_bytes >> 20} MiB; index {read.index_bytes >> 20} MiB; {read.tensors:,} tensors",
         f"cut off after {served.stall_seconds:.0f} s without a chunk",
-        f"{served.exchanges} in all",
+        f"{4 * served.exchanges_per_client} streams of a connection",
+        f"in all {most(10).exchanges}, or four for each client of the federation if that is more",
+        f"logged {burst} times, then once in {every:.0f} s",
         f"{served.bytes_in_flight >> 30} GiB being received in all",
         f"Keepalive pings every {options['grpc.keepalive_time_ms'] // 1000} s",
         f"pauses of {client.FIRST_PAUSE / 2:g} s to {client.LONGEST_PAUSE:.0f} s",
     ):
         assert said in text, said
     assert served.exchanges_per_client == 4 and "at most four of a client" in text
+    privacy = text_of(REPOSITORY / "docs" / "privacy.md")
+    assert server.ATTEMPTS == 3 and "is tried again, up to three attempts in all" in privacy
     parser = cli.build_parser()
     for line, days in (("certs server --host x", 365), ("certs client --id 1", 365), ("certs init --name x", 3650)):
         assert parser.parse_args(line.split()).days == days
     assert "valid for a year (`--days`), the authority for ten" in text and certs
+
+
+def test_the_bounds_of_files_are_those_of_the_page() -> None:
+    pytest.importorskip("grpc", reason="certificates need the extra 'distributed'")
+    from fs_fedmllm.data import arrow_rows, files, images, packed, tables
+    from fs_fedmllm.distributed import identity
+    from fs_fedmllm.files import safe_yaml, untrusted
+
+    page = text_of(REPOSITORY / "docs" / "deployment.md")
+    swollen = f"more than {packed.SWOLLEN >> 20} MiB and more than {packed.RATIO} times the file"
+    lines, rows = (f"{most // 10**6} million" for most in (packed.MAX_LINES, arrow_rows.MAX_ROWS))
+    for said in (
+        f"{untrusted.WRITTEN >> 20} MiB; {safe_yaml.MAX_NODES:,} values, with aliases counted as expanded; "
+        f"{safe_yaml.MAX_DEPTH} levels; numbers of {safe_yaml.MAX_NUMBER} characters",
+        f"{files.MAX_ROW >> 20} MiB a row, {files.MAX_LIST >> 30} GiB a list; "
+        f"whole numbers of {sys.get_int_max_str_digits():,} digits",
+        f"{tables.MAX_CELL:,} characters a cell, {files.MAX_ROW >> 20} MiB a line, {tables.MAX_COLUMNS:,} columns",
+        f"{lines} lines; what gzip expands to {swollen} is refused",
+        f"{rows} rows; a column, or rows, that expand to {swollen} are refused",
+        f"{images.MAX_PIXELS:,} pixels; seven formats",
+        f"JSON of runs and adapters | {untrusted.RECORDED >> 20} MiB",
+        f"`revoked.txt` | {identity._LARGEST >> 20} MiB",
+    ):
+        assert said in page, said
+    assert len(images.FORMATS) == 7 and (packed.SWOLLEN, packed.RATIO) == (arrow_rows.SWOLLEN, arrow_rows.RATIO)
 
 
 def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
@@ -320,12 +359,13 @@ SECURE = ("fedmllm.privacy.secure_aggregation.enabled", "True")
 PRIVATE = ("fedmllm.privacy.dp.clip_norm", "1", "fedmllm.privacy.dp.noise_multiplier", "1")
 
 
-def resolves(*typed: str) -> bool:
+def refusal(*typed: str) -> str:
+    """What is said against a configuration; nothing where it can run."""
     try:
         schema.load(CONFIGS / "cross_i3t7.yaml", [*FIVE, *typed])
-    except FedMLLMError:
-        return False
-    return True
+    except FedMLLMError as error:
+        return str(error)
+    return ""
 
 
 def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> None:
@@ -351,7 +391,7 @@ def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> Non
             for method in names:
                 for typed in columns[head]:
                     allowed = cell == "yes" or cell == "nothing to combine"  # the mean itself is no choice there
-                    assert resolves("federate.method", method, *typed) == allowed, (method, typed)
+                    assert (not refusal("federate.method", method, *typed)) == allowed, (method, typed)
     assert seen == set(schema.METHODS)
 
 
@@ -426,6 +466,13 @@ REFUSED = {
         for typed in (["fedmllm.aggregation.rule", "median"], ["fedmllm.aggregation.max_update_norm", "1"],
                       ["fedmllm.aggregation.outlier_factor", "3"])
     ] + [
+        ("`scaffold` and `feddyn` are refused: their clients send, or the server sums, what is not clipped",
+         [*PRIVATE, "federate.method", method]) for method in ("scaffold", "feddyn")
+    ] + [
+        ("and so is `fedmllm.stand_ins.use: auto`, which depends", [*PRIVATE, "fedmllm.stand_ins.use", "auto"]),
+        ("Poisson sampling needs the embedded engine",
+         [*PRIVATE, "federate.mode", "distributed", "fedmllm.privacy.dp.sampling", "poisson"]),
+        ("A round needs at least three clients by configuration", [*SECURE, "federate.sample_client_num", "2"]),
         ("a share of 0.5 or less is refused",
          [*SECURE, "fedmllm.privacy.secure_aggregation.threshold", "0.5"]),
         ("a `fedmllm.network.min_clients` below it is refused",
@@ -443,7 +490,7 @@ REFUSED = {
 )
 def test_what_a_page_says_is_refused_is_refused(document: str, sentence: str, typed: list[str]) -> None:
     assert sentence in " ".join(text_of(REPOSITORY / document).split())
-    assert not resolves(*typed)
+    assert typed[-2].rpartition(".")[0] in refusal(*typed)  # for this key, not for another one
 
 
 def test_the_findings_on_a_relation_are_those_of_the_raw_figures() -> None:

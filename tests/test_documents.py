@@ -18,7 +18,9 @@ from fs_fedmllm import aggregators, algorithms, cli
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import TABLE
+from fs_fedmllm.config.host_reading import leaves, put
 from fs_fedmllm.config.known_keys import known_keys
+from fs_fedmllm.files.safe_yaml import parse_yaml
 
 DOCUMENTS = [
     *sorted(REPOSITORY.glob("*.md")),
@@ -119,6 +121,50 @@ def test_files_that_documents_name_exist(document: Path) -> None:
         if not list(REPOSITORY.glob(name)) and not (document.parent / name).exists() and "sky" not in name
     ]
     assert not missing
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link into a document may end with: its headings, as GitHub writes them."""
+    text = re.sub(r"^```.*?^```$", "", text_of(document), flags=re.MULTILINE | re.DOTALL)
+    plain = [
+        re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_links_to_headings_lead_to_one(document: Path) -> None:
+    found = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", text_of(document))
+    assert not [
+        (place, anchor)
+        for place, anchor in found
+        if anchor not in anchors(document.parent / place if place else document)
+    ]
+
+
+def snippets(document: Path) -> list[dict[str, object]]:
+    """Parts of configurations that a document shows; templates and tables have other keys."""
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", text_of(document), re.MULTILINE | re.DOTALL)
+    read = [parse_yaml(block) for block in blocks]
+    return [
+        block for block in read if set(block) <= {"data", "eval", "expname", "federate", "fedmllm", "model", "train"}
+    ]
+
+
+SNIPPETS = [(document, block) for document in DOCUMENTS for block in snippets(document)]
+
+
+@pytest.mark.parametrize(("document", "block"), SNIPPETS, ids=lambda value: getattr(value, "stem", ""))
+def test_a_configuration_of_the_documents_is_one(document: Path, block: dict[str, object]) -> None:
+    """On its own, or as a part of one that ships."""
+    raw = schema.given_mapping(REPOSITORY / "configs" / "cross_i3t7.yaml", ["federate.sample_client_num", "5"])
+    for name, value in leaves(block):
+        put(raw, name, value)
+    schema.from_mapping(raw, str(document))
+
+
+def test_snippets_are_found() -> None:
+    assert len(SNIPPETS) >= 8
 
 
 REFUSALS = re.compile(r"^    \$ (fs-fedmllm .+)\n((?:    (?!\$).+\n)+)", re.MULTILINE)

@@ -21,6 +21,11 @@ from readers import READERS  # noqa: E402
 from fs_fedmllm.errors import DataError, ModelError  # noqa: E402
 
 
+def test_the_page_counts_them() -> None:
+    page = (HERE.parent / "docs" / "deployment.md").read_text()
+    assert f"passes them to {len(READERS)} readers" in page
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_only_our_own_errors_come_out(reader: str, tmp_path: Path) -> None:
     if (module := {"dicom": "pydicom", "heif": "pillow_heif"}.get(reader)) is not None:

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def on_termination(stop: Callable[[], None]) -> Iterator[None]:
 def frame_limits(settings: NetworkConfig) -> FrameLimits:
     """The largest message, as the configuration says."""
     return FrameLimits(message_bytes=settings.max_message << 20)
+
+
+def transport_limits(config: Config) -> Limits:
+    """What the server takes from its clients, all of which may wait for work at the same time."""
+    every = Limits(frames=frame_limits(config.fedmllm.network))
+    return replace(every, exchanges=max(64, every.exchanges_per_client * config.federate.client_num))
 
 
 def identity(settings: NetworkConfig, client: int = 0) -> Identity:
@@ -176,8 +183,8 @@ def serve(session: Session, data: FederatedData, *, linger: float = server_side.
     def admits(peer: Peer) -> None:
         made[0].desk.admit(peer.client)
 
-    limits = Limits(frames=frame_limits(settings), exchanges=max(64, 4 * config.federate.client_num))
-    transport = TransportServer(settings.address, handler, identity(settings), limits, contract, admits)
+    who, limits = identity(settings), transport_limits(config)
+    transport = TransportServer(settings.address, handler, who, limits, contract, admits)
 
     def traffic() -> tuple[int, int]:
         return transport.traffic.received, transport.traffic.sent

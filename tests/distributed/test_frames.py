@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
+from short_runs import REPOSITORY
 from wire_frames import HEADER, HEADERS, LIMITS, NUMBERS, cut, entry, floats, frame, joined, mutant, sample_message
 
 from fs_fedmllm.distributed.contracts import ANY_TENSORS, NO_TENSORS, Contract, FrameLimits, TensorSpec, check_tensors
@@ -220,6 +221,11 @@ def test_malformed_bytes_are_refused_with_little_memory(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert str(caught.value).isascii() and len(str(caught.value)) < 400
+
+
+def test_the_page_counts_them() -> None:
+    page = " ".join((REPOSITORY / "docs" / "deployment.md").read_text().split())
+    assert f"has {len(MALFORMED)} malformed messages, each through the reader (under 20 MiB of memory)" in page
 
 
 def test_the_table_of_malformed_bytes_can_fail() -> None:

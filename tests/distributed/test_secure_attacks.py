@@ -51,6 +51,20 @@ def test_what_was_sent_is_remembered_over_a_restart_and_before_it_is_sent(tmp_pa
     assert len(Game(tmp_path).play((2, 3, 4), round_index=1)) == 2  # another round is another matter
 
 
+def test_no_secret_of_a_round_is_on_disk(tmp_path: Path, monkeypatch) -> None:
+    from fs_fedmllm.distributed import secure_client
+    from fs_fedmllm.privacy.secure_aggregation.client import SecureClient
+
+    made: list[SecureClient] = []
+    monkeypatch.setattr(secure_client, "SecureClient", lambda client: made.append(SecureClient(client)) or made[-1])
+    Game(tmp_path).play(ALL)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert len(made) == len(ALL) and b"survivors" in written
+    for own in made:
+        for secret in (own._self_seed, own._mask_key.private_bytes_raw(), own._seal_key.private_bytes_raw()):
+            assert secret not in written and secret.hex().encode() not in written
+
+
 def test_a_full_disk_keeps_the_update_in(tmp_path: Path, monkeypatch) -> None:
     from fs_fedmllm.distributed import secure_memory
 

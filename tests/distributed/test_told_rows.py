@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.distributed.protocol import NetworkError
 from fs_fedmllm.distributed.roles import introduction
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.trainer import UpdateLog
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.federated_data import prepare_data
 
@@ -72,11 +73,17 @@ def test_kinds_are_told_where_kinds_suffice_and_nothing_where_nothing_is_asked(s
             stand_ins=replace(ours.stand_ins, use=use),
             aggregation=replace(ours.aggregation, client_weights=weights),
         )
-        return introduction(replace(federation.config, fedmllm=ours), 1, federation.data).get("presence")
+        said = introduction(replace(federation.config, fedmllm=ours), 1, federation.data)
+        assert set(said) - {"presence"} == {"rows", "missing_rate", "version", "agreed", "manifest", "base"}
+        return said.get("presence")
 
     assert told() is told(weights="samples") is told(use="force") is None
     assert told(sampler="modality") == told(use="auto") == {kind: 1}
     assert told(weights="balanced") == told(sampler="modality", weights="complete") == {kind: rows}
+    named = replace(federation.data, names={1: "Klinik Nord", 2: "Klinik Süd"})
+    assert introduction(federation.config, 1, named)["name"] == "Klinik Nord"
+    figures = {field.name for field in fields(UpdateLog)}  # beside an update, without secure aggregation
+    assert figures == {"loss", "penalty", "grad_norm", "steps", "rows", "seconds"}
 
 
 @pytest.mark.parametrize(

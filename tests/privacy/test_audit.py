@@ -9,9 +9,11 @@ from random import Random
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from fs_fedmllm.cli import main
+from fs_fedmllm.config import to_mapping
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.runs import simulation
 from fs_fedmllm.tools.audit.attack import attack, exact_interval
@@ -81,6 +83,14 @@ def test_losses_of_rows_are_those_of_the_batch(federation) -> None:
     one_by_one = [float(federation.evaluator.row_losses([row])[0]) for row in rows]
     together = federation.evaluator.row_losses(rows)
     assert together == pytest.approx(one_by_one, abs=1e-4) and len({round(x, 4) for x in one_by_one}) > 1
+
+
+def test_a_sites_folder_of_a_distributed_run_is_refused(short_config, tmp_path, capsys) -> None:
+    config = short_config("cross_i3t7", "federate.mode", "distributed")
+    (tmp_path / "resolved_config.yaml").write_text(yaml.safe_dump(to_mapping(config)))
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["audit", "privacy", str(tmp_path)]) == 2
+    assert "no site has all training rows" in capsys.readouterr().err
 
 
 def test_an_audit_of_a_run_with_and_without_privacy(short_config, capsys, tmp_path) -> None:

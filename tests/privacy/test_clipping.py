@@ -63,6 +63,9 @@ def test_a_client_without_its_half_is_refused_and_named() -> None:
         total.add(3, 1.0, moved(1.0, 2))
     assert total.mean() == {}
     total.add(3, 1.0, clip_update(PARAMS, moved(1.0, 2), 0.5))  # the refusal left nothing behind
+    decoded = ClippedSum(PARAMS, 0.5, 1, strict=False)  # a codec may have made it longer
+    decoded.add(3, 1.0, moved(1.0, 2))
+    assert 0.499 < l2_norm(decoded.mean()) <= 0.5
 
 
 def test_sensitivity_by_brute_force() -> None:

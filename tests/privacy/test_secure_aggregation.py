@@ -460,7 +460,7 @@ def test_values_beyond_the_range_are_said(caplog) -> None:
 
 @pytest.mark.parametrize(
     ("share", "clients", "expected"),
-    [(0.67, 3, 3), (0.66, 3, 2), (0.66, 4, 3), (0.66, 5, 4), (0.51, 4, 3), (1.0, 7, 7), (0.67, 10, 7)],
+    [(0.67, 3, 3), (0.66, 3, 2), (0.66, 4, 3), (0.66, 5, 4), (0.66, 10, 7), (0.51, 4, 3), (1.0, 7, 7)],
 )
 def test_thresholds(share: float, clients: int, expected: int) -> None:
     assert threshold_of(share, clients) == expected
