@@ -453,6 +453,12 @@ REFUSED = {
         ("The methods `local` and `global` are not available in a distributed run",
          ["federate.mode", "distributed", "federate.method", method]) for method in ("local", "global")
     ],
+    "docs/nvflare.md": [
+        ("as in every run across sites", ["federate.mode", "distributed", *typed])
+        for typed in (["federate.method", "local"], ["federate.method", "global"], ["fedmllm.async.buffer", "2"],
+                      ["fedmllm.replay", "results.json"], ["fedmllm.checkpoint_every", "2"],
+                      [*PRIVATE, "fedmllm.privacy.dp.sampling", "poisson"])
+    ],
     "docs/privacy.md": [
         ("`fedmllm.sampler: modality` is refused under differential privacy",
          [*PRIVATE, "fedmllm.sampler", "modality"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from fs_fedmllm.hosts.nvflare import watch
 from fs_fedmllm.hosts.nvflare.admin import AwayError, standing
 from fs_fedmllm.hosts.nvflare.follow import follow
 from fs_fedmllm.hosts.nvflare.policy import CONTROLLER, EXECUTOR, examined
-from fs_fedmllm.hosts.nvflare.settings import site_config
+from fs_fedmllm.hosts.nvflare.settings import RESERVED, site_config
 from fs_fedmllm.hosts.nvflare.sites import check_sites, dealt
 from fs_fedmllm.hosts.nvflare.told import tell
 
@@ -192,7 +193,10 @@ def test_a_template_of_ones_own_goes_along(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_servers_jobs_lie_in_its_own_workspace(tmp_path: Path) -> None:
     site = kit(tmp_path / "site", "server", components=[{"args": {"uri_root": "/tmp/nvflare/jobs-storage"}}])
+    before = next(entry for entry in examined(site) if entry[0] == "job store")
+    assert before[1] is False and f"fs-fedmllm nvflare site {site}" in before[3]
     assert main(["nvflare", "site", str(site)]) == 0
+    assert ("job store", True, "not in a shared place", "") in examined(site)
     found = json.loads((site / "local" / "resources.json").read_text())
     assert found["components"][0]["args"]["uri_root"] == f"{site}/storage/jobs-storage"
     assert found["class_allow_list"][-1] == CONTROLLER
@@ -217,6 +221,31 @@ def test_the_server_tells_nvflares_statistics_how_the_run_stands() -> None:
     told = collector.info["fs_fedmllm"]
     assert (told["round"], told["rounds"]) == (2, 5) and told["updated"]
     assert [entry["name"] for entry in told["clients"]] == ["north", "Ward 7"]
+
+
+def test_the_page_says_how_long_it_waits_and_how_often_it_asks() -> None:
+    from fs_fedmllm.hosts.nvflare import follow, simulate, watch
+    from fs_fedmllm.hosts.nvflare import job as jobs
+
+    page = " ".join((REPOSITORY / "docs" / "nvflare.md").read_text().split())
+    assert f"Sites poll for tasks every {jobs.POLL:g} s in our jobs" in page
+    assert simulate.SITES == 3 and "the server and three sites (fewer if there are fewer clients)" in page
+    assert follow.WAIT == 120 and "withdraws a job that has never run after two minutes of that" in page
+    assert follow._TRIES == 3 and "or three times in a row, without completing a further round" in page
+    assert watch._LOOK * watch._IDLE <= 30 and "notices within half a minute that the site is there" in page
+    assert watch._LOOK * watch._AWAY == watch._LOOK * watch._SILENT == 3600
+    assert "waits for the server, up to an hour" in page and "process reports nothing for an hour counts" in page
+    for name in RESERVED:
+        assert f"`{name}`" in page.split("A job may not set ")[1].split("because they name places")[0]
+
+
+def test_what_nvflares_filter_spends_by_its_own_ledger() -> None:
+    """docs/privacy.md: 0.01 for every value."""
+    from nvflare.app_common.filters.svt_privacy import SVTPrivacy, _compute_release_epsilon
+
+    default = inspect.signature(SVTPrivacy).parameters
+    assert (default["fraction"].default, default["noise_var"].default) == (0.1, 0.1)
+    assert _compute_release_epsilon(1000, 0.1) == pytest.approx(10_000 * 0.01)
 
 
 def test_every_client_has_one_site() -> None:

@@ -168,6 +168,10 @@ def examined(workspace: Path) -> Iterator[tuple[str, bool, str, str]]:
         streams = found.get(STREAMING, True) is not False
         says = "on: the site's error log goes to the server" if streams else "off"
         yield "log streaming", not streams, says, remedy if streams else ""
+    else:
+        elsewhere = _moved(found, "") != found
+        says = f"in {_SHARED}, which every user of this machine may write to" if elsewhere else "not in a shared place"
+        yield "job store", not elsewhere, says, remedy if elsewhere else ""
     startup = workspace / "startup" / f"fed_{'server' if server else 'client'}.json"
     try:
         signed = read_json(startup).get(SIGNED, True) is not False
