@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import inspect
+import itertools
 import re
 import statistics
 import sys
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -395,12 +397,76 @@ def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> Non
     assert seen == set(schema.METHODS)
 
 
+def rows_of(heading: str) -> dict[str, list[str]]:
+    """The rows of the first table below a heading of docs/algorithms.md, by each name in their first cell."""
+    lines = text_of(REPOSITORY / "docs" / "algorithms.md").split(f"\n{heading}")[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| --- |"))
+    rows: dict[str, list[str]] = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 1 :]):
+        first, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", first), rest)
+    return rows
+
+
+def test_the_tables_of_algorithms_are_those_of_the_code() -> None:
+    import torch
+
+    from fs_fedmllm.aggregators import build_aggregator
+    from fs_fedmllm.algorithms import OPTIMIZERS, REGULARIZERS, build_server_optimizer
+    from fs_fedmllm.config import AggregationConfig
+    from fs_fedmllm.config.aggregation import OUR_RULES
+
+    methods, rules = rows_of("## Server methods: `federate.method`"), rows_of("## How updates are combined")
+    assert set(methods) == set(OPTIMIZERS) and set(rules) == set(OUR_RULES)
+    params = {"w": torch.zeros(7)}
+
+    def adapters(count: float) -> str:
+        return "P" if count == 1 else f"{count:g} P"
+
+    for name, (_, on_client, _, weights, state, sent) in methods.items():
+        optimizer = build_server_optimizer(name)
+        begun = optimizer.init(params)
+        assert weights == {"samples": "rows", "uniform": "uniform"}[optimizer.weighting], name
+        kept = sum(tensor.numel() for tensor in begun.values()) // 7
+        keeps = f"server {adapters(kept)}" if kept else "-"
+        assert state == keeps + (", each client P" if schema.METHODS[name].keeps else ""), name
+        ways = (optimizer.broadcast(params, begun), optimizer.expected(params))
+        down, up = (adapters(sum(tensor.numel() for tensor in way.values()) / 7) for way in ways)
+        assert sent == f"{down} + {up}" and (on_client != "-") == bool(schema.METHODS[name].keeps), name
+    found = rows_of("## Client regularisers")
+    assert set(found) == {name for name in REGULARIZERS if name != "none"}
+    assert [name for name, cells in found.items() if cells[2] != "-"] == ["moon"]
+    assert [name for name in REGULARIZERS if REGULARIZERS[name].remembers] == ["moon"]
+    for name, (_, _, memory) in rules.items():
+        chosen = AggregationConfig(rule=name, byzantine=1 if "krum" in name else 0)
+        whole = build_aggregator(chosen, params, {}).whole
+        assert memory == ("the round's updates" if whole else "one adapter"), name
+    (means,) = (field.metadata["choices"] for field in fields(AggregationConfig) if field.name == "lora")
+    assert set(rows_of("| `lora` | source")) == set(means)
+
+
+@pytest.mark.parametrize("line", ["push a b/c", "merge a --out m", "predict a --text t", "compare a b"])
+def test_the_mean_of_the_last_rounds_can_be_asked_for(line: str) -> None:
+    assert "`--which average` of" in " ".join(text_of(REPOSITORY / "docs" / "algorithms.md").split())
+    assert cli.build_parser().parse_args([*line.split(), "--which", "average"]).which == "average"
+
+
 #: A sentence of a document, and what it says is refused.
 REFUSED = {
     "docs/algorithms.md": [
         ("It needs `federate.total_round_num: 1`", ["fedmllm.regularizer.type", "yoco"]),
-        ("`local` and `global` are refused", ["fedmllm.regularizer.type", "moon", "federate.method", "local"]),
-        ("`local` and `global` are refused", ["fedmllm.regularizer.type", "moon", "federate.method", "global"]),
+        *[("`moon` is refused with `local` and `global`",
+           ["federate.method", method, "fedmllm.regularizer.type", "moon"]) for method in ("local", "global")],
+        *[("and `fedilora` with `scaffold` and `feddyn`",
+           ["federate.method", method, "fedmllm.regularizer.type", "fedilora"]) for method in ("scaffold", "feddyn")],
+        ("`fedlc` shifts the same logits as the label prior",
+         ["fedmllm.label_prior", "1", "fedmllm.regularizer.type", "fedlc"]),
+        *[("`local` and `global` draw no clients", ["federate.method", method, "fedmllm.sampler", "modality"])
+          for method in ("local", "global")],
+        ("or `robust_pca`", ["fedmllm.aggregation.rule", "robust_pca", "fedmllm.aggregation.lora", "exact"]),
+        ("`lora: dimension_wise` with the mean alone",
+         ["fedmllm.aggregation.lora", "dimension_wise", "fedmllm.aggregation.ranks", "[4, 4, 4, 4, 4, 4, 4, 4, 4, 4]",
+          "fedmllm.aggregation.rule", "median"]),
         ("needs `exact`", ["fedmllm.aggregation.ranks", "[4, 4, 4, 4, 4, 4, 4, 4, 4, 4]"]),
         ("not with single coordinates (median, trimmed mean)",
          ["fedmllm.aggregation.lora", "exact", "fedmllm.aggregation.rule", "median"]),
