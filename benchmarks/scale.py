@@ -164,7 +164,11 @@ def plot(file: Path) -> None:
     found = json.loads(file.read_text())
     axes = [axis for axis in AXES if any(key.startswith(f"{axis}=") for key in found)]
     figure, panels = plt.subplots(2, len(axes), figsize=(3.1 * len(axes), 5.6), sharey="row", squeeze=False)
-    lines = {"round_s": "a round", "rest_s": "a round less its turns", "evaluation_s": "evaluation of 64 rows"}
+    lines = {
+        "round_s": "a round",
+        "rest_s": "a round less its client updates",
+        "evaluation_s": "evaluation of 64 rows",
+    }
     # Resident memory is not here: it grows at a process's first point and says little after it.
     memory = {"tensors_mb": "live tensors", "adapter_mb": "one adapter"}
     print("| axis | value | " + " | ".join([*lines.values(), *memory.values()]) + " | reading and dealing |")
