@@ -397,6 +397,14 @@ def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> Non
     assert seen == set(schema.METHODS)
 
 
+def test_the_settings_of_hospitals_are_settings() -> None:
+    page = text_of(REPOSITORY / "docs" / "hospitals.md")
+    shown = re.findall(r"^\| `(\[\{client.*\}\])` \|", page, re.MULTILINE)
+    assert len(shown) == 4
+    for given in shown:
+        assert not refusal("data.splitter", "fedmllm_given", "data.splitter_args", given), given
+
+
 def rows_of(heading: str) -> dict[str, list[str]]:
     """The rows of the first table below a heading of docs/algorithms.md, by each name in their first cell."""
     lines = text_of(REPOSITORY / "docs" / "algorithms.md").split(f"\n{heading}")[1].splitlines()
@@ -506,6 +514,10 @@ REFUSED = {
         *[("as is a level (`beta`, `p`, `image_clients`) without its scenario",
            ["data.splitter", "fedmllm_given", "data.splitter_args", f"[{{client: intent, {level}}}]"])
           for level in ("beta: 0.5", "p: 0.5", "image_clients: 2")],
+    ],
+    "docs/hub.md": [
+        ("It is refused under differential privacy",
+         [*PRIVATE, "fedmllm.hub.repo", "a/b", "fedmllm.hub.checkpoint", "True"]),
     ],
     "docs/trl.md": [
         ("MOON is refused", ["fedmllm.train.backend", "trl", "fedmllm.regularizer.type", "moon"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -165,6 +166,22 @@ def test_a_configuration_of_the_documents_is_one(document: Path, block: dict[str
 
 def test_snippets_are_found() -> None:
     assert len(SNIPPETS) >= 8
+
+
+def test_keys_that_messages_name_are_keys() -> None:
+    """In every text of the package: a remedy must not send anybody to a key that is none."""
+    hosts = {key for table in (DEFAULTS, TABLE) for key in table}
+    keys = {*known_keys(), *hosts}
+    known = {".".join(key.split(".")[:n]) for key in keys for n in range(1, key.count(".") + 2)}
+    free = ("fedmllm.data.", "fedmllm.switches.", "model.fedmllm.image.", "fedmllm.test_sets.", "fedmllm.parameters.")
+    wrong = []
+    for path in sorted((REPOSITORY / "fs_fedmllm").rglob("*.py")):
+        texts = [node.value for node in ast.walk(ast.parse(text_of(path))) if isinstance(node, ast.Constant)]
+        for text in texts:
+            for name in re.findall(r"(?<![\w./])(fedmllm(?:\.[a-z_]\w*)+)", text if isinstance(text, str) else ""):
+                if name not in known and not name.startswith(free) and not name.endswith((".yaml", ".json")):
+                    wrong.append((path.name, name))
+    assert not wrong
 
 
 REFUSALS = re.compile(r"^    \$ (fs-fedmllm .+)\n((?:    (?!\$).+\n)+)", re.MULTILINE)

@@ -60,5 +60,5 @@ def hub_faults(config: Any) -> Iterator[str]:
     if hub.checkpoint and config.fedmllm.privacy.dp.enabled:
         yield (
             "fedmllm.hub.checkpoint would publish what clients keep between rounds, which differential privacy does "
-            "not cover. Set it to False, or fedmllm.privacy.dp.enabled to False."
+            "not cover. Set it to False, or fedmllm.privacy.dp.clip_norm to 0."
         )

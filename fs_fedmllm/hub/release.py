@@ -51,8 +51,10 @@ def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
     value["federate"].pop("save_to", None)
     if not str(value["federate"].get("restore_from", "")).startswith("hub:"):
         value["federate"].pop("restore_from", None)
-    for name in ("hub", "network"):
+    for name in ("hub", "network", "judge", "replay"):
         value["fedmllm"].pop(name, None)
+    if measured := value["fedmllm"].get("eval"):
+        measured["metrics"] = [PureWindowsPath(name).name for name in measured.get("metrics") or ()]
     value["fedmllm"]["vision_cache"].pop("folder", None)
     sets = value["fedmllm"].get("test_sets", {}).values()
     value["fedmllm"]["data"] = _public_options(value["fedmllm"]["data"])
@@ -68,12 +70,12 @@ def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 def _public_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a data set without the names of its files and folders."""
-    template = {k: v for k, v in options.items() if k == "template"}
-    return template | {k: v for k, v in options.items() if k not in _OF_FILES and not _is_path(v)}
+    told = {k: v for k, v in options.items() if k in ("template", "title")}
+    return told | {k: v for k, v in options.items() if k not in _OF_FILES and not _is_path(v)}
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or "\\" in value[:4])
+    return isinstance(value, str) and (value.startswith("~") or "/" in value or "\\" in value)
 
 
 def _without_paths(value: Any) -> Any:

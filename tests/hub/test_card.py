@@ -102,10 +102,13 @@ def test_further_test_sets_stand_by_themselves_and_their_folders_stay_at_home() 
 
 def test_names_of_files_and_folders_stay_at_home() -> None:
     data = ("{template: mine/secret/t.yaml, file: patients.csv, train: smith/train.csv, image_root: photos, "
-            "extract_images: out, columns: {text: note}, title: Wounds}")  # fmt: skip
-    config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", ["fedmllm.data", data]))
-    shown = public_config(config, "owner/base")["fedmllm"]["data"]
-    assert shown == {"template": "t.yaml", "columns": {"text": "note"}, "title": "Wounds"}
+            "extract_images: out, columns: {text: note}, title: Wounds/burns, index: ward/7.txt}")  # fmt: skip
+    words = ["fedmllm.data", data, "fedmllm.replay", "secret/results.json", "fedmllm.judge.base_url", "http://secret/v1",
+             "fedmllm.eval.metrics", "[secret/mine.py]", "outdir", "secret"]  # fmt: skip
+    config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", words))
+    shown = public_config(config, "owner/base")
+    assert shown["fedmllm"]["data"] == {"template": "t.yaml", "columns": {"text": "note"}, "title": "Wounds/burns"}
+    assert shown["fedmllm"]["eval"]["metrics"] == ["mine.py"] and "secret" not in str(shown)
 
 
 def test_a_title_is_one_line_without_markup() -> None:

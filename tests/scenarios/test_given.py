@@ -61,6 +61,7 @@ def test_the_split_is_the_same_however_the_file_is_sorted():
 def test_whole_numbers_are_in_the_order_of_their_size():
     assert list(given(rows_of(["10", "9", "2", "1"])).manifest.names.values()) == ["1", "2", "9", "10"]
     assert list(given(rows_of(["10", "9", "a"])).manifest.names.values()) == ["10", "9", "a"]
+    assert list(given(rows_of(["ost", "West", "Nord"])).manifest.names.values()) == ["Nord", "West", "ost"]
 
 
 def test_a_scenario_on_top_takes_modalities_and_moves_no_row():
