@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import inspect
 import json
 import re
 import runpy
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -302,6 +304,38 @@ def test_the_page_about_python_names_every_public_name() -> None:
 
     page = (REPOSITORY / "docs" / "python.md").read_text()
     assert [name for name in fs_fedmllm.__all__ if name != "__version__" and f"`{name}" not in page] == []
+
+
+def test_the_page_about_python_shows_signatures_as_they_are() -> None:
+    import fs_fedmllm
+
+    page = (REPOSITORY / "docs" / "python.md").read_text()
+    table = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    shown = re.findall(r"`(\w+)\(([^`]*)\)`", table)
+    assert len(shown) > 8
+    for name, arguments in shown:
+        found = getattr(fs_fedmllm, name, None) or getattr(fs_fedmllm.Callback, name, None)
+        found = found or getattr(fs_fedmllm.Adapter, name)
+        named = [word.split("=")[0].strip(" *") for word in re.sub(r"\(\)", "", arguments).split(",")]
+        assert {word for word in named if word} <= set(inspect.signature(found).parameters), name
+    figures = {field.name for field in fields(fs_fedmllm.Result)}
+    (said,) = re.findall(r"^\| `Result` \| (.*) \|$", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", said)) == figures
+
+
+def test_what_the_guide_names_beside_its_blocks_is_there() -> None:
+    from fs_fedmllm import ClientContext, ClientHalf
+    from fs_fedmllm.algorithms.scaffold import Scaffold
+    from fs_fedmllm.models.families.base import Family
+
+    page = (REPOSITORY / "docs" / "extending.md").read_text()
+    for owner, names in (
+        (ClientHalf, ("begin", "prepare", "row_loss", "finish", "correct", "option_shift")),
+        (Scaffold, ("broadcast", "expected", "faults", "client", "build")),
+        (Family, ("image_settings", "written", "branching", "branched")),
+    ):
+        assert not [name for name in names if f"`{name}" not in page or not hasattr(owner, name)]
+    assert {"client", "label_counts", "missing_rate", "names", "layers"} <= {f.name for f in fields(ClientContext)}
 
 
 # --- examples and references ----------------------------------------------------------------------------------------
