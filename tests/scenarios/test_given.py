@@ -47,6 +47,7 @@ def test_a_client_for_each_value_in_the_order_of_the_names_and_nothing_taken_awa
         assert {row.keys["site"] for row in rows} == {split.manifest.names[client]}
         assert {row.presence for row in rows} == {"both"}
     assert split.manifest.missing_rates["measured"] == {"image": 0.0, "text": 0.0}
+    assert split.manifest.missing_rates["nominal"] == {"image": 0.0, "text": 0.0}
 
 
 def test_the_split_is_the_same_however_the_file_is_sorted():
