@@ -190,6 +190,23 @@ def test_the_bounds_of_files_are_those_of_the_page() -> None:
     assert len(images.FORMATS) == 7 and (packed.SWOLLEN, packed.RATIO) == (arrow_rows.SWOLLEN, arrow_rows.RATIO)
 
 
+def test_numbers_of_the_pages_on_privacy_deployment_and_hospitals() -> None:
+    from fs_fedmllm.models import fingerprint
+    from fs_fedmllm.scenarios import natural_clients
+
+    pages = {name: " ".join(text_of(REPOSITORY / "docs" / f"{name}.md").split()) for name in
+             ("privacy", "deployment", "hospitals")}  # fmt: skip
+    assert f"up to {3 * fingerprint.SAMPLE >> 10} KiB of every tensor" in pages["deployment"]
+    assert f"A name has at most {natural_clients.LONGEST} characters" in pages["hospitals"]
+    benchmark = text_of(REPOSITORY / "benchmarks" / "audit.py")  # read, for it imports the engine
+    told = {name: value for name, value in re.findall(r'"([a-z_.]+)", "([\d.]+)"', benchmark)}
+    assert told["federate.client_num"] == told["federate.sample_client_num"] == "4"
+    (rows,) = re.findall(r"^ROWS = (\d+)$", benchmark, re.MULTILINE)
+    assert f"{rows} training rows and 4 clients that all take part" in pages["privacy"]
+    clip, epsilon, delta = (told[name] for name in ("clip_norm", "target_epsilon", "delta"))
+    assert f"`dp.clip_norm` {clip} and `target_epsilon` {epsilon} at delta {delta}" in pages["privacy"]
+
+
 def test_the_differences_of_the_findings_are_those_of_its_accuracies() -> None:
     from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
 

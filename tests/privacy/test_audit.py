@@ -16,7 +16,7 @@ from fs_fedmllm.cli import main
 from fs_fedmllm.config import to_mapping
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.runs import simulation
-from fs_fedmllm.tools.audit.attack import attack, exact_interval
+from fs_fedmllm.tools.audit.attack import FALSE_ALARMS, attack, exact_interval
 from fs_fedmllm.tools.audit.membership import NO_PROOF, alike, trained_rows
 
 
@@ -52,6 +52,7 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons() -> None:
 
 
 def test_too_few_rows_are_said() -> None:
+    assert FALSE_ALARMS == (0.001, 0.01, 0.1)  # docs/privacy.md
     with pytest.raises(DataError, match="at least 20 rows of each kind; there are 3 that were held out"):
         attack(np.zeros(30), np.zeros(3), np.random.default_rng(0))
 
