@@ -69,6 +69,15 @@ def yaml_mapping(items: Mapping[str, str]) -> str:
     return f"{{{', '.join(f'{yaml_word(name)}: {yaml_word(text)}' for name, text in items.items())}}}"
 
 
+#: What a formula begins with.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def spreadsheet_cell(value: object) -> object:
     """A value for a CSV file that people open in a spreadsheet: a text that would be a formula begins with a quote."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def plain_cell(text: str) -> str:
+    """What :func:`spreadsheet_cell` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text

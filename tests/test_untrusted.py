@@ -24,6 +24,8 @@ from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError, PrivacyError
 from fs_fedmllm.files.untrusted import open_regular, read_regular
 from fs_fedmllm.privacy.ledger import Ledger
+from fs_fedmllm.tools.sweeps.figures_file import gathered
+from fs_fedmllm.tools.sweeps.table_file import parse_table
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -32,6 +34,7 @@ def rows(path: Path) -> list[Any]:
     return list(read_source(Source(path, ""), Findings()))
 
 
+TABLE = parse_table({"axes": {"method": {"values": {"fedavg": {}}}}, "metrics": ["test_acc"]}, "t")
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "configuration": ("c.yaml", lambda path: load(path)),
     "template": ("t.yaml", lambda path: load_template(str(path))),
@@ -41,6 +44,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "image": ("i.png", lambda path: open_image(str(path))),
     "image's header": ("i.png", lambda path: check_image(str(path))),
     "ledger": ("privacy.jsonl", lambda path: Ledger(path, 1e-5)),
+    "figures": ("f.csv", lambda path: gathered([path], path.with_name("none"), TABLE, {})),
 }
 
 

@@ -26,8 +26,10 @@ def add(commands: Any) -> None:
 def _report(args: argparse.Namespace) -> int:
     import dataclasses
 
-    from fs_fedmllm.errors import ConfigError
+    from fs_fedmllm.errors import ConfigError, printable
     from fs_fedmllm.runs.listing import run_folder_of
+    from fs_fedmllm.runs.verbosity import shows_progress
+    from fs_fedmllm.tools.report.elsewhere import differing_of
     from fs_fedmllm.tools.report.page import write_report
     from fs_fedmllm.tools.report.runs import read_sheet
 
@@ -41,6 +43,8 @@ def _report(args: argparse.Namespace) -> int:
         if args.baseline not in known:
             raise ConfigError(f"--baseline {args.baseline}: the rows are {', '.join(known)}.")
         sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline}))
+    if shows_progress() and (line := differing_of(sheet)):
+        print(printable(line), file=sys.stderr)
     out = Path(args.out) if args.out else run_folder_of(folders[0]) / "report"
     for path in write_report(sheet, out, pictures=not args.no_curves):
         print(path)

@@ -29,6 +29,9 @@ def add(commands: Any) -> None:
     sweep.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of a run (default 1)")
     sweep.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]",
                        help="only these cells, e.g. --only method=fedavg,local --only seed=0")  # fmt: skip
+    sweep.add_argument("--figures", action="append", default=[], metavar="FILE",
+                       help="a report.csv of this table from elsewhere: cells whose figures are all in it are not "
+                       "run, and reports show them; may be given more than once")  # fmt: skip
     sweep.add_argument("--tiny", action="store_true",
                        help="try the table out: embedded model and data, a few steps, one seed")  # fmt: skip
     sweep.add_argument("--dry-run", action="store_true", help="list the cells and which are finished")
@@ -76,14 +79,22 @@ def _sweep(args: argparse.Namespace) -> int:
     every = grid.cells(table, args.overrides, tiny=args.tiny, beside=path.parent)
     cells = chosen(every, args.only)
     out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
+    from fs_fedmllm.files.atomic import write_atomically
     from fs_fedmllm.files.locks import locked
-    from fs_fedmllm.tools.sweeps import runner
-    from fs_fedmllm.tools.sweeps.files import LOCK, is_finished
+    from fs_fedmllm.tools.sweeps import figures_file, runner
+    from fs_fedmllm.tools.sweeps.files import FIGURES, LOCK, is_finished
 
+    seeds = {cell.key: cell.seed for cell in every}
+    recorded = figures_file.gathered([Path(name) for name in args.figures], out / FIGURES, table, seeds)
+    lacking = {key: names for cell in every if (key := cell.key) in recorded
+               and (names := recorded[key].lacking(table, cell.coordinates))}  # fmt: skip
+    elsewhere = recorded.keys() - lacking.keys()
     if args.dry_run:
         for cell in cells:
-            state = "finished" if is_finished(runner.cell_folder(out, cell)) else "to run  "
-            print(f"{state}  {cell.key[:12]}  {cell.title}")
+            here = is_finished(runner.cell_folder(out, cell))
+            state = "finished" if here else "elsewhere" if cell.key in elsewhere else "to run"
+            lacks = f" (its figures lack {', '.join(lacking[cell.key])})" if not here and cell.key in lacking else ""
+            print(f"{state:<9}  {cell.key[:12]}  {cell.title}{lacks}")
         print(f"{len(cells)} cells, {len({cell.key for cell in cells})} different runs, in {out}")
         return 0
     workers = args.workers or (1 if any(cell.config.use_gpu for cell in cells) else available_cores())
@@ -92,10 +103,13 @@ def _sweep(args: argparse.Namespace) -> int:
         raise ConfigError(f"{path} has no cell to run: every place of its grid is skipped, or is read off other runs.")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK, advice="Wait until that sweep has ended, or name another folder with --out."):
+        if args.figures:
+            write_atomically(out / FIGURES, figures_file.kept_csv(table, recorded).encode())
         runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
-        outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads))
+        outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads), elsewhere=elsewhere)
+    away = f", {outcome.elsewhere} of them elsewhere" if outcome.elsewhere else ""
     table_of = f"fs-fedmllm report {shell_word(out)}"
-    print(f"{outcome.finished} of {wanted} cells finished in {out}; {table_of} makes the table.")
+    print(f"{outcome.finished} of {wanted} cells finished in {out}{away}; {table_of} makes the table.")
     for title, reason in outcome.failed.items():
         print(f"failed: {title}: {reason}")
     if outcome.interrupted:

@@ -481,10 +481,31 @@ def manifest(folder: Path) -> Reader:
     return Reader([seed], read, changed_text)
 
 
+def figures(folder: Path) -> Reader:
+    """Figures of a sweep's runs as CSV."""
+    from fs_fedmllm.tools.sweeps.figures_file import MADE_BY, figures_csv, gathered
+    from fs_fedmllm.tools.sweeps.table_file import parse_table
+
+    table = parse_table({"axes": {"method": {"values": {"fedavg": {}, "=b": {}}}}, "metrics": ["test_acc"]}, "t")
+    keys = {hashlib.sha256(name.encode()).hexdigest(): name for name in ("fedavg", "=b")}
+    rows = [
+        {"method": name, "seed": 7, "metric": "test_acc", "value": 81.25, **dict.fromkeys(MADE_BY, "a"),
+         "config": key, "folder": f"x-s7-{key[:12]}"}
+        for key, name in keys.items()
+    ]  # fmt: skip
+    seed, path = figures_csv(table, rows).encode(), folder / "figures.csv"
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return gathered([path], folder / "none", table, dict.fromkeys(keys, 7))
+
+    return Reader([seed, b"\xef\xbb\xbf" + seed.replace(b"\n", b"\r\n")], read, changed_bytes)
+
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     made.__name__: made
     for made in (
         frames, site_store, checkpoint, ledger, certificates, manifest, images, json_lines, json_list, parquet,
-        template, adapter, config, csv_table, gzip_table, dicom, heif,
+        template, adapter, config, csv_table, gzip_table, dicom, heif, figures,
     )
 }  # fmt: skip

@@ -21,9 +21,8 @@ import short_table
 
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
-from fs_fedmllm.tools.report.content import model_name
 from fs_fedmllm.tools.report.figures import entries, holm
-from fs_fedmllm.tools.report.finished import ReportError, Run
+from fs_fedmllm.tools.report.finished import ReportError, Run, model_name
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.cells import cell_of
+from fs_fedmllm.tools.report.elsewhere import differing_of, elsewhere_of
 from fs_fedmllm.tools.report.facts import facts_of
 from fs_fedmllm.tools.report.figures import baseline_of, column_metrics, entries, mean_slices
 from fs_fedmllm.tools.report.finished import Run
@@ -30,12 +30,14 @@ class Content:
         classes, clients: slices, a table for each column.
         pictures: (title of the column, SVG elements).
         legend: (title, colour, dash pattern) of the rows in the pictures.
-        notes: of the rows.
+        notes: of the rows, and what is to be said of the runs.
         models: that ran, by name.
         missing: nominal and measured missing rates, a row for each setting, none where nothing was missing; the four
             readings of the rows; when modalities were stood in for.
         sources: a row for every run: what made it.
         facts: of runs side by side: in what they differ, test rows, time and bytes, who holds which modality.
+        elsewhere: of how many runs only the figures are here; none where all runs are.
+        intervals, comparisons: whether a table has any, over test rows.
         seeds: rows against the baseline over seeds; none where no two seeds are shared.
     """
 
@@ -51,6 +53,9 @@ class Content:
     sources: list[Mapping[str, str]] = field(default_factory=list)
     seeds: list[Grid] = field(default_factory=list)
     facts: list[Grid] = field(default_factory=list)
+    elsewhere: list[Grid] = field(default_factory=list)
+    intervals: bool = False
+    comparisons: bool = False
     made: str = ""
 
 
@@ -73,6 +78,9 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
             (sheet.title(row), [cell_of(found[j][i], metrics[j]) for j in range(len(shown))])
             for i, row in enumerate(rows)
         ]
+        every = [entry for column in found for entry in column]
+        content.intervals |= any(entry.interval is not None for entry in every)
+        content.comparisons |= any(entry.versus is not None for entry in every)
         content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
     content.seeds = seed_grids(sheet)
     for column, title in zip(columns, heads, strict=True):
@@ -94,7 +102,9 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     for i, row in enumerate(rows):
         if sheet.table.place(row) != "zero_shot" and any(sheet.at({**row, **column}) for column in columns):
             content.legend.append((sheet.title(row), *curves.colour(i)))
+    content.elsewhere = elsewhere_of(sheet)
     content.notes = [value.note for axis in sheet.table.axes for value in axis.values if value.note]
+    content.notes += [line for line in [differing_of(sheet)] if line]
     seen: set[Path] = set()
     for place, runs in sheet.runs.items():
         for run in runs:
@@ -132,28 +142,17 @@ def _client_heads(ids: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 def source_of(run: Run) -> dict[str, str]:
     """What made a run, as text."""
-    results = run.results
+    results, made_by = run.results, run.made_by
+    folder = made_by.pop("folder")
     seconds = (results.get("seconds") or {}).get("total")
     return {
         "seed": str(run.seed),
-        "model": model_name(results),
-        "profile": str(results.get("profile", "")),
-        "version": str(results.get("version", "")),
-        "commit": str(results.get("commit") or "not from a checkout"),
-        "config": str(results.get("config_sha256", "")),
-        "manifest": str(results.get("manifest_sha256", "")),
-        "adapter": str(results.get("adapter_sha256") or "none (each client has its own)"),
+        **made_by,
         "rounds": str(results.get("rounds", "")),
-        "refused": str(len(results.get("refused") or [])),
+        "refused": str(len(results["refused"] or [])) if "refused" in results else "",
         "seconds": f"{seconds:.0f}" if isinstance(seconds, int | float) else "",
-        "folder": run.folder.name,
+        "folder": folder,
     }
-
-
-def model_name(results: Mapping[str, Any]) -> str:
-    """The model that a run took: its id on the hub, or the name of its folder; empty for a run of an older version."""
-    path = str(results.get("model") or "")
-    return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 
 def explanation(content: Content) -> list[str]:
@@ -161,18 +160,20 @@ def explanation(content: Content) -> list[str]:
     sheet = content.sheet
     base = sheet.title(baseline_of(sheet))
     several = any(len(runs) > 1 for runs in sheet.runs.values())
-    compared = len([row for row in sheet.rows() if sheet.table.place(row) != "zero_shot"]) > 1
     lines = [
         "Mean ± sample standard deviation over the seeds; of the last round unless a row says otherwise."
         if several
-        else "Figures of the last round unless a row says otherwise.",
-        "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much these "
-        "figures depend on which rows were tested, not on the seed."
-        if several
-        else "In brackets: 95 % bootstrap interval over the test rows; how much a figure depends on the seed, "
-        "only further seeds show.",
+        else "Figures of the last round unless a row says otherwise."
     ]
-    if compared:
+    if content.intervals:
+        lines.append(
+            "In brackets: 95 % bootstrap interval over the test rows of the mean over the seeds; it says how much "
+            "these figures depend on which rows were tested, not on the seed."
+            if several
+            else "In brackets: 95 % bootstrap interval over the test rows; how much a figure depends on the seed, "
+            "only further seeds show."
+        )
+    if content.comparisons:
         lines.append(
             f"Δ, against {base}: difference on the same test rows and seeds, its 95 % interval by a paired bootstrap, "
             "and a two-sided p-value after Holm's correction for the rows of the column. It speaks of rows: whether a "

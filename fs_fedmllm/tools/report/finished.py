@@ -15,6 +15,7 @@ from fs_fedmllm.evaluation.predictions import Prediction, file_of, read_predicti
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
 from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
+from fs_fedmllm.tools.sweeps.figures_file import no_adapter
 from fs_fedmllm.tools.sweeps.files import ENDED
 
 #: What ``results.json`` holds under its names, as far as it is read here.
@@ -88,6 +89,26 @@ class Run:
         except (OSError, ValueError) as error:
             raise ReportError(f"{path} cannot be read ({error}).") from error
 
+    @property
+    def made_by(self) -> dict[str, str]:
+        """What made the run, as text, by the columns of a file of figures."""
+        results = self.results
+        return {
+            "model": model_name(results),
+            "profile": str(results.get("profile", "")),
+            "version": str(results.get("version", "")),
+            "commit": str(results.get("commit") or "not from a checkout"),
+            "config": str(results.get("config_sha256", "")),
+            "manifest": str(results.get("manifest_sha256", "")),
+            "adapter": str(results.get("adapter_sha256") or no_adapter(self.diverged)),
+            "folder": self.folder.name,
+        }
+
+    @property
+    def has_zero_shot(self) -> bool:
+        """Whether the model was evaluated before training, with the prompt that a zero-shot row is about."""
+        return self.config["fedmllm"]["prompt"] == "original" and bool(self.results.get("zero_shot"))
+
     def judge(self, at: str) -> Mapping[str, Any]:
         """What a judge said of the answers at an evaluation, if they were graded.
 
@@ -141,6 +162,12 @@ class Run:
                 if number is not None:
                     found.setdefault(int(line["round"]) + (line["kind"] == "turn"), []).append(number)
         return {place: sum(values) / len(values) for place, values in sorted(found.items())}
+
+
+def model_name(results: Mapping[str, Any]) -> str:
+    """The model that a run took: its id on the hub, or the name of its folder; empty for a run of an older version."""
+    path = str(results.get("model") or "")
+    return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 
 def _graded(path: Path) -> Mapping[str, Any]:

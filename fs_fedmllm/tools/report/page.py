@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fs_fedmllm.errors import printable
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.quoting import spreadsheet_cell
-from fs_fedmllm.tools.report.content import PER_CLIENT, Content, content_of, explanation, source_of
+from fs_fedmllm.tools.report.content import PER_CLIENT, Content, content_of, explanation
 from fs_fedmllm.tools.report.grids import Grid
 from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.report.templates import rendered
+from fs_fedmllm.tools.sweeps.figures_file import axis_column, figures_csv
 from fs_fedmllm.version import VERSION
 
 
@@ -47,7 +46,7 @@ def markdown(content: Content, *, slices: bool = True) -> str:
         lines += [f"The paper's figures: {_escaped(sheet.table.source)}.", ""]
     if content.models:
         lines += [f"Model: {_escaped(', '.join(content.models))}.", ""]
-    for grid in (*content.tables, *content.seeds, *content.missing, *content.facts):
+    for grid in (*content.tables, *content.seeds, *content.elsewhere, *content.missing, *content.facts):
         lines += [*_grid(grid, with_lines=True), ""]
     lines += [f"- {_escaped(note)}" for note in content.notes]
     if slices:
@@ -73,12 +72,10 @@ def _grid(grid: Grid, *, with_lines: bool) -> list[str]:
 
 def rows_csv(sheet: Sheet) -> str:
     """One line for every run and metric."""
-    axes = [axis.name for axis in sheet.table.axes]
-    stream = io.StringIO()
-    head = ["seed", "metric", "value", "paper_mean", "paper_std", "model", "profile", "version", "commit", "config",
-            "manifest", "adapter", "folder"]  # fmt: skip
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*axes, *head])
+    return figures_csv(sheet.table, _rows(sheet))
+
+
+def _rows(sheet: Sheet) -> Iterator[dict[str, object]]:
     for row in sheet.rows():
         for column in sheet.columns():
             place = {**row, **column}
@@ -86,15 +83,15 @@ def rows_csv(sheet: Sheet) -> str:
                 paper = sheet.table.reported(place, metric)
                 for run in sheet.at(place):
                     value = run.value(metric.name, sheet.table.place(place))
-                    source = source_of(run)
-                    figures: list[Any] = [
-                        run.seed, metric.name, "" if value is None else value * metric.scale,
-                        "" if paper is None else paper.mean, "" if paper is None or paper.std is None else paper.std,
-                    ]  # fmt: skip
-                    names = ("model", "profile", "version", "commit", "config", "manifest", "adapter", "folder")
-                    cells = [*(place[axis] for axis in axes), *figures, *(source[name] for name in names)]
-                    writer.writerow(map(spreadsheet_cell, cells))
-    return stream.getvalue()
+                    yield {
+                        **{axis_column(axis.name): place[axis.name] for axis in sheet.table.axes},
+                        "seed": run.seed,
+                        "metric": metric.name,
+                        "value": value * metric.scale if value is not None and math.isfinite(value) else None,
+                        "paper_mean": paper.mean if paper is not None else None,
+                        "paper_std": paper.std if paper is not None else None,
+                        **run.made_by,
+                    }
 
 
 def write_report(sheet: Sheet, out: Path, *, pictures: bool = True) -> list[Path]:

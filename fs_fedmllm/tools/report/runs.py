@@ -11,8 +11,10 @@ from typing import Any
 
 from fs_fedmllm.config.test_sets import NAME
 from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.tools.report.figures_only import FiguresOnly
 from fs_fedmllm.tools.report.finished import TEST_SETS, ReportError, Run, of_test_set, read_run
-from fs_fedmllm.tools.sweeps.files import CELLS, INDEX
+from fs_fedmllm.tools.sweeps.figures_file import gathered
+from fs_fedmllm.tools.sweeps.files import CELLS, FIGURES, INDEX
 from fs_fedmllm.tools.sweeps.table import Metric, Table
 from fs_fedmllm.tools.sweeps.table_file import parse_table
 
@@ -33,12 +35,14 @@ class Sheet:
         runs: place -> its finished runs, by ascending seed.
         wanted: runs that the sweep has in all.
         tiny: made with ``--tiny``: the figures mean nothing.
+        differing: titles of runs that are here and, with other figures, in the file of figures too.
     """
 
     table: Table
     runs: Mapping[Place, Sequence[Run]]
     wanted: int
     tiny: bool = False
+    differing: Sequence[str] = ()
 
     @property
     def finished(self) -> int:
@@ -54,7 +58,7 @@ class Sheet:
         for place, runs in self.runs.items():
             if all(dict(place)[name] == value for name, value in column.items()):
                 for run in runs:
-                    if run.config["fedmllm"]["prompt"] == "original" and run.results.get("zero_shot"):
+                    if run.has_zero_shot:
                         lent.setdefault(run.seed, run)
         return [lent[seed] for seed in sorted(lent)]
 
@@ -92,12 +96,20 @@ def _read_sweep(folder: Path) -> Sheet:
     try:
         index = read_json(folder / INDEX)
         table = parse_table(index["table"], str(index["name"]), str(folder / INDEX))
+        seeds = {str(cell["key"]): int(cell["seed"]) for cell in index["cells"]}
+        recorded = gathered([], folder / FIGURES, table, seeds)
         places: dict[Place, list[Run]] = {}
+        differing = []
         for cell in index["cells"]:
             # A name, never a path out of the sweep.
             run = read_run(folder / CELLS / Path(str(cell["folder"])).name)
+            coordinates = {axis.name: str(cell["coordinates"][axis.name]) for axis in table.axes}
+            told = recorded.get(str(cell["key"]))
+            if run is None and told is not None and not told.lacking(table, coordinates):
+                run = FiguresOnly.told(told)
+            elif run is not None and told is not None and not told.agrees(run.value, run.diverged):
+                differing.append(", ".join([*coordinates.values(), f"seed {run.seed}"]))
             if run is not None:
-                coordinates = {axis.name: str(cell["coordinates"][axis.name]) for axis in table.axes}
                 places.setdefault(place_of(coordinates), []).append(run)
         wanted = len({cell["key"] for cell in index["cells"]})
         tiny = bool(index["tiny"])
@@ -105,7 +117,7 @@ def _read_sweep(folder: Path) -> Sheet:
         raise ReportError(f"{folder / INDEX} cannot be read ({error}).") from error
     for runs in places.values():
         runs.sort(key=lambda run: run.seed)
-    return Sheet(table, places, wanted, tiny)
+    return Sheet(table, places, wanted, tiny, differing)
 
 
 #: Figures of a run that is on no table, in the order of the columns.

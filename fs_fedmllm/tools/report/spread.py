@@ -111,8 +111,9 @@ def _settings(sheet: Sheet) -> dict[tuple[tuple[str, str], ...], Config]:
     """
     configs: list[tuple[Mapping[str, str], Config]] = []
     for place, runs in sheet.runs.items():
-        if runs:
-            configs.append((dict(place), from_mapping(dict(runs[0].config), str(runs[0].folder))))
+        run = next((run for run in runs if run.config), None)
+        if run is not None:
+            configs.append((dict(place), from_mapping(dict(run.config), str(run.folder))))
     if not sheet.tiny:
         try:
             configs += [(cell.coordinates, cell.config) for cell in cells(sheet.table)]

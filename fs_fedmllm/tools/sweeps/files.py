@@ -7,6 +7,8 @@ from pathlib import Path
 #: In the sweep's folder.
 CELLS = "cells"
 INDEX = "sweep.json"
+#: What `--figures` named: figures of cells whose runs are elsewhere.
+FIGURES = "figures.csv"
 WORKERS_LOG = "workers.log"
 #: In the sweep's folder and in a cell's.
 LOCK = "lock"

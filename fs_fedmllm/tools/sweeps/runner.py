@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,14 @@ class Outcome:
     """What came of a sweep.
 
     Attributes:
-        finished: cells that came to their end, those of earlier calls included, and those that diverged.
+        finished: cells that came to their end, those of earlier calls and elsewhere included, and those that diverged.
+        elsewhere: those of them whose runs are not here.
         failed: cell -> why, of this call.
         interrupted: it was stopped before the last cell.
     """
 
     finished: int = 0
+    elsewhere: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -81,7 +83,9 @@ def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cel
     write_atomically(out / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
 
-def run_sweep(out: Path, cells: Sequence[Cell], workers: int, *, threads: int = 1) -> Outcome:
+def run_sweep(
+    out: Path, cells: Sequence[Cell], workers: int, *, threads: int = 1, elsewhere: Collection[str] = ()
+) -> Outcome:
     """Run what is not finished.
 
     Args:
@@ -89,13 +93,15 @@ def run_sweep(out: Path, cells: Sequence[Cell], workers: int, *, threads: int = 
         cells: in the order of execution.
         workers: processes at once.
         threads: CPU threads of each, where a configuration leaves it open.
+        elsewhere: keys of cells that are finished on another machine.
     """
-    return _Sweep(out, cells, threads).run(workers)
+    return _Sweep(out, cells, threads, elsewhere).run(workers)
 
 
 class _Sweep:
-    def __init__(self, out: Path, cells: Sequence[Cell], threads: int):
+    def __init__(self, out: Path, cells: Sequence[Cell], threads: int, elsewhere: Collection[str] = ()):
         self.out = out
+        self.elsewhere = elsewhere
         self.threads = threads
         self.cells = {cell.key: cell for cell in reversed(cells)}  # the same run once, named by its first place
         self.waiting = [self.cells[key] for key in dict.fromkeys(cell.key for cell in cells)]
@@ -108,8 +114,10 @@ class _Sweep:
 
     def run(self, workers: int) -> Outcome:
         total = sum(updates_of(cell.config) for cell in self.waiting)
-        finished = [cell for cell in self.waiting if is_finished(cell_folder(self.out, cell))]
-        self.outcome.finished = len(finished)
+        here = [cell for cell in self.waiting if is_finished(cell_folder(self.out, cell))]
+        away = [cell for cell in self.waiting if cell not in here and cell.key in self.elsewhere]
+        finished = [*here, *away]
+        self.outcome.finished, self.outcome.elsewhere = len(finished), len(away)
         self.waiting = [cell for cell in self.waiting if cell not in finished]
         # Where nobody watches, a line a minute.
         pace = 0.5 if sys.stderr.isatty() else 60
