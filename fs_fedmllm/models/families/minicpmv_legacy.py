@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.models.checkpoint_faults import check_whole
 from fs_fedmllm.models.families.base import Family, Features
 
 #: What stands for an image in a conversation.
@@ -179,9 +180,11 @@ class _Legacy(Family):
             reference = auto.get("AutoModel") or auto.get("AutoModelForCausalLM")
             cls = _finished(get_class_from_dynamic_module(reference, path, **revision))
             settings: Any = get_class_from_dynamic_module(auto["AutoConfig"], path, **revision)
-            model = cls.from_pretrained(
-                path, config=settings.from_pretrained(path, **revision), use_safetensors=True, **given
-            )
+            model, found = cls.from_pretrained(
+                path, config=settings.from_pretrained(path, **revision), use_safetensors=True,
+                output_loading_info=True, **given,
+            )  # fmt: skip
+        check_whole(path, found)
         _restore(model)
 
         def forward(**inputs: Any) -> Any:
