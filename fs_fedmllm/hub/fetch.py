@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
+from fs_fedmllm.models.adapter_folder import other_base
 from fs_fedmllm.models.export import read_adapter
+
+logger = logging.getLogger(__name__)
 
 TENSORS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "fedmllm.json"
 #: Folders of adapters in a run folder.
@@ -195,26 +200,31 @@ def check_meaning(folder: Path, live: Mapping[str, Any]) -> None:
         )
 
 
-def restore(text: str, like: dict[str, torch.Tensor], live: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def restore(
+    text: str, like: dict[str, torch.Tensor], live: Mapping[str, Any], options: ModelOptions, public: str = ""
+) -> dict[str, torch.Tensor]:
     """The adapter that a run starts from (``federate.restore_from``).
 
     Args:
         text: a safetensors file, a folder, or ``hub:owner/name@revision``.
         like: the tensors that the model needs.
         live: PEFT's configuration of the model.
+        options: of the model; that the adapter is another base's is said.
+        public: ``fedmllm.hub.base_model``.
 
     Raises:
         HubError: it cannot be fetched.
         ModelError: names, shapes, values or meaning do not fit.
     """
     if text.startswith(PREFIX):
-        folder = adapter_folder(text, "federate.restore_from")
-        check_meaning(folder, live)
-        return read_adapter(folder, like)
-    path = Path(text)
-    holder = path if path.is_dir() else path.parent
-    if (holder / CONFIG).is_file():
+        path = holder = adapter_folder(text, "federate.restore_from")
+    else:
+        path = Path(text)
+        holder = path if path.is_dir() else path.parent
+    if text.startswith(PREFIX) or (holder / CONFIG).is_file():
         check_meaning(holder, live)
+        if said := other_base(holder, read_config(holder), options, public):
+            logger.warning("federate.restore_from: %s", said)
     return read_adapter(path, like)
 
 

@@ -1,7 +1,7 @@
 """What an adapter's folder holds beside PEFT's two files: how it was trained, so that it can be used by itself.
 
-``fedmllm.json`` has the model's options (with the public id of the base), the prompt template and its variant. It
-holds no path of the machine that wrote it.
+``fedmllm.json`` has the model's options (with the public id of the base and a fingerprint of its weights), the prompt
+template and its variant. It holds no path of the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.config import Config
+from fs_fedmllm.config import Config, ModelOptions
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.data.template_file import build_template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.models.export import base_name
+from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.version import VERSION as PACKAGE_VERSION
 
 NAME = "fedmllm.json"
@@ -37,6 +38,7 @@ class Description:
         max_new_tokens: longest generated answer.
         max_length: ``fedmllm.train.max_length``.
         combine: ``fedmllm.predict.combine``.
+        base_sha256: fingerprint of the base's weights; empty where none was written.
     """
 
     base: str
@@ -46,6 +48,7 @@ class Description:
     max_new_tokens: int
     max_length: int = -1
     combine: str = "joint"
+    base_sha256: str = ""
 
 
 def template_mapping(template: Template) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def describe(config: Config, template: Template) -> bytes:
         "version": VERSION,
         "written_by": f"fs-fedmllm {PACKAGE_VERSION}",
         "base": base,
+        "base_sha256": base_fingerprint(config.model.fedmllm),
         "model": model,
         "template": template_mapping(template),
         "prompt": config.fedmllm.prompt,
@@ -112,6 +116,49 @@ def read_description(folder: Path) -> Description | None:
         combine = str(raw.get("combine", "joint"))
         if combine not in ("joint", "product"):
             raise ModelError(f"{file}: combine is {combine[:20]!r}; it must be joint or product.")
-        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths, combine)
+        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths, combine,
+                           str(raw.get("base_sha256", "")))  # fmt: skip
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def other_base(folder: Path, config: Mapping[str, Any], options: ModelOptions, public: str = "") -> str:
+    """What to say of an adapter that is put on a base which is not its own.
+
+    Weights decide where their fingerprint was written; names do elsewhere, by their last part, since a base may lie in
+    any folder. A copy in another precision is another file too, so this is said and not refused.
+
+    Args:
+        folder: the adapter's.
+        config: its ``adapter_config.json``.
+        options: of the model that it is put on.
+        public: public id of that, where it is known (``fedmllm.hub.base_model``).
+
+    Returns:
+        A sentence or two; empty where it is the adapter's own base, or nothing tells.
+
+    Raises:
+        ModelError: see :func:`read_description`.
+    """
+    description = read_description(folder)
+    stated = description.base_sha256 if description is not None else ""
+    found = base_fingerprint(options) if stated else ""
+    remedy = "Give it its own base (--base, or model.fedmllm.path of a run), or expect answers that mean nothing."
+    if description is not None and found and stated != found:
+        return (
+            f"{folder / NAME}: the adapter was trained on {description.base!r} with other weights than those of "
+            f"{options.path!r} (fingerprint {stated[:12]}, here {found[:12]}). {remedy}"
+        )
+    here = [base_name(options.path, public), base_name(options.path)]
+    named = {"adapter_config.json": config.get("base_model_name_or_path")}
+    if description is not None:
+        named |= {NAME: description.base}
+        here += [description.base] if found else []
+    for file, name in named.items():
+        if isinstance(name, str) and name and _last(base_name(name)) not in map(_last, here):
+            return f"{folder / file}: the adapter's base is {name!r}, and it is put on {options.path!r}. {remedy}"
+    return ""
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()

@@ -95,7 +95,8 @@ def open_run(
     folder.keep_lines(0)
     if config.federate.restore_from:
         slots = federation.mllm.model.peft_config["default"].to_dict()
-        params = restore(config.federate.restore_from, params, slots)
+        options, public = config.model.fedmllm, config.fedmllm.hub.base_model
+        params = restore(config.federate.restore_from, params, slots, options, public)
         server = optimizer.init(params) if optimizer is not None else {}
     figures: dict[str, Any] = {"evaluations": [], "refused": [], "participants": [], "bytes_sent": 0, "turns": 0}
     return RunState(0, params, server, {}, figures)

@@ -15,7 +15,10 @@ from short_runs import CONFIGS, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
+from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import DataError, ModelError
+from fs_fedmllm.hub.fetch import restore
+from fs_fedmllm.models.adapter_folder import other_base
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.tools.adapters.compare import compare
 from fs_fedmllm.tools.adapters.merge import merge
@@ -185,6 +188,34 @@ def test_tensors_that_no_training_wrote_are_refused(adapter: Path, tmp_path: Pat
             open_adapter(str(changed(adapter, tmp_path / str(number), state | {name: tensor.contiguous()})))
 
 
+def test_an_adapter_on_another_base_is_told(adapter: Path, tmp_path: Path, caplog) -> None:
+    state = load((adapter / "adapter_model.safetensors").read_bytes())
+
+    def said(name: str, fingerprint: str | None = "", **settings: Any) -> str:
+        folder = changed(adapter, tmp_path / name, state, **settings)
+        told = json.loads((folder / "fedmllm.json").read_text())
+        assert len(told["base_sha256"]) == 64
+        if fingerprint:
+            (folder / "fedmllm.json").write_text(json.dumps(told | {"base_sha256": fingerprint}))
+        if fingerprint is None:
+            (folder / "fedmllm.json").unlink()
+        return other_base(folder, json.loads((folder / "adapter_config.json").read_text()), ModelOptions())
+
+    assert said("own") == "" and said("nowhere", base_model_name_or_path=None) == ""
+    assert said("moved", base_model_name_or_path="/mnt/models/Tiny/") == ""
+    assert "with other weights than those of 'tiny' (fingerprint ffffffffffff" in said("weights", "f" * 64)
+    other = said("name", None, base_model_name_or_path="Qwen/Qwen2-VL-7B")
+    assert "adapter_config.json: the adapter's base is 'Qwen/Qwen2-VL-7B', and it is put on 'tiny'" in other
+    assert "Qwen2-VL-7B" in said("mixed", base_model_name_or_path="Qwen/Qwen2-VL-7B")
+    with caplog.at_level("WARNING", "fs_fedmllm"):
+        open_adapter(str(tmp_path / "name"), base="tiny")
+        live = json.loads((adapter / "adapter_config.json").read_text())
+        restore(str(tmp_path / "weights" / "adapter_model.safetensors"), state, live, ModelOptions())
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        str(tmp_path / "name" / "adapter_config.json"), "federate.restore_from",
+    ]  # fmt: skip
+
+
 def test_an_adapter_without_a_description(adapter: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(adapter, tmp_path / "bare")
     (bare / "fedmllm.json").unlink()
@@ -197,6 +228,9 @@ def test_an_adapter_without_a_description(adapter: Path, tmp_path: Path) -> None
     config = json.loads((bare / "adapter_config.json").read_text())
     (bare / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "elsewhere"}))
     with pytest.raises(ModelError, match="--base"):
+        open_adapter(str(bare))
+    (bare / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(ModelError, match="does not name the adapter's base"):
         open_adapter(str(bare))
     (bare / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
     with pytest.raises(ModelError, match="Load it with PEFT"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from fs_fedmllm.files.safe_yaml import parse_yaml
 from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 from fs_fedmllm.hub.fetch import adapter_folder, check_meaning, read_config
 from fs_fedmllm.models import loader
-from fs_fedmllm.models.adapter_folder import Description, read_description
+from fs_fedmllm.models.adapter_folder import Description, other_base, read_description
 from fs_fedmllm.models.export import TINY_NAME, read_adapter
 from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.models.mllm import MLLM
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def _foreign(config: Mapping[str, Any], folder: Path) -> ModelOptions:
         lora = LoraConfig(
             r=int(config["r"]), alpha=float(config["lora_alpha"]), dropout=float(config["lora_dropout"]), target=target
         )
-        return ModelOptions(lora=lora, modules_to_save=[str(name) for name in config.get("modules_to_save") or []])
+        full = [str(name) for name in config.get("modules_to_save") or []]
+        return ModelOptions(lora=lora, modules_to_save=full, revision=str(config.get("revision") or ""))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
             f"{folder / 'adapter_config.json'} is not that of a LoRA ({type(error).__name__}: {error})."
@@ -100,6 +104,10 @@ def _base(folder: Path, named: str, given: str, options: ModelOptions) -> str:
             ) from error
         if Path(str(stated)).is_dir():
             return str(stated)
+    if not named:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'} does not name the adapter's base: say which it is (--base)."
+        )
     if "/" not in named:
         raise ModelError(f"The adapter's base is the folder {named!r} of another machine: say where it is (--base).")
     return named
@@ -132,16 +140,21 @@ def open_adapter(
     config = read_config(folder)
     description = read_description(folder)
     options = _options(description.model, folder) if description is not None else _foreign(config, folder)
-    named = description.base if description is not None else str(config.get("base_model_name_or_path", ""))
+    named = description.base if description is not None else str(config.get("base_model_name_or_path") or "")
     changes: dict[str, Any] = {
         "path": _base(folder, named, base, options),
         "trust_remote_code": trust_remote_code,
     }
+    if changes["path"] != named:  # the revision is that of the base that the adapter names
+        changes["revision"] = ""
     if dtype:
         changes["dtype"] = dtype
     if full_precision:
         changes["quantization"] = dataclasses.replace(options.quantization, type="none")
-    mllm = _alone(dataclasses.replace(options, **changes), use_gpu)
+    options = dataclasses.replace(options, **changes)
+    mllm = _alone(options, use_gpu)
+    if said := other_base(folder, config, options):
+        logger.warning("%s", said)
     check_meaning(folder, mllm.model.peft_config["default"].to_dict())
     mllm.adapter.load(read_adapter(folder, mllm.adapter.export()))
     mllm.set_training(False)
