@@ -133,7 +133,8 @@ def test_a_report_takes_all_runs_below_a_folder(exp: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert "left out:" in said.err and "resumable (resumable)" in said.err and "stopped (stopped)" in said.err
     text = (tmp_path / "report.md").read_text()
-    assert "2 of 2 runs finished" in text and "## In what the runs differ" in text and "Holm" in text
+    assert "2 of 2 runs finished" in text and "## In what the runs differ" in text
+    assert "Holm" not in text  # the runs were tested on other rows, so there is nothing to compare
     assert "| seed | 3 | 0 |" in text and "expname" not in text
     for part in (
         "## Time and bytes",
