@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
+from fs_fedmllm.evaluation.recorded import read_results
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.hub.card import card
 from fs_fedmllm.hub.facts import Facts
@@ -19,7 +21,8 @@ from fs_fedmllm.hub.names import is_public_id
 from fs_fedmllm.hub.publisher import Release
 from fs_fedmllm.hub.tested import intervals_from_rows
 from fs_fedmllm.models.adapter_folder import NAME as DESCRIPTION
-from fs_fedmllm.models.export import TINY_NAME
+from fs_fedmllm.models.adapter_folder import read_description
+from fs_fedmllm.models.export import TINY_NAME, check_tensors
 
 #: Figures of results.json that are published; seconds, names of refused clients and the like stay at home.
 FIGURES = (
@@ -64,8 +67,10 @@ def public_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
     for section in (value["fedmllm"], value["fedmllm"]["data"], *sets, *(own["options"] for own in sets)):
         if isinstance(section.get("template"), str):
             section["template"] = PureWindowsPath(section["template"]).name  # slashes of both kinds
+    value["fedmllm"]["parameters"] = _nowhere(value["fedmllm"].get("parameters") or {}, _is_path)
     value["model"]["fedmllm"]["path"] = "tiny" if base == TINY_NAME else base
-    return _without_paths(value)
+    shown: dict[str, Any] = _nowhere(value, lambda text: text.startswith(("/", "~")))
+    return shown
 
 
 def _public_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,12 +83,15 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith("~") or "/" in value or "\\" in value)
 
 
-def _without_paths(value: Any) -> Any:
-    """Absolute paths in sections that this module does not know are left out too."""
+def _nowhere(value: Any, is_place: Callable[[Any], bool]) -> Any:
+    """What other packages have in a section is not known here: what names a place is left out, at any depth."""
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not (isinstance(v, str) and v.startswith(("/", "~")))}
-        return {k: _without_paths(v) for k, v in kept.items()}
-    return [_without_paths(v) for v in value] if isinstance(value, list) else value
+        return {k: _nowhere(v, is_place) for k, v in value.items() if not _names(v, is_place)}
+    return [_nowhere(v, is_place) for v in value if not _names(v, is_place)] if isinstance(value, list) else value
+
+
+def _names(value: Any, is_place: Callable[[Any], bool]) -> bool:
+    return isinstance(value, str) and is_place(value)
 
 
 def require_public_base(base: str) -> None:
@@ -92,6 +100,10 @@ def require_public_base(base: str) -> None:
     Raises:
         HubError: the base is no public id.
     """
+    if not base:
+        raise HubError(
+            "The adapter's adapter_config.json names no base: give its public id, owner/name (--base-model)."
+        )
     if base != TINY_NAME and not is_public_id(base):
         raise HubError(
             f"The base model {base!r} is a folder of this machine: set fedmllm.hub.base_model to its public id, "
@@ -160,7 +172,7 @@ def make_release(
     Raises:
         HubError: the base model has no public id.
     """
-    base = str(json.loads(adapter_config)["base_model_name_or_path"])
+    base = str(json.loads(adapter_config).get("base_model_name_or_path") or "")
     require_public_base(base)
     figures = {name: results[name] for name in FIGURES if name in results}
     if "test_sets" in figures:
@@ -220,7 +232,8 @@ def release_of_folder(
         licence: the adapter's.
 
     Raises:
-        HubError: the folder is not a finished run's, or the base has no public id.
+        HubError: the folder is not a finished run's, its files are not what a run wrote, or the base has no public id.
+        FedMLLMError: results, description or adapter are damaged.
     """
     adapter = folder / FOLDERS[which]
     missing = [f for f in ("results.json", "resolved_config.yaml") if not (folder / f).is_file()]
@@ -228,27 +241,41 @@ def release_of_folder(
         raise HubError(f"{folder} has no {missing[0]}: name the folder of a finished run.")
     if not (adapter / TENSORS).is_file():
         raise HubError(f"{adapter} holds no adapter (the baseline local has none; --which last takes the last one's).")
-    results = _recorded(folder / "results.json")
+    results = read_results(folder / "results.json")
     config = read_yaml(folder / "resolved_config.yaml")
     adapter_config = _recorded(adapter / CONFIG)
     description_file = adapter / DESCRIPTION
     if not description_file.is_file():
         raise HubError(f"{adapter} has no {DESCRIPTION}: run again with this release, which writes it.")
     description = _recorded(description_file)
+    read_description(adapter)
+    check_tensors(adapter / TENSORS)
     if base_model:
         adapter_config["base_model_name_or_path"] = description["base"] = base_model
-    round_index = results["best"]["round"] if which == "best" and results.get("best") else results["rounds"]
-    return make_release(
-        repo=repo,
-        config=config,
-        results=results,
-        manifest=read_manifest(folder),
-        round_index=round_index,
-        tensors=(adapter / TENSORS).read_bytes(),
-        adapter_config=(json.dumps(adapter_config, indent=2) + "\n").encode(),
-        description=(json.dumps(description, indent=2) + "\n").encode(),
-        licence=licence,
-        # They are of the last evaluation.
-        predictions=folder / "predictions.jsonl" if round_index == results["rounds"] and which != "average" else None,
-        averaged=which == "average",
-    )
+    try:
+        round_index = results["best"]["round"] if which == "best" and results.get("best") else results["rounds"]
+        own = round_index == results["rounds"] and which != "average"  # predictions and sha256 are of the last one
+        tensors = (adapter / TENSORS).read_bytes()
+        if own and results.get("adapter_sha256") not in (None, hashlib.sha256(tensors).hexdigest()):
+            raise HubError(
+                f"{adapter / TENSORS} is not the adapter that results.json beside it is of (adapter_sha256). Take the "
+                "file that the run wrote."
+            )
+        return make_release(
+            repo=repo,
+            config=config,
+            results=results,
+            manifest=read_manifest(folder),
+            round_index=round_index,
+            tensors=tensors,
+            adapter_config=(json.dumps(adapter_config, indent=2) + "\n").encode(),
+            description=(json.dumps(description, indent=2) + "\n").encode(),
+            licence=licence,
+            predictions=folder / "predictions.jsonl" if own else None,
+            averaged=which == "average",
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise HubError(
+            f"{folder}: results.json, resolved_config.yaml and manifest.json are not what a run of this release wrote "
+            f"({type(error).__name__}: {error}). Take the files that the run wrote, or run again."
+        ) from error

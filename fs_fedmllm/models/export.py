@@ -139,14 +139,31 @@ def fitting(
                 f"{where}: {name!r} is {tuple(tensor.shape)}, the model needs {tuple(like[name].shape)}. Give the "
                 "base and the rank that it was trained with (model.fedmllm.path, model.fedmllm.lora.r)."
             )
-        if not tensor.is_floating_point():
-            raise ModelError(
-                f"{where}: {name!r} is of {tensor.dtype}, and an adapter has floating-point numbers: what quantised "
-                "it has scales that are not here. Take the adapter as it was trained."
-            )
-        if not bool(tensor.isfinite().all()):
-            raise ModelError(
-                f"{where}: {name!r} holds values that are not finite: its training diverged, or the file is damaged. "
-                "Take that of an earlier round."
-            )
+        _check_values(tensor, f"{where}: {name!r}")
     return {name: state[name].float() for name in like}
+
+
+def check_tensors(file: Path) -> None:
+    """An adapter's file holds numbers that a training wrote, whatever model they are for.
+
+    Raises:
+        ModelError: the file is damaged or empty, or a value is a whole number or not finite.
+    """
+    state = tensors_in(file)
+    if not state:
+        raise ModelError(f"{file} holds no tensors. Take the adapter as it was trained.")
+    for name, tensor in state.items():
+        _check_values(tensor, f"{file}: {name!r}")
+
+
+def _check_values(tensor: torch.Tensor, said: str) -> None:
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"{said} is of {tensor.dtype}, and an adapter has floating-point numbers: what quantised "
+            "it has scales that are not here. Take the adapter as it was trained."
+        )
+    if not bool(tensor.isfinite().all()):
+        raise ModelError(
+            f"{said} holds values that are not finite: its training diverged, or the file is damaged. "
+            "Take that of an earlier round."
+        )

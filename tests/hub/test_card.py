@@ -106,7 +106,14 @@ def test_names_of_files_and_folders_stay_at_home() -> None:
     words = ["fedmllm.data", data, "fedmllm.replay", "secret/results.json", "fedmllm.judge.base_url", "http://secret/v1",
              "fedmllm.eval.metrics", "[secret/mine.py]", "outdir", "secret"]  # fmt: skip
     config = schema.to_mapping(schema.load(CONFIGS / "cross_i3t7.yaml", words))
+    config["fedmllm"]["parameters"] = {
+        "mine": {"seen": "secret/a.npy", "rate": 1, "of": ["./secret", "b"], "in": {"x": "~"}}
+    }
+    config["train"]["more"] = ["/secret/c", 2]
     shown = public_config(config, "owner/base")
+    assert shown["fedmllm"]["parameters"] == {"mine": {"rate": 1, "of": ["b"], "in": {}}} and shown["train"][
+        "more"
+    ] == [2]
     assert shown["fedmllm"]["data"] == {"template": "t.yaml", "columns": {"text": "note"}, "title": "Wounds/burns"}
     assert shown["fedmllm"]["eval"]["metrics"] == ["mine.py"] and "secret" not in str(shown)
 

@@ -19,6 +19,7 @@ from short_runs import CONFIGS, REPOSITORY, SHORT
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.cli import main
+from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import FedMLLMError, HubError, ModelError
 from fs_fedmllm.hub import publisher
 from fs_fedmllm.hub.fetch import adapter_folder, restore
@@ -170,7 +171,7 @@ def test_what_does_not_fit_is_refused(hub: Hub, plain: Path, tmp_path: Path) -> 
         (folder / "adapter_config.json").write_text(json.dumps(live | changes))
         return folder
 
-    assert restore(str(put(good)), good, live).keys() == good.keys()
+    assert restore(str(put(good)), good, live, ModelOptions()).keys() == good.keys()
     for state, said in (
         (good | {"extra.lora_A.weight": torch.zeros(2)}, "unknown"),
         ({k: v for k, v in good.items() if k != first}, "missing"),
@@ -178,9 +179,9 @@ def test_what_does_not_fit_is_refused(hub: Hub, plain: Path, tmp_path: Path) -> 
         (good | {first: torch.full_like(good[first], torch.nan)}, "not finite"),
     ):
         with pytest.raises(ModelError, match=said):
-            restore(str(put(state)), good, live)
+            restore(str(put(state)), good, live, ModelOptions())
     with pytest.raises(ModelError, match="lora_alpha is 16"):
-        restore(str(put(good, lora_alpha=16)), good, live)
+        restore(str(put(good, lora_alpha=16)), good, live, ModelOptions())
     pickled = put(good)
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     with pytest.raises(ModelError, match="never read"):
@@ -213,6 +214,43 @@ def test_a_base_that_is_a_folder_needs_its_public_id(plain: Path, tmp_path: Path
     card = (tmp_path / "dry" / "README.md").read_text()
     assert "base_model: owner/model" in card and '"owner/model"' in card
     assert json.loads((tmp_path / "dry" / "fedmllm.json").read_text())["base"] == "owner/model"
+
+
+def test_a_folder_that_no_run_wrote_so_is_not_published(plain: Path, tmp_path: Path, capsys) -> None:
+    good = (plain / "adapter" / "adapter_model.safetensors").read_bytes()
+    name, tensor = next(iter(load(good).items()))
+    both = ("adapter/adapter_model.safetensors", "adapter_best/adapter_model.safetensors")
+    resolved = yaml.safe_load((plain / "resolved_config.yaml").read_text())
+    for files, edit, said in (
+        (both, b"", "cannot be read as a safetensors adapter"),
+        (both, good[:1000], "cannot be read as a safetensors adapter"),
+        (both, save({}), "holds no tensors"),
+        (both, save({name: tensor * torch.nan}), f"{name!r} holds values that are not finite"),
+        (both, save({name: tensor.int()}), "is of torch.int32"),
+        (both[:1], save({name: tensor + 1}), "is not the adapter that results.json beside it is of"),
+        (("results.json",), {"best": 5}, "best is not what a run writes there"),
+        (("results.json",), {"evaluations": [1]}, "evaluations must be mappings"),
+        (("results.json",), {"test_sets": {"a": 1}}, "test_sets must be mappings"),
+        (
+            ("results.json",),
+            {"evaluations": [{"no": 1}]},
+            "are not what a run of this release wrote (KeyError: 'round')",
+        ),
+        (("resolved_config.yaml",), {"federate": None}, "are not what a run of this release wrote"),
+        (("adapter/fedmllm.json",), {"version": 9}, "has version 9; this release reads version 1"),
+        (("adapter/fedmllm.json",), {"template": {}}, "template"),
+        (("adapter/adapter_config.json",), {"base_model_name_or_path": None}, "names no base"),
+    ):
+        copy = shutil.copytree(plain, tmp_path / "copy")
+        for file in (copy / part for part in files):
+            if isinstance(edit, bytes):
+                file.write_bytes(edit)
+            else:
+                value = resolved if file.suffix == ".yaml" else json.loads(file.read_text())
+                file.write_text(json.dumps(value | edit))
+        assert main(["push", str(copy), REPO, "--which", "last", "--dry-run", str(tmp_path / "dry")]) == 2, said
+        assert said in capsys.readouterr().err and not (tmp_path / "dry").exists()
+        shutil.rmtree(copy)
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,13 @@ from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.test_sets import NAME
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import Prediction, file_of, read_predictions
+from fs_fedmllm.evaluation.recorded import RecordError, read_results
 from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
 from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
 from fs_fedmllm.tools.sweeps.figures_file import no_adapter
 from fs_fedmllm.tools.sweeps.files import ENDED
 
-#: What ``results.json`` holds under its names, as far as it is read here.
-_SHAPES: dict[str, Any] = {
-    **dict.fromkeys(("evaluations", "refused", "participants", "options", "classes"), list | dict),
-    **dict.fromkeys(
-        ("best", "zero_shot", "test_sets", "test_rows", "shortened_rows", "seconds", "missing_rates"), dict
-    ),
-    **dict.fromkeys(("data", "images", "intervals", "clients", "views"), dict),
-    **dict.fromkeys(("bytes_sent", "adapter_bytes", "rounds"), int | float),
-    **dict.fromkeys(("version", "commit", "profile", "dataset", "scenario", "model", "method", "best_by"), str),
-}
 #: What the name of a metric of a further test set begins with.
 TEST_SETS = "test_sets."
 
@@ -204,14 +195,11 @@ def read_run(folder: Path) -> Run | None:
     if not path.is_file():
         return _diverged(folder)
     try:
-        results = read_json(path)
-        for name, kind in _SHAPES.items():
-            if not isinstance(results.get(name), kind | None):
-                raise ReportError(f"{path}: {name} is not what a run writes there. Take the file that the run wrote.")
-        if not all(isinstance(entry, Mapping) for entry in results.get("evaluations") or ()):
-            raise ReportError(f"{path}: evaluations must be mappings. Take the file that the run wrote.")
+        results = read_results(path)
         return Run(folder, int(results["seed"]), results)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except RecordError as error:
+        raise ReportError(str(error)) from error
+    except (ValueError, LookupError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
 
 
