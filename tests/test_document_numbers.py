@@ -598,23 +598,26 @@ def test_the_findings_on_a_relation_are_those_of_the_raw_figures() -> None:
     from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
     from fs_fedmllm.tools.report.figures import holm
 
-    raw: dict[str, list[float]] = {}
+    raw: dict[tuple[str, str], list[float]] = {}
     with (REPOSITORY / "benchmarks" / "findings" / "digits_match.csv").open(encoding="utf-8") as rows:
         for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
             if row["metric"] == "test_auc":
-                raw.setdefault(row["method"], []).append(float(row["value"]))
+                raw.setdefault((row["scenario"], row["method"]), []).append(float(row["value"]))
     page = text_of(REPOSITORY / "docs" / "findings.md").split("## And where the label is a relation?")[1]
     lines = re.findall(r"^\| (?:prior|FedAvg).*\|$", page.split("\n## ")[0], re.MULTILINE)
     said = [[cell.strip() for cell in line.replace("−", "-").split("|")[2:-1]] for line in lines]
     methods = ["prior_draw", "fedavg", "all", "guarded"]
-    assert sorted(raw) == sorted(methods) and len(said) == len(methods)
-    found = [paired_over_seeds(raw[method], raw["prior_draw"]) for method in methods[1:]]
+    places = [(scenario, method) for scenario in ("hybrid", "missing") for method in methods]
+    assert sorted(raw) == sorted(places) and len(said) == len(places)
+    compared = [place for place in places if place[1] != "prior_draw"]
+    found = [paired_over_seeds(raw[place], raw[place[0], "prior_draw"]) for place in compared]
     corrected = holm([difference.p_value for difference in found])
-    for method, (mean, by_seed, _) in zip(methods, said, strict=True):
-        assert [float(value) for value in by_seed.split(", ")] == pytest.approx(raw[method], abs=0.051)
-        known = statistics.mean(raw[method]), statistics.stdev(raw[method])
+    for place, (mean, by_seed, _) in zip(places, said, strict=True):
+        assert [float(value) for value in by_seed.split(", ")] == pytest.approx(raw[place], abs=0.051)
+        known = statistics.mean(raw[place]), statistics.stdev(raw[place])
         assert [float(value) for value in mean.split(" ± ")] == pytest.approx(known, abs=0.051)
-    for difference, p_value, (_, _, cell) in zip(found, corrected, said[1:], strict=True):
+    shown = [cell for place, (_, _, cell) in zip(places, said, strict=True) if place in compared]
+    for difference, p_value, cell in zip(found, corrected, shown, strict=True):
         figures = [float(value) for value in re.findall(r"[+-]?\d+\.\d+", cell)]
         known = difference.mean, difference.low, difference.high, p_value, difference.detectable
         assert figures == pytest.approx(known, abs=0.051)
