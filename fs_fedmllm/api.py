@@ -148,6 +148,11 @@ def run(
         FedMLLMError: bad configuration, data, model or updates.
     """
     if algorithm is not None:
+        if not (isinstance(algorithm, type) and issubclass(algorithm, Method | Regularizer)):
+            raise ConfigError(
+                f"run(algorithm=...) is {algorithm!r}: give the class, a ServerOptimizer or a Regularizer of yours, "
+                "and no object of it; what it is called by goes into federate.method or fedmllm.regularizer.type."
+            )
         if issubclass(algorithm, Regularizer):
             register_regularizer(algorithm)
             overrides = {"fedmllm__regularizer__type": algorithm.name, **overrides}
@@ -233,13 +238,23 @@ def load_adapter(reference: str | Path, *, base: str = "", use_gpu: bool = False
     return Adapter(open_adapter(str(reference), base=base, use_gpu=use_gpu))
 
 
+def _name_of(algorithm: Any, kind: type) -> str:
+    name = getattr(algorithm, "name", None)
+    if not (isinstance(algorithm, type) and issubclass(algorithm, kind)) or not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"{algorithm!r} cannot be registered: it must be a class that derives from {kind.__name__} and has a "
+            "name, a text, that configurations choose it by (docs/extending.md)."
+        )
+    return name
+
+
 def register_algorithm(method: type[Method]) -> type[Method]:
     """Make a server method known by its name, in this process; usable as a decorator.
 
     Raises:
-        ConfigError: the name is one of this package's.
+        ConfigError: the name is one of this package's, or it is no method with a name.
     """
-    METHODS.register(method.name, method)
+    METHODS.register(_name_of(method, Method), method)
     return method
 
 
@@ -247,9 +262,9 @@ def register_regularizer(regularizer: type[Regularizer]) -> type[Regularizer]:
     """Make a client regulariser known by its name, in this process; usable as a decorator.
 
     Raises:
-        ConfigError: the name is one of this package's.
+        ConfigError: the name is one of this package's, or it is no regulariser with a name.
     """
-    REGULARIZERS.register(regularizer.name, regularizer)
+    REGULARIZERS.register(_name_of(regularizer, Regularizer), regularizer)
     return regularizer
 
 

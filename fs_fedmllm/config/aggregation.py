@@ -9,6 +9,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms import OPTIMIZERS, REGULARIZERS, Method
 from fs_fedmllm.algorithms.factors import FACTORED
+from fs_fedmllm.algorithms.outside import faults_of
 from fs_fedmllm.keys import NOT_NEGATIVE, SHARE, Range, key
 from fs_fedmllm.registry import Registry
 
@@ -88,7 +89,7 @@ class AggregationConfig:
 def aggregation_faults(config: Any) -> Iterator[str]:
     """A message, naming the keys, for every combination of rule, method and regulariser that means nothing."""
     method, chosen, clients = config.federate.method, config.fedmllm.aggregation, config.sampled_clients
-    yield from REGULARIZERS[config.fedmllm.regularizer.type].faults(config)
+    yield from faults_of(REGULARIZERS[config.fedmllm.regularizer.type], config)
     if not config.method.federated:
         if chosen != AggregationConfig():
             yield f"federate.method {method} has nothing to aggregate; leave fedmllm.aggregation at its defaults."
@@ -270,7 +271,7 @@ def _method_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
         )
     if method.keeps:
         yield from _sum_faults(method, chosen)
-    yield from method.faults(config)
+    yield from faults_of(method, config)
 
 
 def _sum_faults(method: type[Method], chosen: AggregationConfig) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.algorithms import ClientHalf, State
+from fs_fedmllm.algorithms.outside import ask, called, is_outside, tensors, two
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config, DPConfig, StandInsConfig
 from fs_fedmllm.config.clients import client_id
@@ -122,7 +123,9 @@ class ClientSide:
         sent = trained
         for half in halves:
             before = {*self.adapter.names, *sent}
-            sent, own = half.finish(trained, sent)
+            with called(half, "finish"):
+                gives = half.finish(trained, sent)
+            sent, own = (tensors(part, half, "finish") for part in two(gives, half, "finish"))
             self.algorithms.check_sent(sent, before, half, bounded=self.dp.enabled)
             keeps |= own
         if self.dp.enabled:
@@ -169,8 +172,12 @@ class ClientSide:
         """
         start = {name: received[name] for name in self.adapter.names if name in received}
         halves = self.halves(client)
+        if any(map(is_outside, halves)):  # what it writes into is its own
+            received, client_state, start = (
+                {name: tensor.clone() for name, tensor in given.items()} for given in (received, client_state, start)
+            )
         for half in halves:
-            start = half.begin(received, client_state, start)
+            start = ask(half, "begin", received, client_state, start)
         return start, halves
 
     def plan(self, client: int, round_index: int, rows: int, halves: Sequence[ClientHalf] = ()) -> UpdatePlan:

@@ -11,6 +11,7 @@ from fs_fedmllm.algorithms.factors import is_a
 from fs_fedmllm.algorithms.frozen_a import FrozenAClient
 from fs_fedmllm.algorithms.label_prior import LabelPriorClient
 from fs_fedmllm.algorithms.lora_ranks import RankedClient
+from fs_fedmllm.algorithms.outside import called, client_half
 from fs_fedmllm.config import AggregationConfig, Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
@@ -85,7 +86,10 @@ class ClientAlgorithms:
             halves.append(FrozenAClient(context))
         if self.label_prior and context.label_counts:
             halves.append(LabelPriorClient(context.label_counts, self.label_prior))
-        halves += [algorithm.client(parameters, context) for algorithm, parameters in self.algorithms]
+        for algorithm, parameters in self.algorithms:
+            with called(algorithm, "client"):
+                half = algorithm.client(parameters, context)
+            halves.append(client_half(half, algorithm))
         return [half for half in halves if half is not None]
 
     def check_sent(self, sent: Iterable[str], names: Iterable[str], half: ClientHalf, *, bounded: bool) -> None:

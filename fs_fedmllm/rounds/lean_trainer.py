@@ -20,6 +20,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.algorithms import State
+from fs_fedmllm.algorithms.outside import called, term
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.models.batch import Batch, Encoded
@@ -217,7 +218,8 @@ class LeanTrainer(Trainer):
         if representing:
             represent = functools.partial(self._representations, rows, plan.rows)
             for half in representing:
-                half.prepare(represent)
+                with called(half, "prepare"):
+                    half.prepare(represent)
         optimizer = new_optimizer(parameters, self._decays, self.local, plan.lr)
         # A client may have a batch size of its own.
         micro = self.local.micro_batch_size or max(map(len, plan.batches), default=1)
@@ -239,13 +241,13 @@ class LeanTrainer(Trainer):
                     else:
                         summed, shown = self._loss_and_representation(batch)
                         loss, chosen = summed / supervised, indices[start : start + micro]
-                        terms = [half.row_loss(chosen, shown, len(step_rows)) for half in representing]
+                        terms = [term(half, "row_loss", chosen, shown, len(step_rows)) for half in representing]
                         sum(terms, loss).backward()
-                        for term in terms:
-                            added += term.detach()
+                        for one in terms:
+                            added += one.detach()
                     total += loss.detach()
                 for half in correcting:
-                    added += half.correct(parameters, anchors, step, len(plan.batches)).to(added.device)
+                    added += term(half, "correct", parameters, anchors, step, len(plan.batches)).to(added.device)
                 penalties.append(added)
                 norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
                 rate = step_lr(plan.lr, step, len(plan.batches), inner=plan.lr_inner)

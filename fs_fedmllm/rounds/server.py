@@ -18,6 +18,7 @@ from fs_fedmllm.aggregators.modality_weights import Presence
 from fs_fedmllm.aggregators.norm_bound import bound_beside, bound_update
 from fs_fedmllm.algorithms import METHODS, ServerOptimizer, State, parameters_of
 from fs_fedmllm.algorithms.lora_ranks import from_rank, to_rank
+from fs_fedmllm.algorithms.outside import ask, broadcast, built, step
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import AggregationConfig, Config
 from fs_fedmllm.config.aggregation import RULES
@@ -178,7 +179,7 @@ class ServerSide:
             The new adapter and the new state.
 
         Raises:
-            UpdateError: no client's update was accepted.
+            UpdateError: no client's update was accepted, or the step made values that are not finite.
         """
         assert self.optimizer is not None
         deltas = current.aggregator.mean()
@@ -186,13 +187,12 @@ class ServerSide:
             raise UpdateError("No client sent a valid update in this round.")
         if release is not None:
             deltas = release(deltas)
-        return self.optimizer.step(
-            params, self.optimizer.joined(server_state, len(current.taken) / self.clients), deltas
-        )
+        server_state = ask(self.optimizer, "joined", server_state, len(current.taken) / self.clients)
+        return step(self.optimizer, params, server_state, deltas)
 
     def message(self, params: State, server_state: State) -> State:
         """What a round's clients are sent: the global adapter, and what else the algorithm needs."""
-        sent = params if self.optimizer is None else self.optimizer.broadcast(params, server_state)
+        sent = params if self.optimizer is None else broadcast(self.optimizer, params, server_state)
         return download(sent, self.download)
 
     def shared(self, params: State) -> State:
@@ -232,7 +232,7 @@ class ServerSide:
             current.client_states[update.client] = update.client_state
 
     def _expected(self, params: State) -> State:
-        return params if self.optimizer is None else self.optimizer.expected(params)
+        return params if self.optimizer is None else ask(self.optimizer, "expected", params)
 
     def _aggregator(self, received: State, clients: Sequence[int]) -> Aggregator:
         shared, dp = self.shared(received), self.privacy.dp
@@ -277,14 +277,22 @@ class ServerSide:
 def server_optimizer(config: Config) -> ServerOptimizer | None:
     """The run's server optimizer; None where clients only train alone."""
     method, options = METHODS[config.federate.method], config.fedmllm.server
-    return method.build(
-        lr=config.server_lr,
-        beta1=options.beta1,
-        beta2=options.beta2,
-        tau=options.tau,
-        switches=config.switches,
-        parameters=parameters_of(config, method),
+    return built(
+        method,
+        lambda: method.build(
+            lr=config.server_lr,
+            beta1=options.beta1,
+            beta2=options.beta2,
+            tau=options.tau,
+            switches=config.switches,
+            parameters=parameters_of(config, method),
+        ),
     )
+
+
+def initial(optimizer: ServerOptimizer | None, params: State) -> State:
+    """The server optimizer's state before the first round."""
+    return ask(optimizer, "init", params) if optimizer is not None else {}
 
 
 def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) -> tuple[State, State]:
@@ -300,7 +308,7 @@ def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) ->
     up = server.shared(adapter)
     if server.aggregation.ranks:
         up = to_rank(up, int(server.aggregation.ranks[client - 1]))
-    down = server.message(adapter, optimizer.init(adapter) if optimizer is not None else {})
+    down = server.message(adapter, initial(optimizer, adapter))
     if stand_in_kinds(config.fedmllm.stand_ins):
         down = {**down, **telling(frozenset())}
     return down, server.codec.encode(adapter, up, {})[0]

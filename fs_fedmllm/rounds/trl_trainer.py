@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 
 from fs_fedmllm.algorithms import ClientHalf, State
+from fs_fedmllm.algorithms.outside import term
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError
@@ -149,7 +150,7 @@ class _Updates(FedMLLMTrainer):
         """The algorithms correct what the passes have added up, and then it is clipped."""
         steps = len(self.plan.batches)
         for half in self.correcting:
-            value = half.correct(self.mllm.adapter.parameters, self.anchors, len(self.norms), steps)
+            value = term(half, "correct", self.mllm.adapter.parameters, self.anchors, len(self.norms), steps)
             self.penalties[-1] = self.penalties[-1] + value.to(self.penalties[-1].device)
         self.norms.append(super()._clip_grad_norm(model))
         return self.norms[-1]

@@ -12,6 +12,7 @@ from fs_fedmllm.config.profiles import profile_switches
 from fs_fedmllm.hub.ahead import check_hub
 from fs_fedmllm.hub.fetch import fetch_checkpoint, restore
 from fs_fedmllm.rounds.federation import Federation
+from fs_fedmllm.rounds.server import initial
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint
 from fs_fedmllm.runs.listener import Listener
 from fs_fedmllm.runs.resumption import announce, check_fit
@@ -78,7 +79,7 @@ def open_run(
         logger.info("Going on from %s, commit %s.", origin, fetch_checkpoint(origin, folder.path))
     saved = load_checkpoint(place, digest, belongs)
     params = federation.initial_state()
-    server = optimizer.init(params) if optimizer is not None else {}
+    server = initial(optimizer, params)
     if saved is not None:
         check_fit(place, saved, config, params, server)
     folder.write_config()
@@ -97,6 +98,6 @@ def open_run(
         slots = federation.mllm.model.peft_config["default"].to_dict()
         options, public = config.model.fedmllm, config.fedmllm.hub.base_model
         params = restore(config.federate.restore_from, params, slots, options, public)
-        server = optimizer.init(params) if optimizer is not None else {}
+        server = initial(optimizer, params)
     figures: dict[str, Any] = {"evaluations": [], "refused": [], "participants": [], "bytes_sent": 0, "turns": 0}
     return RunState(0, params, server, {}, figures)

@@ -71,7 +71,7 @@ def measure(config: Config) -> dict[str, Any]:
     from fs_fedmllm.rounds.client_update import ClientUpdate
     from fs_fedmllm.rounds.federation import Federation
     from fs_fedmllm.rounds.in_flight import planned_rounds
-    from fs_fedmllm.rounds.server import Round
+    from fs_fedmllm.rounds.server import Round, initial
     from fs_fedmllm.rounds.trainer import UpdatePlan
     from fs_fedmllm.runs.checkpoint import RunState, save_checkpoint
     from fs_fedmllm.runs.run_folder import RunFolder
@@ -88,7 +88,7 @@ def measure(config: Config) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     params = federation.initial_state()
     optimizer = federation.optimizer
-    server = optimizer.init(params) if optimizer is not None else {}
+    server = initial(optimizer, params)
     recent = [{n: t.clone() for n, t in params.items()} for _ in range(config.fedmllm.average_last)]
     kept = (
         max((r.versions for r in planned_rounds(config, work.presence)), default=0)
