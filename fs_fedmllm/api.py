@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS, Method, Regularizer
 from fs_fedmllm.config import Config, from_mapping, read_yaml, to_mapping
 from fs_fedmllm.config.aggregation import RULES
+from fs_fedmllm.config.from_python import given, plain
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
 from fs_fedmllm.config.places import placed
 from fs_fedmllm.errors import ConfigError
@@ -98,24 +100,24 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, **overrides: An
         config: a YAML file, the name of one that ships (``configs/cross_i3t7.yaml``), a nested mapping, or a
             configuration.
         overrides: values by key; two underscores stand for the dot: ``federate__total_round_num=3``. Dotted keys can
-            be given as ``**{"federate.total_round_num": 3}``.
+            be given as ``**{"federate.total_round_num": 3}``. A mapping for a section changes the keys that it has.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown key, a wrong type, or an impossible combination.
     """
     where = "configuration"
+    pairs = [pair for name, value in overrides.items() for pair in given(name.replace("__", "."), plain(value, name))]
     if isinstance(config, Config):
         raw = to_mapping(config)
     elif isinstance(config, Mapping):
-        raw = {str(name): value for name, value in config.items()}
+        raw = {str(name): plain(value, str(name)) for name, value in config.items()}
     else:
         from fs_fedmllm.shipped import find_config
 
         path = find_config(str(config))
-        given = [name.replace("__", ".") for name in overrides]
-        raw, where = placed(read_yaml(path), path, given), str(path)
-    for name, value in overrides.items():
-        raw = _with(raw, name.replace("__", ".").split("."), value, name)
+        raw, where = placed(read_yaml(path), path, [name for name, _ in pairs]), str(path)
+    for name, value in pairs:
+        raw = _with(raw, name.split("."), value, name)
     return from_mapping(raw, where)
 
 
@@ -159,7 +161,9 @@ def run(
         else:
             register_algorithm(algorithm)
             overrides = {"federate__method": algorithm.name, **overrides}
+    callbacks = _callbacks(callbacks)
     checked = load_config(config, **overrides)
+    from fs_fedmllm.lazy import torch
     from fs_fedmllm.runs.listener import Listener
     from fs_fedmllm.runs.simulation import run as run_embedded
 
@@ -181,7 +185,8 @@ def run(
                 callback.on_test_set_end(done_rounds, name, figures)
 
     label = Path(config).stem if isinstance(config, str | Path) else ""
-    results, folder = run_embedded(checked, listener=Calls(), label=label)
+    with torch.inference_mode(False), torch.enable_grad():  # a run trains, whatever its caller does
+        results, folder = run_embedded(checked, listener=Calls(), label=label)
     history = list(results["evaluations"])
     adapter = folder.path / "adapter"
     return Result(
@@ -236,6 +241,30 @@ def load_adapter(reference: str | Path, *, base: str = "", use_gpu: bool = False
     from fs_fedmllm.tools.adapters.opening import open_adapter
 
     return Adapter(open_adapter(str(reference), base=base, use_gpu=use_gpu))
+
+
+def _callbacks(given: Any) -> list[Callback]:
+    """The callbacks, each an object that has no method which is never called.
+
+    Raises:
+        ConfigError: one is no callback, or has a method ``on_...`` that no run knows.
+    """
+    try:
+        found = list(given)
+    except TypeError as error:
+        raise ConfigError(f"run(callbacks=...) is {given!r}: give a list of callbacks, empty for none.") from error
+    known = [name for name in vars(Callback) if name.startswith("on_")]
+    for callback in found:
+        if not isinstance(callback, Callback):
+            made = " Make an object of it, with ()." if isinstance(callback, type) else ""
+            raise ConfigError(f"run(callbacks=...) has {callback!r}, which is no fs_fedmllm.Callback.{made}")
+        for name in dir(callback):
+            if name.startswith("on_") and name not in known:
+                raise ConfigError(
+                    f"The callback {type(callback).__qualname__} has a method {name!r} that no run calls"
+                    f"{nearest(name, known)}"
+                )
+    return found
 
 
 def _name_of(algorithm: Any, kind: type) -> str:

@@ -23,8 +23,9 @@ def find_shipped(name: str, folder: str, what: str) -> Path:
     if path.is_file():
         return path
     package = Path(__file__).resolve().parent
-    wanted = Path(*[part for part in path.parts if part != folder]).with_suffix(".yaml")
-    for shipped in (package / folder, package.parent / folder):
+    wanted = Path(*[part for part in path.parts if part != folder])
+    for shipped in (package / folder, package.parent / folder) if wanted.name else ():
+        wanted = wanted.with_suffix(".yaml")
         if (shipped / wanted).is_file():
             return shipped / wanted
     raise ConfigError(f"No {what} {name!r}: neither a file here nor one that ships with fs-fedmllm.")

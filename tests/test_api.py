@@ -13,6 +13,7 @@ from short_runs import CONFIGS, SHORT
 
 import fs_fedmllm
 from fs_fedmllm.algorithms import METHODS, REGULARIZERS
+from fs_fedmllm.config import to_mapping
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import POSITIVE, key
 from fs_fedmllm.registry import Registry
@@ -52,7 +53,8 @@ def test_a_run_from_python(overrides) -> None:
             seen.append((f"set {name}", done_rounds, metrics["test_acc"]))
 
     sets = {"fedmllm.test_sets": {"panel": {"type": "digits_panel"}}}
-    result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=[Watch()], seed=7, **overrides, **sets)
+    with torch.no_grad():  # the callbacks from an iterator, which can be gone through once
+        result = fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=iter([Watch()]), seed=7, **overrides, **sets)
     assert [event[:2] for event in seen] == [
         *[("evaluation", 0), ("set panel", 0), ("client", 0), ("client", 0), ("round", 1)],
         *[("client", 1), ("client", 1), ("round", 2), ("evaluation", 2), ("set panel", 2)],
@@ -80,6 +82,56 @@ def test_overrides_are_checked_like_any_key() -> None:
         fs_fedmllm.load_config(base, seed__more=1)
     with pytest.raises(ConfigError, match="federate is a value, not a section"):
         fs_fedmllm.load_config({"federate": 3}, federate__client_num=2)
+
+
+def test_values_of_python_are_taken_for_what_they_are() -> None:
+    import enum
+    from pathlib import Path
+
+    import numpy as np
+    import yaml
+
+    seed, place = enum.IntEnum("Seed", "a b").b, enum.Enum("Place", {"here": Path("/tmp/x")}).here
+    given = {"seed": seed, "outdir": place, "expname": np.str_("mine"), "fedmllm.eval.zero_shot": np.bool_(False),
+             "data.splitter_args": ({"alpha": np.float64(0.5)},), "fedmllm.train": {"batch_size": np.int64(2)},
+             "federate": {"total_round_num": torch.tensor(3)}}  # fmt: skip
+    config = fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", **given)
+    assert (config.seed, config.outdir, config.expname) == (2, "/tmp/x", "mine") and not config.fedmllm.eval.zero_shot
+    assert (config.federate.total_round_num, config.fedmllm.train.batch_size) == (3, 2)
+    assert config.federate.client_num == fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml").federate.client_num
+    yaml.safe_dump(to_mapping(config))
+    itself: dict = {}
+    itself["x"] = itself
+    for odd, said in (
+        ({"federate": None}, "federate is a section, and None is given"),
+        (
+            {"fedmllm__data": {"file": {1, 2}}},
+            r"fedmllm__data\.file is .* a builtins\.set, which a configuration cannot",
+        ),
+        ({"data__splitter_args": np.zeros(2)}, "numpy.ndarray, which a configuration cannot hold"),
+        ({"fedmllm__parameters": itself}, "does it hold itself"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", **odd)
+    for name in ("", "configs", "."):
+        with pytest.raises(ConfigError, match="neither a file here nor one that ships"):
+            fs_fedmllm.load_config(name)
+
+
+def test_callbacks_that_no_run_calls_are_refused() -> None:
+    class Typo(fs_fedmllm.Callback):
+        def on_round_ended(self, state, metrics):
+            pass
+
+    for odd, said in (
+        ([Typo()], r"method 'on_round_ended' that no run calls; did you mean 'on_round_end'"),
+        ([fs_fedmllm.Callback], "Make an object of it"),
+        ([print], "is no fs_fedmllm.Callback"),
+        (fs_fedmllm.Callback(), "give a list of callbacks"),
+        (None, "give a list of callbacks"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", callbacks=odd)
 
 
 @pytest.fixture
