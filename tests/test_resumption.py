@@ -292,3 +292,18 @@ def test_a_terminal_has_a_bar_with_lines_above_it_and_a_file_plain_lines(short_c
     assert "round 2/2 client 1: 3 of 4 updates, loss 1.250" in seen(terminal=False)
     monkeypatch.setattr(progress, "shows_progress", lambda: False)
     assert seen(terminal=True) == seen(terminal=False) == ""
+
+
+def test_metrics_that_were_edited_are_told_and_counted_anew(tmp_path, short_config, caplog) -> None:
+    folder = RunFolder(tmp_path / "run", short_config("aligned_a05", "fedmllm.report_to", "[tensorboard]"))
+    line = json.dumps({"kind": "round", "round": 0, "train_loss": 1.0}) + "\n"
+    path = folder.path / "metrics.jsonl"
+    path.write_text(line * 4)
+    assert folder.keep_lines(3) == 3 and path.read_text() == line * 3 and not caplog.records
+    for content in (line + "junk\n" + line + "[1]\n", line * 2 + '{"kind":', line + "\xe9\n" + line):
+        path.write_text(content, encoding="latin-1")
+        assert folder.keep_lines(4) == 2 and path.read_text() == line * 2
+        assert "has 2 of the 4 lines that the run wrote to its checkpoint" in caplog.text
+        caplog.clear()
+    path.unlink()
+    assert folder.keep_lines(1) == 0 and "has 0 of the 1 lines" in caplog.text

@@ -90,7 +90,7 @@ def open_run(
             logger.warning(
                 "Resuming after round %d of %d (%s).", saved.round, config.federate.total_round_num, folder.path
             )
-        folder.keep_lines(saved.lines)
+        saved.lines = folder.keep_lines(saved.lines)
         listener.resumed(saved.figures["turns"])
         return saved
     folder.keep_lines(0)

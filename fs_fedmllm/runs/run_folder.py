@@ -36,6 +36,7 @@ from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
 from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, write_atomically
 from fs_fedmllm.files.locks import Lock
+from fs_fedmllm.files.untrusted import parse_json
 from fs_fedmllm.runs.tensorboard import Events
 from fs_fedmllm.runs.tracking import MAKERS, Trackers, named_figures
 
@@ -195,6 +196,16 @@ def _check_folder(folder: Path, said: str) -> None:
         ) from error
 
 
+def _figures(line: bytes) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says; None if no run wrote it so."""
+    try:
+        found = parse_json(line.decode("utf-8"))
+    except ValueError:
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("round"), int) and isinstance(found.get("kind"), str)
+    return found if whole and line.endswith(b"\n") else None
+
+
 class RunFolder:
     """Writes a run's files as it goes."""
 
@@ -237,17 +248,28 @@ class RunFolder:
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         write_atomically(self.path / RESOLVED, text.encode())
 
-    def keep_lines(self, count: int) -> None:
+    def keep_lines(self, count: int) -> int:
         """Cut metrics.jsonl and the events to the first ``count`` lines: what came after them is computed again.
 
         Trackers begin, or go on there.
+
+        Returns:
+            How many there are: fewer where somebody has edited or removed the file, which is said.
         """
         path = self.path / "metrics.jsonl"
         lines = (path.read_bytes().splitlines(keepends=True) if path.is_file() else [])[:count]
-        write_atomically(path, b"".join(lines))
+        kept = [(line, found) for line in lines if (found := _figures(line)) is not None]
+        if len(kept) < count:
+            logger.warning(
+                "%s has %d of the %d lines that the run wrote to its checkpoint: curves and trackers lack the rest, "
+                "and results.json does not. To have them, stop this run and put the file back.",
+                path, len(kept), count,
+            )  # fmt: skip
+        write_atomically(path, b"".join(line for line, _ in kept))
         if self._events is not None:
-            self._events.keep([json.loads(line) for line in lines])
-        self._trackers.begin(len(lines))
+            self._events.keep([found for _, found in kept])
+        self._trackers.begin(len(kept))
+        return len(kept)
 
     def record(self, kind: str, round_index: int, figures: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; its numbers go to the TensorBoard events, and to trackers once they stand.
