@@ -594,25 +594,39 @@ def test_what_a_page_says_is_refused_is_refused(document: str, sentence: str, ty
     assert typed[-2].rpartition(".")[0] in refusal(*typed)  # for this key, not for another one
 
 
-def test_the_findings_on_a_relation_are_those_of_the_raw_figures() -> None:
+#: Of the sections that have figures by seed: file, metric, what the others are compared with, and the lines in order.
+BY_SEED = {
+    "## And where the label is a relation?": ("digits_match", "test_auc", "prior_draw", {
+        scenario: ["prior_draw", "fedavg", "all", "guarded"] for scenario in ("hybrid", "missing")
+    }),
+    "## And where some rows are complete?": ("digits_switches_pairs", "test_acc", "fedavg", {
+        "hybrid": ["fedavg", "prior", "draw_weights", "prior_draw", "all"],
+        "missing": ["fedavg", "prior", "all", "both"],
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("heading", BY_SEED)
+def test_findings_by_seed_are_those_of_the_raw_figures(heading: str) -> None:
     from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
     from fs_fedmllm.tools.report.figures import holm
 
+    file, metric, baseline, methods = BY_SEED[heading]
     raw: dict[tuple[str, str], list[float]] = {}
-    with (REPOSITORY / "benchmarks" / "findings" / "digits_match.csv").open(encoding="utf-8") as rows:
+    with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
         for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
-            if row["metric"] == "test_auc":
+            if row["metric"] == metric:
                 raw.setdefault((row["scenario"], row["method"]), []).append(float(row["value"]))
-    page = text_of(REPOSITORY / "docs" / "findings.md").split("## And where the label is a relation?")[1]
-    lines = re.findall(r"^\| (?:prior|FedAvg).*\|$", page.split("\n## ")[0], re.MULTILINE)
+    page = text_of(REPOSITORY / "docs" / "findings.md").split(heading)[1]
+    lines = re.findall(r"^\| [^|*]* \| \d[^|]*±.*\|$", page.split("\n## ")[0], re.MULTILINE)
     said = [[cell.strip() for cell in line.replace("−", "-").split("|")[2:-1]] for line in lines]
-    methods = ["prior_draw", "fedavg", "all", "guarded"]
-    places = [(scenario, method) for scenario in ("hybrid", "missing") for method in methods]
+    places = [(scenario, method) for scenario, names in methods.items() for method in names]
     assert sorted(raw) == sorted(places) and len(said) == len(places)
-    compared = [place for place in places if place[1] != "prior_draw"]
-    found = [paired_over_seeds(raw[place], raw[place[0], "prior_draw"]) for place in compared]
+    compared = [place for place in places if place[1] != baseline]
+    found = [paired_over_seeds(raw[place], raw[place[0], baseline]) for place in compared]
     corrected = holm([difference.p_value for difference in found])
     for place, (mean, by_seed, _) in zip(places, said, strict=True):
+        assert len(raw[place]) == 10
         assert [float(value) for value in by_seed.split(", ")] == pytest.approx(raw[place], abs=0.051)
         known = statistics.mean(raw[place]), statistics.stdev(raw[place])
         assert [float(value) for value in mean.split(" ± ")] == pytest.approx(known, abs=0.051)
