@@ -17,7 +17,7 @@ format:
 	ruff format .
 
 test:
-	python -m pytest -n 3 --dist loadfile
+	python -m pytest -n 4 --dist loadfile
 
 slow:  ## measurements and long soaks
 	python -m pytest -m slow
