@@ -22,7 +22,7 @@ from fs_fedmllm.data.json_rows import json_rows
 from fs_fedmllm.data.own_files import Source, read_source
 from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError, PrivacyError
-from fs_fedmllm.files.untrusted import open_regular, read_regular
+from fs_fedmllm.files.untrusted import object_if_any, open_regular, read_mapping, read_regular
 from fs_fedmllm.privacy.ledger import Ledger
 from fs_fedmllm.tools.sweeps.figures_file import gathered
 from fs_fedmllm.tools.sweeps.table_file import parse_table
@@ -290,3 +290,17 @@ def test_a_parquet_page_that_lies_about_its_size_uses_no_memory_for_it(tmp_path:
     with pytest.raises(DataError, match="not a readable Parquet file"):
         rows(tmp_path / "d.parquet")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+def test_a_mapping_is_read_or_its_file_fault_and_remedy_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "m.json"
+    for text, says in ((None, "No such file or directory"), ("[1]", "m.json must be a mapping"), ("{", "Expecting")):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(DataError) as refused:
+            read_mapping(file, DataError, "Take another.")
+        assert str(refused.value).startswith(f"{file} cannot be read ({says}")
+        assert str(refused.value).endswith("). Take another.") and str(refused.value).count(str(file)) == 1
+        assert object_if_any(file) == {}
+    file.write_text('{"a": 1}')
+    assert read_mapping(file, DataError) == object_if_any(file) == {"a": 1}

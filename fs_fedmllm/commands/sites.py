@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from fs_fedmllm.commands.tables import table
 from fs_fedmllm.data.client_names import called
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_regular
+from fs_fedmllm.files.untrusted import read_mapping
 from fs_fedmllm.shipped import find_config
 
 
@@ -97,15 +98,9 @@ def _client(args: argparse.Namespace, raw: Mapping[str, Any], path: Path) -> int
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = Path(args.folder) / "status.json"
-    try:
-        text = read_regular(path, RECORDED).decode("utf-8")
-        status = parse_json(text)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). Name the run folder of a distributed run's server or client."
-        ) from error
-    print_document(text.rstrip() if args.json else status_table(status))
+    remedy = "Name the run folder of a distributed run's server or client."
+    status = read_mapping(Path(args.folder) / "status.json", DataError, remedy)
+    print_document(json.dumps(status, indent=2) if args.json else status_table(status))
     return 0
 
 

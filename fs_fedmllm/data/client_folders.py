@@ -26,7 +26,7 @@ from fs_fedmllm.data.records import write_records
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.files.atomic import beside, private_folder, write_atomically
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import read_object
 
 ROWS, RECORDS, HEAD = "rows.jsonl", "records.json", "client.json"
 SERVER, SERVER_HEAD = "server", "server.json"
@@ -184,12 +184,9 @@ def _read_rows(folder: Path, name: str, digest: Any, head: str) -> list[Sample]:
 
 def _head(path: Path) -> dict[str, Any]:
     try:
-        head = read_json(path)
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise RowError(str(path), f"it cannot be read ({error}).", _AGAIN) from error
-    if not isinstance(head, dict):
-        raise RowError(str(path), "a JSON object is expected.", _AGAIN)
-    return head
 
 
 def _place(image: str, folder: Path, how: str) -> str:

@@ -25,8 +25,8 @@ import numpy as np
 
 from fs_fedmllm.errors import ConfigError, PrivacyError
 from fs_fedmllm.files.atomic import remove_torn, write_atomically
-from fs_fedmllm.files.sealing import check_seal, opened, sealed
-from fs_fedmllm.files.untrusted import open_regular
+from fs_fedmllm.files.sealing import check_seal, sealed
+from fs_fedmllm.files.untrusted import open_regular, read_object
 
 VERSION = 1
 _HEAD, _VECTOR = "rounds.json", "update.bin"
@@ -175,7 +175,7 @@ class RoundMemory:
     def _read(self) -> None:
         path = self._folder / _HEAD
         try:
-            head = opened(path)
+            head = read_object(path)
             check_seal(head, _HEAD)
             if head["version"] != VERSION:
                 raise ValueError(f"its version is {str(head['version'])[:20]}; this release reads {VERSION}")

@@ -20,8 +20,8 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import ProtocolError, whole
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import remove_torn, write_atomically
-from fs_fedmllm.files.sealing import check_seal, opened, sealed
-from fs_fedmllm.files.untrusted import open_regular
+from fs_fedmllm.files.sealing import check_seal, sealed
+from fs_fedmllm.files.untrusted import open_regular, read_object
 
 VERSION = 2
 _HEAD = "state.json"
@@ -124,7 +124,7 @@ class SiteStore:
         if not path.is_file():
             return
         try:
-            head = opened(path)
+            head = read_object(path)
             if head["version"] != VERSION:
                 raise ConfigError(
                     f"{path} has version {str(head['version'])[:20]}; this release reads version {VERSION}."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import read_mapping
 
 #: What the file holds under its names, as far as it is read; a name may be absent, or null.
 _SHAPES: dict[str, Any] = {
@@ -31,12 +31,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: the file cannot be read, or a part of it is not what a run writes there.
     """
-    try:
-        results = read_json(path)
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(results, dict):
-        raise RecordError(f"{path} cannot be read (it must be a mapping).")
+    results = read_mapping(path, RecordError)
     for name, kind in _SHAPES.items():
         if not isinstance(results.get(name), kind | None):
             raise RecordError(f"{path}: {name} is not what a run writes there. Take the file that the run wrote.")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from fs_fedmllm.files.untrusted import read_json
 
 KEY = "digest"
 
@@ -25,21 +22,8 @@ def sealed(content: Mapping[str, Any]) -> bytes:
     return json.dumps({**read_back, KEY: seal(read_back)}).encode()
 
 
-def opened(path: Path) -> dict[str, Any]:
-    """A sealed file, not checked yet: other versions may seal in other ways, so their number comes first.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or no object.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is no JSON object")
-    return content
-
-
 def check_seal(content: Mapping[str, Any], name: str) -> None:
-    """Refuse content that was changed after it was sealed.
+    """Refuse content that was changed after it was sealed; releases may seal in other ways, so compare versions first.
 
     Raises:
         ValueError: its digest is missing or another.

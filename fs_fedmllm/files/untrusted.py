@@ -2,7 +2,7 @@
 
 A path may name a pipe that nobody writes to or a device that never ends; a small text may hold a number or a nesting
 that costs minutes. What is refused here is an ``OSError`` or a ``ValueError``, so that every reader says it in its own
-words, with its file and its remedy.
+words, with its file and its remedy; :func:`read_mapping` says it for those that need no words of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from fs_fedmllm.errors import FedMLLMError
 
 #: Bytes of a file that people write (configurations, templates, tables).
 WRITTEN = 1 << 20
@@ -98,3 +100,50 @@ def read_json(path: Path, most: int = RECORDED) -> Any:
         ValueError: as :func:`parse_json`.
     """
     return parse_json(read_regular(path, most).decode("utf-8"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON, which must be a mapping.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+        ValueError: as :func:`parse_json`, or it is no mapping.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} must be a mapping")
+    return found
+
+
+def object_if_any(path: Path) -> dict[str, Any]:
+    """As :func:`read_object`; empty where there is none that can be read."""
+    try:
+        return read_object(path)
+    except (OSError, ValueError):
+        return {}
+
+
+def read_mapping(path: Path, error: type[FedMLLMError], remedy: str = "") -> dict[str, Any]:
+    """As :func:`read_object`, for a file that the user can put right.
+
+    Args:
+        path: the file.
+        error: what is raised where it cannot be read.
+        remedy: what to do then; a sentence.
+    """
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as fault:
+        says = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(f"{path} cannot be read ({says}). {remedy}".rstrip()) from fault
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """What a file's lines hold, which are JSON; blank ones are passed over.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+        ValueError: as :func:`parse_json`.
+    """
+    text = read_regular(path, RECORDED).decode("utf-8")
+    return [parse_json(line) for line in text.split("\n") if line.strip()]

@@ -14,7 +14,7 @@ import torch
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import read_mapping
 from fs_fedmllm.hub.names import PREFIX, Reference, parse_reference
 from fs_fedmllm.models.adapter_folder import other_base
 from fs_fedmllm.models.export import read_adapter
@@ -164,14 +164,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing or not a mapping.
     """
-    file = folder / CONFIG
-    try:
-        value = read_json(file)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} must be a mapping.")
-    return value
+    return read_mapping(folder / CONFIG, ModelError)
 
 
 def check_meaning(folder: Path, live: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.errors import HubError, ModelError
 from fs_fedmllm.evaluation.recorded import read_results
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import read_mapping
 from fs_fedmllm.hub.card import card
 from fs_fedmllm.hub.facts import Facts
 from fs_fedmllm.hub.fetch import CONFIG, FOLDERS, TENSORS
@@ -114,17 +114,7 @@ def require_public_base(base: str) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The run folder's ``manifest.json``; empty where a server does not know its clients' rows (distributed runs)."""
     path = folder / "manifest.json"
-    return _recorded(path) if path.is_file() else {}
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise HubError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise HubError(f"{path} must be a mapping.")
-    return found
+    return read_mapping(path, HubError) if path.is_file() else {}
 
 
 def base_licence(path: str) -> str:
@@ -243,11 +233,11 @@ def release_of_folder(
         raise HubError(f"{adapter} holds no adapter (the baseline local has none; --which last takes the last one's).")
     results = read_results(folder / "results.json")
     config = read_yaml(folder / "resolved_config.yaml")
-    adapter_config = _recorded(adapter / CONFIG)
+    adapter_config = read_mapping(adapter / CONFIG, HubError)
     description_file = adapter / DESCRIPTION
     if not description_file.is_file():
         raise HubError(f"{adapter} has no {DESCRIPTION}: run again with this release, which writes it.")
-    description = _recorded(description_file)
+    description = read_mapping(description_file, HubError)
     read_description(adapter)
     check_tensors(adapter / TENSORS)
     if base_model:

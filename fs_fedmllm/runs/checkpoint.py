@@ -21,8 +21,8 @@ from safetensors.torch import load, save
 from fs_fedmllm.config import told_apart
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.sealing import check_seal, opened, sealed
-from fs_fedmllm.files.untrusted import open_regular
+from fs_fedmllm.files.sealing import check_seal, sealed
+from fs_fedmllm.files.untrusted import open_regular, read_object
 from fs_fedmllm.runs.belongings import other_parts
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def read_head(folder: Path, digest: str, belongs: Mapping[str, Any] | None = Non
     if not path.is_file():
         return None
     with _damage(folder):
-        header = opened(path)
+        header = read_object(path)
         version = header["version"]
         if version != VERSION or type(version) is not int:
             raise ConfigError(

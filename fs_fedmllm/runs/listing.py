@@ -18,7 +18,7 @@ from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.locks import is_held
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
+from fs_fedmllm.files.untrusted import RECORDED, object_if_any, parse_json, read_regular
 from fs_fedmllm.runs.best_round import best_of
 from fs_fedmllm.runs.run_folder import LOCK, is_finished
 
@@ -116,12 +116,12 @@ def _listed(folder: Path) -> Listed:
         raw = {}
     settings = dict(leaves(raw))
     lines = _lines(folder)
-    results = _json(folder / "results.json")
+    results = object_if_any(folder / "results.json")
     evaluations = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == "evaluation"]
     done = _whole(results.get("rounds")) or sum(line["kind"] == "round" for line in lines)
     status = _status(folder)
     if status == RESUMABLE:
-        done = _whole(_json(folder / "checkpoint" / "state.json").get("round"))
+        done = _whole(object_if_any(folder / "checkpoint" / "state.json").get("round"))
     metric = str(results.get("best_by") or settings.get("eval.best_res_update_round_wise_key") or "")
     best = results.get("best") or _best(evaluations, metric)
     best = best if isinstance(best, Mapping) else {}
@@ -175,14 +175,6 @@ def _lines(folder: Path) -> list[Mapping[str, Any]]:
         if isinstance(value, dict) and isinstance(value.get("round"), int) and isinstance(value.get("kind"), str):
             found.append(value)
     return found
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _changed(folder: Path) -> str:

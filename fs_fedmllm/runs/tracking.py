@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from fs_fedmllm.config import Config, key_facts
 from fs_fedmllm.config.identity import flat
 from fs_fedmllm.config.metric_paths import metric_paths, named_metrics
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
+from fs_fedmllm.files.untrusted import read_json, read_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Trackers:
             self._safely(name, self._opened, name, make)
         self._write()
         if lines:
-            self._tell(list(enumerate(_lines(self._folder)))[:lines])
+            self._tell(list(enumerate(read_json_lines(self._folder / "metrics.jsonl")))[:lines])
 
     def _opened(self, name: str, make: Callable[[Path], Tracker]) -> None:
         tracker, known = make(self._folder), self._known.get(name, {})
@@ -204,11 +204,6 @@ class Trackers:
 def _hidden(text: str) -> str:
     """An error's words without what an address says of its user."""
     return re.sub(r"(\w+://)[^\s/@]*@", r"\1", re.sub(r"(https?://[^\s?'\"]+)\?\S+", r"\1", text))
-
-
-def _lines(folder: Path) -> Iterator[Mapping[str, Any]]:
-    text = read_regular(folder / "metrics.jsonl", RECORDED).decode("utf-8")
-    yield from (parse_json(line) for line in text.split("\n") if line.strip())
 
 
 def _wandb(folder: Path) -> Tracker:

@@ -292,5 +292,7 @@ def test_where_trained_rows_are_not_known_it_is_said_why(mine: Path, tmp_path: P
     shutil.rmtree(tmp_path / "moved" / "mine")
     assert trained_on(str(moved), rows).unknown.startswith("the run's own rows cannot be read again")
     assert str(tmp_path) not in trained_on(str(moved), rows).said()  # it stands on a page that may be given away
+    (moved / "manifest.json").write_text("{")
+    assert trained_on(str(moved), rows).unknown.startswith("the run's own rows cannot be read again")
     (moved / "manifest.json").unlink()
     assert trained_on(str(moved), rows).unknown == "its clients did not tell the server which rows they have"

@@ -21,8 +21,9 @@ import short_table
 
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
+from fs_fedmllm.evaluation.recorded import RecordError
 from fs_fedmllm.tools.report.figures import entries, holm
-from fs_fedmllm.tools.report.finished import ReportError, Run, model_name
+from fs_fedmllm.tools.report.finished import Run, model_name
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims
@@ -237,12 +238,12 @@ def test_files_that_are_damaged_are_named(sweep, tmp_path) -> None:
     copy = shutil.copytree(sweep, tmp_path / "copy")
     folder = sorted((copy / "cells").glob("*"))[0]
     (folder / "results.json").write_text("{")
-    with pytest.raises(ReportError, match=r"results\.json cannot be read"):
+    with pytest.raises(RecordError, match=r"results\.json cannot be read"):
         read_sheet([copy])
     for odd in ({"best": 5}, {"evaluations": "x"}, {"evaluations": [3]}, {"missing_rates": []}):
         whole = json.loads((sorted((sweep / "cells").glob("*"))[0] / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps(whole | odd))
-        with pytest.raises(ReportError, match=rf"results\.json: {next(iter(odd))} .*Take the file that the run wrote"):
+        with pytest.raises(RecordError, match=rf"results\.json: {next(iter(odd))} .*Take the file that the run wrote"):
             read_sheet([copy])
     (folder / "predictions.jsonl").write_text('{"id": "a", "shown": "both", "correct": 1}\n')
     with pytest.raises(PredictionsError, match=r"predictions\.jsonl:1: 'correct'"):

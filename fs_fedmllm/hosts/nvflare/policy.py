@@ -17,7 +17,7 @@ import yaml
 from fs_fedmllm.config.host_reading import put
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import read_json, read_mapping
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, own_settings
 from fs_fedmllm.hosts.nvflare.told import last_told
 from fs_fedmllm.quoting import shell_word
@@ -65,13 +65,7 @@ def read_resources(workspace: Path) -> dict[str, Any]:
     """
     local = workspace / LOCAL
     path = local / RESOURCES if (local / RESOURCES).is_file() else local / f"{RESOURCES}.default"
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} must be a mapping.")
-    return found
+    return read_mapping(path, ConfigError)
 
 
 def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> list[str]:

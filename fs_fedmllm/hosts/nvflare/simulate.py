@@ -22,7 +22,7 @@ from fs_fedmllm.hosts.nvflare.job import write_job
 from fs_fedmllm.hosts.nvflare.policy import resources
 from fs_fedmllm.hosts.nvflare.settings import LOCAL, SITE_FILE, check_job, without_reserved
 from fs_fedmllm.hosts.nvflare.sites import dealt
-from fs_fedmllm.hosts.nvflare.told import TOLD
+from fs_fedmllm.hosts.nvflare.told import last_told
 from fs_fedmllm.runs.run_folder import check_output
 from fs_fedmllm.scenarios.federated_data import counted
 
@@ -120,8 +120,7 @@ def _simulate(root: Path, workspace: Path, names: list[str]) -> int:
 
 
 def _results(workspace: Path, code: int) -> tuple[dict[str, Any], Path]:
-    path = workspace / "server" / TOLD
-    told = read_json(path) if path.is_file() else {}
+    told = last_told(workspace / "server")
     folder = Path(told.get("folder") or ".")
     if told.get("error") or not (folder / "results.json").is_file():
         raise HostError(told.get("error") or f"NVFlare's simulator ended with exit code {code}, and gave no results.")

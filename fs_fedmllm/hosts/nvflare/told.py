@@ -13,7 +13,7 @@ from typing import Any
 from fs_fedmllm.distributed.protocol import TurnedAwayError
 from fs_fedmllm.errors import ConfigError, DataError, FedMLLMError, ModelError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import object_if_any
 
 #: The file's name.
 TOLD = "fedmllm.json"
@@ -32,11 +32,7 @@ def tell(workspace: Path, told: Mapping[str, Any]) -> None:
 
 def last_told(workspace: Path) -> dict[str, Any]:
     """What was written last; empty where nothing was, or nothing that can be read."""
-    try:
-        found = read_json(workspace / TOLD)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return object_if_any(workspace / TOLD)
 
 
 def may_read(error: Exception) -> str:

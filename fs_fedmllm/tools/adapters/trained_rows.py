@@ -16,8 +16,8 @@ from typing import Any
 from fs_fedmllm.config import Config, load
 from fs_fedmllm.data.overlap import overlaps
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.errors import DataError, FedMLLMError
+from fs_fedmllm.files.untrusted import read_mapping
 from fs_fedmllm.hub.names import PREFIX
 from fs_fedmllm.runs.listing import CONFIGURATION, run_folder_of
 from fs_fedmllm.scenarios.reading import read_dataset
@@ -93,9 +93,9 @@ class _NotKnownError(Exception):
 
 def _training_rows(config: Config, folder: Path) -> Sequence[Sample]:
     file = folder / "manifest.json"
-    recorded = read_json(file) if file.is_file() else None
-    if not isinstance(recorded, dict):
+    if not file.is_file():
         raise _NotKnownError("its clients did not tell the server which rows they have")
+    recorded = read_mapping(file, DataError)
     dataset = read_dataset(config)
     if recorded.get("fingerprint") != dataset.fingerprint:
         raise _NotKnownError("the files in data.root are no longer those that the run was trained on")

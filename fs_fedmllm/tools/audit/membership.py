@@ -16,7 +16,7 @@ from fs_fedmllm import config as schema
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.evaluation.recorded import read_results
 from fs_fedmllm.hub.fetch import adapter_of_run
 from fs_fedmllm.models.export import read_adapter
 from fs_fedmllm.rounds.federation import Federation
@@ -122,13 +122,7 @@ def _opened(folder: Path) -> tuple[Config, Mapping[str, Any]]:
             f"{folder} is a site's folder of a distributed run, and no site has all training rows. Audit a run of the "
             "same configuration on one machine."
         )
-    try:
-        results = read_json(folder / "results.json")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / 'results.json'} cannot be read ({error}).") from error
-    if not isinstance(results, dict):
-        raise ConfigError(f"{folder / 'results.json'} holds no results.")
-    return config, results
+    return config, read_results(folder / "results.json")
 
 
 def trained_rows(config: Config, data: FederatedData, results: Mapping[str, Any]) -> list[Sample]:

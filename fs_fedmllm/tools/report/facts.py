@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.config.host_reading import leaves
-from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.files.untrusted import read_json
+from fs_fedmllm.files.untrusted import object_if_any
 from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
@@ -86,7 +85,7 @@ def _holders(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
     splits: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for title, runs in rows:
         for run in runs[:1]:
-            manifest = _manifest(run)
+            manifest: Mapping[str, Any] = object_if_any(run.folder / "manifest.json")
             if manifest.get("clients"):
                 splits.setdefault(str(manifest.get("sha256", run.folder)), ([], manifest))[0].append(title)
     for titles, manifest in splits.values():
@@ -98,11 +97,3 @@ def _holders(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
             body.append((name, [Cell(f"{total:,}"), *(Cell(f"{shown.get(case, 0):,}") for case in CASES)]))
         of = "" if len(splits) == 1 else f": {', '.join(titles)}"
         yield Grid(f"Who holds which modality{of}", ["rows", *CASES], body)
-
-
-def _manifest(run: Run) -> Mapping[str, Any]:
-    try:
-        found = read_json(run.folder / "manifest.json")
-    except (OSError, ValueError, FedMLLMError):
-        return {}
-    return found if isinstance(found, dict) else {}

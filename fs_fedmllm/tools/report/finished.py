@@ -12,8 +12,8 @@ from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.test_sets import NAME
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import Prediction, file_of, read_predictions
-from fs_fedmllm.evaluation.recorded import RecordError, read_results
-from fs_fedmllm.files.untrusted import RECORDED, parse_json, read_json, read_regular
+from fs_fedmllm.evaluation.recorded import read_results
+from fs_fedmllm.files.untrusted import read_json_lines, read_mapping
 from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
 from fs_fedmllm.tools.sweeps.figures_file import no_adapter
@@ -75,8 +75,7 @@ class Run:
         if not path.is_file():
             return []
         try:
-            text = read_regular(path, RECORDED).decode("utf-8")
-            return [parse_json(line) for line in text.splitlines() if line.strip()]
+            return read_json_lines(path)
         except (OSError, ValueError) as error:
             raise ReportError(f"{path} cannot be read ({error}).") from error
 
@@ -111,7 +110,7 @@ class Run:
         folder = self.folder / ZERO_SHOT if at == "zero_shot" else self.folder
         path = folder / file_of(self.test_set, "judge", ".json")
         if path not in self._verdicts:
-            self._verdicts[path] = _graded(path)
+            self._verdicts[path] = read_mapping(path, ReportError) if path.is_file() else {}
         return self._verdicts[path]
 
     @cached_property
@@ -161,13 +160,6 @@ def model_name(results: Mapping[str, Any]) -> str:
     return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 
-def _graded(path: Path) -> Mapping[str, Any]:
-    try:
-        return read_json(path) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path} cannot be read ({error}).") from error
-
-
 def of_test_set(name: str) -> tuple[str, str]:
     """The further test set that a metric's name is of (empty for the run's own rows), and the rest of the name.
 
@@ -189,16 +181,15 @@ def read_run(folder: Path) -> Run | None:
     """A finished run, or None if the folder holds none.
 
     Raises:
-        ReportError: its results are no results of ours.
+        RecordError: its results are no results of ours.
+        ReportError: of a run that diverged, what is known of it cannot be read.
     """
     path = folder / "results.json"
     if not path.is_file():
         return _diverged(folder)
+    results = read_results(path)
     try:
-        results = read_results(path)
         return Run(folder, int(results["seed"]), results)
-    except RecordError as error:
-        raise ReportError(str(error)) from error
     except (ValueError, LookupError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
 
@@ -207,10 +198,10 @@ def _diverged(folder: Path) -> Run | None:
     path = folder / ENDED
     if not path.is_file():
         return None
+    ended = read_mapping(path, ReportError)
     try:
-        ended = read_json(path)
         seed = int(ended["seed"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}).") from error
     lines = Run(folder, seed, {}).lines
     rounds = sum(line["kind"] == "round" for line in lines)
