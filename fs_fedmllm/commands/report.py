@@ -42,6 +42,11 @@ def _report(args: argparse.Namespace) -> int:
         known = [value.name for value in sheet.table.axis(first).values]
         if args.baseline not in known:
             raise ConfigError(f"--baseline {args.baseline}: the rows are {', '.join(known)}.")
+        if all(sheet.table.place({first: args.baseline, **column}) == "zero_shot" for column in sheet.columns()):
+            raise ConfigError(
+                f"--baseline {args.baseline}: it has no runs of its own, so nothing can be compared with it over test "
+                "rows or seeds. Name another row."
+            )
         sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={first: args.baseline}))
     if shows_progress() and (line := differing_of(sheet)):
         print(printable(line), file=sys.stderr)

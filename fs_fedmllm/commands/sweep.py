@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.commands.counts import at_least
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.errors import ConfigError, printable
 from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.shipped import find_shipped
 
@@ -53,19 +55,33 @@ def chosen(cells: list[Cell], words: list[str]) -> list[Cell]:
     Raises:
         ConfigError: a word names no axis, or a value that no cell has.
     """
-    for word in words:
-        axis, _, values = word.partition("=")
-        wanted = values.split(",")
-        known = {_coordinate(cell, axis) for cell in cells}
+    axes: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for axis, value in _places(cell).items():
+            axes.setdefault(axis, {})[value] = None
+    for word in words if cells else ():
+        axis = max((axis for axis in axes if word.startswith(f"{axis}=")), key=len, default="")
+        if not axis:
+            raise ConfigError(f"--only {word}: write AXIS=VALUE, where the axis is one of {', '.join(axes)}.")
+        values = word.removeprefix(f"{axis}=")
+        wanted = [values] if values in axes[axis] else values.split(",")  # a name may hold a comma
         for value in wanted:
-            if value not in known:
-                raise ConfigError(f"--only {word}: no cell has {axis} {value!r}.")
-        cells = [cell for cell in cells if _coordinate(cell, axis) in wanted]
+            if value not in axes[axis]:
+                raise ConfigError(
+                    f"--only {word}: no cell has {axis} {value!r}{nearest(value, list(axes[axis]))} "
+                    f"There are {', '.join(axes[axis])}."
+                )
+        cells = [cell for cell in cells if _places(cell)[axis] in wanted]
+    if axes and not cells:
+        raise ConfigError(
+            f"--only {' --only '.join(words)}: no cell has all of that. Several values of an axis stand in one "
+            "--only, with commas between them."
+        )
     return cells
 
 
-def _coordinate(cell: Cell, axis: str) -> str | None:
-    return str(cell.seed) if axis == "seed" else cell.coordinates.get(axis)
+def _places(cell: Cell) -> dict[str, str]:
+    return {**cell.coordinates, "seed": str(cell.seed)}
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -78,20 +94,24 @@ def _sweep(args: argparse.Namespace) -> int:
     table = load_table(path)
     every = grid.cells(table, args.overrides, tiny=args.tiny, beside=path.parent)
     cells = chosen(every, args.only)
+    for key, values in grid.overridden(table, args.overrides).items():
+        note = f"The override {key} replaces what the table sets for {', '.join(values)}; the names of these stay."
+        print(printable(note), file=sys.stderr)
     out = Path(args.out) if args.out else Path("exp") / "sweeps" / (table.name + ("-tiny" if args.tiny else ""))
     from fs_fedmllm.files.atomic import write_atomically
     from fs_fedmllm.files.locks import locked
     from fs_fedmllm.tools.sweeps import figures_file, runner
-    from fs_fedmllm.tools.sweeps.files import FIGURES, LOCK, is_finished
+    from fs_fedmllm.tools.sweeps.files import FIGURES, LOCK
 
-    seeds = {cell.key: cell.seed for cell in every}
-    recorded = figures_file.gathered([Path(name) for name in args.figures], out / FIGURES, table, seeds)
+    known = figures_file.known_runs((cell.key, cell.seed, cell.coordinates) for cell in every)
+    found = figures_file.gathered([Path(name) for name in args.figures], out / FIGURES, table, known)
+    recorded = found.runs
     lacking = {key: names for cell in every if (key := cell.key) in recorded
                and (names := recorded[key].lacking(table, cell.coordinates))}  # fmt: skip
     elsewhere = recorded.keys() - lacking.keys()
     if args.dry_run:
         for cell in cells:
-            here = is_finished(runner.cell_folder(out, cell))
+            here = runner.finished_here(out, cell)
             state = "finished" if here else "elsewhere" if cell.key in elsewhere else "to run"
             lacks = f" (its figures lack {', '.join(lacking[cell.key])})" if not here and cell.key in lacking else ""
             print(f"{state:<9}  {cell.key[:12]}  {cell.title}{lacks}")
@@ -104,7 +124,7 @@ def _sweep(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK, advice="Wait until that sweep has ended, or name another folder with --out."):
         if args.figures:
-            write_atomically(out / FIGURES, figures_file.kept_csv(table, recorded).encode())
+            write_atomically(out / FIGURES, figures_file.kept_csv(table, found).encode())
         runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
         outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads), elsewhere=elsewhere)
     away = f", {outcome.elsewhere} of them elsewhere" if outcome.elsewhere else ""

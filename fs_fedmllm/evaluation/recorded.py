@@ -15,7 +15,7 @@ _SHAPES: dict[str, Any] = {
     **dict.fromkeys(
         ("best", "zero_shot", "test_sets", "test_rows", "shortened_rows", "seconds", "missing_rates"), dict
     ),
-    **dict.fromkeys(("data", "images", "intervals", "clients", "views"), dict),
+    **dict.fromkeys(("data", "images", "intervals", "clients", "views", "client_names"), dict),
     **dict.fromkeys(("bytes_sent", "adapter_bytes", "rounds"), int | float),
     **dict.fromkeys(("version", "commit", "profile", "dataset", "scenario", "model", "method", "best_by"), str),
 }
@@ -35,6 +35,10 @@ def read_results(path: Path) -> dict[str, Any]:
     for name, kind in _SHAPES.items():
         if not isinstance(results.get(name), kind | None):
             raise RecordError(f"{path}: {name} is not what a run writes there. Take the file that the run wrote.")
+    for name in ("classes", "clients"):
+        parts = results.get(name) or {}
+        if isinstance(parts, dict) and not all(isinstance(part, Mapping) for part in parts.values()):
+            raise RecordError(f"{path}: {name} must hold mappings. Take the file that the run wrote.")
     sets = results.get("test_sets") or {}
     for name, parts in (("evaluations", results.get("evaluations") or ()), ("test_sets", sets.values())):
         if not all(isinstance(part, Mapping) for part in parts):

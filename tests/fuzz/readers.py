@@ -483,7 +483,8 @@ def manifest(folder: Path) -> Reader:
 
 def figures(folder: Path) -> Reader:
     """Figures of a sweep's runs as CSV."""
-    from fs_fedmllm.tools.sweeps.figures_file import MADE_BY, figures_csv, gathered
+    from fs_fedmllm.tools.sweeps.figures_file import figures_csv, gathered, known_runs
+    from fs_fedmllm.tools.sweeps.figures_line import MADE_BY
     from fs_fedmllm.tools.sweeps.table_file import parse_table
 
     table = parse_table({"axes": {"method": {"values": {"fedavg": {}, "=b": {}}}}, "metrics": ["test_acc"]}, "t")
@@ -493,11 +494,12 @@ def figures(folder: Path) -> Reader:
          "config": key, "folder": f"x-s7-{key[:12]}"}
         for key, name in keys.items()
     ]  # fmt: skip
+    known = known_runs((key, 7, {"method": name}) for key, name in keys.items())
     seed, path = figures_csv(table, rows).encode(), folder / "figures.csv"
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
-        return gathered([path], folder / "none", table, dict.fromkeys(keys, 7))
+        return gathered([path], folder / "none", table, known)
 
     return Reader([seed, b"\xef\xbb\xbf" + seed.replace(b"\n", b"\r\n")], read, changed_bytes)
 

@@ -146,7 +146,7 @@ def test_a_figure_that_is_not_finite_stands_empty(there, tmp_path) -> None:
     results = json.loads(own.read_text())
     results["evaluations"][-1]["test_acc"] = float("nan")
     own.write_text(json.dumps(results))
-    assert "fedprox,cross,1,test_acc,,," in rows_csv(read_sheet([made]))
+    assert "fedprox,cross,1,test_acc,,last,100.0,,," in rows_csv(read_sheet([made]))
     assert read_sheet([here(made, tmp_path / "here", gone="fedprox-*")]).finished == 3  # that cell is to be run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -248,6 +249,75 @@ def test_files_that_are_damaged_are_named(sweep, tmp_path) -> None:
     (folder / "predictions.jsonl").write_text('{"id": "a", "shown": "both", "correct": 1}\n')
     with pytest.raises(PredictionsError, match=r"predictions\.jsonl:1: 'correct'"):
         read_predictions(folder / "predictions.jsonl")
+
+
+@pytest.mark.parametrize("odd", [{"seed": 1e400}, {"classes": {"yes": None}}, {"clients": {"1": 3}},
+                                 {"client_names": [1]}])  # fmt: skip
+def test_a_record_that_no_run_wrote_is_refused_in_a_sentence(odd, sweep, tmp_path, capsys) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    path = sorted((copy / "cells").glob("*/results.json"))[0]
+    path.write_text(json.dumps(json.loads(path.read_text()) | odd).replace("Infinity", "1e400"))
+    assert cli.main(["report", str(copy), "--no-curves"]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said and "Take the file that the run wrote." in said
+
+
+def test_a_run_in_the_folder_of_another_cell_is_refused_by_report_and_sweep(tmp_path, capsys) -> None:
+    """Its figures would stand under another method's name."""
+    table = short_table.write(tmp_path)
+    made = made_up_sweep.make(table, tmp_path / "sweep")
+    own, other = (sorted((made / "cells").glob(f"{name}-*-s0-*"))[0] for name in ("fedavg", "fedprox"))
+    kept = (own / "results.json").read_bytes()
+    shutil.copy(other / "results.json", own / "results.json")
+    for words in (["report", str(made)], ["sweep", str(table), "--out", str(made), "--dry-run"],
+                  ["sweep", str(table), "--out", str(made)]):  # fmt: skip
+        assert cli.main(words) == 2
+        assert f"{own} holds a finished run of another configuration than that of its cell" in capsys.readouterr().err
+    (own / "results.json").write_text("{")
+    assert cli.main(["sweep", str(table), "--out", str(made), "--dry-run"]) == 2
+    assert "results.json cannot be read" in capsys.readouterr().err
+    # Renamed, or with an unfinished copy beside it, it is found.
+    (own / "results.json").write_bytes(kept)
+    assert cli.main(["report", str(made), "--no-curves"]) == 0
+    before = (made / "report" / "report.csv").read_text()
+    moved = own.rename(own.with_name(f"mine-{own.name}"))
+    shutil.copytree(moved, own)
+    (own / "results.json").unlink()
+    assert cli.main(["report", str(made), "--no-curves"]) == 0
+    assert (made / "report" / "report.csv").read_text().replace("mine-", "") == before
+    capsys.readouterr()
+    assert cli.main(["sweep", str(table), "--out", str(made), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("finished  ") == 4
+
+
+def test_nothing_is_compared_with_the_model_before_training(sweep, tmp_path, capsys) -> None:
+    """Its row borrows runs, whose test rows were answered after the last round."""
+    assert cli.main(["report", str(sweep), "--baseline", "zero"]) == 2
+    assert "--baseline zero: it has no runs of its own" in capsys.readouterr().err
+    sheet = read_sheet([sweep])
+    sheet = dataclasses.replace(sheet, table=dataclasses.replace(sheet.table, baseline={"method": "zero"}))
+    assert not [entry for entry in entries(sheet, {"scenario": "cross"}, 0) if entry.versus is not None]
+
+
+def test_figures_and_curves_that_no_run_has_are_said(tmp_path) -> None:
+    text = short_table.TABLE.replace("name: test_macro_f1", "name: test_macro_fl").replace("grad_norm", "gradnorm")
+    made = made_up_sweep.make(short_table.write(tmp_path, text), tmp_path / "sweep")
+    assert cli.main(["report", str(made)]) == 0
+    said = (made / "report" / "report.md").read_text().replace("\\", "")
+    assert "- No run has a figure 'test_macro_fl'; did you mean 'test_macro_f1'?" in said
+    assert "- No run has a curve 'gradnorm'; did you mean 'grad_norm'?" in said and said.count("No run has") == 2
+
+
+def test_an_index_that_was_edited_is_refused_in_a_sentence(sweep, tmp_path, capsys) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    index = json.loads((copy / "sweep.json").read_text())
+    first = index["cells"][0]
+    for cells in ([{**first, "coordinates": {"method": "x", "scenario": "cross"}}], [first, first], None):
+        (copy / "sweep.json").write_text(json.dumps({**index, "cells": cells}))
+        assert cli.main(["report", str(copy), "--no-curves"]) == 2
+        assert "sweep.json cannot be read" in capsys.readouterr().err
+    assert cli.main(["report", str(sweep), str(sorted((sweep / "cells").glob("*"))[0])]) == 2
+    assert "is a sweep, which is reported alone" in capsys.readouterr().err
 
 
 def test_the_model_before_training_has_no_figure_of_the_run(tmp_path) -> None:

@@ -16,11 +16,12 @@ import made_up_sweep
 
 from fs_fedmllm import cli
 from fs_fedmllm.quoting import plain_cell, spreadsheet_cell
-from fs_fedmllm.tools.sweeps import figures_file, grid
+from fs_fedmllm.tools.sweeps import figures_file, figures_line, grid
 from fs_fedmllm.tools.sweeps.files import FIGURES
 from fs_fedmllm.tools.sweeps.table_file import load_table, parse_table
 
-HEAD = ["method", "scenario", "seed", "metric", "value", "paper_mean", "paper_std", *figures_file.MADE_BY]
+HEAD = ["method", "scenario", "seed", "metric", "value", "at", "scale", "paper_mean", "paper_std",
+        *figures_line.MADE_BY]  # fmt: skip
 Change = Callable[[str], str]
 
 
@@ -102,6 +103,11 @@ def _value(text: str, value: str) -> str:
     return text.replace(first, ",".join([*cells[:4], value, *cells[5:]]))
 
 
+def _other_methods(text: str) -> str:
+    """The column of the methods sorted by itself, as a spreadsheet does where a part is marked."""
+    return text.replace("fedavg,", "other,").replace("fedprox,", "fedavg,").replace("other,", "fedprox,")
+
+
 WRONG: dict[str, tuple[Change, str]] = {
     "empty": (lambda t: "", "line 1: the column 'method' is missing"),
     "no_head": (lambda t: t.partition("\n")[2], "line 1: the column 'method' is missing"),
@@ -109,7 +115,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "column": (lambda t: t.replace("metric,", "metrics,", 1), "line 1: the column 'metric' is missing"),
     "twice": (lambda t: t.replace("paper_std", "value", 1), "line 1: the column 'value' stands twice"),
     "further": (lambda t: t.replace("\n", ",x\n"), "line 1: unknown column 'x'. Remove it"),
-    "cut_line": (lambda t: t[: t.rstrip().rfind(",", 0, -60)], "line 13: 13 of 15 columns. The file was cut off"),
+    "cut_line": (lambda t: t[: t.rstrip().rfind(",", 0, -60)], "line 13: 15 of 17 columns. The file was cut off"),
     "cut_name": (lambda t: t[:-4], "line 13, column folder: 'fedprox-cross-s1-"),
     "open_quote": (lambda t: t + '"fedavg', "line 14: unexpected end of data"),
     "not_utf8": (lambda t: t.replace("tiny", "t\udcff", 1), "line 2: it is not UTF-8"),
@@ -124,6 +130,14 @@ WRONG: dict[str, tuple[Change, str]] = {
                "line 6, column method: 'fedavgm' is no value of this table's; did you mean 'fedavg'? Name the file"),
     "seed": (lambda t: t.replace("fedavg,cross,0,", "fedavg,cross,1,", 1), "column seed: '1', where the config"),
     "folder": (lambda t: t.replace("-cross-s0-", "/../s0-", 1), "column folder: "),
+    "sorted": (lambda t: _other_methods(t), "column config: "),
+    "zero_shot": (lambda t: t.replace("zero,cross,0,test_acc", "fedavg,cross,0,test_acc"),
+                  "line 2, column at: 'zero_shot', where the table reads 'last'"),
+    "best": (lambda t: t.replace(",last,", ",best,"), "column at: 'best', where the table reads 'last'"),
+    "scale": (lambda t: t.replace(",100.0,", ",per cent,", 1), "line 2, column scale: 'per cent' is not a finite"),
+    "share": (lambda t: t.replace(",100.0,", ",1.0,", 1), "line 2, column value: '33.0' at a scale of 1 is 33, and"),
+    "negative": (lambda t: _value(t, "-5"), "column value: '-5' at a scale of 100 is -0.05, and test_acc is between"),
+    "diverged": (lambda t: t.replace("cd" * 32, "none (diverged after 3 rounds)"), "of a run that diverged before it"),
     "other_run": (lambda t: t + _line(t, "fedavg,cross,0,test_acc").replace("0123456789" * 4, "9876543210" * 4),
                   "line 14, column commit: '9876543210"),
     "other_figure": (lambda t: t + _value(_line(t, "fedavg,cross,0,test_acc"), "12.5"),
@@ -205,12 +219,49 @@ def test_what_the_folder_keeps_may_be_of_cells_that_the_table_had_once(table, wh
     assert states(capsys) == ["elsewhere", "to run", "to run", "to run"]
 
 
+def test_what_the_folder_keeps_is_kept_while_the_table_has_other_cells(table, whole, tmp_path, capsys) -> None:
+    (tmp_path / "f.csv").write_text(whole)
+    words = ["--out", str(tmp_path / "out")]
+    assert cli.main(["sweep", str(table), *words, "--figures", str(tmp_path / "f.csv")]) == 0
+    (tmp_path / "less").mkdir()
+    less = short_table.write(tmp_path / "less", short_table.TABLE.replace("seeds: [0, 1]", "seeds: [0]"))
+    (tmp_path / "f.csv").write_text("".join(line for line in whole.splitlines(True) if ",1,test" not in line))
+    assert cli.main(["sweep", str(less), *words, "--figures", str(tmp_path / "f.csv")]) == 0
+    capsys.readouterr()
+    assert cli.main(["sweep", str(table), *words, "--dry-run"]) == 0
+    assert states(capsys) == ["elsewhere"] * 4
+    # A table with other axes has other columns: the file is named, and how to go on.
+    text = short_table.TABLE.replace("  scenario:", "  shifts:").replace("[scenario]", "[shifts]")
+    assert cli.main(["sweep", str(short_table.write(tmp_path / "less", text)), *words, "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'out' / FIGURES}, line 1: the column 'shifts' is missing" in said and "with --out, or" in said
+
+
+def test_a_file_says_its_own_scale_and_older_files_take_the_tables(table, whole, tmp_path, capsys) -> None:
+    """A table whose scale was changed reads the figures that were, and no hundredth of them."""
+    other = short_table.write(tmp_path, short_table.TABLE.replace("title: accuracy", "title: accuracy, scale: 1"))
+    (tmp_path / "f.csv").write_text(whole)
+    words = ["--figures", str(tmp_path / "f.csv"), "--out", str(tmp_path / "out")]
+    assert cli.main(["sweep", str(other), *words]) == 0
+    assert cli.main(["report", str(tmp_path / "out"), "--no-curves"]) == 0
+    lines = (tmp_path / "out" / "report" / "report.csv").read_text().splitlines()
+    read = {float(row["value"]) for row in csv.DictReader(lines) if row["metric"] == "test_acc"}
+    assert read == {float(r["value"]) / 100 for r in csv.DictReader(whole.splitlines()) if r["metric"] == "test_acc"}
+    old = [",".join([*cells[:5], *cells[7:]]) for cells in (line.split(",") for line in whole.splitlines())]
+    (tmp_path / "f.csv").write_text("\n".join(old))
+    capsys.readouterr()
+    assert cli.main(["sweep", str(table), *words[:2], "--dry-run"]) == 0
+    assert states(capsys) == ["elsewhere"] * 4
+    assert cli.main(["sweep", str(other), *words[:2], "--dry-run"]) == 2
+    assert "at a scale of 1 is 33, and test_acc is between 0 and 1" in capsys.readouterr().err
+
+
 def test_figures_come_back_to_the_last_digit() -> None:
     draw = random.Random(0)
     for scale in (100.0, 1.0, 3.0, 1e-3, 1e9, -100.0, 0.0):
         for _ in range(2000):
             written = draw.random() * scale
-            assert not scale or figures_file._unscaled(written, scale) * scale == written
+            assert not scale or figures_line.unscaled(written, scale) * scale == written
     assert all(plain_cell(str(spreadsheet_cell(text))) == text for text in ("=1", "-x", "'a", "", "'", "a", "\t=1"))
 
 
@@ -221,13 +272,14 @@ def test_an_axis_may_be_called_as_a_column_is(tmp_path) -> None:
     cells = grid.cells(table)
     rows = [
         {"axis model": cell.coordinates["model"], "seed": cell.seed, "metric": "test_acc", "value": 50.0,
-         **dict.fromkeys(figures_file.MADE_BY, ""), "model": "tiny", "config": cell.key, "folder": cell.folder}
+         **dict.fromkeys(figures_line.MADE_BY, ""), "model": "tiny", "config": cell.key, "folder": cell.folder}
         for cell in cells
     ]  # fmt: skip
     (tmp_path / "f.csv").write_text(figures_file.figures_csv(table, rows))
-    read = figures_file.gathered([tmp_path / "f.csv"], tmp_path / "none", table, {c.key: c.seed for c in cells})
-    assert [run.figure("test_acc", "last") for run in read.values()] == [0.5, 0.5]
-    assert [run.lines[0].cells["axis model"] for run in read.values()] == ["a", "=b"]
+    known = figures_file.known_runs((c.key, c.seed, c.coordinates) for c in cells)
+    read = figures_file.gathered([tmp_path / "f.csv"], tmp_path / "none", table, known)
+    assert [run.figure("test_acc", "last") for run in read.runs.values()] == [0.5, 0.5]
+    assert [run.lines[0].cells["axis model"] for run in read.runs.values()] == ["a", "=b"]
     assert figures_file.kept_csv(table, read) == (tmp_path / "f.csv").read_text()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.data.client_names import shown_name
 from fs_fedmllm.tools.report import curves
 from fs_fedmllm.tools.report.cells import cell_of
@@ -83,6 +84,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
         content.comparisons |= any(entry.versus is not None for entry in every)
         content.tables.append(Grid(metrics[0].title if same else "Figures", head, body))
     content.seeds = seed_grids(sheet)
+    seen_curves = set() if pictures else set(sheet.table.curves)
     for column, title in zip(columns, heads, strict=True):
         own = [
             (sheet.title(row), i, runs)
@@ -96,6 +98,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
             for k, figure in enumerate(sheet.table.curves):
                 lines = curves.lines_of(own, figure)
                 if lines:
+                    seen_curves.add(figure)
                     drawn.append(curves.draw(lines, figure.replace("_", " "), f"c{len(content.pictures)}-{k}"))
             if drawn:
                 content.pictures.append((title, drawn))
@@ -105,6 +108,7 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     content.elsewhere = elsewhere_of(sheet)
     content.notes = [value.note for axis in sheet.table.axes for value in axis.values if value.note]
     content.notes += [line for line in [differing_of(sheet)] if line]
+    content.notes += _without_figures(sheet, [name for name in sheet.table.curves if name not in seen_curves])
     seen: set[Path] = set()
     for place, runs in sheet.runs.items():
         for run in runs:
@@ -115,6 +119,28 @@ def content_of(sheet: Sheet, *, pictures: bool = True) -> Content:
     content.facts = facts_of(sheet)
     content.missing = [*missing_rates(sheet), *views_of(sheet), *decisions_of(sheet)]
     return content
+
+
+def _without_figures(sheet: Sheet, curves: Sequence[str]) -> list[str]:
+    """A line for each metric and curve of the table that no run has: its name may be misspelt."""
+    runs = [run for group in sheet.runs.values() for run in group if run.diverged is None]
+    if not runs:
+        return []
+    lines = []
+    evaluations = [run.results.get("evaluations") or [{}] for run in runs]
+    known = dict.fromkeys(name for own in evaluations for name in own[-1] if name != "round")
+    read: dict[str, list[float | None]] = {}
+    for row in sheet.rows():
+        for column in sheet.columns():
+            for metric in sheet.table.metrics_at(place := {**row, **column}):
+                at = sheet.table.place(place)
+                read.setdefault(metric.name, []).extend(run.value(metric.name, at) for run in sheet.at(place))
+    for name, values in read.items():
+        if values and all(value is None for value in values):
+            lines.append(f"No run has a figure {name!r}{nearest(name, known)}")
+    if any(run.lines for run in runs):
+        lines += [f"No run has a curve {name!r}{nearest(name, [*known, 'loss', 'grad_norm'])}" for name in curves]
+    return lines
 
 
 def _slices(rows: Sequence[tuple[str, int, Sequence[Run]]], title: str, key: str, figure: str) -> list[Grid]:

@@ -70,7 +70,7 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
         versus, interval = None, None
         if at == "last":
             interval = _interval(runs, metric)
-            if row != base_row:
+            if row != base_row and sheet.table.place({**base_row, **column}) == "last":
                 versus = paired(base, runs, metric)
         found.append(
             Entry(

@@ -16,7 +16,7 @@ from fs_fedmllm.evaluation.recorded import read_results
 from fs_fedmllm.files.untrusted import read_json_lines, read_mapping
 from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
-from fs_fedmllm.tools.sweeps.figures_file import no_adapter
+from fs_fedmllm.tools.sweeps.figures_line import no_adapter
 from fs_fedmllm.tools.sweeps.files import ENDED
 
 #: What the name of a metric of a further test set begins with.
@@ -77,7 +77,7 @@ class Run:
         try:
             return read_json_lines(path)
         except (OSError, ValueError) as error:
-            raise ReportError(f"{path} cannot be read ({error}).") from error
+            raise ReportError(f"{path} cannot be read ({error}). Take the file that the run wrote.") from error
 
     @property
     def made_by(self) -> dict[str, str]:
@@ -97,7 +97,12 @@ class Run:
     @property
     def has_zero_shot(self) -> bool:
         """Whether the model was evaluated before training, with the prompt that a zero-shot row is about."""
-        return self.config["fedmllm"]["prompt"] == "original" and bool(self.results.get("zero_shot"))
+        own = self.config.get("fedmllm")
+        if not isinstance(own, Mapping) or "prompt" not in own:
+            raise ReportError(
+                f"{self.folder / 'resolved_config.yaml'}: fedmllm.prompt is missing. Take the file that the run wrote."
+            )
+        return own["prompt"] == "original" and bool(self.results.get("zero_shot"))
 
     def judge(self, at: str) -> Mapping[str, Any]:
         """What a judge said of the answers at an evaluation, if they were graded.
@@ -190,8 +195,8 @@ def read_run(folder: Path) -> Run | None:
     results = read_results(path)
     try:
         return Run(folder, int(results["seed"]), results)
-    except (ValueError, LookupError, TypeError) as error:
-        raise ReportError(f"{path} cannot be read ({error}).") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise ReportError(f"{path} cannot be read ({error}). Take the file that the run wrote.") from error
 
 
 def _diverged(folder: Path) -> Run | None:
@@ -201,8 +206,8 @@ def _diverged(folder: Path) -> Run | None:
     ended = read_mapping(path, ReportError)
     try:
         seed = int(ended["seed"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ReportError(f"{path} cannot be read ({error}).") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise ReportError(f"{path} cannot be read ({error}). Take the file that the run wrote.") from error
     lines = Run(folder, seed, {}).lines
     rounds = sum(line["kind"] == "round" for line in lines)
     sets = {line["set"]: _evaluated(lines, line["set"]) for line in lines if line["kind"] == "test_set"}

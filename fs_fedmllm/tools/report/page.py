@@ -12,7 +12,8 @@ from fs_fedmllm.tools.report.content import PER_CLIENT, Content, content_of, exp
 from fs_fedmllm.tools.report.grids import Grid
 from fs_fedmllm.tools.report.runs import Sheet
 from fs_fedmllm.tools.report.templates import rendered
-from fs_fedmllm.tools.sweeps.figures_file import axis_column, figures_csv
+from fs_fedmllm.tools.sweeps.figures_file import figures_csv
+from fs_fedmllm.tools.sweeps.figures_line import axis_column
 from fs_fedmllm.version import VERSION
 
 
@@ -80,14 +81,17 @@ def _rows(sheet: Sheet) -> Iterator[dict[str, object]]:
         for column in sheet.columns():
             place = {**row, **column}
             for metric in sheet.table.metrics_at(place):
+                at = sheet.table.place(place)
                 paper = sheet.table.reported(place, metric)
                 for run in sheet.at(place):
-                    value = run.value(metric.name, sheet.table.place(place))
+                    value = run.value(metric.name, at)
                     yield {
                         **{axis_column(axis.name): place[axis.name] for axis in sheet.table.axes},
                         "seed": run.seed,
                         "metric": metric.name,
                         "value": value * metric.scale if value is not None and math.isfinite(value) else None,
+                        "at": at,
+                        "scale": metric.scale,
                         "paper_mean": paper.mean if paper is not None else None,
                         "paper_std": paper.std if paper is not None else None,
                         **run.made_by,

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config.test_sets import NAME
+from fs_fedmllm.errors import printable
 from fs_fedmllm.files.untrusted import read_json
 from fs_fedmllm.tools.report.figures_only import FiguresOnly
 from fs_fedmllm.tools.report.finished import TEST_SETS, ReportError, Run, of_test_set, read_run
-from fs_fedmllm.tools.sweeps.figures_file import gathered
-from fs_fedmllm.tools.sweeps.files import CELLS, FIGURES, INDEX
+from fs_fedmllm.tools.sweeps.figures_file import gathered, known_runs
+from fs_fedmllm.tools.sweeps.files import FIGURES, INDEX, OTHER_RUN, cell_place
 from fs_fedmllm.tools.sweeps.table import Metric, Table
 from fs_fedmllm.tools.sweeps.table_file import parse_table
 
@@ -86,6 +87,8 @@ def read_sheet(folders: Sequence[Path]) -> Sheet:
     runs = []
     for folder in folders:
         run = read_run(folder)
+        if run is None and (folder / INDEX).is_file():
+            raise ReportError(f"{folder} is a sweep, which is reported alone: name it and nothing else.")
         if run is None:
             raise ReportError(f"{folder} holds no finished run (results.json), nor a sweep ({INDEX}).")
         runs.append(run)
@@ -96,28 +99,60 @@ def _read_sweep(folder: Path) -> Sheet:
     try:
         index = read_json(folder / INDEX)
         table = parse_table(index["table"], str(index["name"]), str(folder / INDEX))
-        seeds = {str(cell["key"]): int(cell["seed"]) for cell in index["cells"]}
-        recorded = gathered([], folder / FIGURES, table, seeds)
+        known = known_runs((key, seed, place) for key, seed, place, _ in _cells(index, table))
+        recorded = gathered([], folder / FIGURES, table, known).runs
         places: dict[Place, list[Run]] = {}
         differing = []
-        for cell in index["cells"]:
-            # A name, never a path out of the sweep.
-            run = read_run(folder / CELLS / Path(str(cell["folder"])).name)
-            coordinates = {axis.name: str(cell["coordinates"][axis.name]) for axis in table.axes}
-            told = recorded.get(str(cell["key"]))
+        for key, seed, coordinates, name in _cells(index, table):
+            place = cell_place(folder, key, name)
+            run = read_run(place)
+            if run is not None:
+                _require_own(run, key, seed)
+            told = recorded.get(key)
             if run is None and told is not None and not told.lacking(table, coordinates):
                 run = FiguresOnly.told(told)
             elif run is not None and told is not None and not told.agrees(run.value, run.diverged):
                 differing.append(", ".join([*coordinates.values(), f"seed {run.seed}"]))
             if run is not None:
                 places.setdefault(place_of(coordinates), []).append(run)
-        wanted = len({cell["key"] for cell in index["cells"]})
+        wanted = len(known)
         tiny = bool(index["tiny"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ReportError(f"{folder / INDEX} cannot be read ({error}).") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ReportError(
+            f"{folder / INDEX} cannot be read ({error}). Let fs-fedmllm sweep write it anew: the cells stay."
+        ) from error
     for runs in places.values():
         runs.sort(key=lambda run: run.seed)
     return Sheet(table, places, wanted, tiny, differing)
+
+
+def _cells(index: Mapping[str, Any], table: Table) -> list[tuple[str, int, dict[str, str], str]]:
+    """Key, seed, place and folder of every cell; a folder is a name, never a path out of the sweep.
+
+    Raises:
+        ValueError: a place is none of the table, or stands twice.
+        LookupError, TypeError, AttributeError: this is no index.
+    """
+    found = []
+    for cell in index["cells"]:
+        place = {axis.name: str(cell["coordinates"][axis.name]) for axis in table.axes}
+        for axis in table.axes:
+            if place[axis.name] not in [value.name for value in axis.values]:
+                raise ValueError(f"a cell has the {axis.name} {place[axis.name]!r}, which its table does not have")
+        found.append((str(cell["key"]), int(cell["seed"]), place, Path(str(cell["folder"])).name))
+    if len({(seed, place_of(place)) for _, seed, place, _ in found}) < len(found):
+        raise ValueError("a cell stands twice")
+    return found
+
+
+def _require_own(run: Run, key: str, seed: int) -> None:
+    """Refuse a run that is not the cell's: its figures would stand under another name.
+
+    Raises:
+        ReportError: it is of another configuration.
+    """
+    if run.results.get("config_sha256", key) != key or run.seed != seed:
+        raise ReportError(OTHER_RUN.format(folder=run.folder, key=key[:12]))
 
 
 #: Figures of a run that is on no table, in the order of the columns.
@@ -136,7 +171,7 @@ def _side_by_side(runs: Sequence[Run]) -> Sheet:
         before[same, run.seed] += 1
     names: dict[str, list[Run]] = {}
     for group in groups.values():
-        name = group[0].folder.name
+        name = printable(group[0].folder.resolve().name).strip() or "run"
         while name in names:
             name += "'"
         names[name] = sorted(group, key=lambda run: run.seed)

@@ -9,64 +9,32 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fs_fedmllm.config.nearest import nearest
-from fs_fedmllm.errors import FedMLLMError
-from fs_fedmllm.files.untrusted import RECORDED, read_regular
-from fs_fedmllm.quoting import plain_cell, spreadsheet_cell
+from fs_fedmllm.quoting import spreadsheet_cell
+from fs_fedmllm.tools.sweeps.figures_line import (
+    CUT,
+    MADE_BY,
+    Line,
+    OtherTableError,
+    axis_column,
+    columns,
+    figure_of,
+    read_lines,
+    shown,
+)
 from fs_fedmllm.tools.sweeps.table import SEED, Metric, Table
 
-#: The columns that say what made a run.
-MADE_BY = ("model", "profile", "version", "commit", "config", "manifest", "adapter", "folder")
-#: The columns after the table's axes. The paper's figures are the table's, and not read.
-_COLUMNS = (SEED, "metric", "value", "paper_mean", "paper_std", *MADE_BY)
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
-#: In the column of the adapter.
-_DIVERGED = "none (diverged after {} rounds)"
 #: Figures of two runs are the same up to this: a spreadsheet keeps 15 digits.
 _SAME = 1e-12
-_CUT = "The file was cut off or edited: take it anew. With the line taken out, the cell is run."
+_OF_FOLDER = (
+    "the sweep's folder keeps figures of a table with other axes. Name another folder with --out, or move this file "
+    "away."
+)
 _TAKE_OUT = "Name the file of this table, or take the line out."
-
-
-class FiguresError(FedMLLMError):
-    """A file of figures that cannot be taken up; the message names the file, the line and the column."""
-
-
-class OtherTableError(FiguresError):
-    """A line of a cell or a metric that the table does not have."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the file.
-
-    Attributes:
-        path, number: where it stands.
-        cells: column -> text.
-    """
-
-    path: Path
-    number: int
-    cells: Mapping[str, str]
-
-    @property
-    def where(self) -> str:
-        """The place, for people."""
-        return f"{self.path}, line {self.number}"
-
-    @property
-    def diverged(self) -> int | None:
-        """After how many rounds its run did, or None."""
-        found = re.fullmatch(re.escape(_DIVERGED).replace(r"\{\}", r"(\d{1,9})"), self.cells["adapter"], re.ASCII)
-        return int(found[1]) if found else None
-
-    def wrong(self, column: str, what: str, kind: type[FiguresError] = FiguresError) -> FiguresError:
-        """The error that a cell of this line makes."""
-        return kind(f"{self.where}, column {column}: {what}")
 
 
 @dataclass(frozen=True)
@@ -117,48 +85,82 @@ class Recorded:
         return [m.name for m in table.metrics_at(coordinates) if (m.name, at) not in self.figures]
 
 
-def no_adapter(diverged: int | None) -> str:
-    """What stands in the place of an adapter's sha256."""
-    return "none (each client has its own)" if diverged is None else _DIVERGED.format(diverged)
+@dataclass(frozen=True)
+class Gathered:
+    """What files say of a table's cells.
+
+    Attributes:
+        runs: key of a cell -> its run.
+        others: lines that the sweep's folder keeps and that are of cells or metrics that the table had once.
+    """
+
+    runs: dict[str, Recorded] = field(default_factory=dict)
+    others: list[Line] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A table's run, as far as a line of a file tells of it.
+
+    Attributes:
+        seed: of the run.
+        places: where in the table it stands.
+    """
+
+    seed: int
+    places: list[Mapping[str, str]] = field(default_factory=list)
+
+
+def known_runs(cells: Iterable[tuple[str, int, Mapping[str, str]]]) -> dict[str, Known]:
+    """Key -> what is known of the run, from the key, seed and place of every cell."""
+    found: dict[str, Known] = {}
+    for key, seed, place in cells:
+        found.setdefault(key, Known(seed)).places.append(place)
+    return found
 
 
 def figures_csv(table: Table, rows: Iterable[Mapping[str, object]]) -> str:
     """Rows by column, as a file; :func:`axis_column` says where an axis's value stands."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, _columns(table), lineterminator="\n")
+    writer = csv.DictWriter(stream, columns(table), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()
 
 
-def kept_csv(table: Table, recorded: Mapping[str, Recorded]) -> str:
-    """What was read, as a file."""
-    return figures_csv(table, (line.cells for run in recorded.values() for line in run.lines))
+def kept_csv(table: Table, found: Gathered) -> str:
+    """What was read, as a file; what the folder kept of other cells is kept on."""
+    lines = [*(line for run in found.runs.values() for line in run.lines), *found.others]
+    return figures_csv(table, (line.cells for line in lines))
 
 
-def gathered(given: Sequence[Path], kept: Path, table: Table, seeds: Mapping[str, int]) -> dict[str, Recorded]:
-    """Key -> what the files say of the cell's run.
+def gathered(given: Sequence[Path], kept: Path, table: Table, known: Mapping[str, Known]) -> Gathered:
+    """What the files say of the cells' runs.
 
     Args:
         given: files of this table, all of whose lines must be of its cells and metrics.
         kept: in a sweep's folder, if it is there; as runs there, its lines may be of cells that the table had once.
         table: whose figures they are.
-        seeds: key -> seed of the table's cells.
+        known: key -> run of the table's cells.
 
     Raises:
-        FiguresError: a file means nothing, or two lines are at odds; the message names line, column and remedy.
+        figures_line.FiguresError: a file means nothing, or two lines are at odds; the message names line, column
+            and remedy.
     """
-    found: dict[str, Recorded] = {}
+    found = Gathered()
     for path in [*given, *([kept] if kept.is_file() else [])]:
-        for line in _lines(path, table):
+        advice = _OF_FOLDER if path is kept else "take such a file, or none."
+        for line in read_lines(path, table, advice):
             try:
                 metric, at = _read_off(line, table)
-                key = _key(line, seeds)
+                key = _key(line, known, table)
             except OtherTableError:
                 if path is kept:
+                    found.others.append(line)
                     continue
                 raise
-            _add(found.setdefault(key, Recorded([], {})), line, (metric.name, at), _figure(line, metric), table)
+            figure = figure_of(line, metric, at)
+            _add(found.runs.setdefault(key, Recorded([], {})), line, (metric.name, at), figure, table)
     return found
 
 
@@ -173,7 +175,7 @@ def _add(run: Recorded, line: Line, name: tuple[str, str], figure: float | None,
     if other is not None and (line.path == first.path or line.diverged != first.diverged):
         raise line.wrong(
             other,
-            f"{_shown(line.cells[other])}, but {_shown(first.cells[other])} in {first.where}: two runs of the same "
+            f"{shown(line.cells[other])}, but {shown(first.cells[other])} in {first.where}: two runs of the same "
             f"cell ({_title(line, table)}). Keep the lines of one.",
         )
     if figure is not None:
@@ -181,7 +183,7 @@ def _add(run: Recorded, line: Line, name: tuple[str, str], figure: float | None,
         if not _agree(known, figure):
             raise line.wrong(
                 "value",
-                f"{_shown(line.cells['value'])}, but {_shown(before.cells['value'])} in {before.where}: two values of "
+                f"{shown(line.cells['value'])}, but {shown(before.cells['value'])} in {before.where}: two values of "
                 f"{name[0]} of the same cell ({_title(line, table)}). Keep one.",
             )
         if other is None:
@@ -190,66 +192,20 @@ def _add(run: Recorded, line: Line, name: tuple[str, str], figure: float | None,
         run.lines.append(line)
 
 
-def axis_column(name: str) -> str:
-    """The column of an axis's values."""
-    return f"axis {name}" if name in _COLUMNS else name
-
-
 def _agree(one: float, other: float | None) -> bool:
     return other is None or math.isclose(one, other, rel_tol=_SAME)
 
 
-def _columns(table: Table) -> list[str]:
-    return [*(axis_column(axis.name) for axis in table.axes), *_COLUMNS]
-
-
-def _lines(path: Path, table: Table) -> Iterator[Line]:
-    """The lines below the head, each with all columns."""
-    wanted = _columns(table)
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        head = next(reader, [])
-        for name in wanted:
-            if head.count(name) != 1:
-                how = "is missing" if name not in head else "stands twice"
-                raise FiguresError(
-                    f"{path}, line 1: the column {name!r} {how}. A report.csv of this table has, between commas, "
-                    f"{', '.join(wanted)}: take such a file, or none."
-                )
-        for name in head:
-            if name not in wanted:
-                raise FiguresError(f"{path}, line 1: unknown column {_shown(name)}{nearest(name, wanted)} Remove it.")
-        for cells in reader:
-            if cells and len(cells) != len(head):
-                raise FiguresError(f"{path}, line {reader.line_num}: {len(cells)} of {len(head)} columns. {_CUT}")
-            if cells:
-                yield Line(path, reader.line_num, dict(zip(head, map(plain_cell, cells), strict=True)))
-    except csv.Error as error:
-        raise FiguresError(f"{path}, line {reader.line_num}: {error}. {_CUT}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        data = read_regular(path, RECORDED)
-    except OSError as error:
-        raise FiguresError(f"{path} cannot be read: {error.strerror or error}. Name a report.csv.") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise FiguresError(f"{path}, line {line}: it is not UTF-8. Save it as CSV in UTF-8.") from error
-
-
 def _read_off(line: Line, table: Table) -> tuple[Metric, str]:
     """Which metric a line is of, and at which evaluation."""
-    place = {axis.name: line.cells[axis_column(axis.name)] for axis in table.axes}
+    place = line.place(table)
     for axis in table.axes:
         known = [value.name for value in axis.values]
         value = place[axis.name]
         if value not in known:
             raise line.wrong(
                 axis_column(axis.name),
-                f"{_shown(value)} is no value of this table's{nearest(value, known)} {_TAKE_OUT}",
+                f"{shown(value)} is no value of this table's{nearest(value, known)} {_TAKE_OUT}",
                 OtherTableError,
             )
     metrics = {metric.name: metric for metric in table.metrics_at(place)}
@@ -257,55 +213,44 @@ def _read_off(line: Line, table: Table) -> tuple[Metric, str]:
     if name not in metrics:
         raise line.wrong(
             "metric",
-            f"{_shown(name)} is none of this table's ({', '.join(metrics)}){nearest(name, metrics)} {_TAKE_OUT}",
+            f"{shown(name)} is none of this table's ({', '.join(metrics)}){nearest(name, metrics)} {_TAKE_OUT}",
             OtherTableError,
         )
-    return metrics[name], table.place(place)
+    at = table.place(place)
+    if line.cells["at"] not in ("", at):
+        raise line.wrong(
+            "at",
+            f"{shown(line.cells['at'])}, where the table reads {at!r}: a figure of another evaluation. {_TAKE_OUT}",
+            OtherTableError,
+        )
+    return metrics[name], at
 
 
-def _key(line: Line, seeds: Mapping[str, int]) -> str:
+def _key(line: Line, known: Mapping[str, Known], table: Table) -> str:
     """The key of a line's cell."""
     key, seed, folder = line.cells["config"], line.cells[SEED], line.cells["folder"]
-    if key not in seeds:
+    if key not in known:
         raise line.wrong(
-            "config", f"{_shown(key)} is no configuration of this table with these overrides. Give the overrides and "
+            "config", f"{shown(key)} is no configuration of this table with these overrides. Give the overrides and "
             "the table that the file's runs had, or take the lines of this configuration out; its cell is then run.",
             OtherTableError,
         )  # fmt: skip
-    if seed != str(seeds[key]):
-        raise line.wrong(SEED, f"{_shown(seed)}, where the configuration has {seeds[key]}. {_CUT}")
-    if not re.fullmatch(r"[\w+-]+", folder, re.ASCII) or not folder.endswith(f"-{key[:12]}"):
-        raise line.wrong("folder", f"{_shown(folder)} is not of this configuration, {key[:12]}. {_CUT}")
-    return key
-
-
-def _figure(line: Line, metric: Metric) -> float | None:
-    text = line.cells["value"].strip()
-    if not text:
-        return None
-    figure = _unscaled(float(text), metric.scale) if _NUMBER.fullmatch(text) else math.nan
-    if not math.isfinite(figure):
+    if seed != str(known[key].seed):
+        raise line.wrong(SEED, f"{shown(seed)}, where the configuration has {known[key].seed}. {CUT}")
+    place = line.place(table)
+    # What a zero-shot row shows is read off the runs of its column.
+    axes = table.columns if table.place(place) == "zero_shot" else tuple(place)
+    if not any(all(own[axis] == place[axis] for axis in axes) for own in known[key].places):
+        said = "; ".join(", ".join(own.values()) for own in known[key].places)
         raise line.wrong(
-            "value", f"{_shown(text)} is not a finite number, as 81.25 is. Correct it; left empty, the cell is run."
-        )
-    return figure
-
-
-def _unscaled(written: float, scale: float) -> float:
-    """The figure that, times its scale, was written.
-
-    A quotient may not give the same digits again; of the floats beside it that do, it is the one with the fewest
-    digits (0.58 of 57.99999999999999), so that a mean at the edge between two shown figures falls to the same side.
-    """
-    near = [guess := written / scale if scale else written]
-    for end in (-math.inf, math.inf):
-        near += [step := math.nextafter(guess, end), math.nextafter(step, end)]
-    return min((value for value in near if value * scale == written), key=lambda v: len(repr(v)), default=guess)
+            "config", f"{key[:12]}... is of {said}, and the line says {', '.join(place.values())}. A file that was "
+            f"sorted by a part of its columns is so. {CUT}",
+            OtherTableError,
+        )  # fmt: skip
+    if not re.fullmatch(r"[\w+-]+", folder, re.ASCII) or not folder.endswith(f"-{key[:12]}"):
+        raise line.wrong("folder", f"{shown(folder)} is not of this configuration, {key[:12]}. {CUT}")
+    return key
 
 
 def _title(line: Line, table: Table) -> str:
     return ", ".join([*(line.cells[axis_column(axis.name)] for axis in table.axes), f"{SEED} {line.cells[SEED]}"])
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

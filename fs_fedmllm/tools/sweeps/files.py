@@ -23,3 +23,23 @@ ENDED = "ended.json"
 def is_finished(folder: Path) -> bool:
     """Whether a cell's run came to its end; what says so is written last, and whole or not at all."""
     return (folder / "results.json").is_file() or (folder / ENDED).is_file()
+
+
+#: What to say of a run that lies in the folder of another cell.
+OTHER_RUN = (
+    "{folder} holds a finished run of another configuration than that of its cell, {key}. Put back the files of the "
+    "cell's own run, or move the folder out of the sweep; the cell is then run."
+)
+
+
+def cell_place(out: Path, key: str, name: str) -> Path:
+    """The folder of a cell's run, in the folder of a sweep.
+
+    Args:
+        out: folder of the sweep.
+        key: of the cell's configuration, with which the folder's name ends.
+        name: of the folder, where there is none yet; folders are renamed and copied, and a finished run counts.
+    """
+    found = sorted(path for path in (out / CELLS).glob(f"*-{key[:12]}") if path.is_dir())
+    own = out / CELLS / name
+    return next(iter(sorted(found, key=lambda path: (not is_finished(path), path != own))), own)

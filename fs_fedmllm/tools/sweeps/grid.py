@@ -15,7 +15,11 @@ from fs_fedmllm.config.places import placed
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.shipped import find_config
 from fs_fedmllm.tools.sweeps.table import SEED, Table, TableError
+from fs_fedmllm.tools.sweeps.table_file import OWN_KEYS
 from fs_fedmllm.tools.sweeps.tiny import as_tiny
+
+#: Characters of a cell's place in the name of its folder; file systems take 255 of a name.
+_LONGEST = 150
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Cell:
     def folder(self) -> str:
         """Name of its run folder."""
         words = "-".join([*self.coordinates.values(), f"s{self.seed}"])
-        return f"{re.sub(r'[^A-Za-z0-9_+-]+', '_', words).strip('_')}-{self.key[:12]}"
+        return f"{re.sub(r'[^A-Za-z0-9_+-]+', '_', words).strip('_')[:_LONGEST]}-{self.key[:12]}"
 
 
 def cells(
@@ -62,6 +66,9 @@ def cells(
     """
     found = []
     given = [key for key, _ in override_pairs(overrides)]
+    for key in given:
+        if key in OWN_KEYS:
+            raise TableError(f"The override {key} is not the sweep's to take: it is given by {OWN_KEYS[key]}.")
     read = cache(lambda path: placed(read_yaml(path), path, given))  # many cells, few files
     for place in _ordered(table):
         coordinates = {axis.name: place[axis.name] for axis in table.axes}
@@ -75,6 +82,17 @@ def cells(
         except ConfigError as error:
             raise TableError(f"{table.name}, {', '.join(coordinates.values())}: {error}") from error
         found.append(Cell(coordinates, seed, config, config_digest(config)))
+    return found
+
+
+def overridden(table: Table, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Key of an override -> the values of the table that set it, or a part of it, themselves."""
+    found: dict[str, list[str]] = {}
+    for key, _ in override_pairs(overrides):
+        for axis in table.axes:
+            for value in axis.values:
+                if any(f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.") for own in value.settings):
+                    found.setdefault(key, []).append(f"{axis.name}={value.name}")
     return found
 
 
@@ -111,6 +129,7 @@ def _resolve(
     name = named[0] if named else table.config
     if not name:
         raise ConfigError("no configuration is named; give the table, or a value of an axis, the key config.")
+    _refuse_contradictions(table, coordinates)
     raw = find(name)
     for settings in (table.settings, *(value.settings for value in values)):
         for key, setting in settings.items():
@@ -118,7 +137,22 @@ def _resolve(
     raw = _with(raw, [SEED], seed)
     if tiny:
         raw = as_tiny(raw)
-    return from_mapping(apply_overrides(raw, overrides), name)
+    return from_mapping(apply_overrides(raw, overrides), f"{name} as the table sets it")
+
+
+def _refuse_contradictions(table: Table, coordinates: Mapping[str, str]) -> None:
+    """Refuse two values of a place that set a key otherwise: one of them would not be what it is called."""
+    seen: dict[str, tuple[str, Any]] = {}
+    for axis, name in coordinates.items():
+        for key, setting in table.axis(axis).value(name).settings.items():
+            for other, (place, before) in seen.items():
+                one, two = f"{key}.", f"{other}."
+                if (key != other or setting != before) and (one.startswith(two) or two.startswith(one)):
+                    raise ConfigError(
+                        f"{place} sets {other} to {before!r}, and axes.{axis}.values.{name} sets {key} to "
+                        f"{setting!r}. Let one of them set it, or skip the cell."
+                    )
+            seen[key] = (f"axes.{axis}.values.{name}", setting)
 
 
 def _with(raw: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

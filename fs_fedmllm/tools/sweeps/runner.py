@@ -23,15 +23,29 @@ from tqdm import tqdm
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
+from fs_fedmllm.files.untrusted import read_mapping
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.verbosity import shows_progress
 from fs_fedmllm.tools.sweeps.cell import AHEAD
-from fs_fedmllm.tools.sweeps.files import CELLS, CONFIG, INDEX, LOG, WORKERS_LOG, is_finished
+from fs_fedmllm.tools.sweeps.files import (
+    CONFIG,
+    ENDED,
+    INDEX,
+    LOG,
+    OTHER_RUN,
+    WORKERS_LOG,
+    cell_place,
+    is_finished,
+)
 from fs_fedmllm.tools.sweeps.grid import Cell
 from fs_fedmllm.version import VERSION
 
 #: Lines of a failed cell's log that are shown.
 _TAIL = 3
+
+
+class SweepError(FedMLLMError):
+    """A folder whose runs are not those of its cells."""
 
 
 @dataclass
@@ -58,8 +72,26 @@ def updates_of(config: Config) -> int:
 
 def cell_folder(out: Path, cell: Cell) -> Path:
     """Where the cell's run lies or will lie: cells of the same content share a folder, whatever they are called."""
-    found = sorted((out / CELLS).glob(f"*-{cell.key[:12]}"))
-    return found[0] if found else out / CELLS / cell.folder
+    return cell_place(out, cell.key, cell.folder)
+
+
+def finished_here(out: Path, cell: Cell) -> bool:
+    """Whether the cell's run lies here and came to its end.
+
+    Raises:
+        SweepError: what lies there is the run of another configuration, or what says so cannot be read.
+    """
+    folder = cell_folder(out, cell)
+    path = folder / "results.json"
+    path = path if path.is_file() else folder / ENDED
+    if not path.is_file():
+        return False
+    told = read_mapping(
+        path, SweepError, f"Put back the run's own, or move {folder} out of the sweep; the cell is then run."
+    )
+    if told.get("config_sha256", cell.key) != cell.key:
+        raise SweepError(OTHER_RUN.format(folder=folder, key=cell.key[:12]))
+    return True
 
 
 def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
@@ -114,7 +146,7 @@ class _Sweep:
 
     def run(self, workers: int) -> Outcome:
         total = sum(updates_of(cell.config) for cell in self.waiting)
-        here = [cell for cell in self.waiting if is_finished(cell_folder(self.out, cell))]
+        here = [cell for cell in self.waiting if finished_here(self.out, cell)]
         away = [cell for cell in self.waiting if cell not in here and cell.key in self.elsewhere]
         finished = [*here, *away]
         self.outcome.finished, self.outcome.elsewhere = len(finished), len(away)

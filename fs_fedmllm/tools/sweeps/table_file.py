@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import read_yaml
+from fs_fedmllm.config.from_python import given as flattened
 from fs_fedmllm.config.nearest import nearest
+from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.tools.sweeps.table import PLACES, SEED, Axis, Metric, Reported, Table, TableError, Value
 
 _TABLE = ("title", "about", "source", "config", "set", "axes", "seeds", "rows", "columns", "order", "baseline",
@@ -18,6 +21,14 @@ _TABLE = ("title", "about", "source", "config", "set", "axes", "seeds", "rows", 
 _AXIS = ("title", "values")
 _VALUE = ("title", "config", "set", "metrics", "at", "note")
 _METRIC = ("name", "title", "scale", "decimals")
+_MOST_DECIMALS = 12
+#: Keys of a run that are the sweep's own, and what gives them.
+OWN_KEYS = {
+    SEED: "the key seeds of the table; --only seed=N chooses some",
+    "outdir": "--out",
+    "expname": "the cell's place in the table",
+    "fedmllm.workers": "--workers: cells run side by side, not their clients",
+}
 
 
 def load_table(path: Path) -> Table:
@@ -38,10 +49,12 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
     """
     reader = _Reader(where)
     reader.known(raw, _TABLE, "")
-    axes = tuple(reader.axis(str(axis), body) for axis, body in reader.mapping(raw.get("axes", {}), "axes").items())
+    axes = tuple(reader.axis(axis, body) for axis, body in reader.named(raw.get("axes", {}), "axes").items())
     reader.refuse(not axes, "axes", "must name at least one axis, for example method")
     names = [axis.name for axis in axes]
     reader.refuse(SEED in names, "axes.seed", "is given by the key seeds")
+    for axis in names:
+        reader.refuse(f"axis {axis}" in names, f"axes.axis {axis}", f"is the column of {axis!r} in a report.csv")
     rows = reader.names(raw.get("rows", names[:1]), "rows", names)
     columns = reader.names(raw.get("columns", [n for n in names if n not in rows]), "columns", names)
     reader.refuse(sorted((*rows, *columns)) != sorted(names), "rows", "and columns must together name every axis once")
@@ -59,10 +72,10 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
     reader.refuse(not metrics and not any(_own_metrics(axes, n) for n in names), "metrics", "must name at least one")
     table = Table(
         name=name,
-        title=str(raw.get("title", name)),
-        about=str(raw.get("about", "")).strip(),
-        source=str(raw.get("source", "")),
-        config=str(raw.get("config", "")),
+        title=reader.text(raw, "title", name),
+        about=reader.text(raw, "about").strip(),
+        source=reader.text(raw, "source"),
+        config=reader.text(raw, "config"),
         settings=reader.settings(raw.get("set", {}), "set"),
         axes=axes,
         seeds=tuple(seeds),
@@ -72,13 +85,37 @@ def parse_table(raw: Mapping[str, Any], name: str, where: str = "table") -> Tabl
         baseline=reader.place(raw.get("baseline", {}), "baseline", axes, rows),
         metrics=metrics,
         at=at,
-        curves=tuple(str(c) for c in reader.sequence(raw.get("curves", []), "curves")),
+        curves=reader.curves(raw.get("curves", [])),
         skip=tuple(reader.place(part, "skip", axes, names) for part in reader.sequence(raw.get("skip", []), "skip")),
         paper={},
     )
+    _refuse_unused(reader, table)
     paper = reader.paper(raw.get("paper", {}), table)
     reader.refuse(bool(paper) and not table.source, "source", "must say where the figures under paper are from")
     return Table(**{**vars(table), "paper": paper})
+
+
+def _refuse_unused(reader: _Reader, table: Table) -> None:
+    """Refuse keys that nothing would follow from."""
+    everywhere = [axis.name for axis in table.axes if all(value.config for value in axis.values)]
+    reader.refuse(
+        bool(table.config and everywhere),
+        "config", f"is of no run, since every value of {''.join(everywhere[:1])!r} names its own; take it out",
+    )  # fmt: skip
+    for axis in table.axes:
+        for value in axis.values:
+            reader.refuse(
+                value.at == "zero_shot" and bool(value.config or value.settings),
+                f"axes.{axis.name}.values.{value.name}",
+                "has no run of its own (at: zero_shot), so its config and set would be of none; take them out",
+            )
+    reader.refuse(any(not part for part in table.skip), "skip", "has an empty entry, which would be every cell")
+    if base := table.baseline:
+        every = [place for place in table.places([axis.name for axis in table.axes]) if base.items() <= place.items()]
+        reader.refuse(
+            all(table.skipped(place) or table.place(place) == "zero_shot" for place in every),
+            "baseline", "is a row without runs of its own, so nothing can be compared with it; name another",
+        )  # fmt: skip
 
 
 def _own_metrics(axes: Sequence[Axis], name: str) -> bool:
@@ -114,19 +151,61 @@ class _Reader:
             self.refuse(name not in known, key, f"names {name!r}, which is none of {', '.join(known)}")
         return tuple(given)
 
+    def text(self, raw: Mapping[str, Any], key: str, default: str = "", path: str = "") -> str:
+        """A text; a number stands for its digits."""
+        found = raw.get(key, default)
+        wrong = isinstance(found, bool) or not isinstance(found, str | int | float)
+        self.refuse(wrong, path + key, f"must be a text, got {found!r}. Put it into quotes, or take the key out")
+        return str(found)
+
+    def named(self, raw: Any, key: str) -> dict[str, Any]:
+        """A mapping by names, which are texts that differ; 1.0 and "1.0" would be one."""
+        found: dict[str, Any] = {}
+        for name, body in self.mapping(raw, key).items():
+            self.refuse(
+                isinstance(name, bool) or name is None, key,
+                f"has a name that YAML reads as {name}, as yes, no, on, off and ~ are. Put the name into quotes",
+            )  # fmt: skip
+            told = str(name)
+            self.refuse(
+                not told.strip() or not told.isprintable() or told != told.strip(), key,
+                f"has the name {told!r}; a name is one line of text without blanks around it",
+            )  # fmt: skip
+            self.refuse(told in found, key, f"has the name {told!r} twice, once as a number and once as a text")
+            found[told] = body
+        return found
+
+    def curves(self, raw: Any) -> tuple[str, ...]:
+        found = self.sequence(raw, "curves")
+        self.refuse(any(not isinstance(name, str) for name in found), "curves", "must be names of figures")
+        self.refuse(len(set(found)) < len(found), "curves", "has a name twice; take one out")
+        return tuple(found)
+
     def settings(self, raw: Any, key: str) -> dict[str, Any]:
-        return {str(name): value for name, value in self.mapping(raw, key).items()}
+        """Dotted key -> value; of a section that is given, the keys that it has."""
+        found: dict[str, Any] = {}
+        for name, value in self.named(raw, key).items():
+            try:
+                pairs = list(flattened(name, value))
+            except ConfigError as error:
+                raise TableError(f"{self.where}: {key}: {error}") from error
+            for dotted, inner in pairs:
+                for owner, instead in OWN_KEYS.items():
+                    self.refuse(dotted == owner, f"{key}.{dotted}", f"is given by {instead}. Take it out")
+                self.refuse(dotted in found, f"{key}.{dotted}", "is given twice; take one out")
+                found[dotted] = inner
+        return found
 
     def axis(self, name: str, raw: Any) -> Axis:
         path = f"axes.{name}"
         body = self.mapping(raw, path)
         self.known(body, _AXIS, path + ".")
-        values = self.mapping(body.get("values", {}), f"{path}.values")
+        values = self.named(body.get("values", {}), f"{path}.values")
         self.refuse(not values, f"{path}.values", "must name at least one value")
         return Axis(
             name,
-            str(body.get("title", name)),
-            tuple(self.value(str(value), given, f"{path}.values.{value}") for value, given in values.items()),
+            self.text(body, "title", name, path + "."),
+            tuple(self.value(value, given, f"{path}.values.{value}") for value, given in values.items()),
         )
 
     def value(self, name: str, raw: Any, path: str) -> Value:
@@ -136,27 +215,32 @@ class _Reader:
         self.refuse(bool(at) and at not in PLACES, f"{path}.at", f"must be one of {', '.join(PLACES)}")
         return Value(
             name=name,
-            title=str(body.get("title", name)),
-            config=str(body.get("config", "")),
+            title=self.text(body, "title", name, path + "."),
+            config=self.text(body, "config", path=path + "."),
             settings=self.settings(body.get("set", {}), f"{path}.set"),
             metrics=self.metrics(body.get("metrics", []), f"{path}.metrics"),
             at=at,
-            note=str(body.get("note", "")),
+            note=self.text(body, "note", path=path + "."),
         )
 
     def metrics(self, raw: Any, path: str) -> tuple[Metric, ...]:
-        found = []
+        found: list[Metric] = []
         for part in raw if isinstance(raw, list) else [raw]:
             body: Mapping[str, Any] = {"name": part} if isinstance(part, str) else self.mapping(part, path)
             self.known(body, _METRIC, path + ".")
-            self.refuse(not isinstance(body.get("name"), str), path, "must give each metric a name")
+            name = body.get("name")
+            if not isinstance(name, str) or not name:
+                raise TableError(f"{self.where}: {path} must give each metric a name.")
+            self.refuse(name in [metric.name for metric in found], path, f"names {name!r} twice; take one out")
             scale, decimals = body.get("scale", 100), body.get("decimals", 1)
+            number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
             self.refuse(
-                isinstance(scale, bool) or not isinstance(scale, int | float) or type(decimals) is not int,
-                path, "need a number as scale and a whole number as decimals",
+                not number or not scale or type(decimals) is not int or not 0 <= decimals <= _MOST_DECIMALS,
+                path, f"need a number other than 0 as scale, and 0 to {_MOST_DECIMALS} as decimals",
             )  # fmt: skip
-            title = str(body.get("title", body["name"].removeprefix("results.").removeprefix("test_")))
-            found.append(Metric(body["name"], title.replace("_", " "), float(scale), decimals))
+            usual = name.removeprefix("results.").removeprefix("test_")
+            title = self.text(body, "title", usual, f"{path}.{name}.")
+            found.append(Metric(name, title.replace("_", " "), float(scale), decimals))
         return tuple(found)
 
     def place(self, raw: Any, key: str, axes: Sequence[Axis], allowed: Sequence[str]) -> dict[str, str]:
@@ -186,6 +270,7 @@ class _Reader:
                 self.refuse(name not in known, path, f"has {name!r}, which is none of {', '.join(known)}")
                 parts = leaf if isinstance(leaf, list) else [leaf]
                 numbers = all(isinstance(p, int | float) and not isinstance(p, bool) for p in parts)
+                numbers = numbers and all(math.isfinite(p) for p in parts)
                 self.refuse(
                     len(parts) not in (1, 2) or not numbers,
                     path,
