@@ -1,4 +1,4 @@
-"""Plain text: rows of cells as columns, the beginning of a sentence, and what no UTF-8 file can hold."""
+"""Plain text: rows of cells as columns, the beginning of a sentence, a long text cut, what no UTF-8 file can hold."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
 def capital(sentence: str) -> str:
     """A sentence with a capital at its beginning, and the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters, the last of them dots where something is left out."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def lone_surrogate(text: str) -> str:

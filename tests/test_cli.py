@@ -139,8 +139,8 @@ def test_a_scenario_that_leaves_a_client_empty(refused: Refused, tmp_path: Path)
 
 
 def test_unknown_data_sets_options_and_templates(refused: Refused) -> None:
-    assert "Did you mean 'digits_triage'?" in refused("data.type", "digits_triag")
-    assert "has no option 'sed'. Did you mean 'seed'?" in refused("fedmllm.data", "{sed: 1}")
+    assert "did you mean 'digits_triage'?" in refused("data.type", "digits_triag")
+    assert "has no option 'sed'; did you mean 'seed'?" in refused("fedmllm.data", "{sed: 1}")
     assert "No prompt template 'absent'" in refused("fedmllm.template", "absent")
     assert "is not a folder" in refused("data.type", "hateful_memes", "data.root", "absent")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.commands.tables import table
 from fs_fedmllm.errors import printable
+from fs_fedmllm.text_columns import cut
 
 if TYPE_CHECKING:
     from fs_fedmllm.runs.listing import Listed
@@ -52,9 +53,8 @@ def _row(run: Listed, args: argparse.Namespace) -> list[str]:
         name = str(run.folder)
     best = "" if run.best is None else f"{run.metric} {run.best:.4f} (round {run.best_round})"
     said = " ".join(f"{name}={_value(value)}" for name, value in run.differs.items())
-    said = said if len(said) <= _WIDE else f"{said[: _WIDE - 3]}..."
     of = f"{run.done}/{run.rounds}" if run.rounds else str(run.done)
-    return [printable(text) for text in (name, run.status, of, best, run.changed, said)]
+    return [printable(text) for text in (name, run.status, of, best, run.changed, cut(said, _WIDE))]
 
 
 def _value(value: Any) -> str:

@@ -41,6 +41,14 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
     raw[last] = value
 
 
+def value_at(raw: Mapping[str, Any], path: str, absent: Any = None) -> Any:
+    """The value of a dotted key of a nested mapping; ``absent`` where there is none."""
+    value: Any = raw
+    for name in path.split("."):
+        value = value.get(name, absent) if isinstance(value, Mapping) else absent
+    return value
+
+
 def _plain(value: Any) -> Any:
     """The value that a text stands for where YAML has none: ``2e-5`` without a dot, a tuple."""
     if isinstance(value, list | tuple):
@@ -98,10 +106,7 @@ class HostReader:
         raise ConfigError(f"{self._where}: {path} is {value!r}{joined}")
 
     def _ours(self, path: str) -> Any:
-        found: Any = self._raw
-        for name in path.split("."):
-            found = found.get(name, _ABSENT) if isinstance(found, Mapping) else _ABSENT
-        return found
+        return value_at(self._raw, path, _ABSENT)
 
     def _sets(self, path: str, value: Any, to: str) -> None:
         """Let a key set one of ours; two that set the same thing must agree."""

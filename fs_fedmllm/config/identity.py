@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.config.host_reading import put, value_at
 from fs_fedmllm.config.reading import to_mapping
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.keys import key_name
+from fs_fedmllm.text_columns import cut
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,10 @@ def key_facts() -> dict[str, KeyFacts]:
     return found
 
 
-def _value(mapping: Mapping[str, Any], path: str) -> Any:
-    for name in path.split("."):
-        mapping = mapping[name]
-    return mapping
-
-
 def flat(config: Config) -> dict[str, Any]:
     """Every key with its value, by dotted key; JSON makes tuples lists and keys text, as files and the wire do."""
     mapping = json.loads(json.dumps(to_mapping(config)))
-    return {path: _value(mapping, path) for path in key_facts()}
+    return {path: value_at(mapping, path) for path in key_facts()}
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -101,15 +96,11 @@ def told_apart(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4)
     """
     usual = flat(Config())
     names = sorted(name for name in {*there, *here} if _known(there, name, usual) != _known(here, name, usual))
-    said = [f"{n} is {_shown(_known(there, n, usual))} there and {_shown(_known(here, n, usual))} here" for n in names]
+    values = {name: [cut(repr(_known(told, name, usual)), 60) for told in (there, here)] for name in names}
+    said = [f"{name} is {other} there and {own} here" for name, (other, own) in values.items()]
     more = f", and {len(said) - most} more" if len(said) > most else ""
     return "; ".join(said[:most]) + more
 
 
 def _known(told: Mapping[str, Any], name: str, usual: Mapping[str, Any]) -> Any:
     return told[name] if name in told else usual.get(name)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

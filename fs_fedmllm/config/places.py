@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.config.host_reading import put, value_at
 from fs_fedmllm.config.known_keys import text_keys
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
@@ -50,7 +50,7 @@ def placed(raw: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
         return made
     beside = Path(os.path.abspath(path)).parent
     for key, folder in _PLACES:
-        value = _value(made, key)
+        value = value_at(made, key)
         if any(key == name or key.startswith(f"{name}.") for name in given) or not isinstance(value, str) or not value:
             continue
         if os.path.isabs(value) or not (folder or value.endswith(_TEMPLATE)):
@@ -95,12 +95,5 @@ def _setting(config: Config, key: str) -> str:
 
 def _in_data(raw: Mapping[str, Any], template: str) -> bool:
     """Whether a template lies in the folder of the data, where it is looked for first."""
-    root = _value(raw, "data.root")
+    root = value_at(raw, "data.root")
     return isinstance(root, str) and os.path.isfile(os.path.join(root, template))
-
-
-def _value(raw: Mapping[str, Any], key: str) -> Any:
-    value: Any = raw
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.data.column_words import (
     IMAGE_WORDS,
     NO_TEXT_WORDS,
@@ -63,10 +63,9 @@ def check_mapping(columns: Any) -> dict[str, str]:
         raise ConfigError(f"own: columns must map fields to columns, such as {{image: image_path}}, not {columns!r}.")
     for name, column in columns.items():
         if name not in FIELDS:
-            close = get_close_matches(str(name), FIELDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            hint = " The column of the split has an option of its own, split_column." if name == "split" else hint
-            raise ConfigError(f"own: columns has no field {name!r}; fields are {', '.join(FIELDS)}.{hint}")
+            own = ". The column of the split has an option of its own, split_column."
+            hint = own if name == "split" else nearest(str(name), FIELDS)
+            raise ConfigError(f"own: columns has no field {name!r}{hint} Fields are {', '.join(FIELDS)}.")
         if not isinstance(column, str):
             raise ConfigError(f"own: columns.{name} must be the name of a column ('' for none), not {column!r}.")
     named = [column for column in columns.values() if column]
@@ -93,10 +92,7 @@ def no_column(columns: Mapping[str, str], here: Iterable[str]) -> ConfigError | 
 def no_such(column: str, here: Sequence[str]) -> str:
     """What to say of a column that is not among those that are here, with the one that is spelt most alike."""
     listed = ", ".join(here[:40]) or "none"
-    close = get_close_matches(column.lower(), [known.lower() for known in here], n=1, cutoff=0.5)
-    meant = next((known for known in here if close and known.lower() == close[0]), "")
-    hint = f" Did you mean {meant!r}?" if meant else ""
-    return f"there is no such column (columns here: {listed}).{hint}"
+    return f"there is no such column (columns here: {listed}){nearest(column, here)}"
 
 
 def overshadowed(columns: Mapping[str, str], here: Collection[str]) -> dict[str, str]:

@@ -6,10 +6,10 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import ConfigError
@@ -39,11 +39,6 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FS_FEDMLLM_CACHE") or Path.home() / ".cache" / "fs-fedmllm")
 
 
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def _loader(name: str) -> Callable[..., Dataset]:
     if name in EMBEDDED:
         return importlib.import_module("fs_fedmllm.data.digits").load_digits_dataset
@@ -51,7 +46,7 @@ def _loader(name: str) -> Callable[..., Dataset]:
         return importlib.import_module(ADAPTERS[name]).load
     if name in DATASETS:
         return DATASETS[name]
-    raise ConfigError(f"data.type: no data set {name!r}.{_nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
+    raise ConfigError(f"data.type: no data set {name!r}{nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
 
 
 def known_options(name: str) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if key not in known:
             listed = ", ".join(known) or "none"
-            raise ConfigError(f"{name} has no option {key!r}.{_nearest(key, tuple(known))} Known options: {listed}.")
+            raise ConfigError(f"{name} has no option {key!r}{nearest(str(key), known)} Known options: {listed}.")
         for kind in (bool, int, str):
             if type(known[key]) is kind and type(value) is not kind:
                 raise ConfigError(f"{name}: option {key} must be of type {kind.__name__}, not {value!r}.")

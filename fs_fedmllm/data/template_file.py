@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.data.short_templates import (
     CASES,
     CLOSING,
@@ -187,8 +187,8 @@ def build_template(raw: Mapping[str, Any], path: str, name: str) -> Template:
     """
     unknown = sorted(map(str, set(raw) - _KEYS))
     if unknown:
-        close = get_close_matches(unknown[0], sorted(_KEYS), n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(sorted(_KEYS))}."
+        known = sorted(_KEYS)
+        meant = f"{nearest(unknown[0], known)} Known: {', '.join(known)}."
         raise TemplateError(f"{path}: unknown key {unknown[0]!r}{meant}")
     task = raw.get("task", "choice" if raw.get("options") is not None else "vqa" if "question" in raw else None)
     if task is None:

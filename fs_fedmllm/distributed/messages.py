@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fs_fedmllm.distributed.errors import FrameError
+from fs_fedmllm.text_columns import cut
 
 #: Version of the protocol; it rises with every change that an older release would misread.
 VERSION = 1
@@ -82,8 +83,7 @@ def read_json(data: bytes) -> Any:
 
 def shown(text: object, most: int = 100) -> str:
     """Words of a peer's for our messages and logs: short, and without line breaks or escape sequences."""
-    said = ascii(text)
-    return said if len(said) <= most else f"{said[: most - 3]}..."
+    return cut(ascii(text), most)
 
 
 def _refuse(word: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.config import PrivacyConfig
+from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.hub import phrases, settings
 from fs_fedmllm.hub.facts import Facts
 from fs_fedmllm.hub.tested import tested
@@ -17,7 +18,9 @@ def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]
     """What is configured, and what the run accounted for; told as it stands."""
     if config["federate"]["method"] == "global":
         return ["None: it was trained in one place, where every row was seen."]
-    section = _changed(config.get("fedmllm", {}).get("privacy") or {}, dataclasses.asdict(PrivacyConfig()))
+    usual = dict(leaves(dataclasses.asdict(PrivacyConfig())))
+    given = leaves(config.get("fedmllm", {}).get("privacy") or {})
+    section = {name: value for name, value in given if value != usual.get(name)}
     told = results.get("privacy")
     if not section and not told:
         return ["No differential privacy and no secure aggregation: the server saw every client's update."]
@@ -26,17 +29,6 @@ def _privacy(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]
         if isinstance(values, Mapping) and values:
             lines += [f"{title}:", "", *[f"- {name}: {value}" for name, value in sorted(values.items())], ""]
     return lines
-
-
-def _changed(section: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings that are not at their defaults, by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            found |= _changed(value, defaults.get(name) or {}, f"{prefix}{name}.")
-        elif value != defaults.get(name):
-            found[prefix + name] = value
-    return found
 
 
 def _clients(manifest: Mapping[str, Any]) -> list[str]:

@@ -75,6 +75,21 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
+def tensor_entries(stream: Any) -> dict[str, Any]:
+    """What a safetensors file's header says of each tensor; the stream then stands behind the header.
+
+    Raises:
+        ValueError: it is no such header.
+    """
+    length = int.from_bytes(stream.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"a header of {length:,} bytes")
+    header = parse_json(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("no header")
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
 def _tensors(file: Path) -> list[str]:
     """One line for each tensor of a safetensors file.
 
@@ -91,15 +106,10 @@ def _tensors(file: Path) -> list[str]:
 
 
 def _sampled(stream: Any) -> list[str]:
-    lines = []
-    length = int.from_bytes(stream.read(8), "little")
-    if length > LONGEST_HEADER:
-        raise ValueError(f"a header of {length:,} bytes")
-    header: dict[str, Any] = parse_json(stream.read(length))
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+    entries, lines = tensor_entries(stream), []
+    start = stream.tell()
+    for name, entry in entries.items():
+        begin, end = (start + offset for offset in entry["data_offsets"])
         digest = hashlib.sha256(f"{name}|{entry['dtype']}|{entry['shape']}|".encode())
         for place in sorted({begin, max(begin, (begin + end - SAMPLE) // 2), max(begin, end - SAMPLE)}):
             stream.seek(place)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import torch
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.files.safe_yaml import parse_yaml
-from fs_fedmllm.files.untrusted import WRITTEN, open_regular, parse_json
+from fs_fedmllm.files.untrusted import WRITTEN, open_regular
 from fs_fedmllm.models.checkpoint_faults import told_of
 from fs_fedmllm.models.families import family_of
-from fs_fedmllm.models.fingerprint import LONGEST_HEADER
+from fs_fedmllm.models.fingerprint import tensor_entries
 from fs_fedmllm.models.loader import assemble, resolve_path
 from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.torchvision import images_without_torchvision
@@ -47,12 +46,8 @@ def _header_parameters(file: Path) -> int:
     """Parameters of a safetensors file, from its header alone."""
     try:
         with open_regular(file) as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > LONGEST_HEADER:
-                raise ValueError(f"a header of {length:,} bytes")
-            header = parse_json(stream.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            return sum(math.prod(entry["shape"]) for entry in tensor_entries(stream).values())
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{file} is not a safetensors file ({type(error).__name__}: {error}).") from error
 
 

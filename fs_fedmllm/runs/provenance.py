@@ -15,14 +15,15 @@ def commit() -> str | None:
     environment does not count.
     """
     package = Path(__file__).resolve().parents[1]
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if git_says(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    head = _git(package, "rev-parse", "HEAD")
-    changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    head = git_says(package, "rev-parse", "HEAD")
+    changed = git_says(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
     return f"{head}+changes" if head and changed else head
 
 
-def _git(folder: Path, *words: str) -> str | None:
+def git_says(folder: Path, *words: str) -> str | None:
+    """What a git command prints about a folder; None where it fails, or there is no git."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

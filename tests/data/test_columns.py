@@ -177,7 +177,7 @@ def test_data_check_says_it_once_and_goes_on(desk):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"picture": "image"}, "columns has no field 'picture'; fields are id, image"),
+        ({"picture": "image"}, "columns has no field 'picture'. Fields are id, image"),
         ({"split": "part"}, "split_column"),
         ({"image": 3}, r"columns\.image must be the name"),
         ({"image": "text", "text": "text"}, "names 'text' for two fields"),

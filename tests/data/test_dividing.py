@@ -151,7 +151,7 @@ def test_a_split_column_beside_the_option(ward) -> None:
 
 
 def test_a_column_that_is_kept_together_must_be_there(ward) -> None:
-    with pytest.raises(DataError, match=r"split\.together is 'patients', .*Did you mean 'patient'\?"):
+    with pytest.raises(DataError, match=r"split\.together is 'patients', .*did you mean 'patient'\?"):
         load_dataset("own", ward(), TRIAGE | {"split": SHARES | {"together": "patients"}})
     with pytest.raises(DataError, match=r"jsonl:1: the group column 'patient' is empty"):
         load_dataset("own", ward(patient=None), TRIAGE | {"split": SHARES | {"together": "patient"}})

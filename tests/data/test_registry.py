@@ -11,12 +11,12 @@ from fs_fedmllm.errors import ConfigError
 
 
 def test_an_unknown_name_gets_the_nearest(tmp_path):
-    with pytest.raises(ConfigError, match=r"no data set 'hatefull_meme'\. Did you mean 'hateful_memes'\?"):
+    with pytest.raises(ConfigError, match=r"no data set 'hatefull_meme'; did you mean 'hateful_memes'\?"):
         load_dataset("hatefull_meme", tmp_path)
 
 
 def test_an_unknown_option_gets_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match=r"no option 'langauge'\. Did you mean 'language'\?.*require_images"):
+    with pytest.raises(ConfigError, match=r"no option 'langauge'; did you mean 'language'\?.*require_images"):
         load_dataset("slake", tmp_path, {"langauge": "en"})
 
 

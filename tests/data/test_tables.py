@@ -289,9 +289,9 @@ def test_texts_that_say_that_nothing_is_there(sheet):
 
 def test_a_mapping_to_a_column_that_is_not_there_names_the_nearest(sheet):
     root = sheet(lines(*ROWS, head="id,Image_Path,note,label,split"))
-    with pytest.raises(DataError, match=r"columns\.image is 'image_paht', .*Did you mean 'Image_Path'\?"):
+    with pytest.raises(DataError, match=r"columns\.image is 'image_paht', .*did you mean 'Image_Path'\?"):
         load_dataset("own", root, TRIAGE | {"columns": {"image": "image_paht", "text": "note"}})
-    with pytest.raises(DataError, match=r"csv:2: groups is 'Split2', .*Did you mean 'split'\?"):
+    with pytest.raises(DataError, match=r"csv:2: groups is 'Split2', .*did you mean 'split'\?"):
         load_dataset("own", root, TRIAGE | {"columns": {"image": "Image_Path", "text": "note"}, "groups": ["Split2"]})
     data = load_dataset("own", root, TRIAGE | {"columns": {"image": "Image_Path", "text": "note"}})
     assert data.train[0].presence == "both"

@@ -81,7 +81,6 @@ def test_messages_generated_anew_are_left_alone(
     generated = tmp_path / "core" / "proto" / "gRPC_comm_manager_pb2.py"
     generated.parent.mkdir(parents=True)
     monkeypatch.setattr(compat, "_package_folder", lambda: tmp_path)
-    monkeypatch.setattr(compat, "_major", lambda package: 7)
     generated.write_text((fs_source / "federatedscope/core/proto/gRPC_comm_manager_pb2.py").read_text())
     assert FIX["protobuf-messages"].needed()
     generated.write_text("DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'')\n")
@@ -90,9 +89,9 @@ def test_messages_generated_anew_are_left_alone(
     assert not FIX["protobuf-messages"].needed()
 
 
-def test_an_old_protobuf_keeps_federatedscopes_own_messages(fs_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_protobuf_federatedscope_says_so_itself(fs_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "_package_folder", lambda: fs_source / "federatedscope")
-    monkeypatch.setattr(compat, "_major", lambda package: 3)
+    monkeypatch.setattr(compat, "is_installed", lambda module: False)
     assert not FIX["protobuf-messages"].needed()
 
 
@@ -133,10 +132,9 @@ def test_numpy_fixes_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numpy, "int", int, raising=False)
     assert not FIX["numpy-int"].needed()
     monkeypatch.delattr(numpy, "int")
-    if tuple(map(int, numpy.__version__.split(".")[:2])) >= (1, 24):
-        assert FIX["numpy-int"].needed()
-        FIX["numpy-int"].apply()
-        assert numpy.int(3.7) == 3 and not FIX["numpy-int"].needed()
+    assert FIX["numpy-int"].needed()
+    FIX["numpy-int"].apply()
+    assert numpy.int(3.7) == 3 and not FIX["numpy-int"].needed()
 
 
 def test_the_group_sampler_runs(environment: Environment, fs_checkout: Path) -> None:

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
 import socket
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from fs_fedmllm.extras import is_installed
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,6 @@ def apply_fixes() -> list[str]:
     return names
 
 
-def _major(package: str) -> int:
-    """The installed package's first version number; 0 if it is not installed (FederatedScope will say so itself)."""
-    try:
-        return int(importlib.metadata.version(package).split(".")[0])
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return 0
-
-
 def _package_folder() -> Path | None:
     """FederatedScope's package folder, without importing FederatedScope."""
     try:
@@ -89,7 +81,7 @@ def _package_folder() -> Path | None:
 
 def _messages_needed() -> bool:
     folder = _package_folder()
-    if folder is None or MESSAGES_MODULE in sys.modules or _major("protobuf") < 4:
+    if folder is None or MESSAGES_MODULE in sys.modules or not is_installed("google.protobuf"):
         return False
     generated = folder / "core" / "proto" / "gRPC_comm_manager_pb2.py"
     # A checkout whose messages were generated again with a newer protoc makes no descriptors by hand: leave it alone.
@@ -106,8 +98,6 @@ def _apply_messages() -> None:
 
 
 def _numpy_repr_needed() -> bool:
-    if _major("numpy") < 2:
-        return False
     import numpy
 
     return repr(numpy.float64(0.5)) != "0.5"
@@ -120,13 +110,9 @@ def _apply_numpy_repr() -> None:
 
 
 def _numpy_int_needed() -> bool:
-    if _major("numpy") < 1:
-        return False
     import numpy
 
-    with warnings.catch_warnings():  # numpy 1.20 to 1.23 have it and warn
-        warnings.simplefilter("ignore")
-        return not hasattr(numpy, "int")
+    return not hasattr(numpy, "int")
 
 
 def _apply_numpy_int() -> None:
@@ -139,9 +125,7 @@ def _apply_numpy_int() -> None:
 
 
 def _sparse_needed() -> bool:
-    if _major("scipy") == 0 or SPARSE_MODULE in sys.modules:
-        return False
-    return importlib.util.find_spec(SPARSE_MODULE) is None
+    return SPARSE_MODULE not in sys.modules and importlib.util.find_spec(SPARSE_MODULE) is None
 
 
 def _apply_sparse() -> None:
@@ -161,7 +145,7 @@ def _tensorflow_needed() -> bool:
     if UTILS_MODULE in sys.modules:
         found = getattr(sys.modules[UTILS_MODULE], "tf", None)
         return found is not None and not hasattr(found, "set_random_seed")
-    return not any(_major(name) == 1 for name in ("tensorflow", "tensorflow-cpu", "tensorflow-gpu"))
+    return True
 
 
 def _apply_tensorflow() -> None:

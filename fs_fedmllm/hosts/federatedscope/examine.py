@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.runs.provenance import git_says
+
 #: The commit of FederatedScope's master that the tests run with.
 TESTED_COMMIT = "480b67d"
 
@@ -42,26 +44,16 @@ class Examination:
     failure: str
 
 
-def _git(checkout: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(checkout), *words], capture_output=True, text=True, check=False, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def examine(checkout: Path) -> Examination:
     """Look at a checkout; it is only read, and imported in a process of its own.
 
     Args:
         checkout: from :func:`fs_fedmllm.hosts.federatedscope.checkout.require_checkout`.
     """
-    root = _git(checkout, "rev-parse", "--show-toplevel")
+    root = git_says(checkout, "rev-parse", "--show-toplevel")
     # A copy inside somebody else's repository has no commit of its own.
     own = root is not None and Path(root).resolve() == checkout
-    changes = _git(checkout, "status", "--porcelain", "--untracked-files=no") if own else None
+    changes = git_says(checkout, "status", "--porcelain", "--untracked-files=no") if own else None
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
@@ -72,7 +64,7 @@ def examine(checkout: Path) -> Examination:
     except subprocess.TimeoutExpired:
         failed, output, errors = True, "", "the import took longer than 5 minutes"
     return Examination(
-        commit=(_git(checkout, "rev-parse", "--short=7", "HEAD") or "") if own else "",
+        commit=(git_says(checkout, "rev-parse", "--short=7", "HEAD") or "") if own else "",
         clean=None if changes is None else not changes,
         version="" if failed else output.strip().splitlines()[-1],
         failure=(errors.strip().splitlines() or ["no message"])[-1] if failed else "",

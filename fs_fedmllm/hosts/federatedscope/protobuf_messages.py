@@ -7,9 +7,7 @@ later refuse.  The same seven messages are described here, in the order and with
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -66,16 +64,9 @@ def build_module() -> ModuleType:
     pool.AddSerializedFile(file_description().SerializeToString())
     module = ModuleType(MODULE, "FederatedScope's messages, built by fs-fedmllm for today's protobuf.")
     vars(module)["DESCRIPTOR"] = pool.FindFileByName(FILE)
-    message_class = _message_class()
     for name in MESSAGES:
-        vars(module)[name] = message_class(pool.FindMessageTypeByName(name))
+        vars(module)[name] = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
     return module
-
-
-def _message_class() -> Callable[[Any], type]:
-    """``GetMessageClass`` came with protobuf 4.22; before it there was a factory object."""
-    found: Callable[[Any], type] | None = getattr(message_factory, "GetMessageClass", None)
-    return found or message_factory.MessageFactory().GetPrototype
 
 
 def _field(

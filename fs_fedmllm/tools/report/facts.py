@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.config.host_reading import leaves
+from fs_fedmllm.data.client_names import called
 from fs_fedmllm.files.untrusted import object_if_any
 from fs_fedmllm.runs.amounts import said_bytes
+from fs_fedmllm.text_columns import cut
 from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import Sheet
@@ -47,8 +49,7 @@ def _differences(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
 
 
 def _value(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _WIDE else f"{text[: _WIDE - 3]}..."
+    return cut(value if isinstance(value, str) else json.dumps(value, default=str), _WIDE)
 
 
 def _test_rows(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
@@ -92,7 +93,7 @@ def _holders(rows: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[Grid]:
         body = []
         for client, record in sorted(manifest["clients"].items(), key=lambda item: int(item[0])):
             shown = record.get("presence") or {}
-            name = f"{client} ({record['name']})" if record.get("name") else str(client)
+            name = called(int(client), {int(client): str(record.get("name") or "")})
             total = sum(shown.values())
             body.append((name, [Cell(f"{total:,}"), *(Cell(f"{shown.get(case, 0):,}") for case in CASES)]))
         of = "" if len(splits) == 1 else f": {', '.join(titles)}"

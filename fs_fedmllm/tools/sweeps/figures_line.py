@@ -14,6 +14,7 @@ from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.files.untrusted import RECORDED, read_regular
 from fs_fedmllm.quoting import plain_cell
+from fs_fedmllm.text_columns import cut
 from fs_fedmllm.tools.sweeps.table import SEED, Metric, Table
 
 #: The columns that say what made a run.
@@ -164,4 +165,4 @@ def unscaled(written: float, scale: float) -> float:
 
 def shown(text: str) -> str:
     """A text of the file, for a message."""
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+    return repr(cut(text, 80))
