@@ -4,6 +4,8 @@ The images are scikit-learn's 1,797 digits of 8x8 pixels. Three tasks are built 
 best score from one input alone follows from counting labels per image and per text:
 
 * ``digits_match``: does the claim name the digit? Image-only and text-only AUC are 0.5.
+* ``digits_memes``: the same question where the image tells a part, as in memes: claims about a low digit are
+  mostly false, about a high one mostly true. 75 % (AUC 0.75) from the image alone, 50 % (0.5) from the claim.
 * ``digits_triage``: the image decides the ward (two), the sentence the desk (four intents). At most 25 %
   from the image alone, 50 % from the text alone; a global model that composes both can reach 100 %.
 * ``digits_panel``: two digits side by side, with closed and open questions. 50 % and 10 % from the
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable
 from functools import cache as memoize
 from pathlib import Path
@@ -44,6 +47,8 @@ PARTS = ("train", "val", "test")
 _TRIAGE = {"train": 60, "val": 4, "test": 10}
 #: Images of each digit that a part of the match set uses; each gives a true and a false claim.
 _MATCH = {"train": 60, "val": 9, "test": 21}
+#: The same of the memes set, whose balance needs a multiple of six: two claims an image and three wordings.
+_MEMES = {"train": 60, "val": 6, "test": 24}
 #: Left digits of each kind in a part of the panel set; each gives two panels of three questions.
 _PANEL = {"train": 18, "val": 2, "test": 6}
 
@@ -135,6 +140,39 @@ def _match(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]
     return rows
 
 
+def _memes(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]:
+    """Two claims an image; a false one names a digit of the other group, so each text is as often true as false."""
+    answer = load_template("digits_match").answer
+    told = {1: Counter[int](), 0: Counter[int]()}  # label -> digit of a true claim, or group of a false one -> claims
+    rows = []
+    for digit, indices in enumerate(_chosen(part, _MEMES, rng)):
+        group = digit // 5
+        for j, index in enumerate(indices):
+            # Every other image has a true and a false claim, the others two of what its group is mostly.
+            for number, label in enumerate((1, 0) if j % 2 == 0 else (group, group)):
+                about = digit if label else group
+                nth = told[label][about]
+                told[label][about] += 1
+                claimed, claim = (digit, nth) if label else (5 * (1 - group) + nth % 5, nth // 5)
+                rows.append(
+                    Sample(
+                        id=f"memes-{part}-{index:04d}-{number}",
+                        image=images.path(int(index)),
+                        text=CLAIMS[claim % len(CLAIMS)].format(word=WORDS[claimed]),
+                        answer=answer(label),
+                        label=label,
+                        kind="closed",
+                        keys={
+                            "digit": WORDS[digit],
+                            "claimed": WORDS[claimed],
+                            "group": GROUPS[group],
+                            "image": f"{index:04d}",
+                        },
+                    )
+                )
+    return rows
+
+
 def _triage(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]:
     """Requests. A pair of images, one of each ward, shares one sentence of each intent."""
     answer = load_template("digits_triage").answer
@@ -205,9 +243,12 @@ def _panel(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]
 
 _BUILDERS: dict[str, Callable[[str, _Images, np.random.Generator], list[Sample]]] = {
     "digits_match": _match,
+    "digits_memes": _memes,
     "digits_triage": _triage,
     "digits_panel": _panel,
 }
+#: The template of a data set that has none of its own name.
+_TEMPLATES = {"digits_memes": "digits_match"}
 
 
 def _fingerprint(parts: dict[str, list[Sample]]) -> str:
@@ -223,7 +264,7 @@ def load_digits_dataset(name: str, cache: Path, seed: int = 0) -> Dataset:
     """Build an embedded data set; its images are written once, below ``cache``.
 
     Args:
-        name: ``digits_match``, ``digits_triage`` or ``digits_panel``.
+        name: ``digits_match``, ``digits_memes``, ``digits_triage`` or ``digits_panel``.
         cache: folder for the images; it is made if it does not exist.
         seed: which images of a part are used and which texts they are paired with. The parts themselves,
             and so the images that the tiny model has seen, do not depend on it.
@@ -243,7 +284,7 @@ def load_digits_dataset(name: str, cache: Path, seed: int = 0) -> Dataset:
         made[part] = [rows[i] for i in rng.permutation(len(rows))]
     return Dataset(
         name=name,
-        template=name,
+        template=_TEMPLATES.get(name, name),
         train=tuple(made["train"]),
         val=tuple(made["val"]),
         test=tuple(made["test"]),

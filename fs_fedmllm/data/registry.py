@@ -28,7 +28,7 @@ ADAPTERS: Mapping[str, str] = {
     "records": "fs_fedmllm.data.records",
 }
 #: Constructed data sets that need no folder: they are made in the cache.
-EMBEDDED = ("digits_match", "digits_triage", "digits_panel")
+EMBEDDED = ("digits_match", "digits_triage", "digits_panel", "digits_memes")
 NAMES = (*ADAPTERS, *EMBEDDED)
 #: Data sets of other packages: name -> ``load(root, **options)``.
 DATASETS: Registry[Callable[..., Dataset]] = Registry("fs_fedmllm.datasets", {}, NAMES)

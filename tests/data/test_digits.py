@@ -10,7 +10,7 @@ from fs_fedmllm.data.digits import PARTS, SPLIT_SEED, image_split, load_digits_d
 from fs_fedmllm.data.template_file import load_template
 from fs_fedmllm.errors import ConfigError
 
-NAMES = ("digits_match", "digits_triage", "digits_panel")
+NAMES = ("digits_match", "digits_memes", "digits_triage", "digits_panel")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,21 @@ def test_match_label_is_whether_the_claim_names_the_digit(sets, part):
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_memes_the_image_tells_a_part_the_claim_nothing_and_both_all(sets, part):
+    rows = parts_of(sets["digits_memes"])[part]
+    counts = defaultdict(Counter)
+    for row in rows:
+        counts[row.text][row.label] += 1
+        assert row.keys["claimed"] in row.text
+        assert row.label == (row.keys["digit"] == row.keys["claimed"])
+    assert all(c[0] == c[1] > 0 for c in counts.values()) and len(counts) == 30
+    true = Counter(row.keys["group"] for row in rows if row.label)
+    assert {group: true[group] / (len(rows) / 2) for group in ("lower", "upper")} == {"lower": 0.25, "upper": 0.75}
+    assert ceiling(rows, lambda r: r.keys["digit"]) == 0.75 and ceiling(rows, lambda r: r.text) == 0.5
+    assert len({(row.image, row.text) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_panel_ceilings(sets, part):
     rows = parts_of(sets["digits_panel"])[part]
     closed = [r for r in rows if r.kind == "closed"]
@@ -109,13 +124,14 @@ def test_triage_sentences_are_disjoint_from_each_other_and_from_pretraining(sets
     ("name", "sizes"),
     [
         ("digits_match", (1200, 180, 420)),
+        ("digits_memes", (1200, 120, 480)),
         ("digits_triage", (2400, 160, 400)),
         ("digits_panel", (1080, 120, 360)),
     ],
 )
 def test_sizes_and_rows(sets, name, sizes):
     dataset = sets[name]
-    template = load_template(name)
+    template = load_template(dataset.template)
     assert tuple(len(rows) for rows in parts_of(dataset).values()) == sizes
     ids = [row.id for rows in parts_of(dataset).values() for row in rows]
     assert len(set(ids)) == len(ids)

@@ -8,6 +8,7 @@ from short_runs import REPOSITORY
 from fs_fedmllm import config
 from fs_fedmllm.commands.sweep import find_table
 from fs_fedmllm.config.test_sets import SetOptions, set_options
+from fs_fedmllm.data.registry import EMBEDDED
 from fs_fedmllm.tools.sweeps import grid
 from fs_fedmllm.tools.sweeps.table import Metric, Reported
 from fs_fedmllm.tools.sweeps.table_file import load_table
@@ -25,7 +26,7 @@ def test_a_table_resolves(path) -> None:
     assert {value for cell in cells for value in cell.coordinates.values()} == wanted
     assert not any(cell.config.model.fedmllm.trust_remote_code for cell in cells)  # the user's own choice
     tiny = grid.cells(table, tiny=True)
-    assert {cell.config.data.type for cell in tiny} <= {"digits_match", "digits_triage", "digits_panel"}
+    assert {cell.config.data.type for cell in tiny} <= set(EMBEDDED)
     assert all(cell.config.model.fedmllm.path == "tiny" and not cell.config.use_gpu for cell in tiny)
     if path.stem.startswith(("table", "figure")):
         assert all(cell.config.model.fedmllm.path != "tiny" for cell in cells)
