@@ -9,7 +9,7 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Range:
         else:
             text = f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:.10g}{')' if self.open_high else ']'}"
         return text if self.default is None else f"{text}, or {self.default:g}"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value that was read is a number, which true and false are not; NaN and infinity are."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 #: torch and numpy both take seeds up to this one; FederatedScope seeds numpy's older generator.

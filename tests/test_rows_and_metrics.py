@@ -83,3 +83,9 @@ def test_what_is_shared_is_warned_of_and_reported(claims, caplog):
     assert sum(data.report["client_rows"].values()) == 4 and set(data.report["client_rows"]) == {"1", "2"}
     assert data.report["shared"]["train_test"]["image_rows"] == 2
     json.dumps(data.report)
+
+
+def test_a_run_and_its_dry_run_look_at_the_same_rows(claims) -> None:
+    data = prepare_data(claims([0, 1, 0, 1], [0, 1], [1, 0]))
+    dealt = [row for rows in data.clients.values() for row in rows]
+    assert list(data.shown()) == [*dealt, *data.dataset.val, *data.dataset.test] and len(dealt) == 4

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.commands.merge import add_base_options, chosen_adapter
+from fs_fedmllm.commands.merge import add_base_options, base_options, chosen_adapter
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.commands.targets import Rows, read_target
 from fs_fedmllm.errors import ConfigError, FedMLLMError, printable
@@ -79,10 +79,7 @@ def _evaluated(args: argparse.Namespace, prompts: Path) -> int:
             print(printable(warning), file=sys.stderr)
     rows = chosen_rows(config, dataset, args.split)
     _check_out(out, tensors_sha256(adapter_folder(adapter)), rows_sha256(rows))
-    opened = open_adapter(
-        adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu or config.use_gpu,
-        trust_remote_code=args.trust_remote_code,
-    )  # fmt: skip
+    opened = open_adapter(adapter, **base_options(args) | {"use_gpu": args.gpu or config.use_gpu})
 
     def told(what: str) -> None:
         if shows_progress():

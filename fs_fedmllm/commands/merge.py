@@ -21,6 +21,11 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base")
 
 
+def base_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What they say, as :func:`fs_fedmllm.tools.adapters.opening.open_adapter` takes it."""
+    return {"base": args.base, "dtype": args.dtype, "use_gpu": args.gpu, "trust_remote_code": args.trust_remote_code}
+
+
 def add_which(parser: argparse.ArgumentParser) -> None:
     """Let a command that takes a run folder say which of its adapters is meant."""
     parser.add_argument("--which", choices=("best", "last", "average"),
@@ -63,10 +68,7 @@ def _merge(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.adapters.opening import open_adapter
 
     adapter = chosen_adapter(args.adapter, args.which)
-    opened = open_adapter(
-        adapter, base=args.base, dtype=args.dtype, use_gpu=args.gpu, trust_remote_code=args.trust_remote_code,
-        full_precision=args.full_precision,
-    )  # fmt: skip
+    opened = open_adapter(adapter, **base_options(args), full_precision=args.full_precision)
     done = merge(opened, Path(args.out))
     print(f"{done.folder}: {opened.base} with the adapter merged in, and its processor")
     print(f"largest difference of a logit, over {done.tokens} tokens of a fixed text:")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.commands.merge import add_base_options, chosen_adapter
+from fs_fedmllm.commands.merge import add_base_options, base_options, chosen_adapter
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError, printable
 
@@ -50,13 +50,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     form = form_of(args.adapter)
     rows = read_rows(Path(args.file), form) if args.file else [one_row(args.image, args.text, args.question)]
-    opened = open_adapter(
-        chosen_adapter(args.adapter, args.which),
-        base=args.base,
-        dtype=args.dtype,
-        use_gpu=args.gpu,
-        trust_remote_code=args.trust_remote_code,
-    )
+    opened = open_adapter(chosen_adapter(args.adapter, args.which), **base_options(args))
     answers = predict(
         opened, rows, template=args.template, prompt=args.prompt, batch_size=args.batch_size, combine=args.combine
     )

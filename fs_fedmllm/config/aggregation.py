@@ -225,7 +225,7 @@ def _lora_faults(config: Any, chosen: AggregationConfig) -> Iterator[str]:
             )
         most = config.model.fedmllm.lora.r
         for client, rank in enumerate(chosen.ranks, start=1):
-            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+            if type(rank) is not int or not 1 <= rank <= most:
                 yield (
                     f"{section}.ranks gives client {client} the rank {rank!r}; it must be a whole number from 1 to "
                     f"model.fedmllm.lora.r, {most}."

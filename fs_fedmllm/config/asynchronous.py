@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.keys import NOT_NEGATIVE, key
+from fs_fedmllm.keys import NOT_NEGATIVE, is_number, key
 
 #: Longest time of an update on the virtual clock, so that no sum of them loses a tie to rounding.
 LONGEST = 1.0e9
@@ -185,15 +185,11 @@ def async_faults(config: Any) -> Iterator[str]:
         )
     for client, entry in enumerate(chosen.seconds, start=1):
         trace = entry if isinstance(entry, list | tuple) else [entry]
-        if not trace or not all(_is_time(value) for value in trace):
+        if not trace or not all(is_number(value) and 0 < value <= LONGEST for value in trace):
             yield (
                 f"{prefix}.seconds gives client {client} {entry!r}; it must be a number above 0 and at most "
                 f"{LONGEST:g}, or a list of such."
             )
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST
 
 
 def host_fault(config: Any) -> str:

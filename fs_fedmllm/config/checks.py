@@ -28,7 +28,7 @@ from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
 from fs_fedmllm.config.schema import SCENARIO_ARGS, SPLITS, Config
 from fs_fedmllm.config.test_sets import test_set_faults
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.keys import ANY, Range, key_name
+from fs_fedmllm.keys import ANY, Range, is_number, key_name
 
 
 def check(config: Config, where: str = "configuration") -> None:
@@ -224,7 +224,7 @@ def _cross_faults(config: Config) -> Iterator[str]:
         args, clients = config.scenario_args, config.federate.client_num
         image, text = args.get("image_clients"), args.get("text_clients")
         for name, count in (("image_clients", image), ("text_clients", text)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+            if count is not None and (type(count) is not int or count < 0):
                 yield f"data.splitter_args: {name} must be a whole number of 0 or more, got {count!r}."
         if image is None and text is None:
             yield "the cross scenario needs image_clients in data.splitter_args."
@@ -289,5 +289,5 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Range]]
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{prefix}{key_name(f.name)}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif is_number(value):
             yield f"{prefix}{key_name(f.name)}", value, f.metadata.get("valid", ANY)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import typing
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from fs_fedmllm.config.host_reading import put, value_at
 from fs_fedmllm.config.reading import to_mapping
 from fs_fedmllm.config.schema import Config
+from fs_fedmllm.files.sealing import json_sha256
 from fs_fedmllm.keys import key_name
 from fs_fedmllm.text_columns import cut
 
@@ -83,7 +83,7 @@ def config_digest(config: Config) -> str:
     told: dict[str, Any] = {}
     for path, value in settings(config).items():
         put(told, path, value)
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return json_sha256(told)
 
 
 def told_apart(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4) -> str:

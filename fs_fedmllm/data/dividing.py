@@ -20,6 +20,7 @@ from fs_fedmllm.data.joined import joined
 from fs_fedmllm.data.overlap import image_contents
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import is_number
 
 PARTS = ("train", "val", "test")
 _KEYS = ("val", "test", "together", "seed")
@@ -68,7 +69,7 @@ def check_division(given: Any) -> Division:
     shares = {}
     for part in ("val", "test"):
         share = given.get(part, 0.0)
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        if not is_number(share) or not 0 <= share < 1:
             raise ConfigError(f"own: split.{part} must be a share of the rows, 0 or more and below 1, not {share!r}.")
         shares[part] = float(share)
     if not 0 < sum(shares.values()) < 1:
@@ -80,7 +81,7 @@ def check_division(given: Any) -> Division:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"own: split.together must be the name of a column, or a list of them, not {together!r}.")
     seed = given.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if type(seed) is not int:
         raise ConfigError(f"own: split.seed must be a whole number, not {seed!r}.")
     return Division(**shares, together=tuple(dict.fromkeys(names)), seed=seed)
 

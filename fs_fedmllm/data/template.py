@@ -62,6 +62,16 @@ class Template:
     listed: bool = True
     lettered: bool = True
 
+    @property
+    def auc_option(self) -> int | None:
+        """The option whose probability is the score of the AUC; None where that is not the metric."""
+        return self.positive if self.metric == "auc" else None
+
+    @property
+    def metrics(self) -> list[str]:
+        """Accuracy, and the metric where it is another."""
+        return ["acc"] if self.metric == "accuracy" else ["acc", self.metric]
+
     def answer(self, label: int) -> str:
         """What is to be written for an option: ``(A) name``, or without letters ``name``."""
         return f"({LETTERS[label]}) {self.options[label]}" if self.lettered else self.options[label].strip()

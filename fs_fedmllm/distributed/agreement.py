@@ -6,14 +6,13 @@ Every key counts unless it is declared a site's own affair (where its files are,
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.config import Config, key_facts
 from fs_fedmllm.config.identity import flat
 from fs_fedmllm.distributed.messages import shown
+from fs_fedmllm.files.sealing import json_sha256
 
 
 def agreed_keys(config: Config) -> dict[str, Any]:
@@ -47,6 +46,6 @@ def differences(server: Mapping[str, Any], client: Mapping[str, Any]) -> list[st
     return found
 
 
-def digest(agreed: Mapping[str, Any]) -> str:
-    """sha256 of the agreed keys."""
-    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+def common_digest(config: Config) -> str:
+    """sha256 of the agreed keys, for folders' names: a site's own keys (``data.root``) do not count."""
+    return json_sha256(agreed_keys(config))

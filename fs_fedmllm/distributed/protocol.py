@@ -25,6 +25,7 @@ import torch
 
 from fs_fedmllm.distributed.messages import Message, shown
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.keys import is_number
 
 JOIN, NEXT, ANSWER, LEAVE, STATUS = "join", "next", "answer", "leave", "status"
 WELCOME, TASK, WAIT, FINISH, ACCEPTED = "welcome", "task", "wait", "finish", "accepted"
@@ -71,7 +72,7 @@ def number(header: Mapping[str, Any], name: str, low: float = -math.inf, high: f
         ProtocolError: as :func:`whole`.
     """
     value = header.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ProtocolError(f"{name} must be a number, got {shown(value)}.")
     if not low <= value <= high:
         raise ProtocolError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}.")

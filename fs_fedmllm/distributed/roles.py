@@ -20,11 +20,12 @@ from fs_fedmllm.data.client_folders import HEAD, SERVER, SERVER_HEAD, head_of, r
 from fs_fedmllm.data.content import rows_sha256
 from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template import Template, template_content
-from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.agreement import agreed_keys
 from fs_fedmllm.distributed.answering import Handler
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.errors import ConfigError, UpdateError
+from fs_fedmllm.files.sealing import json_sha256
 from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.rounds.client_update import ClientUpdate
@@ -228,7 +229,7 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
 def site_identity(config: Config, client: int, rows: Sequence[Sample], template: Template | None = None) -> str:
     """What a client's state on disk belongs to: its id, its rows and images, the agreed keys, prompts and base."""
     agreed = agreed_keys(config) if template is None else agreement(config, template)
-    return f"{client}-{digest(agreed)}-{rows_sha256(rows)}-{base_of(config)[:16]}"
+    return f"{client}-{json_sha256(agreed)}-{rows_sha256(rows)}-{base_of(config)[:16]}"
 
 
 #: Client, round, what the server sent, what the client has kept -> its update.

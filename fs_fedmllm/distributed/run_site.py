@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.agreement import common_digest
 from fs_fedmllm.distributed.roles import client_data, server_data, site_config
 from fs_fedmllm.distributed.service import serve, take_part
 from fs_fedmllm.extras import check_extras
@@ -42,7 +42,7 @@ def run_server(
     check_output(config.outdir)
     check_copy(config.federate.save_to)
     config = site_config(config)
-    with claimed(config, label, _name_on_every_site(config)) as folder:
+    with claimed(config, label, common_digest(config)) as folder:
         data = server_data(config)
         with log_in(folder.path):
             look_ahead(config, folder.path, data)
@@ -69,7 +69,7 @@ def run_client(config: Config, client: int = 0, *, label: str = "") -> str:
     config = site_config(config)
     client, data = client_data(config, client)
     with (
-        claimed_by_client(config, client, label, _name_on_every_site(config)) as folder,
+        claimed_by_client(config, client, label, common_digest(config)) as folder,
         log_in(folder.path),
     ):
         return work(config, client, data, Federation.build(config, data), folder.path)
@@ -80,11 +80,6 @@ def work(config: Config, client: int, data: FederatedData, federation: Federatio
     federation.shortened_rows()  # said once, and a row that is too long is refused before the site joins
     figures = take_part(config, client, data, federation, folder)
     return end_of_client(folder, figures)
-
-
-def _name_on_every_site(config: Config) -> str:
-    """What stands for the configuration in a folder's name: a site's own keys (``data.root``) do not count."""
-    return digest(agreed_keys(config))
 
 
 def end_of_server(session: Session, results: dict[str, Any] | None) -> str:

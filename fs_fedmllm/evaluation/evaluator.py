@@ -260,7 +260,7 @@ class Evaluator:
     def _choice(self, rows: Sequence[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         template = self.encoder.template
         labels = [s.label if s.label is not None else -1 for s in rows]
-        positive = template.positive if template.metric == "auc" else None
+        positive = template.auc_option
         if self.switches.get("decision") == "sampled_text":
             return self._parsed_choice(rows, labels, positive)
         scores = self.option_log_probs(rows)

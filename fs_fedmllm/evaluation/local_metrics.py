@@ -25,6 +25,7 @@ from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.metrics import MetricError
 from fs_fedmllm.evaluation.predictions import Prediction
 from fs_fedmllm.extras import require_extra
+from fs_fedmllm.keys import is_number
 
 #: Characters of another package's error message that are repeated.
 _REPEATED = 300
@@ -213,7 +214,7 @@ def _number(path: str, name: Any, value: Any) -> float | None:
     plain = value.item() if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0 else value
     if plain is None:
         return None
-    number = isinstance(plain, int | float) and not isinstance(plain, bool) and not math.isinf(plain)
+    number = is_number(plain) and not math.isinf(plain)
     if not isinstance(name, str) or not NAME.fullmatch(name) or not number:
         raise MetricError(
             f"{_told(path)} gives {_short(repr(name))}: {_short(repr(plain))}, which is not a name (letters, digits, "

@@ -10,6 +10,7 @@ import numpy as np
 
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS
 from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.metrics import class_metrics
 from fs_fedmllm.evaluation.predictions import Prediction, by_client, shown_as
 from fs_fedmllm.evaluation.row_metrics import (
@@ -169,24 +170,22 @@ def client_slices(
 
 def slice_figures(
     predictions: Sequence[Prediction],
+    template: Template,
     *,
-    metric: str,
-    options: Sequence[str],
-    positive: int | None,
     clients: Mapping[int, Sequence[Sample]],
     seed: int,
     further: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What results.json says of a run's slices: ``intervals``, ``classes`` and ``clients``."""
     kinds = sorted({p.kind for p in predictions if p.kind})
-    names = dict.fromkeys(["acc", *([metric] if metric != "accuracy" else [])])
+    names = dict.fromkeys(template.metrics)
     if len(kinds) > 1:
         names |= dict.fromkeys(f"{kind}_acc" for kind in kinds)
-    if options:
+    if template.options:
         names["macro_f1"] = None
     names |= dict.fromkeys(further)
     return {
-        "intervals": intervals(predictions, list(names), positive, seed),
-        "classes": class_slices(predictions, options),
+        "intervals": intervals(predictions, list(names), template.auc_option, seed),
+        "classes": class_slices(predictions, template.options),
         "clients": client_slices(predictions, clients),
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.predictions import Prediction, by_client
 from fs_fedmllm.evaluation.slices import RESAMPLES, groups_of, row_metric
 from fs_fedmllm.evaluation.statistics import paired_bootstrap
@@ -73,15 +74,12 @@ def readings(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     return found
 
 
-def view_figures(
-    predictions: Sequence[Prediction], names: Sequence[str], positive: int | None, seed: int
-) -> dict[str, Any]:
+def view_figures(predictions: Sequence[Prediction], template: Template, seed: int) -> dict[str, Any]:
     """What results.json says of the four readings; empty without rows that have them all.
 
     Args:
         predictions: of a run's last evaluation.
-        names: metrics, without their split.
-        positive: the option whose probability is the score of the AUC.
+        template: their prompts.
         seed: of the resamples.
 
     Returns:
@@ -93,7 +91,7 @@ def view_figures(
         return {}
     figures: dict[str, Any] = {"rows": len({p.id for p in found["joint"]})}
     for view in VIEWS:
-        own = {name: row_metric(name, found[view], positive) for name in names}
+        own = {name: row_metric(name, found[view], template.auc_option) for name in template.metrics}
         figures[view] = {name: m.value for name, m in own.items() if m is not None and not np.isnan(m.value)}
     product, joint = (row_metric("acc", found[view]) for view in ("product", "joint"))
     assert product is not None and joint is not None

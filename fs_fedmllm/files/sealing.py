@@ -10,10 +10,14 @@ from typing import Any
 KEY = "digest"
 
 
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """sha256 of a mapping as JSON has it, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def seal(content: Mapping[str, Any]) -> str:
-    """sha256 of a mapping as JSON gives it back, whatever the order of its names; a digest in it does not count."""
-    plain = {name: value for name, value in content.items() if name != KEY}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """:func:`json_sha256`, for which a digest in the mapping does not count."""
+    return json_sha256({name: value for name, value in content.items() if name != KEY})
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:

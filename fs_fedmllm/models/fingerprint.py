@@ -16,7 +16,7 @@ from typing import Any
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.errors import ModelError
-from fs_fedmllm.files.untrusted import open_regular, parse_json, read_json
+from fs_fedmllm.files.untrusted import both_ends, open_regular, parse_json, read_json
 from fs_fedmllm.models.loader import resolve_path
 
 #: Bytes that are read of a tensor at each of three places.
@@ -122,10 +122,5 @@ def _of_files(files: list[Path]) -> str:
     """Of a checkpoint without safetensors: names, sizes, and both ends of each file. Nothing is unpickled."""
     digest = hashlib.sha256()
     for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}|{size}|".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
+        digest.update(f"{file.name}|{file.stat().st_size}|".encode() + both_ends(file))
     return digest.hexdigest()

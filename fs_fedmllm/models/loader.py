@@ -21,6 +21,7 @@ import torch
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.files.untrusted import both_ends
 from fs_fedmllm.models.adapter import Adapter
 from fs_fedmllm.models.checkpoint_faults import told_of
 from fs_fedmllm.models.families import FAMILIES, Family, family_of
@@ -45,12 +46,7 @@ def _file_digest(folder: str) -> str:
     root = Path(folder)
     if root.is_dir():
         for file in sorted(root.glob("*.json")) + sorted(root.glob("*.safetensors")):
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(1 << 20))
-                stream.seek(max(0, size - (1 << 20)))
-                digest.update(stream.read())
+            digest.update(f"{file.name}:{file.stat().st_size}".encode() + both_ends(file))
     return digest.hexdigest()
 
 

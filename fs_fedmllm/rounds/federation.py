@@ -112,10 +112,7 @@ class Federation:
         ours = config.fedmllm
         set_threads(ours.threads)
         mllm = load_mllm(config.model.fedmllm, use_gpu=config.use_gpu, device_index=config.device)
-        dealt = (row for rows in data.clients.values() for row in rows)
-        further = (row for test_set in data.test_sets.values() for row in test_set.rows)
-        evaluated = (*data.dataset.val, *data.dataset.test, *further)
-        check_shapes((*dealt, *evaluated), mllm.family.widest, mllm.family.name)
+        check_shapes(data.shown(), mllm.family.widest, mllm.family.name)
         mllm.adapter.warn_if_mostly_not_lora(whole_modules(config.model.fedmllm))
         if config.model.fedmllm.image_tokens:
             shown = ", ".join(f"{name} {value}" for name, value in mllm.image_arguments.items())

@@ -13,6 +13,7 @@ import torch
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config
+from fs_fedmllm.keys import is_number
 from fs_fedmllm.rounds.client_update import NOTHING
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.in_flight import InFlight, Job, by_client, staleness_weight
@@ -158,7 +159,7 @@ def check_buffered(saved: RunState, config: Config, params: Mapping[str, torch.T
 
 
 def _time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1.0e300
+    return is_number(value) and 0 <= value <= 1.0e300
 
 
 def whole(value: Any) -> bool:

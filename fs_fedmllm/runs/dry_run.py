@@ -220,7 +220,5 @@ class _DryRun:
             Evaluator(encoder, config.fedmllm.eval, config.switches)
         halves = ClientAlgorithms.of(config, data.manifest.params)
         halves.halves(1, data.clients.get(1, ()), data.template, mllm.adapter)
-        dealt = (row for rows in data.clients.values() for row in rows)
-        further = (row for test_set in data.test_sets.values() for row in test_set.rows)
-        check_shapes((*dealt, *data.dataset.test, *further), mllm.family.widest, mllm.family.name)
+        check_shapes(data.shown(), mllm.family.widest, mllm.family.name)
         return said

@@ -18,9 +18,9 @@ from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.locks import is_held
-from fs_fedmllm.files.untrusted import RECORDED, object_if_any, parse_json, read_regular
+from fs_fedmllm.files.untrusted import RECORDED, object_if_any, read_regular
 from fs_fedmllm.runs.best_round import best_of
-from fs_fedmllm.runs.run_folder import LOCK, is_finished
+from fs_fedmllm.runs.run_folder import LOCK, figures_of, is_finished
 
 CONFIGURATION = RESOLVED
 #: What a run that no client could go on with has in place of results, see ``tools.sweeps.files``.
@@ -162,19 +162,11 @@ def _best(evaluations: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] 
 
 def _lines(folder: Path) -> list[Mapping[str, Any]]:
     """``metrics.jsonl``; a line that a run is just writing, or that is none, is passed over."""
-    found: list[Mapping[str, Any]] = []
     try:
-        text = read_regular(folder / "metrics.jsonl", RECORDED).decode("utf-8", "replace")
+        lines = read_regular(folder / "metrics.jsonl", RECORDED).split(b"\n")
     except OSError:
-        return found
-    for line in text.split("\n"):
-        try:
-            value = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("round"), int) and isinstance(value.get("kind"), str):
-            found.append(value)
-    return found
+        return []
+    return [found for line in lines if (found := figures_of(line))]
 
 
 def _changed(folder: Path) -> str:

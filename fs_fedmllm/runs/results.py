@@ -138,25 +138,18 @@ def closing_figures(
     """
     found = dict[str, Any]()
     if predictions:
-        positive = template.positive if template.metric == "auc" else None
         form = form_figures(shown_as(predictions, "both"))
         if form is not None:
             found["out_of_form"] = form
         found |= {
             "options": list(template.options),
-            "positive": positive,
+            "positive": template.auc_option,
             **slice_figures(
-                predictions,
-                metric=template.metric,
-                options=template.options,
-                positive=positive,
-                clients=clients,
-                seed=config.seed,
+                predictions, template, clients=clients, seed=config.seed,
                 further=named_metrics(config.fedmllm.eval.metrics),
             ),
-        }
-        names = ["acc", *([template.metric] if template.metric != "accuracy" else [])]
-        if template.task == "choice" and (views := view_figures(predictions, names, positive, config.seed)):
+        }  # fmt: skip
+        if views := view_figures(predictions, template, config.seed):
             found["views"] = views
     if template.task == "vqa" and train and not config.fedmllm.eval.limit:
         # What the questions alone give away belongs beside every such result.

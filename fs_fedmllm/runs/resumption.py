@@ -12,6 +12,7 @@ import torch
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config, config_digest
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import is_number
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.buffered import check_buffered, whole
 from fs_fedmllm.runs.checkpoint import RunState, read_head
@@ -93,13 +94,9 @@ def _like(what: str, found: State, like: State) -> None:
             raise ValueError(f"{name!r} of {what} is not finite")
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _evaluations(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(e, dict) and whole(e.get("round")) and all(map(_number, e.values())) for e in value
+        isinstance(e, dict) and whole(e.get("round")) and all(map(is_number, e.values())) for e in value
     )
 
 
@@ -119,7 +116,7 @@ def _participants(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_number(value.get(n)) for n in ("total", "training", "evaluation"))
+    return isinstance(value, Mapping) and all(is_number(value.get(n)) for n in ("total", "training", "evaluation"))
 
 
 def _presence(value: Any) -> bool:
@@ -144,7 +141,7 @@ _FIGURES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "refused": (_refused, "list of refusals"),
     "participants": (_participants, "list of clients by round"),
     "seconds": (_seconds, "mapping of times"),
-    "bytes_sent": (_number, "number"),
+    "bytes_sent": (is_number, "number"),
     "turns": (whole, "count"),
     "stand_ins": (_decisions, "list of decisions on stand-ins by round"),
     "presence": (_presence, "mapping of what clients told of their rows"),

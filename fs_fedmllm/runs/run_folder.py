@@ -196,14 +196,14 @@ def _check_folder(folder: Path, said: str) -> None:
         ) from error
 
 
-def _figures(line: bytes) -> dict[str, Any] | None:
+def figures_of(line: bytes) -> dict[str, Any] | None:
     """What a line of metrics.jsonl says; None if no run wrote it so."""
     try:
         found = parse_json(line.decode("utf-8"))
     except ValueError:
         return None
     whole = isinstance(found, dict) and isinstance(found.get("round"), int) and isinstance(found.get("kind"), str)
-    return found if whole and line.endswith(b"\n") else None
+    return found if whole else None
 
 
 class RunFolder:
@@ -258,7 +258,7 @@ class RunFolder:
         """
         path = self.path / "metrics.jsonl"
         lines = (path.read_bytes().splitlines(keepends=True) if path.is_file() else [])[:count]
-        kept = [(line, found) for line in lines if (found := _figures(line)) is not None]
+        kept = [(line, found) for line in lines if line.endswith(b"\n") and (found := figures_of(line))]
         if len(kept) < count:
             logger.warning(
                 "%s has %d of the %d lines that the run wrote to its checkpoint: curves and trackers lack the rest, "

@@ -23,6 +23,7 @@ from fs_fedmllm.config.identity import flat
 from fs_fedmllm.config.metric_paths import metric_paths, named_metrics
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json, read_json_lines
+from fs_fedmllm.keys import is_number
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def named_figures(line: Mapping[str, Any]) -> dict[str, float]:
     of = {"turn": f"client_{line.get('client')}", "test_set": f"test_set_{line.get('set')}"}
     prefix, found = of.get(kind, str(kind)), dict[str, float]()
     for name, value in line.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or name in ("client", "round"):
+        if not is_number(value) or name in ("client", "round"):
             continue
         # A penalty of exactly 0 is switched off, and a panel of zeros says nothing.
         if name != "penalty" or value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -56,6 +56,13 @@ class FederatedData:
     def manifest_sha256(self) -> str:
         """sha256 of the manifest of the whole split."""
         return self.split or self.manifest.sha256
+
+    def shown(self) -> Iterator[Sample]:
+        """Every row that a model is shown here: the clients', and those of all evaluations."""
+        for rows in self.clients.values():
+            yield from rows
+        for rows in (self.dataset.val, self.dataset.test, *(found.rows for found in self.test_sets.values())):
+            yield from rows
 
     @cached_property
     def content_sha256(self) -> str:

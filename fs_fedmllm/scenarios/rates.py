@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from fs_fedmllm.config.open_names import DRAWN
+from fs_fedmllm.keys import is_number
 
 MODALITIES = ("image", "text")
 #: No split has so many rows or clients; a manifest may come from anybody, and its integers may have any length.
@@ -44,7 +45,7 @@ def nominal_rates(scenario: str, params: Mapping[str, Any], clients: int) -> dic
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
+    return is_number(value) and -MOST <= value <= MOST
 
 
 def measured_rates(presences: Iterable[Mapping[str, int]]) -> dict[str, float]:

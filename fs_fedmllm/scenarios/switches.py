@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fs_fedmllm.errors import ScenarioError
+from fs_fedmllm.keys import is_number
 from fs_fedmllm.scenarios.draws import UPSTREAM_SEED, UPSTREAM_UNPAIRED_SEED
 
 #: Every switch with its allowed values, the one of ``fixed`` first.
@@ -96,19 +97,19 @@ class ScenarioParams:
                 raise ScenarioError(
                     f"scenario setting {switch}: {getattr(self, switch)!r} is unknown; use one of {', '.join(allowed)}"
                 )
-        if not _number(self.alpha) or self.alpha <= 0:
+        if not is_number(self.alpha) or not 0 < self.alpha < math.inf:
             raise ScenarioError(
                 f"scenario setting alpha: {self.alpha!r} must be a number greater than 0; the paper uses 5, 1 and 0.5"
             )
         for rate in ("beta", "p"):
             value = getattr(self, rate)
-            if not _number(value) or not 0 <= value <= 1:
+            if not is_number(value) or not 0 <= value <= 1:
                 raise ScenarioError(
                     f"scenario setting {rate}: {value!r} must be a share between 0 and 1 (30 % is written 0.3)"
                 )
         for count in ("image_clients", "text_clients", "seed"):
             value = getattr(self, count)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            if value is not None and (type(value) is not int or value < 0):
                 raise ScenarioError(f"scenario setting {count}: {value!r} must be a whole number of 0 or more")
         object.__setattr__(self, "keep_together", _group_keys(self.keep_together))
         if self.keep_together is not None and self.minimum != "client":
@@ -153,10 +154,6 @@ def _group_keys(value: Any) -> str | tuple[str, ...] | None:
         )
     keys = tuple(dict.fromkeys(value))
     return keys if len(keys) > 1 else next(iter(keys), None)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _FIXED = ScenarioParams()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.evaluation.predictions import Prediction, read_predictions
 from fs_fedmllm.evaluation.views import (
@@ -20,6 +21,9 @@ from fs_fedmllm.evaluation.views import (
     view_figures,
 )
 from fs_fedmllm.runs.decisions import said_decisions, spans
+
+#: What the rows are asked.
+ASKED = Template("quarters", "choice", "macro_f1", ("a", "b", "c", "d"), 1, "", "", {})
 
 
 def logs(*shares: float) -> tuple[float, ...]:
@@ -52,22 +56,22 @@ HALVES = [
 
 
 def test_four_readings_of_the_same_rows() -> None:
-    figures = view_figures(HALVES, ["acc", "macro_f1"], None, 0)
+    figures = view_figures(HALVES, ASKED, 0)
     assert figures["rows"] == 4
     accuracy = {view: figures[view]["acc"] for view in ("joint", "product", "image", "text")}
     assert accuracy == {"joint": 0.5, "product": 1.0, "image": 0.25, "text": 0.75}
     assert figures["product"]["macro_f1"] == 1.0 and figures["gap"]["acc"] == 0.5
     # A row that lacks a view is in none of the readings, so that all four are of the same rows.
     lonely = Prediction("e", "both", True, label=0, decision=0, log_probs=logs(0.7, 0.1, 0.1, 0.1))
-    assert view_figures([*HALVES, lonely], ["acc", "macro_f1"], None, 0) == figures
+    assert view_figures([*HALVES, lonely], ASKED, 0) == figures
     assert [len(part) for part in readings([*HALVES, lonely]).values()] == [4, 4, 4, 4]
-    assert view_figures([p for p in HALVES if p.shown == "both"], ["acc"], None, 0) == {}
-    assert view_figures([Prediction("q", "both", True, answer="yes")], ["acc"], None, 0) == {}
+    assert view_figures([p for p in HALVES if p.shown == "both"], ASKED, 0) == {}
+    assert view_figures([Prediction("q", "both", True, answer="yes")], ASKED, 0) == {}
 
 
 def test_the_gap_is_named_by_its_interval() -> None:
     many = [p for i in range(40) for p in row(f"r{i}", 0, (0.4, 0.6), (0.7, 0.3), (0.6, 0.4))]
-    figures = view_figures(many, ["acc"], None, 0)
+    figures = view_figures(many, ASKED, 0)
     assert figures["gap"] == {"acc": 1.0, "low": 1.0, "high": 1.0, "means": gap_means(1.0, 1.0)}
     said = said_views(figures)
     assert said.splitlines() == [
@@ -87,7 +91,7 @@ def test_clients_that_train_alone_are_read_one_by_one() -> None:
     import dataclasses
 
     two = [dataclasses.replace(p, client=c) for c in (1, 2) for p in HALVES]
-    figures = view_figures(two, ["acc"], None, 0)
+    figures = view_figures(two, ASKED, 0)
     assert figures["rows"] == 4 and figures["product"]["acc"] == 1.0 and figures["joint"]["acc"] == 0.5
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from fs_fedmllm.config import read_yaml, to_mapping
+from fs_fedmllm.data.template import Template
 from fs_fedmllm.evaluation.metrics import choice_metrics
 from fs_fedmllm.evaluation.predictions import FILE, Prediction, write_predictions
 from fs_fedmllm.evaluation.slices import slice_figures
@@ -17,6 +18,7 @@ from fs_fedmllm.tools.sweeps.files import CELLS
 from fs_fedmllm.tools.sweeps.table_file import load_table
 
 OPTIONS = ("yes", "no", "<maybe>")
+ASKED = Template("made_up", "choice", "macro_f1", OPTIONS, 1, "", "", {})
 
 
 def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rounds: int = 12) -> Path:
@@ -65,7 +67,7 @@ def make(table_file: Path, out: Path, *, rows: int = 60, leave_out: int = 0, rou
                               "measured": {"image": 0.61 + 0.02 * cell.seed, "text": 0.38}},
             "config_sha256": cell.key, "manifest_sha256": f"{cell.seed:02x}" * 32, "adapter_sha256": "cd" * 32,
             "seconds": {"total": 61.5}, "positive": None,
-            **slice_figures(predictions, metric="macro_f1", options=OPTIONS, positive=None, clients={}, seed=0),
+            **slice_figures(predictions, ASKED, clients={}, seed=0),
         }  # fmt: skip
         results["clients"] = {str(client): {"rows": 10.0, "covered": 1.0, "acc": 0.5} for client in range(1, 11)}
         (folder / "results.json").write_text(json.dumps(results))

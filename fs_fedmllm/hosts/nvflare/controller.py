@@ -25,7 +25,7 @@ from nvflare.apis.signal import Signal
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from fs_fedmllm.config import Config
-from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.agreement import common_digest
 from fs_fedmllm.distributed.attendance import Stopped
 from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.roles import server_data
@@ -133,7 +133,7 @@ class FedMLLMController(Controller):
     def _run(self, config: Config, abort_signal: Signal, started: float, told: dict[str, Any]) -> None:
         check_extras(config)
         check_output(config.outdir)
-        with claimed(config, self._label, digest(agreed_keys(config))) as folder:
+        with claimed(config, self._label, common_digest(config)) as folder:
             told["folder"] = str(folder.path)
             assert self._context is not None
             with log_in(folder.path), arriving_on_disk(self._context.get_engine(), folder.path):

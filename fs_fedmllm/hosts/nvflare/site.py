@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fs_fedmllm.config import Config
 from fs_fedmllm.distributed import protocol as p
-from fs_fedmllm.distributed.agreement import agreed_keys, digest
+from fs_fedmllm.distributed.agreement import common_digest
 from fs_fedmllm.distributed.answering import Handler, kept_answer, new_answer, place_of
 from fs_fedmllm.distributed.identity import Identity
 from fs_fedmllm.distributed.journal import Journal, StatusFile
@@ -149,7 +149,7 @@ def opened(config: Config, identities: Mapping[int, Identity], label: str) -> It
     check_extras(config, evaluates=False)
     check_output(config.outdir)
     with contextlib.ExitStack() as stack:
-        name = digest(agreed_keys(config))
+        name = common_digest(config)
         folders = {c: stack.enter_context(claimed_by_client(config, c, label, name)) for c in clients}
         stack.enter_context(log_in(next(iter(folders.values())).path))
         data = {client: client_data(config, client)[1] for client in clients}

@@ -272,6 +272,13 @@ class Family:
         return output[:, inputs["input_ids"].shape[1] :]  # type: ignore[no-any-return]
 
 
+def packed(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Inputs of several images where pixels are packed along the last axis: (1, 3, patch, patches times patch)."""
+    return {
+        name: torch.cat([part[name] for part in parts], dim=-1 if name == "pixel_values" else 0) for name in parts[0]
+    }
+
+
 def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Along the first axis, after padding the others with zeros to the largest."""
     if any(t.dim() != tensors[0].dim() for t in tensors):

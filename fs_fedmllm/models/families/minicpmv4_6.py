@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fs_fedmllm.models.families.base import Family
+from fs_fedmllm.models.families.base import Family, packed
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,8 @@ class _MiniCPM(Family):
         yield {"max_slice_nums": 1}
 
     def join_pixels(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Pixels of all images are packed along the last axis: (1, 3, patch, patches times patch)."""
-        return {
-            name: torch.cat([part[name] for part in parts], dim=-1 if name == "pixel_values" else 0)
-            for name in parts[0]
-        }
+        """Pixels of all images are packed."""
+        return packed(parts)
 
 
 FAMILY = _MiniCPM(

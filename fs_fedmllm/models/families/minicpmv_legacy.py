@@ -27,7 +27,7 @@ import torch
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.checkpoint_faults import check_whole
-from fs_fedmllm.models.families.base import Family, Features
+from fs_fedmllm.models.families.base import Family, Features, packed
 
 #: What stands for an image in a conversation.
 PLACEHOLDER = "(<image>./</image>)\n"
@@ -241,10 +241,7 @@ class _Legacy(Family):
 
     def join_pixels(self, parts: Any) -> dict[str, torch.Tensor]:
         """Slices of all rows, packed."""
-        return {
-            name: torch.cat([part[name] for part in parts], dim=-1 if name == "pixel_values" else 0)
-            for name in parts[0]
-        }
+        return packed(parts)
 
     def takes_features(self, model: Any) -> bool:
         """Always: the dictionary has a place for them."""

@@ -97,14 +97,9 @@ def evaluate(
             figures |= {f"{PREFIXES[shown].removeprefix('test_')}{name}": value for name, value in own.items()}
             predictions += said
     whole = shown_as(predictions, "both")
-    positive = template.positive if template.metric == "auc" else None
-    sliced = slice_figures(
-        predictions, metric=template.metric, options=template.options, positive=positive, clients={},
-        seed=config.seed, further=named_metrics(settings.metrics),
-    )  # fmt: skip
+    further = named_metrics(settings.metrics)
+    sliced = slice_figures(predictions, template, clients={}, seed=config.seed, further=further)
     intervals = {name.removeprefix("test_"): value for name, value in sliced["intervals"].items()}
-    names = ["acc", *([template.metric] if template.metric != "accuracy" else [])]
-    seen_apart = view_figures(predictions, names, positive, config.seed) if template.task == "choice" else {}
     found = calibration(whole)
     if found is not None:
         figures["ece"] = found["ece"]
@@ -140,7 +135,7 @@ def evaluate(
         "intervals": intervals,
         "classes": sliced["classes"],
         "combine": known_as.combine if known_as is not None else "joint",
-        "views": seen_apart,
+        "views": view_figures(predictions, template, config.seed),
         "slices": slices,
         "calibration": found,
         "confusion": confusion(whole, template.options),

@@ -80,7 +80,7 @@ def score(answers: Sequence[Answer], truths: Sequence[tuple[Row, str]], template
     ]
     if not scored:
         return None
-    positive = template.positive if template is not None and template.metric == "auc" else None
+    positive = template.auc_option if template is not None else None
     names = ["acc", *(["macro_f1"] if options is not None else []), *(["auc"] if positive is not None else [])]
     figures = {name.removeprefix("test_"): own for name, own in intervals(scored, names, positive, 0).items()}
     return Score([None if p is None else p.correct for p in found], figures)

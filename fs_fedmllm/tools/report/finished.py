@@ -14,6 +14,7 @@ from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.evaluation.predictions import Prediction, file_of, read_predictions
 from fs_fedmllm.evaluation.recorded import read_results
 from fs_fedmllm.files.untrusted import read_json_lines, read_mapping
+from fs_fedmllm.keys import is_number
 from fs_fedmllm.runs.best_round import zero_shot_of
 from fs_fedmllm.runs.run_folder import ZERO_SHOT
 from fs_fedmllm.tools.sweeps.figures_line import no_adapter
@@ -179,7 +180,7 @@ def of_test_set(name: str) -> tuple[str, str]:
 def _number(tree: Any, path: Sequence[str]) -> float | None:
     for part in path:
         tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return float(tree) if isinstance(tree, int | float) and not isinstance(tree, bool) else None
+    return float(tree) if is_number(tree) else None
 
 
 def read_run(folder: Path) -> Run | None:

@@ -14,6 +14,7 @@ from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.from_python import given as flattened
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import is_number
 from fs_fedmllm.tools.sweeps.table import PLACES, SEED, Axis, Metric, Reported, Table, TableError, Value
 
 _TABLE = ("title", "about", "source", "config", "set", "axes", "seeds", "rows", "columns", "order", "baseline",
@@ -233,7 +234,7 @@ class _Reader:
                 raise TableError(f"{self.where}: {path} must give each metric a name.")
             self.refuse(name in [metric.name for metric in found], path, f"names {name!r} twice; take one out")
             scale, decimals = body.get("scale", 100), body.get("decimals", 1)
-            number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
+            number = is_number(scale) and math.isfinite(scale)
             self.refuse(
                 not number or not scale or type(decimals) is not int or not 0 <= decimals <= _MOST_DECIMALS,
                 path, f"need a number other than 0 as scale, and 0 to {_MOST_DECIMALS} as decimals",
@@ -269,7 +270,7 @@ class _Reader:
                 known = [metric.name for metric in metrics]
                 self.refuse(name not in known, path, f"has {name!r}, which is none of {', '.join(known)}")
                 parts = leaf if isinstance(leaf, list) else [leaf]
-                numbers = all(isinstance(p, int | float) and not isinstance(p, bool) for p in parts)
+                numbers = all(map(is_number, parts))
                 numbers = numbers and all(math.isfinite(p) for p in parts)
                 self.refuse(
                     len(parts) not in (1, 2) or not numbers,
