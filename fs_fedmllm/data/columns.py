@@ -23,7 +23,7 @@ from fs_fedmllm.data.column_words import (
     words_of,
 )
 from fs_fedmllm.data.findings import RowError
-from fs_fedmllm.data.row_values import Row
+from fs_fedmllm.data.row_values import Row, text_of
 from fs_fedmllm.errors import ConfigError
 
 #: What a row can hold, and what ``columns`` can rename.
@@ -51,6 +51,16 @@ def missing(value: Any) -> bool:
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
     return value != value if isinstance(value, float) else isinstance(value, list | tuple) and not value
+
+
+def optional(row: Row, key: str, where: str) -> str | None:
+    """A row's value as text; None where it has none."""
+    return None if missing(row.get(key)) else text_of(row, key, where)
+
+
+def without(row: Row, absent: Collection[str]) -> Row:
+    """The row with null for texts that say that a value is not there."""
+    return {k: None if isinstance(v, str) and v.strip() in absent else v for k, v in row.items()} if absent else row
 
 
 def check_mapping(columns: Any) -> dict[str, str]:

@@ -13,8 +13,10 @@ from fs_fedmllm.data.columns import (
     missing,
     no_column,
     no_such,
+    optional,
     overshadowed,
     renamed,
+    without,
 )
 from fs_fedmllm.data.conversations import conversation_columns, told
 from fs_fedmllm.data.dividing import PARTS, Division, divide, division_sentences
@@ -23,16 +25,12 @@ from fs_fedmllm.data.findings import Findings, RowError, as_finding
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.labels import Options
 from fs_fedmllm.data.own_files import Source
-from fs_fedmllm.data.row_values import Row, shown, text_of, unique
+from fs_fedmllm.data.row_values import Row, shown, unique
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.quoting import shell_word, yaml_list, yaml_mapping
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-
-
-def _optional(row: Row, key: str, where: str) -> str | None:
-    return None if missing(row.get(key)) else text_of(row, key, where)
 
 
 @dataclass
@@ -83,8 +81,7 @@ class RowReader:
 
     def make(self, source: Source, unread: UnreadColumns, original: Row, where: str) -> None:
         """Take one row as its file has it."""
-        if self.absent:
-            original = {k: None if isinstance(v, str) and v.strip() in self.absent else v for k, v in original.items()}
+        original = without(original, self.absent)
         try:
             row = told(original, where, self.options.template)
         except DataError:
@@ -143,17 +140,17 @@ class RowReader:
 
     def _sample(self, row: Row, where: str, image: str | None, part: str) -> Sample:
         template = self.options.template
-        text, question = _optional(row, "text", where), _optional(row, "question", where)
+        text, question = optional(row, "text", where), optional(row, "question", where)
         if image is None and text is None and (question is None or template.task == "choice"):
             empty = "no image and no text" if template.task == "choice" else "no image, no text and no question"
             raise RowError(where, f"the row has {empty}.", "Fill in one, or remove the row.")
         question = question or template.question or None
-        label, kind = None, _optional(row, "kind", where) or ""
+        label, kind = None, optional(row, "kind", where) or ""
         if template.task == "choice":
             label = self.options.label(row, where, self._names)
             answer = self.options.answers[label]
         else:
-            answer = (_optional(row, "answer", where) or "").strip()
+            answer = (optional(row, "answer", where) or "").strip()
             if not answer or question is None:
                 key = "question" if answer else "answer"
                 raise RowError(where, f"{key} is empty.", "The template's task is vqa: fill it in, or remove the row.")
@@ -174,7 +171,7 @@ class RowReader:
             remedy = "Fill it in, remove the row, or name another column (data.splitter_args: client)."
             raise RowError(where, problem, remedy)
         return Sample(
-            id=_optional(row, "id", where) or self._ids + where.rpartition(":")[2],
+            id=optional(row, "id", where) or self._ids + where.rpartition(":")[2],
             image=image,
             text=text,
             answer=answer,

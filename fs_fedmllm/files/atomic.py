@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,24 @@ def private_folder(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):  # another process was quicker
         folder.mkdir(mode=0o700)
+
+
+def existing_part(folder: Path) -> Path:
+    """What of a folder's path is there."""
+    folder = folder.absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder
+
+
+def unwritable(folder: Path) -> tuple[Path, str]:
+    """What of a folder's path is there, and why nothing can be written there; empty where it can. Nothing is made."""
+    existing = existing_part(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return existing, ""
+    except OSError as error:
+        return existing, error.strerror or str(error)
 
 
 def share(folder: Path) -> None:

@@ -64,11 +64,11 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def both_ends(path: Path, most: int = 1 << 20) -> bytes:
-    """The first and the last bytes of a file: what tells apart files that are too large to read."""
+def both_ends(path: Path) -> bytes:
+    """A file's first and last MiB: they tell apart files that are too large to read."""
     with path.open("rb") as stream:
-        first = stream.read(most)
-        stream.seek(max(0, path.stat().st_size - most))
+        first = stream.read(1 << 20)
+        stream.seek(max(0, path.stat().st_size - (1 << 20)))
         return first + stream.read()
 
 

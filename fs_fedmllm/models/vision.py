@@ -72,18 +72,15 @@ class VisionFeatures:
         self._entries: OrderedDict[str, VisionEntry] = OrderedDict()
         self.bytes = 0
         self.computed = 0
-        self.hits = 0
 
     def get(self, image_key: str) -> VisionEntry | None:
         """The entry of an image, or None if it must be computed."""
         entry = self._entries.get(image_key)
         if entry is not None:
             self._entries.move_to_end(image_key)
-            self.hits += 1
             return entry
         entry = self._read(image_key)
         if entry is not None:
-            self.hits += 1
             self._store(image_key, entry)
         return entry
 

@@ -24,6 +24,7 @@ from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.evaluation.evaluator import Evaluator
 from fs_fedmllm.evaluation.predictions import Prediction
+from fs_fedmllm.evaluation.slices import PREFIXES
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.lengths import configured_lengths
 from fs_fedmllm.models.loader import load_mllm
@@ -227,8 +228,7 @@ class Federation:
         views = ("both", "image", "text") if slices and any(row.presence == "both" for row in test) else ("both",)
         for shown in views:
             figures, predictions = evaluator.predict(test, shown, self.config.resampled_by)
-            prefix = "test" if shown == "both" else f"test_{shown}"
-            numbers |= {f"{prefix}_{k}": v for k, v in figures.items()}
+            numbers |= {f"{PREFIXES[shown]}{k}": v for k, v in figures.items()}
             if keep is not None:
                 keep += predictions
         return numbers
@@ -268,7 +268,7 @@ class Federation:
             DataError: a row is too long whatever is left out of it.
         """
         rows = {
-            "train": [row for client in sorted(self.data.clients) for row in self.data.clients[client]],
+            "train": self.data.dealt,
             "val": evaluated_rows(self.config, self.data.dataset.val),
             "test": evaluated_rows(self.config, self.data.dataset.test),
         }

@@ -22,9 +22,7 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ import yaml
 from fs_fedmllm.config import Config, config_digest, load, settings, to_mapping, told_apart
 from fs_fedmllm.config.places import RESOLVED
 from fs_fedmllm.errors import ConfigError, FedMLLMError, StorageError
-from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, write_atomically
+from fs_fedmllm.files.atomic import remove_abandoned, remove_torn, unwritable, write_atomically
 from fs_fedmllm.files.locks import Lock
 from fs_fedmllm.files.untrusted import parse_json
 from fs_fedmllm.runs.tensorboard import Events
@@ -183,17 +181,11 @@ def check_copy(save_to: str) -> None:
 
 
 def _check_folder(folder: Path, said: str) -> None:
-    existing = folder.absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
+    existing, why = unwritable(folder)
+    if why:
         raise StorageError(
-            f"{said}, but {existing} cannot be written: {error.strerror}. Change its rights, make "
-            "room, or name another folder."
-        ) from error
+            f"{said}, but {existing} cannot be written: {why}. Change its rights, make room, or name another folder."
+        )
 
 
 def figures_of(line: bytes) -> dict[str, Any] | None:

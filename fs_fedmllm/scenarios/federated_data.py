@@ -57,11 +57,14 @@ class FederatedData:
         """sha256 of the manifest of the whole split."""
         return self.split or self.manifest.sha256
 
+    @property
+    def dealt(self) -> list[Sample]:
+        """The training rows of all clients, client by client."""
+        return [row for client in sorted(self.clients) for row in self.clients[client]]
+
     def shown(self) -> Iterator[Sample]:
         """Every row that a model is shown here: the clients', and those of all evaluations."""
-        for rows in self.clients.values():
-            yield from rows
-        for rows in (self.dataset.val, self.dataset.test, *(found.rows for found in self.test_sets.values())):
+        for rows in (self.dealt, self.dataset.val, self.dataset.test, *(s.rows for s in self.test_sets.values())):
             yield from rows
 
     @cached_property

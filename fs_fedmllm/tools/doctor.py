@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.extras import is_installed
+from fs_fedmllm.files.atomic import unwritable
 from fs_fedmllm.quoting import shell_word
 from fs_fedmllm.tools.planner.packages import ABSENT, OUTSIDE, TESTED, check_packages, tested_versions
 
@@ -93,8 +95,6 @@ def _imports(name: str, *, timeout: int = 120) -> str:
 
 
 def _optional() -> Iterator[Finding]:
-    import importlib.util
-
     for name, use, remedy in (
         ("torchvision", "not needed",
          "Remove it (pip uninstall torchvision) or install the build for your torch: transformers believes that it "
@@ -102,7 +102,7 @@ def _optional() -> Iterator[Finding]:
         ("bitsandbytes", "needed for int8 and 4-bit bases only", "pip install bitsandbytes"),
         ("openai", "needed for the judge of open answers only", "pip install -c constraints.txt -e '.[judge]'"),
     ):  # fmt: skip
-        if importlib.util.find_spec(name) is None:
+        if not is_installed(name):
             yield Finding(name, GOOD, f"not installed; {use}")
             continue
         failure = _imports(name)
@@ -117,14 +117,9 @@ def _writing(folder: Path) -> Iterator[Finding]:
 
     places = {"output folder": folder, "cache": cache_dir(), "temporary": Path(tempfile.gettempdir())}
     for subject, place in places.items():
-        existing = place.absolute()
-        while not existing.exists():
-            existing = existing.parent
-        try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            yield Finding(subject, BAD, f"{existing} cannot be written: {error.strerror}",
+        existing, why = unwritable(place)
+        if why:
+            yield Finding(subject, BAD, f"{existing} cannot be written: {why}",
                           "Change its rights, or choose another (outdir; FS_FEDMLLM_CACHE; TMPDIR).")  # fmt: skip
             continue
         free = shutil.disk_usage(existing).free
@@ -173,7 +168,6 @@ def _federatedscope(named: str) -> Iterator[Finding]:
 
 def _nvflare(kit: Path) -> Iterator[Finding]:
     """NVFlare, and a site's workspace of it."""
-    from fs_fedmllm.extras import is_installed
     from fs_fedmllm.hosts.nvflare.policy import examined
 
     if is_installed("nvflare"):  # its version is among the packages

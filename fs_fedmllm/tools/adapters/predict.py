@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from fs_fedmllm.config import EvaluatorConfig
-from fs_fedmllm.data.columns import UnreadColumns, missing
+from fs_fedmllm.data.columns import UnreadColumns, missing, optional
 from fs_fedmllm.data.embedded import cached_images, image_path
 from fs_fedmllm.data.image_paths import ImageFolder
-from fs_fedmllm.data.row_values import text_of
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.shapes import check_shapes
 from fs_fedmllm.data.short_templates import CASES, VARIANTS
@@ -76,7 +75,7 @@ def read_rows(file: Path, form: RowForm = PLAIN) -> list[Sample]:
             raise fault
         image, _ = image_path(raw.get("image"), where, images, store)
         name = number if missing(raw.get("id")) else raw["id"]
-        text, question = (None if missing(raw.get(field)) else text_of(raw, field, where) for field in _WORDS)
+        text, question = (optional(raw, field, where) for field in _WORDS)
         rows.append(_row(str(name), image, text, question, where))
     if not rows:
         raise DataError(f"{file} has no rows.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from fs_fedmllm.config import read_yaml
 from fs_fedmllm.config.schema import column_names
-from fs_fedmllm.data.columns import renamed
+from fs_fedmllm.data.columns import renamed, without
 from fs_fedmllm.data.files import is_below
 from fs_fedmllm.data.findings import Findings
 from fs_fedmllm.data.own_files import Source, is_table, read_source
@@ -59,7 +59,7 @@ class RowForm:
         """
         form = table_form(self.delimiter, self.encoding) if is_table(file) else table_form("", "")
         for where, original in read_source(Source(file, ""), Findings(), form):
-            row = {k: None if isinstance(v, str) and v.strip() in self.absent else v for k, v in original.items()}
+            row = without(original, self.absent)
             # A file that calls a column by our name needs no mapping of the run's.
             mapping = {name: column for name, column in self.columns.items() if column in row and name not in row}
             yield where, row, renamed(row, mapping, where)

@@ -133,7 +133,7 @@ def trained_rows(config: Config, data: FederatedData, results: Mapping[str, Any]
     """
     rounds = results.get("participants")
     if not config.method.federated:  # centralized training, or every client alone
-        return [row for client in sorted(data.clients) for row in data.clients[client]]
+        return data.dealt
     if not isinstance(rounds, list) or not all(isinstance(each, list) for each in rounds):
         raise ConfigError("The run's results do not say who took part in its rounds.")
     took_part = sorted({client for each in rounds for client in each if client in data.clients})

@@ -12,6 +12,7 @@ from typing import Any
 from fs_fedmllm.config import Config
 from fs_fedmllm.data.sample import Dataset
 from fs_fedmllm.errors import FedMLLMError
+from fs_fedmllm.files.atomic import existing_part
 from fs_fedmllm.models.skeleton import Sizes, find_checkpoint, sizes, skeleton
 from fs_fedmllm.rounds.in_flight import planned_rounds
 from fs_fedmllm.scenarios.federated_data import FederatedData
@@ -199,8 +200,7 @@ def _tokens(plan: Plan, config: Config, mllm: Any, data: FederatedData) -> None:
     try:
         lengths = configured_lengths(config, mllm)
         encoder = Encoder(mllm, data.template, config.fedmllm.prompt, None, lengths)
-        rows = [row for client in sorted(data.clients) for row in data.clients[client]]
-        found = count_tokens(encoder, [*rows, *data.dataset.val, *data.dataset.test])
+        found = count_tokens(encoder, [*data.dealt, *data.dataset.val, *data.dataset.test])
         of_sets = {}
         for name, test_set in data.test_sets.items():
             with naming_set(name):
@@ -254,9 +254,7 @@ def _evaluation(work: Work, found: Mapping[str, Any]) -> float:
 
 
 def _disk(plan: Plan, config: Config) -> None:
-    folder = Path(config.outdir).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing_part(Path(config.outdir))
     free = shutil.disk_usage(folder).free
     # Last and best; a checkpoint's global and best, and the server's; those of the last rounds, and their mean.
     recent = config.fedmllm.average_last
