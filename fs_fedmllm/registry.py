@@ -22,7 +22,23 @@ T = TypeVar("T")
 
 @functools.cache
 def _entry_points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        if point.name in found and found[point.name].value != point.value:
+            found[point.name] = _Twice(point.name, f"{found[point.name].value} and {point.value}", group)
+        else:
+            found.setdefault(point.name, point)
+    return found
+
+
+class _Twice(EntryPoint):
+    """A name that two packages give to different things."""
+
+    def load(self) -> Any:
+        raise ConfigError(
+            f"{self.name!r} is an entry point of {self.group} in two packages, {self.value}. Uninstall one of "
+            "them, or change its name."
+        )
 
 
 class Registry(Mapping[str, T]):
@@ -32,12 +48,19 @@ class Registry(Mapping[str, T]):
         group: the group of entry points, such as ``fs_fedmllm.algorithms``.
         ours: the names of this package; nobody else can take them.
         taken: further names of this package, which are looked up elsewhere.
+        kind: class that values derive from; None for values that are no classes.
     """
 
-    def __init__(self, group: str, ours: Mapping[str, T], taken: Collection[str] = ()):
+    def __init__(self, group: str, ours: Mapping[str, T], taken: Collection[str] = (), kind: type | None = None):
         self.group = group
+        self._kind = kind
         self._known: dict[str, Any] = dict(ours)
         self._ours = frozenset((*ours, *taken))
+
+    @property
+    def ours(self) -> frozenset[str]:
+        """The names of this package."""
+        return self._ours
 
     def register(self, name: str, value: T) -> None:
         """Add a name in this process; again with another value is a change of mind.
@@ -58,12 +81,20 @@ class Registry(Mapping[str, T]):
             if point is None:
                 raise KeyError(name)
             try:
-                self._known[name] = point.load()
-            except Exception as error:  # another package's module may do anything
+                loaded = point.load()
+            except ConfigError:
+                raise
+            except (Exception, SystemExit) as error:  # another package's module may do anything
                 raise ConfigError(
                     f"{name!r} is an entry point of {self.group}, but {point.value} cannot be imported "
-                    f"({type(error).__name__}: {error})."
+                    f"({type(error).__name__}: {error}). Correct that package, or uninstall it."
                 ) from error
+            if self._kind is not None and not (isinstance(loaded, type) and issubclass(loaded, self._kind)):
+                raise ConfigError(
+                    f"{name!r} is an entry point of {self.group}, but {point.value} is no class that derives from "
+                    f"{self._kind.__name__} (docs/extending.md). Correct that package, or uninstall it."
+                )
+            self._known[name] = loaded
         found: T = self._known[name]
         return found
 

@@ -33,11 +33,11 @@ _METHODS: tuple[type[Method], ...] = (
 )
 _REGULARIZERS: tuple[type[Regularizer], ...] = (NoRegularizer, FedProx, Adaptive, Moon, Yoco, FedLC, FediLoRA)
 
-METHODS: Registry[type[Method]] = Registry("fs_fedmllm.algorithms", {cls.name: cls for cls in _METHODS})
+METHODS: Registry[type[Method]] = Registry("fs_fedmllm.algorithms", {cls.name: cls for cls in _METHODS}, kind=Method)
 
 #: Values of ``fedmllm.regularizer.type``.
 REGULARIZERS: Registry[type[Regularizer]] = Registry(
-    "fs_fedmllm.regularizers", {cls.name: cls for cls in _REGULARIZERS}
+    "fs_fedmllm.regularizers", {cls.name: cls for cls in _REGULARIZERS}, kind=Regularizer
 )
 
 #: Our methods with a server.

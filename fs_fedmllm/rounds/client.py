@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fs_fedmllm.algorithms import ClientHalf, State
-from fs_fedmllm.algorithms.outside import ask, called, is_outside, tensors, two
+from fs_fedmllm.algorithms.outside import ask, is_outside
+from fs_fedmllm.algorithms.outside_halves import RESIDUAL, begun, finished, placed, settle
 from fs_fedmllm.compression import Codec
 from fs_fedmllm.config import Config, DPConfig, StandInsConfig
 from fs_fedmllm.config.clients import client_id
@@ -25,9 +26,6 @@ from fs_fedmllm.rounds.client_update import NOTHING, ClientUpdate, FailedUpdate
 from fs_fedmllm.rounds.schedule import LocalWork, stand_in_kinds
 from fs_fedmllm.rounds.stand_ins import StandIns, allowed_in, place_of
 from fs_fedmllm.rounds.trainer import LocalTrainer, UpdatePlan
-
-#: Owner of what rounding took in ``ClientUpdate.client_state``.
-_RESIDUAL = "compression/"
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,21 @@ class ClientSide:
             UpdateError: the loss is not finite.
             ConfigError: an algorithm sends what it does not declare.
         """
+        with placed(client, round_index):
+            return self._update(client, round_index, message, client_state)
+
+    def _update(
+        self,
+        client: int,
+        round_index: int,
+        message: Mapping[str, torch.Tensor],
+        client_state: Mapping[str, torch.Tensor],
+    ) -> ClientUpdate:
         rows = self.rows[client]
         received = {name: tensor.float() for name, tensor in message.items()}
         start, halves = self.begin(client, received, client_state)
+        template = self.encoder.template
+        settle(halves, len(self.adapter.names), len(template.options) if template.task == "choice" else 0)
         plan = self.plan(client, round_index, len(rows), halves)
         plan, made = self.completed(plan, client, round_index, received)
         used = [index for index in plan.rows if index not in made]
@@ -123,9 +133,7 @@ class ClientSide:
         sent = trained
         for half in halves:
             before = {*self.adapter.names, *sent}
-            with called(half, "finish"):
-                gives = half.finish(trained, sent)
-            sent, own = (tensors(part, half, "finish") for part in two(gives, half, "finish"))
+            sent, own = finished(half, trained, sent, keeps)
             self.algorithms.check_sent(sent, before, half, bounded=self.dp.enabled)
             keeps |= own
         if self.dp.enabled:
@@ -177,7 +185,7 @@ class ClientSide:
                 {name: tensor.clone() for name, tensor in given.items()} for given in (received, client_state, start)
             )
         for half in halves:
-            start = ask(half, "begin", received, client_state, start)
+            start = begun(half, ask(half, "begin", received, client_state, dict(start)), start)
         return start, halves
 
     def plan(self, client: int, round_index: int, rows: int, halves: Sequence[ClientHalf] = ()) -> UpdatePlan:
@@ -200,6 +208,6 @@ class ClientSide:
     ) -> tuple[State, State]:
         """An update as it goes over the wire; what rounding took is kept by the client."""
         own = {name: received[name] for name in self.adapter.names}
-        residual = {name.removeprefix(_RESIDUAL): t for name, t in client_state.items() if name.startswith(_RESIDUAL)}
+        residual = {name.removeprefix(RESIDUAL): t for name, t in client_state.items() if name.startswith(RESIDUAL)}
         coded, residual = self.codec.encode(own, sent, residual)
-        return coded, keeps | {_RESIDUAL + name: tensor for name, tensor in residual.items()}
+        return coded, keeps | {RESIDUAL + name: tensor for name, tensor in residual.items()}

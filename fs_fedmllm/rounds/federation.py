@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from fs_fedmllm.algorithms import REGULARIZERS, ServerOptimizer, State
+from fs_fedmllm.algorithms.outside import begun_by
 from fs_fedmllm.config import Config
 from fs_fedmllm.config.missing_modalities import told_of_rows
 from fs_fedmllm.config.model import whole_modules
@@ -180,9 +181,7 @@ class Federation:
         """The global adapter before round 0."""
         state = self.mllm.adapter.initial_state(self.config.init_seed)
         regularizer = REGULARIZERS[self.config.fedmllm.regularizer.type]
-        if not regularizer.reads_base:
-            return state
-        return regularizer.initial_state(state, self.mllm.adapter.base_weights(self.mllm.model))
+        return begun_by(regularizer, state, lambda: self.mllm.adapter.base_weights(self.mllm.model))
 
     def sample_clients(self, round_index: int) -> list[int]:
         """The round's clients, ascending; a pure function of the seed and the round, or as a replay says."""

@@ -20,7 +20,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.algorithms import State
-from fs_fedmllm.algorithms.outside import called, term
+from fs_fedmllm.algorithms.outside import called, is_outside, term
+from fs_fedmllm.algorithms.outside_halves import corrected, own_anchors
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.models.batch import Batch, Encoded
@@ -55,6 +56,18 @@ def frozen_meanwhile(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def in_training(mllm: MLLM) -> Iterator[None]:
+    """The model trains meanwhile; an update that breaks off leaves neither its mode nor its gradients to the next."""
+    mllm.set_training(True)
+    try:
+        yield
+    finally:
+        mllm.set_training(False)
+        for parameter in mllm.adapter.parameters:
+            parameter.grad = None
 
 
 def grouped(rows: Sequence[Encoded] | Mapping[int, Encoded], indices: Sequence[int], micro: int) -> list[int]:
@@ -211,10 +224,11 @@ class LeanTrainer(Trainer):
         """Train the live adapter in place."""
         started = time.perf_counter()
         parameters = self.mllm.adapter.parameters
-        correcting = [half for half in plan.halves if half.corrects]
         representing = [half for half in plan.halves if half.represents]
+        theirs = next(filter(is_outside, representing), None)
         frozen = sorted({position for half in plan.halves for position in half.frozen})
-        anchors = [p.detach().clone() for p in parameters] if correcting else []
+        pulled = any(half.corrects for half in plan.halves)
+        correcting = own_anchors(plan.halves, [p.detach().clone() for p in parameters] if pulled else [])
         if representing:
             represent = functools.partial(self._representations, rows, plan.rows)
             for half in representing:
@@ -225,8 +239,8 @@ class LeanTrainer(Trainer):
         micro = self.local.micro_batch_size or max(map(len, plan.batches), default=1)
         losses, penalties, norms, processed = [], [], [], 0
         devices = [self.mllm.device] if self.mllm.device.type == "cuda" else []
-        self.mllm.set_training(True)
-        with torch.random.fork_rng(devices=devices), frozen_meanwhile([parameters[i] for i in frozen]):
+        held = frozen_meanwhile([parameters[i] for i in frozen])
+        with torch.random.fork_rng(devices=devices), held, in_training(self.mllm):
             torch.manual_seed(plan.dropout_seed)
             for step, drawn in enumerate(plan.batches):
                 indices = grouped(rows, drawn, micro)
@@ -242,12 +256,13 @@ class LeanTrainer(Trainer):
                         summed, shown = self._loss_and_representation(batch)
                         loss, chosen = summed / supervised, indices[start : start + micro]
                         terms = [term(half, "row_loss", chosen, shown, len(step_rows)) for half in representing]
-                        sum(terms, loss).backward()
+                        with called(theirs, "row_loss"):
+                            sum(terms, loss).backward()
                         for one in terms:
                             added += one.detach()
                     total += loss.detach()
-                for half in correcting:
-                    added += term(half, "correct", parameters, anchors, step, len(plan.batches)).to(added.device)
+                for half, anchors in correcting:
+                    added += corrected(half, parameters, anchors, step, len(plan.batches)).to(added.device)
                 penalties.append(added)
                 norms.append(torch.nn.utils.clip_grad_norm_(parameters, self.local.max_grad_norm, foreach=True))
                 rate = step_lr(plan.lr, step, len(plan.batches), inner=plan.lr_inner)
@@ -257,5 +272,4 @@ class LeanTrainer(Trainer):
                 optimizer.zero_grad(set_to_none=True)
                 losses.append(total)
                 processed += len(step_rows)
-        self.mllm.set_training(False)
         return update_log(losses, penalties, norms, rows=processed, seconds=time.perf_counter() - started)

@@ -18,7 +18,7 @@ from fs_fedmllm.aggregators.modality_weights import Presence
 from fs_fedmllm.aggregators.norm_bound import bound_beside, bound_update
 from fs_fedmllm.algorithms import METHODS, ServerOptimizer, State, parameters_of
 from fs_fedmllm.algorithms.lora_ranks import from_rank, to_rank
-from fs_fedmllm.algorithms.outside import ask, broadcast, built, step
+from fs_fedmllm.algorithms.outside import broadcast, built, expected, state_of, step
 from fs_fedmllm.compression import Codec, download
 from fs_fedmllm.config import AggregationConfig, Config
 from fs_fedmllm.config.aggregation import RULES
@@ -187,7 +187,7 @@ class ServerSide:
             raise UpdateError("No client sent a valid update in this round.")
         if release is not None:
             deltas = release(deltas)
-        server_state = ask(self.optimizer, "joined", server_state, len(current.taken) / self.clients)
+        server_state = state_of(self.optimizer, "joined", server_state, len(current.taken) / self.clients)
         return step(self.optimizer, params, server_state, deltas)
 
     def message(self, params: State, server_state: State) -> State:
@@ -232,7 +232,7 @@ class ServerSide:
             current.client_states[update.client] = update.client_state
 
     def _expected(self, params: State) -> State:
-        return params if self.optimizer is None else ask(self.optimizer, "expected", params)
+        return params if self.optimizer is None else expected(self.optimizer, params)
 
     def _aggregator(self, received: State, clients: Sequence[int]) -> Aggregator:
         shared, dp = self.shared(received), self.privacy.dp
@@ -292,7 +292,7 @@ def server_optimizer(config: Config) -> ServerOptimizer | None:
 
 def initial(optimizer: ServerOptimizer | None, params: State) -> State:
     """The server optimizer's state before the first round."""
-    return ask(optimizer, "init", params) if optimizer is not None else {}
+    return state_of(optimizer, "init", params) if optimizer is not None else {}
 
 
 def messages(config: Config, params: Mapping[str, torch.Tensor], client: int) -> tuple[State, State]:

@@ -41,7 +41,7 @@ class UpdatePlan:
     def option_shift(self) -> tuple[float, ...]:
         """What the halves add to the options' logits, by option; empty where that is nothing at all."""
         shifts = [half.option_shift for half in self.halves if any(half.option_shift)]
-        return tuple(map(sum, zip(*shifts, strict=True)))
+        return tuple(float(sum(own)) for own in zip(*shifts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,17 @@ def update_log(
         seconds: duration.
 
     Raises:
-        UpdateError: the loss is not finite.
+        UpdateError: the loss, or what was added to it, is not finite.
     """
     loss = float(torch.stack(tuple(losses)).mean())
     if not math.isfinite(loss):
         raise UpdateError(f"the training loss is {loss} after {len(losses)} steps")
+    penalty = float(torch.stack([value.cpu() for value in penalties]).mean())
+    if not math.isfinite(penalty):
+        raise UpdateError(f"what the algorithm adds to the training loss is {penalty} after {len(losses)} steps")
     return UpdateLog(
         loss=loss,
-        penalty=float(torch.stack([value.cpu() for value in penalties]).mean()),
+        penalty=penalty,
         grad_norm=float(torch.stack(tuple(norms)).mean()),
         steps=len(losses),
         rows=rows,

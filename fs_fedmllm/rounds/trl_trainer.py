@@ -20,8 +20,8 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 
-from fs_fedmllm.algorithms import ClientHalf, State
-from fs_fedmllm.algorithms.outside import term
+from fs_fedmllm.algorithms import State
+from fs_fedmllm.algorithms.outside_halves import corrected, own_anchors
 from fs_fedmllm.algorithms.proximal import Penalty, ProximalClient
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.errors import ConfigError
@@ -33,6 +33,7 @@ from fs_fedmllm.rounds.lean_trainer import (
     frozen_meanwhile,
     global_generators,
     grouped,
+    in_training,
     new_optimizer,
     weight_decayed,
 )
@@ -75,8 +76,8 @@ class _Updates(FedMLLMTrainer):
         self.args.max_steps = len(plan.batches)
         pulling = [half for half in plan.halves if isinstance(half, ProximalClient)]
         self.penalty = pulling[0].penalty if pulling else Penalty(0.0, ())
-        self.correcting: list[ClientHalf] = [half for half in plan.halves if half.corrects and half not in pulling]
         self.anchors = [p.detach().clone() for p in self.mllm.adapter.parameters]
+        self.correcting = own_anchors([half for half in plan.halves if half not in pulling], self.anchors)
         self.pulled = torch.zeros((), device=self.mllm.device)
         self.losses: list[torch.Tensor] = []
         self.penalties: list[torch.Tensor] = []
@@ -149,8 +150,8 @@ class _Updates(FedMLLMTrainer):
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
         """The algorithms correct what the passes have added up, and then it is clipped."""
         steps = len(self.plan.batches)
-        for half in self.correcting:
-            value = term(half, "correct", self.mllm.adapter.parameters, self.anchors, len(self.norms), steps)
+        for half, anchors in self.correcting:
+            value = corrected(half, self.mllm.adapter.parameters, anchors, len(self.norms), steps)
             self.penalties[-1] = self.penalties[-1] + value.to(self.penalties[-1].device)
         self.norms.append(super()._clip_grad_norm(model))
         return self.norms[-1]
@@ -215,12 +216,11 @@ class TrlTrainer:
         frozen = sorted({position for half in plan.halves for position in half.frozen})
         trainer.begin(rows, plan)
         held = frozen_meanwhile([parameters[i] for i in frozen])
-        with global_generators(), held, _forward_of(self.mllm.inner):
+        with global_generators(), held, _forward_of(self.mllm.inner), in_training(self.mllm):
             if self._forward is not None:
                 self.mllm.inner.forward = self._forward
             trainer.train()
         trainer.optimizer = trainer.lr_scheduler = None
-        self.mllm.set_training(False)
         rows_seen, seconds = sum(map(len, plan.batches)), time.perf_counter() - started
         return update_log(trainer.losses, trainer.penalties, trainer.norms, rows=rows_seen, seconds=seconds)
 
