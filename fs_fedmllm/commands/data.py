@@ -7,7 +7,7 @@ from typing import Any
 
 from fs_fedmllm.commands import data_check, data_show, data_split
 from fs_fedmllm.commands.counts import at_least
-from fs_fedmllm.commands.tables import CASES
+from fs_fedmllm.data.sample import CASES
 
 
 def add(commands: Any) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fs_fedmllm.commands.tables import CASES, client_table, table
+from fs_fedmllm.commands.tables import client_table, table
 from fs_fedmllm.commands.targets import Rows, read_target
+from fs_fedmllm.data.sample import CASES
 from fs_fedmllm.errors import ConfigError, FedMLLMError, printable
 
 if TYPE_CHECKING:

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from fs_fedmllm.data.client_names import called, shown_name
-from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.sample import CASES, Sample
 from fs_fedmllm.text_columns import aligned
-
-#: What a row shows, in the order of the columns.
-CASES = ("both", "image", "text", "neither")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[int] = (0,)) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 
 from fs_fedmllm.keys import ONE_OR_MORE, key
 
-#: ``owner/name`` on a hub.
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,15 @@ class HubConfig:
     licence: str = key("", "Licence of the adapter, for the model card, as the hub writes it (apache-2.0).")
 
 
+def is_repo(name: str) -> bool:
+    """Whether a name is ``owner/name``, as a hub takes it."""
+    return _REPO.fullmatch(name) is not None and ".." not in name
+
+
 def hub_faults(config: Any) -> Iterator[str]:
     """A message, naming the keys, for every setting of ``fedmllm.hub`` that cannot mean anything in this run."""
     hub = config.fedmllm.hub
-    if hub.repo and _REPO.fullmatch(hub.repo) is None:
+    if hub.repo and not is_repo(hub.repo):
         yield f"fedmllm.hub.repo is {hub.repo!r}; write owner/name."
     if hub.repo and not config.method.has_global:
         yield "fedmllm.hub.repo is set, but federate.method local has no global adapter to push. Leave it empty."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+MODALITIES = ("image", "text")
 #: What rows with a presence do, for sentences.
 SHOWS = {
     "both": "show both modalities",
@@ -12,6 +13,8 @@ SHOWS = {
     "text": "show a text only",
     "neither": "show neither",
 }
+#: What a row can show, in the order of tables.
+CASES = tuple(SHOWS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_fedmllm.config.hub import is_repo
 from fs_fedmllm.errors import HubError
 
 PREFIX = "hub:"
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REVISION = re.compile(r"[\w][\w./-]{0,199}")
 
 
@@ -31,7 +31,7 @@ class Reference:
 
 def is_public_id(name: str) -> bool:
     """Whether a name is ``owner/name`` and no folder here."""
-    return _REPO.fullmatch(name) is not None and ".." not in name and not Path(name).exists()
+    return is_repo(name) and not Path(name).exists()
 
 
 def parse_reference(text: str, key: str) -> Reference:
@@ -46,6 +46,6 @@ def parse_reference(text: str, key: str) -> Reference:
     """
     repo, _, revision = text.removeprefix(PREFIX).partition("@")
     bad_revision = bool(revision) and (_REVISION.fullmatch(revision) is None or ".." in revision)
-    if _REPO.fullmatch(repo) is None or ".." in repo or bad_revision or text.endswith("@"):
+    if not is_repo(repo) or bad_revision or text.endswith("@"):
         raise HubError(f"{key} is {text!r}; write owner/name or owner/name@revision.")
     return Reference(repo, revision or None)

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fs_fedmllm.data.sample import MODALITIES
+
 #: client id -> rows by what they show: both, image, text, neither (a bare question, which is text).
 Presence = Mapping[int, Mapping[str, int]]
-MODALITIES = ("image", "text")
 
 
 def shows(presence: Mapping[str, int], modality: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fs_fedmllm.config import Config, LocalConfig, StandInsConfig, TrainConfig
+from fs_fedmllm.data.sample import MODALITIES
 from fs_fedmllm.rounds.batches import (
     STREAM_MODALITIES,
     STREAM_ORDER,
@@ -137,4 +138,4 @@ def stand_in_kinds(chosen: StandInsConfig, presence: Presence | None = None) -> 
     complete = any(own.get("both", 0) > 0 for own in (presence or {}).values())
     if chosen.use == "off" or (chosen.use == "auto" and complete):
         return frozenset()
-    return frozenset(kind for kind in ("image", "text") if getattr(chosen, kind) != "off")
+    return frozenset(kind for kind in MODALITIES if getattr(chosen, kind) != "off")

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from fs_fedmllm.data.sample import MODALITIES
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
-from fs_fedmllm.rounds.stand_ins import KINDS
 from fs_fedmllm.scenarios.fitting import complete_validation_rows
 
 logger = logging.getLogger(__name__)
@@ -79,14 +79,14 @@ def decided(
     entry = decision(federation, round_index, params, earlier)
     if entry is None:
         return earlier
-    changed = not earlier or any(entry[kind] != earlier[-1][kind] for kind in KINDS)
+    changed = not earlier or any(entry[kind] != earlier[-1][kind] for kind in MODALITIES)
     logger.log(logging.WARNING if changed else logging.INFO, "%s", sentence(entry))
     return [*earlier, entry]
 
 
 def allowed_by(decisions: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """What clients may stand in for now."""
-    return frozenset(kind for kind in KINDS if decisions[-1][kind]) if decisions else frozenset()
+    return frozenset(kind for kind in MODALITIES if decisions[-1][kind]) if decisions else frozenset()
 
 
 def sentence(entry: Mapping[str, Any]) -> str:

@@ -26,14 +26,13 @@ import torch
 
 from fs_fedmllm.config import StandInsConfig
 from fs_fedmllm.data.registry import cache_dir
-from fs_fedmllm.data.sample import Sample
+from fs_fedmllm.data.sample import MODALITIES, Sample
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.rounds.batches import STREAM_STAND_INS
 
 #: What is allowed, in a round's message: (image, text), 1 or 0 each.
 ALLOWED = "stand_ins/allowed"
-KINDS = ("image", "text")
 #: Distinct noise images, so that the vision tower sees so many and no more: a process computes them once.
 POOL = 128
 #: Small and square: a model that cuts images into tiles makes one of it.
@@ -187,11 +186,11 @@ def allowed_in(message: Mapping[str, torch.Tensor]) -> frozenset[str]:
     said = message.get(ALLOWED)
     if said is None:
         return frozenset()
-    if said.shape != (len(KINDS),):
-        raise UpdateError(f"the server's {ALLOWED!r} has the shape {tuple(said.shape)} and not ({len(KINDS)},)")
-    return frozenset(kind for kind, on in zip(KINDS, said.tolist(), strict=True) if on)
+    if said.shape != (len(MODALITIES),):
+        raise UpdateError(f"the server's {ALLOWED!r} has the shape {tuple(said.shape)} and not ({len(MODALITIES)},)")
+    return frozenset(kind for kind, on in zip(MODALITIES, said.tolist(), strict=True) if on)
 
 
 def telling(allowed: frozenset[str]) -> dict[str, torch.Tensor]:
     """The part of a round's message that says so."""
-    return {ALLOWED: torch.tensor([float(kind in allowed) for kind in KINDS])}
+    return {ALLOWED: torch.tensor([float(kind in allowed) for kind in MODALITIES])}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fs_fedmllm.data.sample import MODALITIES
+
 
 def said_decisions(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for the closing table; none where a run has no stand-ins.
@@ -14,7 +16,7 @@ def said_decisions(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     if not decisions:
         return []
-    said = "; ".join(f"{kind}s {spans(decisions, kind)}" for kind in ("image", "text"))
+    said = "; ".join(f"{kind}s {spans(decisions, kind)}" for kind in MODALITIES)
     return [f"stand-ins: {said} ({len(decisions)} decisions, see results.json)"]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.config import Config, config_digest
+from fs_fedmllm.data.sample import MODALITIES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.keys import is_number
 from fs_fedmllm.runs.belongings import belongings
@@ -128,7 +129,7 @@ def _presence(value: Any) -> bool:
 
 def _decisions(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(e, dict) and whole(e.get("round")) and all(type(e.get(kind)) is bool for kind in ("image", "text"))
+        isinstance(e, dict) and whole(e.get("round")) and all(type(e.get(kind)) is bool for kind in MODALITIES)
         for e in value
     )
 

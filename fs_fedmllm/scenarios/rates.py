@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from fs_fedmllm.config.open_names import DRAWN
+from fs_fedmllm.data.sample import MODALITIES
 from fs_fedmllm.keys import is_number
 
-MODALITIES = ("image", "text")
 #: No split has so many rows or clients; a manifest may come from anybody, and its integers may have any length.
 MOST = 2**53
 

@@ -17,16 +17,16 @@ from short_runs import CONFIGS
 from fs_fedmllm import config as schema
 from fs_fedmllm.config import StandInsConfig
 from fs_fedmllm.data.images import pixels_key
-from fs_fedmllm.data.sample import Dataset, Sample
+from fs_fedmllm.data.sample import MODALITIES, Dataset, Sample
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.rounds import stand_ins
 from fs_fedmllm.rounds.schedule import guard_asks, stand_in_kinds
 from fs_fedmllm.rounds.stand_in_guard import allowed_by, decision, sentence
-from fs_fedmllm.rounds.stand_ins import KINDS, StandIns, allowed_in, noise_image, place_of, telling
+from fs_fedmllm.rounds.stand_ins import StandIns, allowed_in, noise_image, place_of, telling
 from fs_fedmllm.runs.simulation import run
 from fs_fedmllm.scenarios.fitting import check_stand_ins, fitting_template
 
-BOTH = frozenset(KINDS)
+BOTH = frozenset(MODALITIES)
 AUTO = ("fedmllm.stand_ins.use", "auto")
 OPTIONS = ("lower billing", "upper repair")
 PLACE = place_of(5, 2, 7)
@@ -73,7 +73,7 @@ def test_a_share_of_q_is_completed_and_others_stay_as_they_are() -> None:
     assert completed(rows, [list(range(2000))], frozenset())[1] == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODALITIES)
 def test_one_kind_alone(kind: str) -> None:
     _, made = completed(allowed=frozenset({kind}), q=1.0)
     lacked = {"image": "text", "text": "image"}[kind]

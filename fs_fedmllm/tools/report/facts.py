@@ -8,6 +8,7 @@ from typing import Any
 
 from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.data.client_names import called
+from fs_fedmllm.data.sample import CASES
 from fs_fedmllm.files.untrusted import object_if_any
 from fs_fedmllm.runs.amounts import said_bytes
 from fs_fedmllm.text_columns import cut
@@ -15,7 +16,6 @@ from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import Sheet
 
-CASES = ("both", "image", "text", "neither")
 #: Where a run lies, and with what processes it ran: no part of what it is.
 _PLACES = ("outdir", "expname", "fedmllm.workers", "fedmllm.threads")
 #: Characters of a value that a table has room for.

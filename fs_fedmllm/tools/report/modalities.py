@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fs_fedmllm.data.sample import MODALITIES
 from fs_fedmllm.evaluation.views import EXPLAINED, VIEWS, plainly
 from fs_fedmllm.runs.decisions import spans
-from fs_fedmllm.scenarios.rates import MODALITIES, in_no_row
+from fs_fedmllm.scenarios.rates import in_no_row
 from fs_fedmllm.tools.report.cells import MINUS
 from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.grids import Cell, Grid
@@ -81,6 +82,6 @@ def decisions_of(sheet: Sheet) -> list[Grid]:
     for place, runs in sheet.runs.items():
         for run in runs:
             if decisions := run.results.get("stand_ins"):
-                cells = [Cell(spans(decisions, kind)) for kind in ("image", "text")]
+                cells = [Cell(spans(decisions, kind)) for kind in MODALITIES]
                 body.append((f"{sheet.title(dict(place))} seed {run.seed}".strip(), cells))
     return [Grid("Stand-ins, by round", ["for images", "for texts"], body)] if body else []
