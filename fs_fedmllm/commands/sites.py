@@ -12,6 +12,7 @@ from typing import Any
 from fs_fedmllm.commands.config import add_client_cfg
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.commands.tables import table
+from fs_fedmllm.config.clients import site_client
 from fs_fedmllm.data.client_names import called
 from fs_fedmllm.errors import ConfigError, DataError
 from fs_fedmllm.extras import require_extra
@@ -88,13 +89,7 @@ def _client(args: argparse.Namespace, raw: Mapping[str, Any], path: Path) -> int
         if args.id < 1:
             raise ConfigError(f"--id is {args.id}; client ids begin with 1.")
         return int(args.id)
-    given = (raw.get("distribute") or {}).get("data_idx", -1)
-    if type(given) is not int or given < -1:
-        raise ConfigError(
-            f"{path}: distribute.data_idx is {given!r}; it is the client's id, or -1 where data.root is a folder that "
-            "names it."
-        )
-    return max(given, 0)
+    return site_client((raw.get("distribute") or {}).get("data_idx", -1), f"{path}: ")
 
 
 def _status(args: argparse.Namespace) -> int:

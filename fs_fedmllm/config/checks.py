@@ -98,15 +98,22 @@ def _tracker_faults(config: Config) -> Iterator[str]:
             yield f"fedmllm.report_to has {name!r}, which is not one of {', '.join(TRACKERS)}{near}"
 
 
+def sampling_fault(federate: Any) -> str:
+    """What to say of rounds with more clients than there are; empty where they have not."""
+    if federate.sample_client_num <= federate.client_num:
+        return ""
+    return (
+        f"federate.sample_client_num is {federate.sample_client_num}, which is above federate.client_num "
+        f"({federate.client_num}). Lower the first or raise the second."
+    )
+
+
 def _federation_faults(config: Config) -> Iterator[str]:
     federate = config.federate
     if federate.client_num < 1:
         yield f"federate.client_num is {federate.client_num}; it must be at least 1."
-    if federate.sample_client_num > federate.client_num:
-        yield (
-            f"federate.sample_client_num is {federate.sample_client_num}, which is above federate.client_num "
-            f"({federate.client_num}). Lower the first or raise the second."
-        )
+    if fault := sampling_fault(federate):
+        yield fault
     if federate.total_round_num > config.fedmllm.train.lr_horizon:
         yield (
             f"federate.total_round_num is {federate.total_round_num}, but the learning rate reaches 0 after "

@@ -11,7 +11,8 @@ from fs_fedmllm.config.host_defaults import DEFAULTS
 from fs_fedmllm.config.host_keys import HostKey, host_key
 from fs_fedmllm.errors import ConfigError
 
-#: Prefix under which FederatedScope knows our methods, so that its own workers are left alone.
+#: Prefix of the method names that only our workers answer to. A job of ours is renamed when its data is built, so
+#: that FederatedScope builds its own workers for its own names and other jobs notice nothing.
 METHOD_PREFIX = "fedmllm_"
 
 #: Keys that FederatedScope's own checks fill in from others: written out with that value, they ask for nothing.

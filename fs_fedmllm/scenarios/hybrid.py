@@ -21,7 +21,18 @@ from fs_fedmllm.scenarios.draws import (
     python_stream,
 )
 from fs_fedmllm.scenarios.partition import partition
-from fs_fedmllm.scenarios.rows import IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray, whole, without_blind
+from fs_fedmllm.scenarios.rows import (
+    IMAGE,
+    NEITHER,
+    TEXT,
+    Assignment,
+    Rows,
+    ShowArray,
+    bits,
+    tossed,
+    whole,
+    without_blind,
+)
 from fs_fedmllm.scenarios.switches import ScenarioParams
 from fs_fedmllm.scenarios.unpaired import dealt_by_modality
 
@@ -52,7 +63,7 @@ def presence(clients: int, params: ScenarioParams, seed: int) -> ShowArray:
         held = numpy_stream(seed).binomial(1, params.p, size=(clients, 2)).astype(bool)
     else:
         held = np.stack([generator(seed, HYBRID, client).random(2) < params.p for client in range(clients)])
-    return (held[:, 0] * IMAGE + held[:, 1] * TEXT).astype(np.uint8)
+    return bits(held)
 
 
 def _client_coin(client: int, seed: int, stream: random.Random | None) -> int:
@@ -65,7 +76,7 @@ def _row_coins(count: int, client: int, seed: int, stream: random.Random | None)
         tosses = np.array([stream.random() for _ in range(count)])
     else:
         tosses = generator(seed, HYBRID_ROWS, client).random(count)
-    return np.where(tosses < 0.5, IMAGE, TEXT).astype(np.uint8)
+    return tossed(tosses)
 
 
 def _unpaired(rows: Rows, clients: int, params: ScenarioParams, seed: int) -> Assignment:

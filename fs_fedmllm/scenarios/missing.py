@@ -13,9 +13,9 @@ import random
 import numpy as np
 
 from fs_fedmllm.errors import ScenarioError
-from fs_fedmllm.scenarios.draws import MISSING, FloatArray, generator, python_stream
+from fs_fedmllm.scenarios.draws import MISSING, generator, python_stream
 from fs_fedmllm.scenarios.partition import partition
-from fs_fedmllm.scenarios.rows import IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray
+from fs_fedmllm.scenarios.rows import IMAGE, NEITHER, TEXT, Assignment, Rows, ShowArray, bits, tossed
 from fs_fedmllm.scenarios.switches import ScenarioParams
 
 
@@ -52,7 +52,7 @@ def keep_one(native: ShowArray, left: ShowArray, coin: ShowArray) -> ShowArray:
 def _own_stream(count: int, beta: float, seed: int, client: int) -> tuple[ShowArray, ShowArray]:
     """What the draw leaves of each row, and the modality that a coin would keep."""
     stream = generator(seed, MISSING, client)
-    return _left(stream.random((count, 2)) >= beta), _coin(stream.random(count))
+    return bits(stream.random((count, 2)) >= beta), tossed(stream.random(count))
 
 
 def _one_stream(sizes: list[int], params: ScenarioParams, stream: random.Random) -> list[tuple[ShowArray, ShowArray]]:
@@ -80,11 +80,3 @@ def _file_order(order: tuple[int, ...], clients: int) -> list[int]:
             "or be empty for ascending order"
         )
     return [client - 1 for client in order] or list(range(clients))
-
-
-def _left(present: np.ndarray) -> ShowArray:
-    return (present[:, 0] * IMAGE + present[:, 1] * TEXT).astype(np.uint8)
-
-
-def _coin(draws: FloatArray) -> ShowArray:
-    return np.where(draws < 0.5, IMAGE, TEXT).astype(np.uint8)

@@ -11,11 +11,21 @@ import numpy.typing as npt
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
-from fs_fedmllm.scenarios.draws import IntArray
+from fs_fedmllm.scenarios.draws import FloatArray, IntArray
 
 #: What a row shows, as two bits.
 NEITHER, IMAGE, TEXT, BOTH = 0, 1, 2, 3
 ShowArray = npt.NDArray[np.uint8]
+
+
+def bits(held: npt.NDArray[np.bool_]) -> ShowArray:
+    """(rows,) codes of (rows, 2) truths: whether an image is there, and whether a text is."""
+    return (held[:, 0] * IMAGE + held[:, 1] * TEXT).astype(np.uint8)
+
+
+def tossed(draws: FloatArray) -> ShowArray:
+    """An image or a text by a fair coin each, of numbers in [0, 1)."""
+    return np.where(draws < 0.5, IMAGE, TEXT).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.asynchronous import host_fault
+from fs_fedmllm.config.checks import sampling_fault
 from fs_fedmllm.config.host_reading import METHOD_PREFIX, host_values, leaves, put
 from fs_fedmllm.config.places import placed
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES, SWITCHES
@@ -22,10 +23,6 @@ from fs_fedmllm.data.registry import NAMES
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope.given import given, was_given, watch_merges
 from fs_fedmllm.keys import key_name
-
-#: Prefix of the method names that only our workers answer to. A job of ours is renamed when its data is built, so
-#: that FederatedScope builds its own workers for its own names and other jobs notice nothing.
-PREFIX = METHOD_PREFIX
 
 #: Name of our trainer and model.
 OURS = "fedmllm"
@@ -56,11 +53,8 @@ def extend_config(cfg: Any) -> None:
 
 
 def _check_sampling(cfg: Any) -> None:
-    if is_ours(cfg) and cfg.federate.sample_client_num > cfg.federate.client_num > 0:
-        raise ConfigError(
-            f"federate.sample_client_num is {cfg.federate.sample_client_num}, which is above federate.client_num "
-            f"({cfg.federate.client_num}). Lower the first or raise the second."
-        )
+    if is_ours(cfg) and cfg.federate.client_num > 0 and (fault := sampling_fault(cfg.federate)):
+        raise ConfigError(fault)
 
 
 def is_ours(cfg: Any) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fs_fedmllm.config import Config
+from fs_fedmllm.config.clients import site_client
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.hosts.federatedscope import runtime
 from fs_fedmllm.hosts.federatedscope.config_bridge import OURS, is_ours, to_config, write_back
 from fs_fedmllm.hosts.federatedscope.given import keep_texts
@@ -71,12 +71,7 @@ def _modified(config: Any, ours: Config) -> Any:
 
 def _site(config: Any, ours: Config, holder: Callable[..., Any]) -> tuple[Any, Any]:
     """The rows of this site only, as FederatedScope's distributed runner wants them."""
-    if config.distribute.data_idx < -1:
-        raise ConfigError(
-            f"distribute.data_idx is {config.distribute.data_idx}; it is the client's id, or -1 where data.root is a "
-            "folder that names it."
-        )
-    client = max(config.distribute.data_idx, 0)
+    client = site_client(config.distribute.data_idx)
     run = runtime.start_site(ours, config.distribute.role, client, config.outdir)
     dataset = run.data.dataset
     data = holder(run.data.clients.get(run.client, ()), dataset.val, dataset.test)

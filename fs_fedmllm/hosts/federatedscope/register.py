@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from fs_fedmllm.algorithms import OPTIMIZERS
+from fs_fedmllm.config.host_reading import METHOD_PREFIX
 from fs_fedmllm.config.open_names import METRICS, OUTSIDE_METRICS
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.hosts.federatedscope import compat
-from fs_fedmllm.hosts.federatedscope.config_bridge import PREFIX, extend_config, is_ours
+from fs_fedmllm.hosts.federatedscope.config_bridge import extend_config, is_ours
 
 #: Methods that are nothing but a server step, which FederatedScope does not have: its own jobs may use them.
 _OPTIMIZERS = tuple(name for name, cls in OPTIMIZERS.items() if name != "fedavg" and not cls.keeps)
@@ -80,7 +81,7 @@ def _worker(method: str) -> Any:
     """Workers for names that FederatedScope does not know; it builds its own for its own names."""
     from federatedscope.core.configs import constants
 
-    if method.startswith(PREFIX):
+    if method.startswith(METHOD_PREFIX):
         from fs_fedmllm.hosts.federatedscope.workers import FedMLLMClient, FedMLLMServer
 
         constants.AGGREGATOR_TYPE.setdefault(method, "clients_avg")  # spares a warning that is not true
