@@ -603,6 +603,9 @@ BY_SEED = {
         "hybrid": ["fedavg", "prior", "draw_weights", "prior_draw", "all"],
         "missing": ["fedavg", "prior", "all", "both"],
     }),
+    "## The paper's strategies, taken apart": ("digits_ablations", "test_acc", "fedavg", {
+        "cross": ["fedavg", "middle", "early", "late", "every", "constant", "prompt", "prompt_plain"],
+    }),
 }  # fmt: skip
 
 
@@ -635,3 +638,32 @@ def test_findings_by_seed_are_those_of_the_raw_figures(heading: str) -> None:
         figures = [float(value) for value in re.findall(r"[+-]?\d+\.\d+", cell)]
         known = difference.mean, difference.low, difference.high, p_value, difference.detectable
         assert figures == pytest.approx(known, abs=0.051)
+
+
+def test_what_findings_say_of_the_layer_mask_is_in_the_raw_figures() -> None:
+    from fs_fedmllm.algorithms.proximal import coefficient
+    from fs_fedmllm.config.own_sections import RegularizerConfig
+    from fs_fedmllm.evaluation.seed_statistics import paired_over_seeds
+
+    raw: dict[str, list[float]] = {}
+    with (REPOSITORY / "benchmarks" / "findings" / "digits_ablations.csv").open(encoding="utf-8") as rows:
+        for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
+            raw.setdefault(row["method"], []).append(float(row["value"]))
+    page = " ".join(text_of(REPOSITORY / "docs" / "findings.md").split())
+    pairs = (("middle", "every"), ("early", "every"), ("late", "every"), ("early", "middle"))
+    told = [
+        (f"{abs(found.mean):.1f}", f"({found.low:+.1f} to {found.high:+.1f})".replace("-", "−"))
+        for found in (paired_over_seeds(raw[one], raw[other]) for one, other in pairs)
+    ]
+    said = re.findall(
+        r"the middle ones have (\S+) points more (\(.*?\)), the first (\S+) (\(.*?\)), the last (\S+) (\(.*?\))\..*?"
+        r"the first four are (\S+) points above them (\(.*?\))", page,
+    )  # fmt: skip
+    assert said == [tuple(part for pair in told for part in pair)]
+    assert sum(one < other for one, other in zip(raw["every"], raw["fedavg"], strict=True)) == 8
+    rules = RegularizerConfig(type="adaptive")
+    by = {
+        switch: coefficient(rules, beta=1.0, switch=switch, scenario="cross")
+        for switch in ("measured", "by_scenario", "constant")
+    }
+    assert by["measured"] == by["by_scenario"] == rules.gamma_max > by["constant"]
