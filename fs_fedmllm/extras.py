@@ -19,7 +19,6 @@ EXTRAS: dict[str, dict[str, str]] = {
     "quant": {"bitsandbytes": "bitsandbytes"},
     "smolvlm": {"num2words": "num2words"},
     "judge": {"openai": "openai"},
-    "hub": {"huggingface_hub": "huggingface_hub"},
     "evaluate": {"evaluate": "evaluate"},
     "trl": {"trl": "trl"},
     "plot": {"matplotlib": "matplotlib"},
@@ -103,5 +102,3 @@ def _needed(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], type[Fe
         yield "quant", f"model.fedmllm.quantization.type: {kind}", (), ModelError
     if config.fedmllm.train.backend == "trl":
         yield "trl", "fedmllm.train.backend: trl", (), ConfigError
-    if config.fedmllm.hub.repo or config.fedmllm.hub.resume_from:
-        yield "hub", "fedmllm.hub", (), ConfigError

@@ -12,9 +12,9 @@ from fs_fedmllm.data.files import find, find_or_fail, fingerprint
 from fs_fedmllm.data.findings import Findings, RowError, convert
 from fs_fedmllm.data.image_paths import ImageFolder
 from fs_fedmllm.data.json_rows import json_rows
-from fs_fedmllm.data.row_values import Row, filled, need, text_of, unique
+from fs_fedmllm.data.row_values import Row, filled, text_of, unique
 from fs_fedmllm.data.sample import Dataset, Sample
-from fs_fedmllm.data.vqa_rad import kind_of
+from fs_fedmllm.data.vqa_rad import sample_of
 from fs_fedmllm.errors import ConfigError
 
 FILES = {"train": ("train.json",), "val": ("validate.json", "validation.json"), "test": ("test.json",)}
@@ -30,6 +30,7 @@ PUBLISHED = {
     ("test", "en"): 1061,
     ("test", "zh"): 1033,
 }
+COLUMNS = {"organ": "location", "question_type": "content_type", "image": "img_name"}
 _GET = "Download Slake1.0.zip from med-vqa.com/slake and unpack it here."
 
 
@@ -78,7 +79,7 @@ def read_split(
         if not text_of(row, "answer", where).strip():
             empty += 1
             return None
-        return once(_sample(row, where, spoken, images))
+        return once(sample_of(row, where, images, COLUMNS, {"set": "slake", "language": spoken}))
 
     samples = convert(json_rows(path, found), make, found)
     if empty:
@@ -91,19 +92,3 @@ def _image_home(home: Path, required: bool) -> Path:
     if required:
         return find_or_fail(home, ["imgs"], "Unpack imgs.zip beside the annotation files.", folder=True)
     return find(home, ["imgs"], folder=True) or home / "imgs"
-
-
-def _sample(row: Row, where: str, spoken: str, images: ImageFolder) -> Sample:
-    keys = {"data_type": "image", "set": "slake", "language": spoken}
-    names = {"location": "organ", "content_type": "question_type", "img_name": "image"}
-    keys |= {name: str(row[key]).strip() for key, name in names.items() if row.get(key)}
-    return Sample(
-        id=filled(row, "qid", where),
-        image=images.resolve(need(row, "img_name", where), where),
-        text=None,
-        answer=text_of(row, "answer", where).strip(),
-        question=filled(row, "question", where),
-        kind=kind_of(row, where),
-        keys=keys,
-        source=where,
-    )

@@ -7,7 +7,7 @@ rephrasings are left out, as in the paper. Test images also occur in train: the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ FILES = {"train": "trainset.json", "test": "testset.json"}
 FOLDERS = ("VQA_RAD Image Folder", "images")
 PUBLISHED = {"train": 1797, "test": 451}
 PHRASES = {"freeform": "train", "para": "train", "test_freeform": "test", "test_para": "test"}
+COLUMNS = {"organ": "image_organ", "question_type": "question_type", "image": "image_name"}
 _GET = "Download the folder of osf.io/89kps and unpack it here."
 
 
@@ -91,7 +92,7 @@ def _read(files: list[tuple[str, Path]], images: ImageFolder, found: Findings) -
         if phrase not in PHRASES:
             raise RowError(where, f"phrase_type {phrase!r} is unknown.", f"Give {', '.join(PHRASES)}.")
         split = by_file or PHRASES[phrase]
-        return split, once[split](_sample(row, where, images))
+        return split, once[split](sample_of(row, where, images, COLUMNS, {"set": "vqa_rad"}))
 
     for by_file, path in files:
         yield from convert(json_rows(path, found), partial(make, by_file), found)
@@ -99,17 +100,26 @@ def _read(files: list[tuple[str, Path]], images: ImageFolder, found: Findings) -
         found.warn(str(files[0][1].parent), f"{frames:,} 'frame' rows were dropped, as in the paper.")
 
 
-def _sample(row: Row, where: str, images: ImageFolder) -> Sample:
-    keys = {"data_type": "image", "set": "vqa_rad"}
-    names = {"image_organ": "organ", "question_type": "question_type", "image_name": "image"}
-    keys |= {name: str(row[key]).strip() for key, name in names.items() if row.get(key)}
+def sample_of(
+    row: Row, where: str, images: ImageFolder, columns: Mapping[str, str], keys: Mapping[str, str]
+) -> Sample:
+    """A question about a radiology image, of this set or of SLAKE.
+
+    Args:
+        row: as its file has it.
+        where: ``file:row``.
+        images: the folder of the images.
+        columns: what the row calls its ``image``, and further keys of a sample.
+        keys: of every sample of the set.
+    """
+    own = {name: str(row[column]).strip() for name, column in columns.items() if row.get(column)}
     return Sample(
         id=filled(row, "qid", where),
-        image=images.resolve(need(row, "image_name", where), where),
+        image=images.resolve(need(row, columns["image"], where), where),
         text=None,
         answer=filled(row, "answer", where).strip(),
         question=filled(row, "question", where),
         kind=kind_of(row, where),
-        keys=keys,
+        keys={"data_type": "image", **keys, **own},
         source=where,
     )

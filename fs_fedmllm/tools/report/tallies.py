@@ -16,20 +16,22 @@ ASKING = {"both": "image, text and question", "image": "image and question", "te
           "neither": "question only"}  # fmt: skip
 
 
+def _label(row: Sample, names: Sequence[str]) -> str:
+    return names[row.label] if row.label is not None else "none"
+
+
+def _shows(row: Sample) -> str:
+    return (ASKING if row.question else CASES)[row.presence]
+
+
 def labels_of(clients: Mapping[int, Sequence[Sample]], names: Sequence[str]) -> dict[int, Counter[str]]:
     """Client -> rows by label."""
-    return {
-        client: Counter(names[row.label] if row.label is not None else "none" for row in rows)
-        for client, rows in sorted(clients.items())
-    }
+    return {client: Counter(_label(row, names) for row in rows) for client, rows in sorted(clients.items())}
 
 
 def modalities_of(clients: Mapping[int, Sequence[Sample]]) -> dict[int, Counter[str]]:
     """Client -> rows by what they show."""
-    return {
-        client: Counter((ASKING if row.question else CASES)[row.presence] for row in rows)
-        for client, rows in sorted(clients.items())
-    }
+    return {client: Counter(map(_shows, rows)) for client, rows in sorted(clients.items())}
 
 
 def labels_by_modality(
@@ -37,14 +39,7 @@ def labels_by_modality(
 ) -> dict[int, Counter[tuple[str, str]]]:
     """Client -> rows by (label, what they show)."""
     return {
-        client: Counter(
-            (
-                names[row.label] if row.label is not None else "none",
-                (ASKING if row.question else CASES)[row.presence],
-            )
-            for row in rows
-        )
-        for client, rows in sorted(clients.items())
+        client: Counter((_label(row, names), _shows(row)) for row in rows) for client, rows in sorted(clients.items())
     }
 
 
