@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fs_fedmllm.errors import ModelError
+from fs_fedmllm.models.chat_template import check_turn
 from fs_fedmllm.models.families import Family
 from fs_fedmllm.models.row_text import RowText
 
@@ -99,6 +100,7 @@ class Completions:
         self._row_text = row_text
         self._render = lambda messages, **options: family.render(processor, messages, **options)
         self.turn = turn_of(self._render, [asking("?", image=False)])
+        check_turn(processor, self.turn.before + self.turn.after)
         self._prompt = row_text.tokens(self.turn.prompt)
         self.lead = _lead(processor.tokenizer, self.turn.prompt)
         self._known: dict[str, tuple[int, ...]] = {}

@@ -16,7 +16,9 @@ import torch
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
+from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
+from fs_fedmllm.models.chat_template import check, check_text
 from fs_fedmllm.models.completions import Completions, end_tokens
 from fs_fedmllm.models.image_inputs import ImageInputs, token_aligned
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
@@ -57,6 +59,7 @@ class Encoder:
         self._row_text = RowText(mllm.processor, mllm.family)
         self.images = ImageInputs(mllm, vision, self._row_text.tokens)
         ends = end_tokens(mllm.tokenizer, mllm.family.generation_config(mllm.inner))
+        check(mllm.processor, self._chat)
         self.completions = Completions(mllm.family, mllm.processor, self._row_text, ends)
 
     @property
@@ -65,7 +68,9 @@ class Encoder:
         return self.images.vision
 
     def _chat(self, text: str, image: bool) -> str:
-        return self.mllm.family.chat(self.mllm.processor, text, image)
+        written = self.mllm.family.chat(self.mllm.processor, text, image)
+        check_text(text, written)
+        return written
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens of the tokenizer's own."""
@@ -96,6 +101,7 @@ class Encoder:
 
         Raises:
             DataError: an image cannot be read, or a row is too long whatever is left out of it (with its row).
+            ModelError: the checkpoint's chat template cannot write a row, or changes it (with its row).
         """
         encoded = []
         for sample in samples:
@@ -103,7 +109,10 @@ class Encoder:
             key = (prompt, sample.image, self.template.answer_of(sample), answered)
             found = self._rows.get(key)
             if found is None:
-                found = self._encode_one(sample, answered)
+                try:
+                    found = self._encode_one(sample, answered)
+                except ModelError as error:
+                    raise ModelError(f"{sample.source or f'row {sample.id}'}: {error}") from error
                 if keep:
                     self._rows[key] = found
             encoded.append(found)

@@ -11,12 +11,11 @@ import torch
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.extras import EXTRAS, is_installed
-from fs_fedmllm.models.checkpoint_faults import check_whole, told_of
+from fs_fedmllm.models.chat_template import conversation
+from fs_fedmllm.models.checkpoint_faults import check_whole
 
 #: Paths under which language models keep their layers.
 LANGUAGE = r"language_model|text_model|llm\.model"
-#: Characters that a chat template may add to a conversation; a fault in one may add millions.
-_LONGEST_CHAT = 100_000
 
 
 @dataclass(frozen=True)
@@ -128,15 +127,7 @@ class Family:
         Raises:
             ModelError: the checkpoint has no chat template, or one with a fault.
         """
-        with told_of("The checkpoint's processor cannot write a conversation", "Correct its chat_template.jinja"):
-            text = processor.apply_chat_template(messages, tokenize=False, **arguments)
-        assert isinstance(text, str)
-        if len(text) > _LONGEST_CHAT + 4 * len(str(messages)):
-            raise ModelError(
-                f"The chat template of the checkpoint's processor makes {len(text):,} characters of a row. Correct "
-                "its chat_template.jinja."
-            )
-        return text
+        return conversation(processor, messages, arguments)
 
     def process(
         self, processor: Any, chat: str, picture: Any, arguments: Mapping[str, Any]
