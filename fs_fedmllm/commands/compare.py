@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fs_fedmllm.commands.merge import add_which, chosen_adapter
 from fs_fedmllm.commands.output import print_document
 from fs_fedmllm.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from fs_fedmllm.tools.adapters.compare import Comparison
 
 
 def add(commands: Any) -> None:
@@ -21,6 +24,17 @@ def add(commands: Any) -> None:
     add_which(compare)
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.set_defaults(function=_compare)
+
+
+def _bases_said(found: Comparison) -> str:
+    """Whether both have one base, and by what that is known."""
+    one, two = (repr(name) if name else "not named" for name in found.bases)
+    if found.told_by == "weights":
+        return f"{'same base' if found.same_base else 'DIFFERENT bases'}, by fingerprints of their weights"
+    if found.told_by == "names":
+        which = f"same base, {one}" if found.same_base else f"DIFFERENT bases, {one} and {two}"
+        return f"{which}, by name alone: not both have a fingerprint of its weights (base_sha256 in fedmllm.json)"
+    return f"whether the bases are the same is not known: that of the first is {one}, of the second {two}"
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -38,7 +52,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         print_document(json.dumps(dataclasses.asdict(found), indent=2))
         return 0
-    print("same base" if found.same_base else "DIFFERENT bases")
+    print(printable(_bases_said(found)))
     for name, (one, two) in found.settings.items():
         print(printable(f"{name}: {one!r} and {two!r}"))
     for title, names in (("first", found.only_first), ("second", found.only_second)):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.errors import ConfigError, printable
 
 
 def add_base_options(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,8 @@ def _merge(args: argparse.Namespace) -> int:
     adapter = chosen_adapter(args.adapter, args.which)
     opened = open_adapter(adapter, **base_options(args), full_precision=args.full_precision)
     done = merge(opened, Path(args.out))
-    print(f"{done.folder}: {opened.base} with the adapter merged in, and its processor")
+    other = " (not the adapter's own base)" if opened.other else ""
+    print(printable(f"{done.folder}: {opened.base}{other} with the adapter merged in, and its processor"))
     print(f"largest difference of a logit, over {done.tokens} tokens of a fixed text:")
     print(f"  adapter against bare base  {done.adapter_effect:.3e}")
     print(f"  merged against adapter     {done.merged:.3e}")

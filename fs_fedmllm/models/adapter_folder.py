@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from fs_fedmllm.models.fingerprint import base_fingerprint
 from fs_fedmllm.version import VERSION as PACKAGE_VERSION
 
 NAME = "fedmllm.json"
+_FINGERPRINT = re.compile(r"([0-9a-f]{64})?")
 VERSION = 1
 
 
@@ -116,8 +118,12 @@ def read_description(folder: Path) -> Description | None:
         combine = str(raw.get("combine", "joint"))
         if combine not in ("joint", "product"):
             raise ModelError(f"{file}: combine is {combine[:20]!r}; it must be joint or product.")
-        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths, combine,
-                           str(raw.get("base_sha256", "")))  # fmt: skip
+        fingerprint = raw.get("base_sha256") or ""
+        if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
+            raise ModelError(
+                f"{file}: base_sha256 is {str(fingerprint)[:80]!r}; it must be 64 hexadecimal digits, or empty."
+            )
+        return Description(str(raw["base"]), model, template, str(raw["prompt"]), *lengths, combine, fingerprint)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {type(error).__name__}: {error}.") from error
 
@@ -155,9 +161,14 @@ def other_base(folder: Path, config: Mapping[str, Any], options: ModelOptions, p
         named |= {NAME: description.base}
         here += [description.base] if found else []
     for file, name in named.items():
-        if isinstance(name, str) and name and _last(base_name(name)) not in map(_last, here):
+        if isinstance(name, str) and name and not any(same_name(name, base) for base in here):
             return f"{folder / file}: the adapter's base is {name!r}, and it is put on {options.path!r}. {remedy}"
     return ""
+
+
+def same_name(one: str, two: str) -> bool:
+    """Whether two names may be of one base: by their last part, since a base may lie in any folder."""
+    return _last(base_name(one)) == _last(base_name(two))
 
 
 def _last(name: str) -> str:

@@ -47,7 +47,10 @@ def changed(source: Path, target: Path, state: dict[str, torch.Tensor], **settin
 def test_the_same_adapter_is_at_no_distance(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(adapter), str(adapter)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("same base\n") and len([line for line in said.splitlines() if "1.0000" in line]) >= 26
+    assert (
+        said.startswith("same base, by fingerprints of their weights\n")
+        and len([line for line in said.splitlines() if "1.0000" in line]) >= 26
+    )
     found = compare(adapter, adapter)
     assert not found.settings and found.total is not None and found.total.distance == 0
     assert list(found.layers) == [str(i) for i in range(12)]
@@ -71,7 +74,12 @@ def test_distances_are_those_of_the_products(adapter: Path, tmp_path: Path) -> N
     assert louder.product_total.first == pytest.approx(norm) and louder.product_total.distance == pytest.approx(norm)
     fewer = dict(list(first.items())[2:])
     lacking = compare(adapter, changed(adapter, tmp_path / "fewer", fewer, base_model_name_or_path="a/b"))
-    assert not lacking.same_base and len(lacking.only_first) == 2 and "base_model_name_or_path" in lacking.settings
+    assert (
+        lacking.same_base
+        and lacking.told_by == "weights"
+        and len(lacking.only_first) == 2
+        and "base_model_name_or_path" in lacking.settings
+    )
 
 
 def test_merged_answers_as_adapted(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +222,56 @@ def test_an_adapter_on_another_base_is_told(adapter: Path, tmp_path: Path, caplo
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
         str(tmp_path / "name" / "adapter_config.json"), "federate.restore_from",
     ]  # fmt: skip
+
+
+def test_compare_tells_bases_by_weights_else_says_that_only_names_were_compared(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load((adapter / "adapter_model.safetensors").read_bytes())
+
+    def said(name: str, fingerprint: Any = "own", **settings: Any) -> str:
+        folder = changed(adapter, tmp_path / name, state, **settings)
+        told = json.loads((folder / "fedmllm.json").read_text())
+        if fingerprint != "own":
+            (folder / "fedmllm.json").write_text(json.dumps(told | {"base_sha256": fingerprint}))
+        if fingerprint is None:
+            (folder / "fedmllm.json").unlink()
+        code = main(["compare", str(adapter), str(folder)])
+        out, error = capsys.readouterr()
+        return out.splitlines()[0] if code == 0 else error
+
+    # The same weights under another name, and other weights under the same.
+    assert said("renamed", base_model_name_or_path="mine/copy") == "same base, by fingerprints of their weights"
+    assert said("finetuned", "f" * 64) == "DIFFERENT bases, by fingerprints of their weights"
+    by_name = "same base, 'fs-fedmllm/tiny', by name alone: not both have a fingerprint of its weights (base_sha256"
+    assert said("older", "").startswith(by_name) and said("foreign", None).startswith(by_name)
+    other = said("other", None, base_model_name_or_path="Qwen/Qwen2-VL-7B")
+    assert other.startswith("DIFFERENT bases, 'fs-fedmllm/tiny' and 'Qwen/Qwen2-VL-7B', by name alone")
+    nothing = said("nothing", None, base_model_name_or_path=None)
+    assert nothing.startswith("whether the bases are the same is not known") and nothing.endswith("second not named")
+    assert "base_sha256 is 'sha'; it must be 64 hexadecimal digits, or empty" in said("odd", "sha")
+    assert main(["compare", str(adapter), str(tmp_path / "finetuned"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["same_base"], told["told_by"]) == (False, "weights") and len(told["bases"]) == 2
+
+
+def test_merge_names_the_base_that_it_was(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fs_fedmllm.models.fingerprint import _fingerprint
+    from fs_fedmllm.models.loader import TINY
+
+    base = shutil.copytree(TINY, tmp_path / "finetuned")
+    weights = load((base / "model.safetensors").read_bytes())
+    (base / "model.safetensors").write_bytes(
+        save({name: tensor * 1.01 for name, tensor in weights.items()}, {"format": "pt"})
+    )
+    _fingerprint.cache_clear()
+    assert main(["merge", str(adapter), "--base", str(base), "--out", str(tmp_path / "one")]) == 0
+    assert f"{tmp_path / 'one'}: finetuned (not the adapter's own base) with the adapter" in capsys.readouterr().out
+    same = shutil.copytree(TINY, tmp_path / "copied")
+    assert main(["merge", str(adapter), "--base", str(same), "--out", str(tmp_path / "two")]) == 0
+    assert f"{tmp_path / 'two'}: fs-fedmllm/tiny with the adapter merged in" in capsys.readouterr().out
 
 
 def test_an_adapter_without_a_description(adapter: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.hub.fetch import TENSORS, read_config
+from fs_fedmllm.models.adapter_folder import read_description, same_name
 from fs_fedmllm.models.export import tensors_in
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -53,7 +54,9 @@ class Comparison:
     """What :func:`compare` finds.
 
     Attributes:
-        same_base: whether both name the same base model.
+        same_base: whether both were trained on the same base; None where nothing tells.
+        told_by: what tells: ``weights`` (fingerprints, which both have), ``names`` or nothing.
+        bases: what each calls its base; empty where it does not.
         settings: setting -> (first, second), where they differ.
         only_first, only_second: names of tensors that one lacks.
         shapes: name -> both shapes, where they differ.
@@ -63,7 +66,9 @@ class Comparison:
         product_total: of all products together, or None.
     """
 
-    same_base: bool
+    same_base: bool | None
+    told_by: str
+    bases: tuple[str, str]
     settings: dict[str, tuple[Any, Any]]
     only_first: list[str]
     only_second: list[str]
@@ -134,7 +139,7 @@ def compare(first: Path, second: Path) -> Comparison:
     shared = [name for name in a if name in b]
     fitting = [name for name in shared if a[name].shape == b[name].shape]
     found = Comparison(
-        same_base=configs[0].get("base_model_name_or_path") == configs[1].get("base_model_name_or_path"),
+        **_bases((first, second), configs),
         settings={
             name: (configs[0].get(name), configs[1].get(name))
             for name in SETTINGS
@@ -170,6 +175,23 @@ def compare(first: Path, second: Path) -> Comparison:
     found.products = {name: products[name].distance() for name in sorted(products, key=_order)}
     found.product_total = whole.distance() if products else None
     return found
+
+
+def _bases(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether two adapters are of one base: fingerprints of weights decide where both have one, names elsewhere."""
+    described = [read_description(folder) for folder in folders]
+    one, two = (
+        str(config.get("base_model_name_or_path") or "") or (own.base if own is not None else "")
+        for config, own in zip(configs, described, strict=True)
+    )
+    prints = [own.base_sha256 if own is not None else "" for own in described]
+    if all(prints):
+        same, by = prints[0] == prints[1], "weights"
+    elif one and two:
+        same, by = same_name(one, two), "names"
+    else:
+        return {"same_base": None, "told_by": "", "bases": (one, two)}
+    return {"same_base": same, "told_by": by, "bases": (one, two)}
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from fs_fedmllm.files.untrusted import WRITTEN, read_regular
 from fs_fedmllm.hub.fetch import adapter_folder, check_meaning, read_config
 from fs_fedmllm.models import loader
 from fs_fedmllm.models.adapter_folder import Description, other_base, read_description
-from fs_fedmllm.models.export import TINY_NAME, read_adapter
+from fs_fedmllm.models.export import TINY_NAME, base_name, read_adapter
 from fs_fedmllm.models.loader import load_mllm
 from fs_fedmllm.models.mllm import MLLM
 
@@ -32,14 +32,16 @@ class Opened:
     Attributes:
         folder: where its files are.
         mllm: the model; it is nobody else's.
-        base: public id or bare name of the base.
+        base: public id or bare name of the base that it is on.
         description: how it was trained; None for an adapter of somebody else's.
+        other: what is to be said where that is not the adapter's own base; empty where it is, or nothing tells.
     """
 
     folder: Path
     mllm: MLLM
     base: str
     description: Description | None
+    other: str = ""
 
 
 def _alone(options: ModelOptions, use_gpu: bool) -> MLLM:
@@ -158,4 +160,6 @@ def open_adapter(
     check_meaning(folder, mllm.model.peft_config["default"].to_dict())
     mllm.adapter.load(read_adapter(folder, mllm.adapter.export()))
     mllm.set_training(False)
-    return Opened(folder, mllm, named, description)
+    # The public id that the adapter knows is its own base's.
+    on = named if named and not said else base_name(options.path)
+    return Opened(folder, mllm, on, description, said)
