@@ -70,10 +70,11 @@ class Encoders:
             ConfigError: the model's chat template writes no system's turn.
         """
         if (system, image_last) not in self._made:
-            made = Posed(self.mllm, self._vision, system, image_last)
             try:
-                made._chat("?", True)
+                made = Posed(self.mllm, self._vision, system, image_last)  # it looks at the chat template
             except (ModelError, TemplateError) as error:
+                if not system:
+                    raise
                 raise ConfigError(
                     f"The chat template writes no turn of a system, {system!r}, which is in the table: {error} "
                     "Take systems out of scripts/align_wordings.yaml (shares: system: 0)."
