@@ -603,7 +603,7 @@ BY_SEED = {
         "hybrid": ["prior_draw", "fedavg", "all", "guarded"],
     }),
     "## And where some rows are complete?": ("digits_switches_pairs", "test_acc", "fedavg", {
-        "hybrid": ["fedavg", "prior", "draw_weights", "prior_draw", "all"],
+        "hybrid": ["fedavg", "prior", "draw", "weights", "draw_weights", "prior_draw", "all"],
         "missing": ["fedavg", "prior", "all", "both"],
     }),
     "## The paper's strategies, taken apart": ("digits_ablations", "test_acc", "fedavg", {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fs_fedmllm.data.sample import Dataset, Sample
 from fs_fedmllm.data.template_file import load_template, template_dir
 from fs_fedmllm.errors import ConfigError
 from fs_fedmllm.files.sealing import sealed
+from fs_fedmllm.models.loader import resolve_path
 from fs_fedmllm.runs.belongings import belongings
 from fs_fedmllm.runs.checkpoint import RunState, load_checkpoint, read_head, save_checkpoint
 from fs_fedmllm.runs.progress import ConsoleProgress
@@ -219,6 +221,20 @@ def test_a_checkpoint_belongs_to_the_content_of_template_rows_images_and_base(
         "fs_fedmllm.runs.belongings.base_fingerprint", lambda options: ""
     )  # a hub's files are not here yet
     assert now(again()) is not None
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "preprocessor_config.json"])
+def test_another_chat_template_or_tokenizer_is_another_run(tmp_path, short_config, rows, name) -> None:
+    """The weights are the same, what a row becomes is not."""
+    base = Path(shutil.copytree(resolve_path("tiny"), tmp_path / "base"))
+    config, folder = short_config("aligned_a05", "model.fedmllm.path", base), tmp_path / "run" / "checkpoint"
+    save_checkpoint(folder, state(), identity(config, rows), belongings(config, rows))
+    (base / "README.md").write_text("Whatever.")
+    assert read_head(folder, identity(config, rows), belongings(config, rows)) is not None
+    with (base / name).open("a") as file:
+        file.write("\n")
+    with pytest.raises(ConfigError, match=r"another chat template, tokenizer or processor \(.*model\.fedmllm\.path"):
+        read_head(folder, identity(config, rows), belongings(config, rows))
 
 
 def test_resuming_is_said_at_once_and_the_bar_starts_there(tmp_path, short_config, rows, caplog) -> None:

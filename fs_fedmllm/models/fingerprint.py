@@ -23,6 +23,18 @@ from fs_fedmllm.models.loader import resolve_path
 SAMPLE = 4096
 #: Longest header of a safetensors file, as the library has it.
 LONGEST_HEADER = 100_000_000
+#: Files of a checkpoint that say how a row is written and read; transformers loads them in this form or the other.
+PROCESSOR = (
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "preprocessor_config.json"),
+    *(
+        "processor_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ),
+    *("vocab.json", "vocab.txt"),
+)
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -41,17 +53,42 @@ def base_fingerprint(options: ModelOptions) -> str:
     return found
 
 
+def processor_fingerprint(options: ModelOptions) -> str:
+    """sha256 over what turns rows into tokens and images into pixels: chat template, tokenizer, processors' settings.
+
+    Args:
+        options: ``model.fedmllm``; nothing is fetched.
+
+    Returns:
+        Hexadecimal; empty where there are no files to read.
+    """
+    folder = _folder(resolve_path(options.path), options.revision)
+    parts = []
+    for file in [folder / name for name in PROCESSOR] if folder is not None else []:
+        if file.is_file():
+            with open_regular(file) as stream:
+                parts.append(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
+
+
+def _folder(path: str, revision: str) -> Path | None:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+
+
 @functools.cache
 def _fingerprint(path: str, revision: str) -> str:
-    folder = Path(path)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(path, revision=revision or None, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, OSError):
-            return ""
+    folder = _folder(path, revision)
+    if folder is None:
+        return ""
     files = weight_files(folder)
     if not files:
         return ""

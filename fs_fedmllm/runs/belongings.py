@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fs_fedmllm.config import Config, settings
+from fs_fedmllm.config import Config, ModelOptions, settings
 from fs_fedmllm.data.template import Template, template_content
-from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.models.fingerprint import base_fingerprint, processor_fingerprint
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.scenarios.federated_data import FederatedData
 
@@ -18,14 +18,16 @@ def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
     """What a checkpoint says that it belongs to.
 
     Returns:
-        Digests of the prompt template, the rows and images, the base's weights (empty where there are no files on this
-        machine yet) and the participants that are replayed; and the settings, so that what differs can be named.
+        Digests of the prompt template, the rows and images, the base's weights and its processor's files (empty where
+        there are none on this machine yet) and the participants that are replayed; and the settings, so that what
+        differs can be named.
     """
     replayed = recorded_participants(config)
     return {
         "template": _templates(data),
         "data": data.content_sha256,
         "base": base_of(config),
+        "processor": _read(processor_fingerprint, config),
         "replay": hashlib.sha256(json.dumps(replayed).encode()).hexdigest() if replayed else "",
         # A checkpoint may be published; this machine's folders are nobody's business.
         "settings": {name: _without_paths(value) for name, value in settings(config).items()},
@@ -52,8 +54,12 @@ def template_sha256(template: Template) -> str:
 
 def base_of(config: Config) -> str:
     """Fingerprint of the base's weights; empty where they cannot be read, which loading them says better."""
+    return _read(base_fingerprint, config)
+
+
+def _read(fingerprint: Callable[[ModelOptions], str], config: Config) -> str:
     try:
-        return base_fingerprint(config.model.fedmllm)
+        return fingerprint(config.model.fedmllm)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 
@@ -63,6 +69,7 @@ OTHER = {
     "template": "another prompt template (its content differs; fedmllm.template)",
     "data": "other rows or images (their content differs; data.root)",
     "base": "another base (the content of its weights differs; model.fedmllm.path)",
+    "processor": "another chat template, tokenizer or processor (its files differ; model.fedmllm.path)",
     "replay": "other recorded participants (fedmllm.replay)",
 }
 
