@@ -24,7 +24,7 @@ T = TypeVar("T")
 def _entry_points(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
-        if point.name in found and found[point.name].value != point.value:
+        if point.name in found and point.value not in found[point.name].value.split(" and "):
             found[point.name] = _Twice(point.name, f"{found[point.name].value} and {point.value}", group)
         else:
             found.setdefault(point.name, point)

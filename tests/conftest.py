@@ -95,6 +95,31 @@ def work_of_the_embedded_task_is_kept() -> Iterator[None]:
         yield
 
 
+#: Where names are open to other packages.
+OPEN = {
+    "fs_fedmllm.algorithms": ("METHODS", "REGULARIZERS"),
+    "fs_fedmllm.config.aggregation": ("RULES",),
+    "fs_fedmllm.config.open_names": ("SCENARIOS", "OUTSIDE_METRICS"),
+    "fs_fedmllm.data.registry": ("DATASETS",),
+    "fs_fedmllm.models.families": ("REGISTERED",),
+}
+
+
+@pytest.fixture(autouse=True)
+def names_that_a_test_adds_go_with_it() -> Iterator[None]:
+    """What a test registers is nothing to the tests that come after it in the same process."""
+    before = {id(registry): set(registry._known) for registry in _registries()}
+    yield
+    for registry in _registries():
+        for name in set(registry._known) - before.get(id(registry), set(registry.ours)):
+            del registry._known[name]
+
+
+def _registries() -> list[Any]:
+    return [getattr(sys.modules[module], name) for module, names in OPEN.items() if module in sys.modules
+            for name in names]  # fmt: skip
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_waits_for_the_disk() -> Iterator[None]:
     """Only a power cut shows whether the disk has what was written; a test that is about that says so itself."""

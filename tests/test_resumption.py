@@ -223,13 +223,16 @@ def test_a_checkpoint_belongs_to_the_content_of_template_rows_images_and_base(
     assert now(again()) is not None
 
 
-@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json"]
+)
 def test_another_chat_template_or_tokenizer_is_another_run(tmp_path, short_config, rows, name) -> None:
     """The weights are the same, what a row becomes is not."""
     base = Path(shutil.copytree(resolve_path("tiny"), tmp_path / "base"))
     config, folder = short_config("aligned_a05", "model.fedmllm.path", base), tmp_path / "run" / "checkpoint"
     save_checkpoint(folder, state(), identity(config, rows), belongings(config, rows))
-    (base / "README.md").write_text("Whatever.")
+    for other in ("README.md", "vocab.json", "tokenizer.model"):  # what nobody reads, and what was fetched meanwhile
+        (base / other).write_text("Whatever.")
     assert read_head(folder, identity(config, rows), belongings(config, rows)) is not None
     with (base / name).open("a") as file:
         file.write("\n")

@@ -260,7 +260,8 @@ def begun_by(regularizer: Any, state: State, base_weights: Callable[[], Mapping[
     Raises:
         AlgorithmError: it fails, or gives another adapter.
     """
-    if not regularizer.reads_base and regularizer.initial_state.__func__ is Regularizer.initial_state.__func__:  # type: ignore[attr-defined]
+    hook = getattr(regularizer.initial_state, "__func__", None)  # none of a static method's
+    if not regularizer.reads_base and hook is Regularizer.initial_state.__func__:  # type: ignore[attr-defined]
         return state
     like = dict(state)
     own = {name: tensor.clone() for name, tensor in state.items()} if is_outside(regularizer) else state

@@ -199,7 +199,11 @@ def corrected(
 
 
 def _finite(found: Sequence[torch.Tensor | None]) -> bool:
-    return all(tensor is None or bool(tensor.isfinite().all()) for tensor in found)
+    tensors = [tensor.detach() for tensor in found if tensor is not None]
+    if not tensors:
+        return True
+    # One answer is waited for, and not one for each tensor.
+    return bool(torch.stack([tensor.isfinite().all().to(tensors[0].device) for tensor in tensors]).all())
 
 
 def _shown(value: Any) -> str:

@@ -94,7 +94,10 @@ def _client(args: argparse.Namespace, raw: Mapping[str, Any], path: Path) -> int
 
 def _status(args: argparse.Namespace) -> int:
     remedy = "Name the run folder of a distributed run's server or client."
-    status = read_mapping(Path(args.folder) / "status.json", DataError, remedy)
+    place = Path(args.folder) / "status.json"
+    status = read_mapping(place, DataError, remedy)
+    if lacking := [name for name in ("site", "doing", "round", "rounds", "updated") if name not in status]:
+        raise DataError(f"{place} has no {lacking[0]}, as every status of a run has. {remedy}")
     print_document(json.dumps(status, indent=2) if args.json else status_table(status))
     return 0
 

@@ -23,7 +23,8 @@ SECONDS = 5.0
 #: What a template that asks for the date is told: what Llama's templates write where they are told none.
 TODAY = datetime.datetime(2024, 7, 26)
 REMEDY = "Correct its chat_template.jinja"
-_DATE = re.compile(r"""\bstrftime_now\(\s*(['"])([^'"\\]*)\1\s*\)""")
+_DATE = re.compile(r"""\bstrftime_now\(\s*(?:format\s*=\s*)?(['"])([^'"\\]*)\1\s*\)""")
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _ANY_DATE = re.compile(r"\bstrftime_now\s*\(")
 #: What a template may change in a text: blanks, lines, markup, quotes, letters.
 _PROBE = "\u241eA  b\nSt <c> & \"d\" 'e' {f} é\u241e"
@@ -73,38 +74,55 @@ def _dated(template: str) -> str:
         return f"{found[1]}{TODAY.strftime(found[2])}{found[1]}"
 
     fixed = _DATE.sub(written, template)
-    if _ANY_DATE.search(fixed):
+    if _ANY_DATE.search(_COMMENT.sub("", fixed)):
         raise _faulty("asks for the date in a form that is not written out, so rows would change from day to day")
     return fixed
 
 
 def check(processor: Any, render: Callable[[str, bool], str]) -> None:
-    """Look at how a template writes a user's text and an image.
+    """Look at how a template writes a user's text.
 
     Args:
         processor: the checkpoint's.
         render: a user's turn, of its text and whether it has an image, and the opening of the assistant's.
 
     Raises:
-        ModelError: it writes otherwise at every call, changes, drops or repeats the text, or writes no place for an
-            image or several.
+        ModelError: it writes otherwise at every call, changes, drops or repeats the text, or writes an image's place.
     """
-    bare, pictured = render(_PROBE, False), render(_PROBE, True)
+    bare = render(_PROBE, False)
     if any(render(_PROBE, False) != bare for _ in range(_TIMES)):
         raise _faulty("writes the same row otherwise each time")
     if bare.startswith("\ufeff"):
         raise _faulty("begins with a byte order mark: save it as UTF-8 without one", "")
-    for text in (bare, pictured):
-        check_text(_PROBE, text)
-        if text.count("\u241e") != 2:
-            raise _faulty("repeats the user's text")
-    if bare == pictured:
-        raise _faulty("writes nothing where a row has an image")
+    _once(bare)
     for token in _image_tokens(processor):
         if token in bare:
             raise _faulty(f"writes an image's place ({token}) in a row without an image")
+
+
+def check_image(processor: Any, render: Callable[[str, bool], str]) -> None:
+    """Look at how a template writes an image; one that knows no images is none for rows that have one.
+
+    Args:
+        processor: the checkpoint's.
+        render: as in :func:`check`.
+
+    Raises:
+        ModelError: it writes no place for an image or several, or changes, drops or repeats the text beside it.
+    """
+    pictured = render(_PROBE, True)
+    _once(pictured)
+    if pictured == render(_PROBE, False):
+        raise _faulty("writes nothing where a row has an image")
+    for token in _image_tokens(processor):
         if pictured.count(token) > 1:
             raise _faulty(f"writes {pictured.count(token)} places ({token}) for one image")
+
+
+def _once(written: str) -> None:
+    check_text(_PROBE, written)
+    if written.count("\u241e") != 2:
+        raise _faulty("repeats the user's text")
 
 
 def _image_tokens(processor: Any) -> list[str]:

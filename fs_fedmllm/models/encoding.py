@@ -6,9 +6,10 @@ then the answers of all rows end in the last columns, and the language-model hea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
-from fs_fedmllm.models.chat_template import check, check_text
+from fs_fedmllm.models.chat_template import check, check_image, check_text
 from fs_fedmllm.models.completions import Completions, end_tokens
 from fs_fedmllm.models.image_inputs import ImageInputs, token_aligned
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
@@ -59,6 +60,7 @@ class Encoder:
         self._row_text = RowText(mllm.processor, mllm.family)
         self.images = ImageInputs(mllm, vision, self._row_text.tokens)
         ends = end_tokens(mllm.tokenizer, mllm.family.generation_config(mllm.inner))
+        self._writes_images = False
         check(mllm.processor, self._chat)
         self.completions = Completions(mllm.family, mllm.processor, self._row_text, ends)
 
@@ -71,6 +73,17 @@ class Encoder:
         written = self.mllm.family.chat(self.mllm.processor, text, image)
         check_text(text, written)
         return written
+
+    @contextlib.contextmanager
+    def _told_of(self, sample: Sample) -> Iterator[None]:
+        """Say of a template's fault in which row it came up; how it writes images is looked at where a row has one."""
+        try:
+            if sample.image is not None and not self._writes_images:
+                check_image(self.mllm.processor, self._chat)
+                self._writes_images = True
+            yield
+        except ModelError as error:
+            raise ModelError(f"{sample.source or f'row {sample.id}'}: {error}") from error
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens of the tokenizer's own."""
@@ -109,10 +122,8 @@ class Encoder:
             key = (prompt, sample.image, self.template.answer_of(sample), answered)
             found = self._rows.get(key)
             if found is None:
-                try:
+                with self._told_of(sample):
                     found = self._encode_one(sample, answered)
-                except ModelError as error:
-                    raise ModelError(f"{sample.source or f'row {sample.id}'}: {error}") from error
                 if keep:
                     self._rows[key] = found
             encoded.append(found)
@@ -203,17 +214,24 @@ class Encoder:
 
         Raises:
             DataError: the image cannot be read.
+            ModelError: as :meth:`encode`.
         """
-        completion = self.completion(self.template.answer_of(sample))
-        return self._beside(sample), self._plain_tokens(sample), len(completion)
+        with self._told_of(sample):
+            completion = self.completion(self.template.answer_of(sample))
+            return self._beside(sample), self._plain_tokens(sample), len(completion)
 
     def count_shortened(self, samples: Sequence[Sample]) -> int:
         """How many rows are shortened. Those that cannot be are told by their bytes, and by one image of their size.
 
         Raises:
-            DataError: as :meth:`encode`.
+            DataError, ModelError: as :meth:`encode`.
         """
-        return sum(self.encode([row])[0].shortened for row in samples if self._may_be_long(row))
+        count = 0
+        for row in samples:
+            with self._told_of(row):
+                long = self._may_be_long(row)
+            count += long and self.encode([row])[0].shortened
+        return count
 
     def _may_be_long(self, sample: Sample) -> bool:
         if not self.lengths.most:

@@ -25,7 +25,7 @@ SAMPLE = 4096
 LONGEST_HEADER = 100_000_000
 #: Files of a checkpoint that say how a row is written and read; transformers loads them in this form or the other.
 PROCESSOR = (
-    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "preprocessor_config.json"),
+    *("added_tokens.json", "merges.txt", "preprocessor_config.json", "video_preprocessor_config.json"),
     *(
         "processor_config.json",
         "special_tokens_map.json",
@@ -35,6 +35,7 @@ PROCESSOR = (
     ),
     *("vocab.json", "vocab.txt"),
 )
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -53,22 +54,25 @@ def base_fingerprint(options: ModelOptions) -> str:
     return found
 
 
-def processor_fingerprint(options: ModelOptions) -> str:
-    """sha256 over what turns rows into tokens and images into pixels: chat template, tokenizer, processors' settings.
+def processor_files(options: ModelOptions) -> dict[str, str]:
+    """What turns rows into tokens and images into pixels: chat template, tokenizer, processors' settings, their code.
 
     Args:
         options: ``model.fedmllm``; nothing is fetched.
 
     Returns:
-        Hexadecimal; empty where there are no files to read.
+        File's name -> sha256 of its content. Of a folder, a chat template that is not there counts as an empty one,
+        since one that is added would be taken. Of a hub's model, only what is here already is in it.
     """
     folder = _folder(resolve_path(options.path), options.revision)
-    parts = []
-    for file in [folder / name for name in PROCESSOR] if folder is not None else []:
+    if folder is None:
+        return {}
+    found = dict.fromkeys(TEMPLATES, "") if Path(resolve_path(options.path)).is_dir() else {}
+    for file in [folder / name for name in (*TEMPLATES, *PROCESSOR)] + sorted(folder.glob("*.py")):
         if file.is_file():
             with open_regular(file) as stream:
-                parts.append(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
+                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 def _folder(path: str, revision: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import threading
 import time
@@ -41,8 +42,8 @@ class _Watch:
         with self._lock:
             self._works.add(work)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._look, args=(pause,), daemon=True).start()
+                self._running = True
 
     def remove(self, work: _Work) -> None:
         """Watch it no more; nothing is raised in it from here on but what is on its way."""
@@ -54,13 +55,20 @@ class _Watch:
             time.sleep(pause)
             with self._lock:
                 for work in self._works:
-                    if not work.late and work.spent() > work.until:
+                    if not work.late and _seconds(work) > work.until:
                         work.late = True
                         ident, error = ctypes.c_ulong(work.ident), ctypes.py_object(TooSlowError)
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, error)
                 if not self._works:
                     self._running = False
                     return
+
+
+def _seconds(work: _Work) -> float:
+    try:
+        return work.spent()
+    except OSError:  # its thread has ended
+        return 0.0
 
 
 _WATCH = _Watch()
@@ -76,11 +84,14 @@ def limited(seconds: float) -> Iterator[None]:
     clock = getattr(time, "pthread_getcpuclockid", None)
     own = clock(threading.get_ident()) if clock is not None else time.CLOCK_MONOTONIC
     work = _Work(threading.get_ident(), lambda: time.clock_gettime(own), time.clock_gettime(own) + seconds)
-    _WATCH.add(work, seconds / 5)
     try:
+        _WATCH.add(work, seconds / 5)
         yield
     finally:
-        _WATCH.remove(work)
+        try:
+            _WATCH.remove(work)
+        finally:  # also where somebody interrupts that
+            work.until = math.inf
         if work.late:
             for _ in range(1000):  # what is on its way arrives here, and not in what comes after
                 pass

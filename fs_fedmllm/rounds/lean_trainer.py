@@ -256,7 +256,7 @@ class LeanTrainer(Trainer):
                         summed, shown = self._loss_and_representation(batch)
                         loss, chosen = summed / supervised, indices[start : start + micro]
                         terms = [term(half, "row_loss", chosen, shown, len(step_rows)) for half in representing]
-                        with called(theirs, "row_loss"):
+                        with contextlib.nullcontext() if theirs is None else called(theirs, "row_loss"):
                             sum(terms, loss).backward()
                         for one in terms:
                             added += one.detach()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fs_fedmllm.config import Config, ModelOptions, settings
 from fs_fedmllm.data.template import Template, template_content
-from fs_fedmllm.models.fingerprint import base_fingerprint, processor_fingerprint
+from fs_fedmllm.models.fingerprint import base_fingerprint, processor_files
 from fs_fedmllm.rounds.replay import recorded_participants
 from fs_fedmllm.scenarios.federated_data import FederatedData
+
+T = TypeVar("T")
 
 
 def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def belongings(config: Config, data: FederatedData) -> dict[str, Any]:
         "template": _templates(data),
         "data": data.content_sha256,
         "base": base_of(config),
-        "processor": _read(processor_fingerprint, config),
+        "processor": _read(processor_files, config, dict[str, str]()),
         "replay": hashlib.sha256(json.dumps(replayed).encode()).hexdigest() if replayed else "",
         # A checkpoint may be published; this machine's folders are nobody's business.
         "settings": {name: _without_paths(value) for name, value in settings(config).items()},
@@ -54,14 +56,14 @@ def template_sha256(template: Template) -> str:
 
 def base_of(config: Config) -> str:
     """Fingerprint of the base's weights; empty where they cannot be read, which loading them says better."""
-    return _read(base_fingerprint, config)
+    return _read(base_fingerprint, config, "")
 
 
-def _read(fingerprint: Callable[[ModelOptions], str], config: Config) -> str:
+def _read(look: Callable[[ModelOptions], T], config: Config, nothing: T) -> T:
     try:
-        return fingerprint(config.model.fedmllm)
+        return look(config.model.fedmllm)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""
+        return nothing
 
 
 #: Part -> what to say if it is another one.
@@ -76,4 +78,10 @@ OTHER = {
 
 def other_parts(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Which parts differ, in words; a part that one side does not know is not compared."""
-    return [says for part, says in OTHER.items() if there.get(part) and here.get(part) and there[part] != here[part]]
+    return [says for part, says in OTHER.items() if _differ(there.get(part), here.get(part))]
+
+
+def _differ(there: Any, here: Any) -> bool:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):  # files that one side has not got (yet) say nothing
+        return any(there[name] != here[name] for name in there.keys() & here.keys())
+    return bool(there and here and there != here)

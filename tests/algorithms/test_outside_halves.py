@@ -215,6 +215,34 @@ def test_a_regularisers_first_adapter_is_used_whether_or_not_it_reads_the_base()
         odd = type("Odd", (Starts,), {"initial_state": classmethod(lambda cls, s, b, made=made: made)})
         with pytest.raises(AlgorithmError, match=said):
             begun_by(odd, adapter(), dict)
+    static = type("Static", (Starts,), {"initial_state": staticmethod(lambda state, base_weights: dict(state))})
+    assert begun_by(static, adapter(), dict).keys() == adapter().keys()
+    plain = type("Plain", (Starts,), {"initial_state": lambda self, state, base_weights: state})
+    with pytest.raises(AlgorithmError, match=r"initial_state failed \(TypeError"):
+        begun_by(plain, adapter(), dict)
+
+
+def test_what_fails_in_a_step_with_an_algorithm_of_ours_is_not_told_as_anothers(tmp_path, monkeypatch) -> None:
+    from fs_fedmllm.rounds.lean_trainer import LeanTrainer
+
+    looked, back = LeanTrainer._loss_and_representation, torch.Tensor.backward
+    contrasted: list[Any] = []
+
+    def looks(self: LeanTrainer, batch: Any) -> Any:
+        contrasted.append(batch)
+        return looked(self, batch)
+
+    def out_of_luck(*given: Any, **options: Any) -> None:
+        if contrasted:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        back(*given, **options)
+
+    settings = dict(zip(SHORT[::2], SHORT[1::2], strict=True)) | {"outdir": str(tmp_path)}
+    settings |= {"federate.sample_client_num": 10, "federate.total_round_num": 2, "fedmllm.regularizer.type": "moon"}
+    monkeypatch.setattr(LeanTrainer, "_loss_and_representation", looks)
+    monkeypatch.setattr(torch.Tensor, "backward", out_of_luck)
+    with pytest.raises(RuntimeError, match=r"^CUDA error"):
+        fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", **settings)
 
 
 @pytest.mark.parametrize(

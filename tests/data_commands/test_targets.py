@@ -69,4 +69,4 @@ def test_what_is_not_there_is_told(words: list[str], said: str) -> None:
 
 def test_an_unknown_option_of_a_folder_is_told_with_those_that_there_are(cli, own_vqa: Path) -> None:
     code, told = cli("data", "show", own_vqa, "templat=medical")
-    assert code == 2 and "has no option 'templat'. Did you mean 'template'?" in told
+    assert code == 2 and "has no option 'templat'; did you mean 'template'?" in told

@@ -142,3 +142,10 @@ def test_status_reads_what_a_site_left(tmp_path, capsys) -> None:
     (tmp_path / "status.json").write_text(json.dumps(status))
     assert main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("client 1: waiting, round 1 of 2 done (as of now)")
+
+
+@pytest.mark.parametrize("status", [{}, {"site": "client 1", "doing": "waiting", "round": 1, "rounds": 2}])
+def test_a_status_of_something_else_is_refused(status, tmp_path, capsys) -> None:
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    assert main(["status", str(tmp_path)]) == 2
+    assert "as every status of a run has. Name the run folder of a distributed run" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shutil
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.data.sample import Sample
@@ -50,8 +52,6 @@ def with_template(mllm, monkeypatch):
         ("{{ ['a', 'b', 'c']|random }}" + OURS, "writes the same row otherwise each time"),
         ("{{ lipsum(1) }}" + OURS, "writes the same row otherwise each time"),
         ("\ufeff" + OURS, "begins with a byte order mark: save it as UTF-8 without one"),
-        (OURS.replace(IMAGE, "{{ '' }}"), "writes nothing where a row has an image"),
-        (OURS.replace("<image>", "<image><image>"), r"writes 2 places \(<image>\) for one image"),
         ("<image>" + OURS, r"writes an image's place \(<image>\) in a row without an image"),
         (
             OURS.replace("{{ '<|end|>' }}", "{% if m.role == 'assistant' %}<image>{% endif %}{{ '<|end|>' }}"),
@@ -65,11 +65,32 @@ def test_what_a_template_makes_of_a_row_is_looked_at_before_anything_is_trained(
         with_template(template)
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (OURS.replace(IMAGE, "{{ '' }}"), "writes nothing where a row has an image"),
+        (OURS.replace("<image>", "<image><image>"), r"writes 2 places \(<image>\) for one image"),
+    ],
+)
+def test_how_a_template_writes_an_image_matters_where_a_row_has_one(template, said, with_template, tmp_path) -> None:
+    Image.new("L", (32, 32)).save(tmp_path / "a.png")
+    encoder = with_template(template)
+    texts = Sample(id="7", image=None, text="a red lamp", answer="", label=0, source="rows.csv:9")
+    assert encoder.encode([texts])
+    pictured = dataclasses.replace(texts, image=str(tmp_path / "a.png"), source="rows.csv:10")
+    for look in (encoder.encode, encoder.count_shortened, lambda rows: encoder.tokens_of(rows[0])):
+        with pytest.raises(
+            ModelError, match=rf"^rows\.csv:10: The chat template of the checkpoint's processor {said}"
+        ):
+            look([pictured])
+
+
 def test_a_row_that_a_template_shortens_or_refuses_is_named(with_template) -> None:
     long = Sample(id="7", image=None, text="a red lamp " * 60, answer="", label=0, source="rows.csv:9")
     encoder = with_template(OURS.replace(TEXT, "{{ p['text'][:500] }}"))
-    with pytest.raises(ModelError, match=r"^rows\.csv:9: The chat template .* changes, shortens or drops"):
-        encoder.encode([long])
+    for look in (encoder.encode, encoder.count_shortened):
+        with pytest.raises(ModelError, match=r"^rows\.csv:9: The chat template .* changes, shortens or drops"):
+            look([long])
     refusing = "{% if p['text']|length > 500 %}{{ raise_exception('too long') }}{% endif %}"
     encoder = with_template(OURS.replace(TEXT, refusing + TEXT))
     with pytest.raises(ModelError, match=r"^rows\.csv:9: The checkpoint's processor cannot write .*too long"):
@@ -81,10 +102,12 @@ def test_blanks_around_a_text_may_go(with_template) -> None:
     assert with_template(OURS.replace(TEXT, "{{ p['text']|trim }}")).encode([row])
 
 
-@pytest.mark.parametrize("call", ['strftime_now("%d %b %Y")', "strftime_now( '%d %b %Y' )"])
+@pytest.mark.parametrize(
+    "call", ['strftime_now("%d %b %Y")', "strftime_now( '%d %b %Y' )", "strftime_now(format='%d %b %Y')"]
+)
 def test_a_date_in_a_template_is_the_same_every_day(call, with_template, monkeypatch) -> None:
     opening = "{% if strftime_now is defined %}{% set today = " + call + " %}{% endif %}Today: {{ today }}\n"
-    encoder = with_template(opening + OURS)
+    encoder = with_template("{# strftime_now(here) #}" + opening + OURS)
     written = encoder.mllm.family.chat(encoder.mllm.processor, "what is it", False)
     assert written.startswith("Today: 26 Jul 2024\n") and str(datetime.date.today().year) not in written
 

@@ -86,6 +86,12 @@ def test_a_cell_without_all_metrics_of_the_table_is_run(table, whole, tmp_path, 
     assert states(capsys) == ["elsewhere"] * 4
 
 
+def test_figures_of_a_folder_that_was_renamed_are_taken(table, whole, tmp_path, capsys) -> None:
+    (tmp_path / "f.csv").write_text(whole.replace(",fedavg-cross-s0-", ",my copy (2)-"))
+    assert cli.main(["sweep", str(table), "--figures", str(tmp_path / "f.csv"), "--dry-run"]) == 0
+    assert states(capsys) == ["elsewhere"] * 4
+
+
 def test_an_empty_value_is_no_figure(table, whole, tmp_path, capsys) -> None:
     rows = list(csv.DictReader(whole.splitlines()))
     value = next(r["value"] for r in rows if r["method"] == "fedavg" and r["metric"] == "test_acc")

@@ -247,7 +247,7 @@ def _key(line: Line, known: Mapping[str, Known], table: Table) -> str:
             f"sorted by a part of its columns is so. {CUT}",
             OtherTableError,
         )  # fmt: skip
-    if not re.fullmatch(r"[\w+-]+", folder, re.ASCII) or not folder.endswith(f"-{key[:12]}"):
+    if not re.fullmatch(r"[\w+. ()-]+", folder, re.ASCII) or not folder.endswith(f"-{key[:12]}"):
         raise line.wrong("folder", f"{shown(folder)} is not of this configuration, {key[:12]}. {CUT}")
     return key
 
