@@ -50,7 +50,12 @@ def test_federatedscopes_main_runs_the_sites_and_resumes_a_stopped_server(plugge
         role = {"use": True, "role": "client" if client else "server", "data_idx": client or -1, "client_port": stock}
         config.write_text(yaml.safe_dump({**raw, "distribute": role}))
         log = tmp_path / f"log_{client}.txt"
-        return host.start("federatedscope/main.py", "--cfg", config, cwd=plugged, log=log)
+        process: Forked = host.start("federatedscope/main.py", "--cfg", config, cwd=plugged, log=log)
+        # FederatedScope looks for its folder and then makes it: of two processes at once, one ends.
+        wait_until(
+            lambda: process.poll() is not None or (log.is_file() and "output dir is" in log.read_text()), says=logs
+        )
+        return process
 
     def rounds() -> int:
         path = folder / "events.jsonl"
