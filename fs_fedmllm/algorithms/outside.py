@@ -272,15 +272,24 @@ def begun_by(regularizer: Any, state: State, base_weights: Callable[[], Mapping[
     return made
 
 
+def same_names(made: State, like: State, algorithm: Any, hook: str) -> None:
+    """Refuse what has other names than the adapter.
+
+    Raises:
+        AlgorithmError: names the first one.
+    """
+    if other := sorted(set(made) ^ set(like)):
+        told = "lacks the adapter's" if other[0] in like else "gave, beside the adapter,"
+        raise fault(algorithm, hook, f"{told} {other[0]!r}")
+
+
 def adapter_as(made: State, like: State, algorithm: Any, hook: str) -> State:
     """What a hook gave as the adapter, by the names, shapes and precision of another.
 
     Raises:
         AlgorithmError: it has others.
     """
-    if other := sorted(set(made) ^ set(like)):
-        told = "lacks the adapter's" if other[0] in like else "gave, beside the adapter,"
-        raise fault(algorithm, hook, f"{told} {other[0]!r}")
+    same_names(made, like, algorithm, hook)
     for name, tensor in like.items():
         if made[name].shape != tensor.shape or made[name].dtype != tensor.dtype:
             said = f"{made[name].dtype} {tuple(made[name].shape)}"

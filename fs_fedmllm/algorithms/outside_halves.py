@@ -13,9 +13,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from fs_fedmllm.algorithms.client import ClientHalf
-from fs_fedmllm.algorithms.outside import AlgorithmError, called, fault, finite, is_outside, tensors, term, two
+from fs_fedmllm.algorithms.outside import (
+    AlgorithmError,
+    called,
+    fault,
+    finite,
+    is_outside,
+    same_names,
+    tensors,
+    term,
+    two,
+)
 from fs_fedmllm.algorithms.state import State
 from fs_fedmllm.lazy import torch
+from fs_fedmllm.text_columns import cut
 
 #: Owner of what rounding took, in what a client keeps.
 RESIDUAL = "compression/"
@@ -99,9 +110,7 @@ def begun(half: ClientHalf, made: State, before: State) -> State:
     """
     if not is_outside(half):
         return made
-    if odd := sorted(set(made) ^ set(before)):
-        told = "lacks the adapter's" if odd[0] in before else "gave, beside the adapter,"
-        raise fault(half, "begin", f"{told} {odd[0]!r}")
+    same_names(made, before, half, "begin")
     _like(half, "begin", made, before)
     return {name: tensor.float() for name, tensor in made.items()}
 
@@ -207,5 +216,4 @@ def _finite(found: Sequence[torch.Tensor | None]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return cut(repr(value), 60)

@@ -143,7 +143,7 @@ def _match(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]
 def _memes(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]:
     """Two claims an image; a false one names a digit of the other group, so each text is as often true as false."""
     answer = load_template("digits_match").answer
-    told = {1: Counter[int](), 0: Counter[int]()}  # label -> digit of a true claim, or group of a false one -> claims
+    told = Counter[tuple[int, int]]()  # claims by label, and digit of a true one or group of a false one
     rows = []
     for digit, indices in enumerate(_chosen(part, _MEMES, rng)):
         group = digit // 5
@@ -151,8 +151,8 @@ def _memes(part: str, images: _Images, rng: np.random.Generator) -> list[Sample]
             # Every other image has a true and a false claim, the others two of what its group is mostly.
             for number, label in enumerate((1, 0) if j % 2 == 0 else (group, group)):
                 about = digit if label else group
-                nth = told[label][about]
-                told[label][about] += 1
+                nth = told[label, about]
+                told[label, about] += 1
                 claimed, claim = (digit, nth) if label else (5 * (1 - group) + nth % 5, nth // 5)
                 rows.append(
                     Sample(

@@ -27,7 +27,7 @@ _DATE = re.compile(r"""\bstrftime_now\(\s*(?:format\s*=\s*)?(['"])([^'"\\]*)\1\s
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _ANY_DATE = re.compile(r"\bstrftime_now\s*\(")
 #: What a template may change in a text: blanks, lines, markup, quotes, letters.
-_PROBE = "\u241eA  b\nSt <c> & \"d\" 'e' {f} é\u241e"
+PROBE = "\u241eA  b\nSt <c> & \"d\" 'e' {f} é\u241e"
 #: Renderings that are compared.
 _TIMES = 8
 #: Names under which processors have what stands for an image.
@@ -89,8 +89,8 @@ def check(processor: Any, render: Callable[[str, bool], str]) -> None:
     Raises:
         ModelError: it writes otherwise at every call, changes, drops or repeats the text, or writes an image's place.
     """
-    bare = render(_PROBE, False)
-    if any(render(_PROBE, False) != bare for _ in range(_TIMES)):
+    bare = render(PROBE, False)
+    if any(render(PROBE, False) != bare for _ in range(_TIMES)):
         raise _faulty("writes the same row otherwise each time")
     if bare.startswith("\ufeff"):
         raise _faulty("begins with a byte order mark: save it as UTF-8 without one", "")
@@ -110,9 +110,9 @@ def check_image(processor: Any, render: Callable[[str, bool], str]) -> None:
     Raises:
         ModelError: it writes no place for an image or several, or changes, drops or repeats the text beside it.
     """
-    pictured = render(_PROBE, True)
+    pictured = render(PROBE, True)
     _once(pictured)
-    if pictured == render(_PROBE, False):
+    if pictured == render(PROBE, False):
         raise _faulty("writes nothing where a row has an image")
     for token in _image_tokens(processor):
         if pictured.count(token) > 1:
@@ -120,7 +120,7 @@ def check_image(processor: Any, render: Callable[[str, bool], str]) -> None:
 
 
 def _once(written: str) -> None:
-    check_text(_PROBE, written)
+    check_text(PROBE, written)
     if written.count("\u241e") != 2:
         raise _faulty("repeats the user's text")
 

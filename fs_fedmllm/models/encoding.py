@@ -19,16 +19,13 @@ from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.data.template import Template
 from fs_fedmllm.errors import ModelError
 from fs_fedmllm.models.batch import IGNORED, Batch, Encoded
-from fs_fedmllm.models.chat_template import check, check_image, check_text
+from fs_fedmllm.models.chat_template import PROBE, check, check_image, check_text
 from fs_fedmllm.models.completions import Completions, end_tokens
 from fs_fedmllm.models.image_inputs import ImageInputs, token_aligned
 from fs_fedmllm.models.lengths import Lengths, most_tokens, row_lengths, shortened, too_long
 from fs_fedmllm.models.mllm import MLLM
 from fs_fedmllm.models.row_text import Hidden, RowText
 from fs_fedmllm.models.vision import VisionFeatures
-
-#: What a chat template may treat in its own way inside a text; one that does shows it here.
-_PROBE = "a  b\n<c> & \"d\" 'e' {f} é"
 
 
 class Encoder:
@@ -251,8 +248,8 @@ class Encoder:
         It is rendered once, for a data set has many rows and nearly all of them are short.
         """
         if image not in self._around:
-            before, found, after = self._chat(_PROBE, image).partition(_PROBE)
-            self._around[image] = most_tokens(before + after) if found and _PROBE not in after else None
+            before, found, after = self._chat(PROBE, image).partition(PROBE)
+            self._around[image] = most_tokens(before + after) if found and PROBE not in after else None
         return self._around[image]
 
     def _beside(self, sample: Sample) -> int:

@@ -25,16 +25,10 @@ SAMPLE = 4096
 LONGEST_HEADER = 100_000_000
 #: Files of a checkpoint that say how a row is written and read; transformers loads them in this form or the other.
 PROCESSOR = (
-    *("added_tokens.json", "merges.txt", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *(
-        "processor_config.json",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-    ),
-    *("vocab.json", "vocab.txt"),
-)
+    "added_tokens.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "video_preprocessor_config.json", "vocab.json",
+    "vocab.txt",
+)  # fmt: skip
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -64,10 +58,11 @@ def processor_files(options: ModelOptions) -> dict[str, str]:
         File's name -> sha256 of its content. Of a folder, a chat template that is not there counts as an empty one,
         since one that is added would be taken. Of a hub's model, only what is here already is in it.
     """
-    folder = _folder(resolve_path(options.path), options.revision)
+    path = resolve_path(options.path)
+    folder = _folder(path, options.revision)
     if folder is None:
         return {}
-    found = dict.fromkeys(TEMPLATES, "") if Path(resolve_path(options.path)).is_dir() else {}
+    found = dict.fromkeys(TEMPLATES, "") if folder == Path(path) else {}
     for file in [folder / name for name in (*TEMPLATES, *PROCESSOR)] + sorted(folder.glob("*.py")):
         if file.is_file():
             with open_regular(file) as stream:

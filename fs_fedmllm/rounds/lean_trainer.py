@@ -225,11 +225,11 @@ class LeanTrainer(Trainer):
         started = time.perf_counter()
         parameters = self.mllm.adapter.parameters
         representing = [half for half in plan.halves if half.represents]
-        theirs = next(filter(is_outside, representing), None)
         frozen = sorted({position for half in plan.halves for position in half.frozen})
         pulled = any(half.corrects for half in plan.halves)
         correcting = own_anchors(plan.halves, [p.detach().clone() for p in parameters] if pulled else [])
         if representing:
+            blamed = next(filter(is_outside, representing), representing[0])  # an error of ours passes as it is
             represent = functools.partial(self._representations, rows, plan.rows)
             for half in representing:
                 with called(half, "prepare"):
@@ -256,7 +256,7 @@ class LeanTrainer(Trainer):
                         summed, shown = self._loss_and_representation(batch)
                         loss, chosen = summed / supervised, indices[start : start + micro]
                         terms = [term(half, "row_loss", chosen, shown, len(step_rows)) for half in representing]
-                        with contextlib.nullcontext() if theirs is None else called(theirs, "row_loss"):
+                        with called(blamed, "row_loss"):
                             sum(terms, loss).backward()
                         for one in terms:
                             added += one.detach()

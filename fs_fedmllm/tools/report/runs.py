@@ -99,11 +99,12 @@ def _read_sweep(folder: Path) -> Sheet:
     try:
         index = read_json(folder / INDEX)
         table = parse_table(index["table"], str(index["name"]), str(folder / INDEX))
-        known = known_runs((key, seed, place) for key, seed, place, _ in _cells(index, table))
+        cells = _cells(index, table)
+        known = known_runs((key, seed, place) for key, seed, place, _ in cells)
         recorded = gathered([], folder / FIGURES, table, known).runs
         places: dict[Place, list[Run]] = {}
         differing = []
-        for key, seed, coordinates, name in _cells(index, table):
+        for key, seed, coordinates, name in cells:
             place = cell_place(folder, key, name)
             run = read_run(place)
             if run is not None:
