@@ -46,7 +46,8 @@ class Registry(Mapping[str, T]):
 
     Args:
         group: the group of entry points, such as ``fs_fedmllm.algorithms``.
-        ours: the names of this package; nobody else can take them.
+        ours: the names of this package; nobody else can take them, and one that an entry point has too is refused
+            where it is asked for.
         taken: further names of this package, which are looked up elsewhere.
         kind: class that values derive from; None for values that are no classes.
     """
@@ -73,9 +74,11 @@ class Registry(Mapping[str, T]):
         self._known[name] = value
 
     def __contains__(self, name: object) -> bool:
+        self.refuse_taken(name)
         return name in self._known or name in _entry_points(self.group)
 
     def __getitem__(self, name: str) -> T:
+        self.refuse_taken(name)
         if name not in self._known:
             point = _entry_points(self.group).get(name)
             if point is None:
@@ -97,6 +100,18 @@ class Registry(Mapping[str, T]):
             self._known[name] = loaded
         found: T = self._known[name]
         return found
+
+    def refuse_taken(self, name: object) -> None:
+        """Nobody shall take what is ours for that of a package that gave it the same name.
+
+        Raises:
+            ConfigError: the name is one of this package's, and an entry point's.
+        """
+        if name in self._ours and (point := _entry_points(self.group).get(str(name))) is not None:
+            raise ConfigError(
+                f"{name!r} is a name of fs-fedmllm's own in {self.group}, and {point.value} is an entry point of that "
+                "name, which is never used. Choose another name there, or uninstall that package."
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self._known, *_entry_points(self.group))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from typing import ClassVar
 
 import pytest
@@ -296,6 +297,39 @@ def test_what_is_sent_beside_the_adapter_is_refused_where_nothing_bounds_it(
 def test_names_of_ours_cannot_be_taken(clean_registries) -> None:
     with pytest.raises(ConfigError, match="'fedavg' is a name of fs-fedmllm's own"):
         fs_fedmllm.register_algorithm(type("Mine", (SignServer,), {"name": "fedavg"}))
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "settings"),
+    [
+        ("algorithms", "fedyogi", {"federate.method": "fedyogi"}),
+        ("regularizers", "moon", {"fedmllm.regularizer.type": "moon"}),
+        ("aggregators", "krum", {"fedmllm.aggregation.rule": "krum"}),
+        ("datasets", "digits_match", {}),
+        ("scenarios", "hybrid", {"data.splitter": "fedmllm_hybrid", "data.splitter_args": [{"alpha": 1, "p": 0.6}]}),
+        ("metrics", "acc", {"fedmllm.eval.metrics": ["acc"]}),
+        ("families", "smolvlm", {}),
+    ],
+)
+def test_an_entry_point_with_a_name_of_ours_is_refused_where_the_name_is_used(
+    group, name, settings, overrides, monkeypatch
+) -> None:
+    from fs_fedmllm import registry
+    from fs_fedmllm.data.registry import known_options
+    from fs_fedmllm.models.families import family_of
+
+    points = {f"fs_fedmllm.{group}": [EntryPoint(name, f"their:{name}", f"fs_fedmllm.{group}")]}
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    registry._entry_points.cache_clear()
+    try:
+        fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", **overrides)  # which does not use the name
+        says = rf"'{name}' is a name of fs-fedmllm's own in fs_fedmllm\.{group}, and their:{name} is an entry point of"
+        with pytest.raises(ConfigError, match=says):
+            if not settings:
+                {"families": family_of, "datasets": known_options}[group](name)
+            fs_fedmllm.load_config(CONFIGS / "aligned_a05.yaml", **{**overrides, **settings})
+    finally:
+        registry._entry_points.cache_clear()
 
 
 def test_an_entry_point_is_imported_when_its_name_is_asked_for(tmp_path, monkeypatch) -> None:

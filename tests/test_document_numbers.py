@@ -684,3 +684,14 @@ def test_what_findings_say_of_where_the_runs_on_memes_began() -> None:
         **{("hybrid", method): 0 for method in ("prior_draw", "all", "guarded")}, ("hybrid", "fedavg"): 3,
         ("missing", "fedavg"): 7, ("missing", "prior_draw"): 2, ("missing", "all"): 3, ("missing", "guarded"): 2,
     }  # fmt: skip
+
+
+def test_the_example_of_yoco_trains_the_last_layer_of_the_embedded_model() -> None:
+    from transformers import AutoConfig
+
+    from fs_fedmllm.models.loader import resolve_path
+
+    last = AutoConfig.from_pretrained(resolve_path("tiny")).get_text_config().num_hidden_layers - 1
+    page = text_of(REPOSITORY / "docs" / "algorithms.md")
+    assert rf"language_model\.layers\.({last})\.self_attn\.q_proj" in page and f"The layer number, {last} here" in page
+    assert rf"layers\.({last})\.self_attn" in text_of(REPOSITORY / "tables" / "digits_one_round.yaml")

@@ -169,6 +169,24 @@ def own_anchors(
     return [(half, [a.clone() for a in anchors] if is_outside(half) else anchors) for half in halves if half.corrects]
 
 
+def watched(half: ClientHalf, representations: torch.Tensor) -> torch.Tensor:
+    """The same representations; the gradient that a half of another package has for them is looked at on its way back.
+
+    Raises:
+        AlgorithmError: in the backward pass, of a gradient that is not finite though the representations are.
+    """
+    if not is_outside(half) or not representations.requires_grad or not _finite([representations]):
+        return representations
+    own = representations.view_as(representations)
+
+    def look(gradient: torch.Tensor) -> None:
+        if not _finite([gradient]):
+            raise fault(half, "row_loss", "gave a finite number whose gradient is not finite")
+
+    own.register_hook(look)
+    return own
+
+
 def corrected(
     half: ClientHalf,
     parameters: Sequence[torch.nn.Parameter],

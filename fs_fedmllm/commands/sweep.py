@@ -123,9 +123,9 @@ def _sweep(args: argparse.Namespace) -> int:
         raise ConfigError(f"{path} has no cell to run: every place of its grid is skipped, or is read off other runs.")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK, advice="Wait until that sweep has ended, or name another folder with --out."):
+        runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
         if args.figures:
             write_atomically(out / FIGURES, figures_file.kept_csv(table, found).encode())
-        runner.write_index(out, read_yaml(path), table.name, every, tiny=args.tiny)
         outcome = runner.run_sweep(out, cells, workers, threads=max(1, args.threads), elsewhere=elsewhere)
     away = f", {outcome.elsewhere} of them elsewhere" if outcome.elsewhere else ""
     table_of = f"fs-fedmllm report {shell_word(out)}"

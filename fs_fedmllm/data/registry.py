@@ -40,6 +40,7 @@ def cache_dir() -> Path:
 
 
 def _loader(name: str) -> Callable[..., Dataset]:
+    DATASETS.refuse_taken(name)
     if name in EMBEDDED:
         return importlib.import_module("fs_fedmllm.data.digits").load_digits_dataset
     if name in ADAPTERS:

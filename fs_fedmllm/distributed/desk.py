@@ -210,6 +210,11 @@ class Desk:
             self._note("base not compared", client)
         if other := self._joining.other_base(client, base):
             return self._turn_down("base", other, client)
+        processor = p.texts(header, "processor")
+        if not processor:
+            self._note("processor not compared", client)
+        if other := self._joining.other_processor(client, processor):
+            return self._turn_down("processor", other, client)
         missing_rate = p.number(header, "missing_rate", 0.0, 1.0)
         presence, name = self._joining.presence(header, rows), p.text(header, "name", "")
         with self.news:

@@ -1,4 +1,4 @@
-"""What a client says when it joins: version, configuration, split, base weights, kinds of rows."""
+"""What a client says when it joins: version, configuration, split, base weights and processor, kinds of rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ class Joining:
         agreed: by key, see :mod:`fs_fedmllm.distributed.agreement`.
         manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
         base: fingerprint of the base's weights; empty takes that of the first client that joins.
+        processor: sha256 of the files of chat template, tokenizer and processors, by name; empty takes those of the
+            first client that joins.
         told: what clients must say of their rows, see :func:`fs_fedmllm.config.missing_modalities.told_of_rows`.
     """
 
-    def __init__(self, agreed: Mapping[str, Any], manifest: str, base: str, told: str):
+    def __init__(self, agreed: Mapping[str, Any], manifest: str, base: str, processor: Mapping[str, str], told: str):
         self._agreed = agreed
         self._manifest = manifest
         self._base, self._base_of = base, "the server"
+        self._processor, self._processor_of = dict(processor), "the server"
         self._told = told
         self._lock = threading.Lock()
 
@@ -74,6 +77,28 @@ class Joining:
             f"The base weights of client {client} (fingerprint {shown(theirs[:12])}) are not those of {whose} "
             f"({ours[:12]}), so their adapters cannot be averaged. Compare model.fedmllm.path, model.fedmllm.revision "
             "and the sha256 of the checkpoint's weight files on both; each site's events.jsonl has its fingerprint."
+        )
+
+    def other_processor(self, client: int, theirs: Mapping[str, str]) -> str:
+        """What is wrong with the files by which a client turns rows into tokens and pixels; empty if nothing is.
+
+        Args:
+            client: id.
+            theirs: file's name -> sha256, as :func:`fs_fedmllm.models.fingerprint.processor_files` has them. A file
+                that one side does not know is not compared.
+        """
+        with self._lock:
+            if theirs and not self._processor:
+                self._processor, self._processor_of = dict(theirs), f"client {client}"
+            ours, whose = self._processor, self._processor_of
+        differing = [name for name in sorted(ours.keys() & theirs.keys()) if ours[name] != theirs[name]]
+        if not differing:
+            return ""
+        names = ", ".join(str(shown(name)).strip("'") for name in differing[:3])
+        return (
+            f"Client {client} and {whose} differ in {names}, so the same row would be other tokens or pixels for one "
+            "than for the other. Give every site the same files in model.fedmllm.path (of a hub's model, the same "
+            "model.fedmllm.revision)."
         )
 
     def presence(self, header: Mapping[str, Any], rows: int) -> dict[str, int]:

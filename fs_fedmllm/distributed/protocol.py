@@ -35,6 +35,8 @@ REFUSED, REJOIN = "refused", "rejoin"
 POLL = 20.0
 #: Longest text of a peer's that is kept.
 LONGEST = 500
+#: Most entries of a mapping in a header.
+MOST = 200
 
 
 class ProtocolError(FedMLLMError):
@@ -89,6 +91,18 @@ def text(header: Mapping[str, Any], name: str, default: str | None = None) -> st
     if not isinstance(value, str):
         raise ProtocolError(f"{name} must be a text, got {shown(value)}.")
     return "".join(letter if letter.isprintable() else " " for letter in value[:LONGEST])
+
+
+def texts(header: Mapping[str, Any], name: str) -> dict[str, str]:
+    """A mapping of a few short texts; empty where the header has none.
+
+    Raises:
+        ProtocolError: it is something else, or larger.
+    """
+    value = header.get(name, {})
+    if not isinstance(value, dict) or len(value) > MOST or not all(isinstance(item, str) for item in value.values()):
+        raise ProtocolError(f"{name} must be a mapping of at most {MOST} texts, got {shown(value)}.")
+    return {key: text(value, key) for key in value}
 
 
 def finite(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from fs_fedmllm.distributed.messages import Message
 from fs_fedmllm.distributed.protocol import whole
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.files.sealing import json_sha256
-from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.models.fingerprint import base_fingerprint, processor_files
 from fs_fedmllm.rounds.client import ClientSide
 from fs_fedmllm.rounds.client_update import ClientUpdate
 from fs_fedmllm.runs.belongings import base_of
@@ -222,6 +222,7 @@ def introduction(config: Config, client: int, data: FederatedData) -> dict[str, 
         "agreed": agreement(config, data.template),
         "manifest": data.split if data.split != "own" else "",
         "base": base_fingerprint(config.model.fedmllm),
+        "processor": processor_files(config.model.fedmllm),
         **({"name": data.names[client]} if client in data.names else {}),
     }
 

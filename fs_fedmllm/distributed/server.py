@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fs_fedmllm.config.missing_modalities import told_of_rows
@@ -47,6 +48,8 @@ class RoundServer:
         agreed: what every client must have alike, see :mod:`fs_fedmllm.distributed.agreement`.
         manifest: sha256 of the split that the clients' folders come from; empty where nobody dealt rows.
         base: fingerprint of the base's weights; empty takes that of the first client that joins.
+        processor: sha256 of the files of chat template, tokenizer and processors, by name; empty takes those of the
+            first client that joins.
         traffic: bytes received and sent so far, counted by the transport.
         rounds: the phases of a round.
         clock: monotonic seconds.
@@ -61,6 +64,7 @@ class RoundServer:
         agreed: Mapping[str, Any],
         manifest: str = "",
         base: str = "",
+        processor: Mapping[str, str] = MappingProxyType({}),
         traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
         rounds: Rounds = plain_round,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +91,7 @@ class RoundServer:
             self._total,
             self.roster,
             self.journal,
-            joining=Joining(agreed, manifest, base, told_of_rows(session.config)),
+            joining=Joining(agreed, manifest, base, processor, told_of_rows(session.config)),
             status=self.status,
             clock=clock,
             shelf=self._shelf,

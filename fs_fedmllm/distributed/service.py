@@ -36,7 +36,7 @@ from fs_fedmllm.distributed.site_store import SiteStore
 from fs_fedmllm.distributed.transport import Exchange, Limits, Peer, TransportServer
 from fs_fedmllm.distributed.transport_client import TransportClient
 from fs_fedmllm.models.export import write_adapter
-from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.models.fingerprint import base_fingerprint, processor_files
 from fs_fedmllm.rounds.federation import Federation
 from fs_fedmllm.runs.session import Session
 from fs_fedmllm.scenarios.federated_data import FederatedData
@@ -150,6 +150,7 @@ def server_of(
         agreed=agreement(config, data.template),
         manifest=split_of_clients(data),
         base=base_fingerprint(config.model.fedmllm),
+        processor=processor_files(config.model.fedmllm),
         traffic=traffic,
         rounds=rounds_of(config),
         linger=linger,

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 
 from fs_fedmllm.algorithms import State
 from fs_fedmllm.algorithms.outside import called, is_outside, term
-from fs_fedmllm.algorithms.outside_halves import corrected, own_anchors
+from fs_fedmllm.algorithms.outside_halves import corrected, own_anchors, watched
 from fs_fedmllm.config import LocalConfig
 from fs_fedmllm.evaluation.options import OptionTokens, options_of
 from fs_fedmllm.models.batch import Batch, Encoded
@@ -255,7 +255,8 @@ class LeanTrainer(Trainer):
                     else:
                         summed, shown = self._loss_and_representation(batch)
                         loss, chosen = summed / supervised, indices[start : start + micro]
-                        terms = [term(half, "row_loss", chosen, shown, len(step_rows)) for half in representing]
+                        count = len(step_rows)
+                        terms = [term(half, "row_loss", chosen, watched(half, shown), count) for half in representing]
                         with called(blamed, "row_loss"):
                             sum(terms, loss).backward()
                         for one in terms:

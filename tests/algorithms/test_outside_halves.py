@@ -12,7 +12,7 @@ from short_runs import CONFIGS, SHORT
 import fs_fedmllm
 from fs_fedmllm import registry
 from fs_fedmllm.algorithms.outside import AlgorithmError, begun_by, expected, state_of, step, tensors
-from fs_fedmllm.algorithms.outside_halves import begun, corrected, finished, own_anchors, settle
+from fs_fedmllm.algorithms.outside_halves import begun, corrected, finished, own_anchors, settle, watched
 from fs_fedmllm.errors import ConfigError, UpdateError
 from fs_fedmllm.registry import Registry
 from fs_fedmllm.rounds.trainer import update_log
@@ -96,6 +96,28 @@ def test_a_half_that_writes_into_anchors_writes_into_its_own() -> None:
     halves = own_anchors([theirs, ours], anchors)
     corrected(theirs, parameters(), halves[0][1], 0, 1)
     assert halves[1][1] is anchors and anchors[0].tolist() == [1.0, 1.0]
+
+
+def test_a_finite_row_loss_whose_gradient_is_not_finite_names_algorithm_client_and_round(tmp_path) -> None:
+    """The length of a difference that is 0, as everybody writes it once."""
+
+    class Near(fs_fedmllm.ClientHalf):
+        represents = True
+
+        def row_loss(self, indices: Any, representations: torch.Tensor, rows: int) -> torch.Tensor:
+            return (representations - representations.detach()).norm(dim=1).pow(2).sqrt().sum()
+
+    class Nearby(fs_fedmllm.Regularizer):
+        name = "nearby"
+        client = classmethod(lambda cls, parameters, context: Near())
+
+    settings = dict(zip(SHORT[::2], SHORT[1::2], strict=True)) | {"outdir": str(tmp_path)}
+    said = r"^Round 0, client \d+: The algorithm .*\.Near: row_loss gave a finite number whose gradient is not finite"
+    with pytest.raises(AlgorithmError, match=said):
+        fs_fedmllm.run(CONFIGS / "aligned_a05.yaml", algorithm=Nearby, **settings)
+    shown = torch.full((2, 3), NAN, requires_grad=True)  # training has diverged: no fault of the half's
+    watched(half(), shown).sum().backward()
+    assert watched(half(), shown.detach()).requires_grad is False
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,36 @@ def test_a_client_with_other_base_weights_is_refused(shared, tmp_path: Path) -> 
     assert {event["client"] for event in events(tmp_path / "server", "base not compared")} == {3}
 
 
+def test_a_client_with_another_chat_template_or_tokenizer_is_refused(shared, tmp_path: Path) -> None:
+    """By the server's files, and by the first client's where the server has none; unknown files say nothing."""
+    federation, _, _ = shared
+    wire = Wire()
+    ours = introduction(federation.config, 1, federation.data)["processor"]
+    assert {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"} <= ours.keys()
+    server = server_of(federation, tmp_path / "server", wire)
+    server.desk._joining._processor = dict(ours)
+    other = {**ours, "chat_template.jinja": "c" * 64, "tokenizer.json": "d" * 64, "vocab.txt": "e" * 64}
+    says = r"Client 2 and the server differ in chat_template\.jinja, tokenizer\.json, so .*model\.fedmllm\.path"
+    with pytest.raises(JoinRefusedError, match=says):
+        site_of(federation, 2, tmp_path, wire, processor=other).run()
+    assert events(tmp_path / "server", "refused")[0]["reason"] == "processor"
+    malformed: tuple[Any, ...] = (["tokenizer.json"], {"tokenizer.json": 3}, {str(n): "f" for n in range(201)})
+    for said in malformed:
+        with pytest.raises(JoinRefusedError, match="processor must be a mapping of at most 200 texts"):
+            site_of(federation, 2, tmp_path, wire, processor=said).run()
+    server.desk._joining._processor = {}
+    loop = Started(server.run)
+    sites = [Started(site_of(federation, client, tmp_path, wire, steps(federation)).run) for client in (1, 2)]
+    wait_until(lambda: len(server.roster.present([1, 2])) == 2)
+    with pytest.raises(JoinRefusedError, match=r"Client 3 and client [12] differ in chat_template"):
+        site_of(federation, 3, tmp_path, wire, processor=other).run()
+    sites.append(Started(site_of(federation, 3, tmp_path, wire, steps(federation), processor={}).run))
+    loop.join()
+    for site in sites:
+        site.join()
+    assert {event["client"] for event in events(tmp_path / "server", "processor not compared")} == {3}
+
+
 def test_too_few_clients_for_too_long_end_the_server_and_it_says_who(shared, tmp_path: Path) -> None:
     federation, _, _ = shared
     wire = Wire()

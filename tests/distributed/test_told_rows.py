@@ -74,7 +74,8 @@ def test_kinds_are_told_where_kinds_suffice_and_nothing_where_nothing_is_asked(s
             aggregation=replace(ours.aggregation, client_weights=weights),
         )
         said = introduction(replace(federation.config, fedmllm=ours), 1, federation.data)
-        assert set(said) - {"presence"} == {"rows", "missing_rate", "version", "agreed", "manifest", "base"}
+        always = {"rows", "missing_rate", "version", "agreed", "manifest", "base", "processor"}
+        assert set(said) - {"presence"} == always
         return said.get("presence")
 
     assert told() is told(weights="samples") is told(use="force") is None

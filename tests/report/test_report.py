@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import made_up_sweep
 import numpy as np
@@ -330,3 +331,30 @@ def test_the_model_before_training_has_no_figure_of_the_run(tmp_path) -> None:
     for name in ("results.views.product.acc", "results.seconds.total"):
         assert run.value(name, "last") is not None
         assert run.value(name, "zero_shot") is None
+
+
+def test_a_figure_that_is_no_finite_number_is_in_no_mean_and_said(tmp_path: Path, recwarn) -> None:
+    """An AUC over rows of one class is nan, or null in the files of other tools."""
+    out = made_up_sweep.make(short_table.write(tmp_path), tmp_path / "out")
+    written = {path: json.loads(path.read_text()) for path in sorted(out.glob("cells/*/results.json"))}
+
+    def cells(undefined: Any, count: int) -> str:
+        for number, (path, results) in enumerate(written.items()):
+            odd = {"test_acc": undefined} if number < count else {}
+            changed = {name: {**results[name], **odd} for name in ("best", "zero_shot")}
+            changed["evaluations"] = [{**line, **odd} for line in results["evaluations"]]
+            path.write_text(json.dumps({**results, **changed}))
+        assert cli.main(["report", str(out), "--out", str(tmp_path / "page")]) == 0
+        return (tmp_path / "page" / "report.md").read_text()
+
+    for undefined in (float("nan"), None, float("inf")):
+        told = cells(undefined, 1)
+        assert "| FedAvg | 65.0<br>without 1 that has no such figure<br>" in told and "nan" not in told
+        lines = list(csv.DictReader((tmp_path / "page" / "report.csv").open()))
+        first = [
+            line for line in lines if (line["method"], line["metric"], line["seed"]) == ("fedavg", "test_acc", "0")
+        ]
+        assert [line["value"] for line in first] == [""]
+    assert "| FedAvg | –<br>paper 50.50" in (told := cells(float("nan"), 4))
+    assert "No run has a figure 'test\\_acc', or it is no finite number, as an AUC over rows of one class." in told
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]

@@ -162,3 +162,21 @@ def test_a_worker_imports_what_its_cells_need_unless_they_use_an_accelerator(on_
     monkeypatch.setattr(sys, "argv", started[0][2:])
     assert cell.serve() == 0
     assert imported == ([] if on_gpu else ["fs_fedmllm.runs.simulation"])
+
+
+def test_a_folder_takes_one_table(tmp_path: Path, capsys) -> None:
+    """The other's index would go, and with it what a report of the folder shows."""
+    out = tmp_path / "out"
+    out.mkdir()
+    runner.write_index(out, {"title": "one"}, "one", [], tiny=False)
+    runner.write_index(out, {"title": "One"}, "one", [], tiny=True)  # the same table, edited
+    before = (out / "sweep.json").read_bytes()
+    table = short_table.write(tmp_path)
+    assert cli.main(["sweep", str(table), "--out", str(out)]) == 2
+    assert f"{out} (--out) holds the sweep of the table 'one', and this one is 'short'" in capsys.readouterr().err
+    assert (out / "sweep.json").read_bytes() == before
+    assert {path.name for path in out.iterdir()} <= {"sweep.json", "lock"}
+    for damaged in ("{", "[]", ""):
+        (out / "sweep.json").write_text(damaged)
+        runner.write_index(out, {"title": "two"}, "two", [], tiny=False)
+        assert json.loads((out / "sweep.json").read_text())["name"] == "two"

@@ -37,6 +37,7 @@ REGISTERED: Registry[Family] = Registry("fs_fedmllm.families", {}, FAMILIES)
 
 def family_of(model_type: str) -> Family:
     """The family of a model type; the generic one if the type has no entry."""
+    REGISTERED.refuse_taken(model_type)
     name = FAMILIES.get(model_type)
     if name is None:
         return REGISTERED.get(model_type, GENERIC)

@@ -38,6 +38,8 @@ def cell_of(entry: Entry, metric: Metric) -> Cell:
     if entry.spread.std is not None:
         figure += f" ± {number(entry.spread.std, metric)}"
     lines = [f"without {len(entry.diverged)} that diverged after {after} rounds"] if entry.diverged else []
+    if entry.lacking:
+        lines.append(f"without {entry.lacking} that {'has' if entry.lacking == 1 else 'have'} no such figure")
     if entry.interval is not None:
         lines.append(f"[{number(entry.interval.low, metric)}, {number(entry.interval.high, metric)}]")
     if entry.paper is not None:

@@ -137,7 +137,8 @@ def _without_figures(sheet: Sheet, curves: Sequence[str]) -> list[str]:
                 read.setdefault(metric.name, []).extend(run.value(metric.name, at) for run in sheet.at(place))
     for name, values in read.items():
         if values and all(value is None for value in values):
-            lines.append(f"No run has a figure {name!r}{nearest(name, known)}")
+            undefined = ", or it is no finite number, as an AUC over rows of one class."
+            lines.append(f"No run has a figure {name!r}{undefined if name in known else nearest(name, known)}")
     if any(run.lines for run in runs):
         lines += [f"No run has a curve {name!r}{nearest(name, [*known, 'loss', 'grad_norm'])}" for name in curves]
     return lines

@@ -31,6 +31,7 @@ class Entry:
         versus: this row minus the baseline on the same test rows; None for the baseline itself.
         p_adjusted: ``versus.p_value`` after Holm's correction for the rows of the column.
         diverged: rounds after which runs of other seeds diverged; they are in no mean.
+        lacking: further runs that are in no mean, since they have no such figure.
     """
 
     spread: Spread | None
@@ -39,6 +40,7 @@ class Entry:
     versus: Difference | None = None
     p_adjusted: float | None = None
     diverged: tuple[int, ...] = ()
+    lacking: int = 0
 
 
 def baseline_of(sheet: Sheet) -> Mapping[str, str]:
@@ -65,13 +67,14 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
         metric = sheet.table.metrics_at(place)[index]
         at = sheet.table.place(place)
         every = sheet.at(place)
-        runs = [run for run in every if run.diverged is None or at != "last"]
+        sound = [run for run in every if run.diverged is None or at != "last"]
+        runs = [run for run in sound if run.value(metric.name, at) is not None]
         values = [value for run in runs if (value := run.value(metric.name, at)) is not None]
         versus, interval = None, None
         if at == "last":
             interval = _interval(runs, metric)
             if row != base_row and sheet.table.place({**base_row, **column}) == "last":
-                versus = paired(base, runs, metric)
+                versus = paired([run for run in base if run.value(metric.name, at) is not None], runs, metric)
         found.append(
             Entry(
                 over_seeds(values) if values else None,
@@ -79,6 +82,7 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
                 sheet.table.reported(place, metric),
                 versus,
                 diverged=tuple(run.diverged for run in every if run.diverged is not None and at == "last"),
+                lacking=len(sound) - len(runs),
             )
         )
     tested = [i for i, entry in enumerate(found) if entry.versus is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,7 +125,7 @@ class Run:
         return {}
 
     def value(self, name: str, at: str) -> float | None:
-        """A figure of the run; None if it has none of that name.
+        """A figure of the run; None if it has none of that name, or one that is not finite (an AUC over one class).
 
         Args:
             name: of an evaluation, or a path after ``results.`` or ``judge.``; any of them after ``test_sets.<name>.``
@@ -180,7 +181,7 @@ def of_test_set(name: str) -> tuple[str, str]:
 def _number(tree: Any, path: Sequence[str]) -> float | None:
     for part in path:
         tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return float(tree) if is_number(tree) else None
+    return float(tree) if is_number(tree) and math.isfinite(tree) else None
 
 
 def read_run(folder: Path) -> Run | None:

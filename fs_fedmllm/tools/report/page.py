@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def _rows(sheet: Sheet) -> Iterator[dict[str, object]]:
                         **{axis_column(axis.name): place[axis.name] for axis in sheet.table.axes},
                         "seed": run.seed,
                         "metric": metric.name,
-                        "value": value * metric.scale if value is not None and math.isfinite(value) else None,
+                        "value": value * metric.scale if value is not None else None,
                         "at": at,
                         "scale": metric.scale,
                         "paper_mean": paper.mean if paper is not None else None,

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from fs_fedmllm.config import Config, to_mapping
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
-from fs_fedmllm.files.untrusted import read_mapping
+from fs_fedmllm.files.untrusted import read_mapping, read_object
 from fs_fedmllm.runs.provenance import commit
 from fs_fedmllm.runs.verbosity import shows_progress
 from fs_fedmllm.tools.sweeps.cell import AHEAD
@@ -95,7 +95,19 @@ def finished_here(out: Path, cell: Cell) -> bool:
 
 
 def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
-    """Write ``sweep.json``: the table as read, and which folder holds which cell. A report needs nothing else."""
+    """Write ``sweep.json``: the table as read, and which folder holds which cell. A report needs nothing else.
+
+    Raises:
+        SweepError: the folder holds the sweep of another table, whose report it would replace.
+    """
+    there: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one, which is written anew
+        there = read_object(out / INDEX)
+    if there.get("name", name) != name:
+        raise SweepError(
+            f"{out} (--out) holds the sweep of the table {there['name']!r}, and this one is {name!r}. Name another "
+            f"folder, or, if the table was renamed, remove {out / INDEX}; runs that are finished stand."
+        )
     index = {
         "version": VERSION,
         "commit": commit(),

@@ -37,7 +37,8 @@ def as_tiny(raw: Mapping[str, Any]) -> dict[str, Any]:
         made["fedmllm"] = {**made.get("fedmllm", {}), "data": {}}
     sets = (made.get("fedmllm") or {}).get("test_sets") or {}
     made["fedmllm"] = {**made.get("fedmllm", {}), "test_sets": {name: _tiny_set(own) for name, own in sets.items()}}
-    if made.get("federate", {}).get("method") == "local":
+    one_round = (raw.get("federate") or {}).get("total_round_num") == 1  # a method may need that
+    if one_round or made.get("federate", {}).get("method") == "local":
         made["federate"] = {**made["federate"], "total_round_num": 1}
     made["fedmllm"] = {**made.get("fedmllm", {}), "template": ""}
     return made
