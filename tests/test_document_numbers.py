@@ -694,4 +694,4 @@ def test_the_example_of_yoco_trains_the_last_layer_of_the_embedded_model() -> No
     last = AutoConfig.from_pretrained(resolve_path("tiny")).get_text_config().num_hidden_layers - 1
     page = text_of(REPOSITORY / "docs" / "algorithms.md")
     assert rf"language_model\.layers\.({last})\.self_attn\.q_proj" in page and f"The layer number, {last} here" in page
-    assert rf"layers\.({last})\.self_attn" in text_of(REPOSITORY / "tables" / "digits_one_round.yaml")
+    assert rf"layers\.({last})\.self_attn" in text_of(REPOSITORY / "tables" / "digits_one_round_trials.yaml")
