@@ -603,8 +603,11 @@ BY_SEED = {
         scenario: ["prior_draw", "fedavg", "all", "guarded"] for scenario in ("hybrid", "missing")
     }),
     "## And where some rows are complete?": ("digits_switches_pairs", "test_acc", "fedavg", {
-        "hybrid": ["fedavg", "prior", "draw", "weights", "draw_weights", "prior_draw", "all"],
-        "missing": ["fedavg", "prior", "all", "both"],
+        "hybrid": ["fedavg", "prior", "draw", "weights", "draw_weights", "prior_draw", "all", "both"],
+        "missing": ["fedavg", "prior", "weights", "prior_draw", "all", "both"],
+    }),
+    "## And with one round alone?": ("digits_one_round", "test_acc", "fedavg", {
+        "": ["fedavg", "exact", "yoco"],
     }),
     "## The paper's strategies, taken apart": ("digits_ablations", "test_acc", "fedavg", {
         "cross": ["fedavg", "middle", "early", "late", "every", "constant", "prompt", "prompt_plain"],
@@ -622,7 +625,7 @@ def test_findings_by_seed_are_those_of_the_raw_figures(heading: str) -> None:
     with (REPOSITORY / "benchmarks" / "findings" / f"{file}.csv").open(encoding="utf-8") as rows:
         for row in sorted(csv.DictReader(rows), key=lambda row: int(row["seed"])):
             if row["metric"] == metric:
-                raw.setdefault((row["scenario"], row["method"]), []).append(float(row["value"]))
+                raw.setdefault((row.get("scenario", ""), row["method"]), []).append(float(row["value"]))
     page = text_of(REPOSITORY / "docs" / "findings.md").split(heading)[1]
     lines = re.findall(r"^\| [^|*]* \| \d[^|]*±.*\|$", page.split("\n## ")[0], re.MULTILINE)
     said = [[cell.strip() for cell in line.replace("−", "-").split("|")[2:-1]] for line in lines]
@@ -695,3 +698,22 @@ def test_the_example_of_yoco_trains_the_last_layer_of_the_embedded_model() -> No
     page = text_of(REPOSITORY / "docs" / "algorithms.md")
     assert rf"language_model\.layers\.({last})\.self_attn\.q_proj" in page and f"The layer number, {last} here" in page
     assert rf"layers\.({last})\.self_attn" in text_of(REPOSITORY / "tables" / "digits_one_round_trials.yaml")
+
+
+def test_what_findings_say_of_a_second_base_is_in_the_raw_figures() -> None:
+    rows = ["FedAvg", "corrections", "Local", "FedAvg, one word an answer", "centralised, one word an answer"]
+    methods = dict(zip(rows, ("fedavg", "corrected", "local", "whole", "whole_global"), strict=True))
+    raw: dict[tuple[str, str], list[str]] = {}
+    with (REPOSITORY / "benchmarks" / "findings" / "real_triage_defaults.csv").open(encoding="utf-8") as lines:
+        for row in sorted(csv.DictReader(lines), key=lambda row: int(row["seed"])):
+            method = row["method"] if row["level"] == "cross_i3t7" else f"{row['level']} {row['method']}"
+            if row["value"]:
+                raw.setdefault((method, row["metric"]), []).append(f"{float(row['value']):.1f}")
+    methods["FedAvg, aligned scenario, alpha 0.5"] = "aligned_a05 fedavg"
+    page = text_of(REPOSITORY / "docs" / "findings.md").split("### A second base")[1].split("\n## ")[0]
+    for name, method in methods.items():
+        joint, product = raw[method, "test_acc"], raw[method, "results.views.product.acc"]
+        exact = list(map(float, joint))
+        mean = f"{statistics.mean(exact):.1f} ± {statistics.stdev(exact):.1f}" if len(exact) > 1 else ""
+        line = f"| second base: {name} | {', '.join(joint)} | {mean} | {', '.join(product)} |"
+        assert " ".join(line.split()) in " ".join(page.split()), line

@@ -29,8 +29,9 @@ from fs_fedmllm.tools.sweeps.files import CELLS, FIGURES
 from fs_fedmllm.tools.sweeps.table_file import load_table
 
 CROSS = {"scenario": "cross"}
-COMMITTED = ("digits_ablations", "digits_match", "digits_memes", "digits_methods", "digits_switches",
-             "digits_switches_pairs", "digits_tuned", "digits_tuning", "real_triage")  # fmt: skip
+COMMITTED = ("digits_ablations", "digits_match", "digits_memes", "digits_methods", "digits_one_round",
+             "digits_one_round_trials", "digits_switches", "digits_switches_pairs", "digits_tuned", "digits_tuning",
+             "real_triage")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

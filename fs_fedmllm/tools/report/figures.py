@@ -12,7 +12,7 @@ from fs_fedmllm.evaluation.predictions import shown_as
 from fs_fedmllm.evaluation.row_metrics import RowMetric, StatisticsError, mean_of
 from fs_fedmllm.evaluation.slices import groups_of, row_metric
 from fs_fedmllm.evaluation.statistics import Difference, Interval, Spread, bootstrap, over_seeds, paired_bootstrap
-from fs_fedmllm.tools.report.finished import Run, figure_of
+from fs_fedmllm.tools.report.finished import Run
 from fs_fedmllm.tools.report.runs import Sheet, split_name
 from fs_fedmllm.tools.sweeps.table import Metric, Reported
 
@@ -157,6 +157,6 @@ def mean_slices(runs: Sequence[Run], key: str, figure: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for name, numbers in (run.results.get(key) or {}).items():
-            if (value := figure_of(numbers.get(figure))) is not None:
-                found.setdefault(name, []).append(value)
+            if figure in numbers:
+                found.setdefault(name, []).append(numbers[figure])
     return {name: sum(values) / len(values) for name, values in found.items()}
