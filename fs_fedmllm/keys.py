@@ -6,8 +6,8 @@ import functools
 import keyword
 import math
 import typing
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
@@ -108,3 +108,14 @@ def field_of(name: str) -> str:
 def key_types(cls: Any) -> Mapping[str, Any]:
     """The keys of a section with their types."""
     return MappingProxyType({key_name(name): kind for name, kind in typing.get_type_hints(cls).items()})
+
+
+def all_keys(cls: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Every key of a section and of those in it, dotted, with its field and its type."""
+    for f in fields(cls):
+        name = key_name(f.name)
+        kind = key_types(cls)[name]
+        if is_dataclass(kind):
+            yield from all_keys(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f, kind

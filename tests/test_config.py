@@ -13,7 +13,9 @@ from short_runs import CONFIGS
 from fs_fedmllm import config as schema
 from fs_fedmllm.config.checks import numbers
 from fs_fedmllm.config.profiles import SCENARIO_SWITCHES
+from fs_fedmllm.config.schema import SCENARIO_ARGS
 from fs_fedmllm.errors import ConfigError
+from fs_fedmllm.keys import Range
 from fs_fedmllm.scenarios.switches import SWITCHES, ScenarioParams
 
 CROSS = CONFIGS / "cross_i3t7.yaml"
@@ -239,7 +241,7 @@ def test_a_resolved_configuration_resolves_to_itself(tmp_path: Path) -> None:
 
 def test_the_arguments_of_a_splitter_are_those_of_the_scenarios() -> None:
     """The schema imports nothing of ours, so it names them a second time."""
-    assert sorted(schema.SCENARIO_ARGS) == sorted(
+    assert sorted(SCENARIO_ARGS) == sorted(
         f.name for f in dataclasses.fields(ScenarioParams) if f.name not in (*SWITCHES, "own")
     )
     assert sorted(SCENARIO_SWITCHES) == sorted(SWITCHES)
@@ -257,14 +259,14 @@ def test_every_default_is_within_its_range_and_every_key_is_explained() -> None:
 @pytest.mark.parametrize(
     ("valid", "text", "inside", "outside"),
     [
-        (schema.Range(1), "at least 1", (1, 5.5), (0, math.inf, math.nan)),
-        (schema.Range(0, open_low=True), "above 0", (1e-9,), (0, -1)),
-        (schema.Range(0, 1, open_high=True), "in [0, 1)", (0, 0.99), (1, -0.1)),
-        (schema.Range(0, 1, open_low=True, default=-1), "in (0, 1], or -1", (-1, 1), (0, -2, 1.1)),
-        (schema.Range(), "finite", (-3, 0), (math.inf,)),
+        (Range(1), "at least 1", (1, 5.5), (0, math.inf, math.nan)),
+        (Range(0, open_low=True), "above 0", (1e-9,), (0, -1)),
+        (Range(0, 1, open_high=True), "in [0, 1)", (0, 0.99), (1, -0.1)),
+        (Range(0, 1, open_low=True, default=-1), "in (0, 1], or -1", (-1, 1), (0, -2, 1.1)),
+        (Range(), "finite", (-3, 0), (math.inf,)),
     ],
 )
-def test_ranges(valid: schema.Range, text: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+def test_ranges(valid: Range, text: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
     assert str(valid) == text
     assert all(valid.holds(x) for x in inside) and not any(valid.holds(x) for x in outside)
 

@@ -8,6 +8,7 @@ from short_runs import CONFIGS
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.config import identity
+from fs_fedmllm.config.identity import KeyFacts
 from fs_fedmllm.distributed.agreement import agreed_keys
 from fs_fedmllm.keys import field_of
 
@@ -75,7 +76,7 @@ def test_a_key_that_a_later_version_adds_at_its_default_changes_nothing(monkeypa
         made["fedmllm"]["new_section"] = {"key": 1}
         return made
 
-    facts = {**schema.key_facts(), "fedmllm.new_section.key": schema.KeyFacts()}
+    facts = {**schema.key_facts(), "fedmllm.new_section.key": KeyFacts()}
     monkeypatch.setattr(identity, "to_mapping", later)
     monkeypatch.setattr(identity, "key_facts", lambda: facts)
     assert schema.config_digest(config) == before

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from short_runs import REPOSITORY
 
-from fs_fedmllm import config as schema
+from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.config import profiles
 from fs_fedmllm.config.open_names import OUTSIDE_METRICS, SCENARIOS
 from fs_fedmllm.errors import ConfigError
@@ -211,7 +211,7 @@ def test_one_file_outside_the_package_adds_one_of_each(
     (installed / "entry_points.txt").write_text(
         "".join(f"[{group}]\n{name} = outside:{thing}\n" for group, name, thing in lines)
     )
-    open_to_others = (schema.METHODS, REGULARIZERS, RULES, SCENARIOS, OUTSIDE_METRICS)
+    open_to_others = (METHODS, REGULARIZERS, RULES, SCENARIOS, OUTSIDE_METRICS)
     before = [dict(names._known) for names in open_to_others]
     registry._entry_points.cache_clear()
     try:
@@ -429,7 +429,7 @@ def test_the_table_of_profiles_is_that_of_the_code() -> None:
 
 
 def test_the_table_of_methods_is_that_of_the_code() -> None:
-    assert set(table("README.md", "| `federate.method`")) == set(schema.METHODS)
+    assert set(table("README.md", "| `federate.method`")) == set(METHODS)
 
 
 def test_the_table_of_fixes_is_that_of_the_code() -> None:

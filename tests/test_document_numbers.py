@@ -19,6 +19,7 @@ from short_runs import CONFIGS, REPOSITORY
 
 from fs_fedmllm import cli
 from fs_fedmllm import config as schema
+from fs_fedmllm.algorithms import METHODS
 from fs_fedmllm.errors import FedMLLMError
 from fs_fedmllm.scenarios.federated_data import prepare_data
 from fs_fedmllm.scenarios.rates import said_rates
@@ -411,7 +412,7 @@ def test_the_table_of_what_goes_together_is_what_the_checks_let_through() -> Non
                 for typed in columns[head]:
                     allowed = cell == "yes" or cell == "nothing to combine"  # the mean itself is no choice there
                     assert (not refusal("federate.method", method, *typed)) == allowed, (method, typed)
-    assert seen == set(schema.METHODS)
+    assert seen == set(METHODS)
 
 
 def test_the_settings_of_hospitals_are_settings() -> None:
@@ -454,10 +455,10 @@ def test_the_tables_of_algorithms_are_those_of_the_code() -> None:
         assert weights == {"samples": "rows", "uniform": "uniform"}[optimizer.weighting], name
         kept = sum(tensor.numel() for tensor in begun.values()) // 7
         keeps = f"server {adapters(kept)}" if kept else "-"
-        assert state == keeps + (", each client P" if schema.METHODS[name].keeps else ""), name
+        assert state == keeps + (", each client P" if METHODS[name].keeps else ""), name
         ways = (optimizer.broadcast(params, begun), optimizer.expected(params))
         down, up = (adapters(sum(tensor.numel() for tensor in way.values()) / 7) for way in ways)
-        assert sent == f"{down} + {up}" and (on_client != "-") == bool(schema.METHODS[name].keeps), name
+        assert sent == f"{down} + {up}" and (on_client != "-") == bool(METHODS[name].keeps), name
     found = rows_of("## Client regularisers")
     assert set(found) == {name for name in REGULARIZERS if name != "none"}
     assert [name for name, cells in found.items() if cells[2] != "-"] == ["moon"]

@@ -7,7 +7,6 @@ honours and refuses every other key by name. Cross-field checks are in :func:`ch
 
 from fs_fedmllm.config.aggregation import AggregationConfig
 from fs_fedmllm.config.asynchronous import AsyncConfig, host_fault
-from fs_fedmllm.config.checks import check
 from fs_fedmllm.config.compression import CompressionConfig
 from fs_fedmllm.config.host_sections import (
     DataConfig,
@@ -20,16 +19,16 @@ from fs_fedmllm.config.host_sections import (
     TrainerConfig,
 )
 from fs_fedmllm.config.hub import HubConfig
-from fs_fedmllm.config.identity import KeyFacts, config_digest, key_facts, settings, told_apart
+from fs_fedmllm.config.identity import config_digest, key_facts, settings, told_apart
 from fs_fedmllm.config.judge import JudgeSection
-from fs_fedmllm.config.known_keys import divide, known_keys, unknown_key
+from fs_fedmllm.config.known_keys import known_keys, unknown_key
 from fs_fedmllm.config.missing_modalities import StandInsConfig
 from fs_fedmllm.config.model import LoraConfig, ModelOptions
 from fs_fedmllm.config.network import NetworkConfig
-from fs_fedmllm.config.open_names import METRICS, SPLITTERS
-from fs_fedmllm.config.overrides import apply_overrides, override_pairs, parse_override
+from fs_fedmllm.config.open_names import SPLITTERS
+from fs_fedmllm.config.overrides import apply_overrides, override_pairs
 from fs_fedmllm.config.own_sections import CacheConfig, EvaluatorConfig, LocalConfig, RegularizerConfig, ServerConfig
-from fs_fedmllm.config.precision import PEFT_METHODS, QUANTIZATIONS, REFUSED_METHODS, QuantizationConfig
+from fs_fedmllm.config.precision import QuantizationConfig
 from fs_fedmllm.config.privacy import DPConfig, PrivacyConfig, SecureAggregationConfig
 from fs_fedmllm.config.reading import (
     from_mapping,
@@ -41,17 +40,9 @@ from fs_fedmllm.config.reading import (
     to_mapping,
 )
 from fs_fedmllm.config.reference import describe
-from fs_fedmllm.config.schema import METHODS, SCENARIO_ARGS, SPLITS, Config, FedMLLMConfig
-from fs_fedmllm.keys import Range
+from fs_fedmllm.config.schema import Config, FedMLLMConfig
 
 __all__ = [
-    "METHODS",
-    "METRICS",
-    "PEFT_METHODS",
-    "QUANTIZATIONS",
-    "REFUSED_METHODS",
-    "SCENARIO_ARGS",
-    "SPLITS",
     "SPLITTERS",
     "AggregationConfig",
     "AsyncConfig",
@@ -67,7 +58,6 @@ __all__ = [
     "FederateConfig",
     "HubConfig",
     "JudgeSection",
-    "KeyFacts",
     "LocalConfig",
     "LoraConfig",
     "ModelConfig",
@@ -76,7 +66,6 @@ __all__ = [
     "OptimizerConfig",
     "PrivacyConfig",
     "QuantizationConfig",
-    "Range",
     "RegularizerConfig",
     "SecureAggregationConfig",
     "ServerConfig",
@@ -84,10 +73,8 @@ __all__ = [
     "TrainConfig",
     "TrainerConfig",
     "apply_overrides",
-    "check",
     "config_digest",
     "describe",
-    "divide",
     "from_mapping",
     "given_mapping",
     "host_fault",
@@ -96,7 +83,6 @@ __all__ = [
     "known_keys",
     "load",
     "override_pairs",
-    "parse_override",
     "read_clients",
     "read_yaml",
     "settings",

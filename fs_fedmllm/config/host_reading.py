@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fs_fedmllm.config.host_defaults import DEFAULTS
@@ -40,6 +40,14 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
         raw[name] = dict(child) if isinstance(child, Mapping) else {}
         raw = raw[name]
     raw[last] = value
+
+
+def nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Dotted keys and values as a nested mapping."""
+    raw: dict[str, Any] = {}
+    for path, value in values:
+        put(raw, path, value)
+    return raw
 
 
 def value_at(raw: Mapping[str, Any], path: str, absent: Any = None) -> Any:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fs_fedmllm.config.host_reading import put, value_at
+from fs_fedmllm.config.host_reading import nested, value_at
 from fs_fedmllm.config.reading import to_mapping
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.files.sealing import json_sha256
-from fs_fedmllm.keys import key_name
+from fs_fedmllm.keys import key_name, key_types
 from fs_fedmllm.text_columns import cut
 
 
@@ -43,15 +42,15 @@ def key_facts() -> dict[str, KeyFacts]:
     found: dict[str, KeyFacts] = {}
 
     def walk(cls: Any, prefix: str, above: KeyFacts) -> None:
-        hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
+            name = key_name(f.name)
             owner, numbers = f.metadata.get("owner") or above.owner, f.metadata.get("numbers")
             aside = tuple(f.metadata.get("aside") or ())
             facts = KeyFacts(owner, above.numbers if numbers is None else numbers, aside)
-            if dataclasses.is_dataclass(hints[f.name]):
-                walk(hints[f.name], f"{prefix}{key_name(f.name)}.", facts)
+            if dataclasses.is_dataclass(kind := key_types(cls)[name]):
+                walk(kind, f"{prefix}{name}.", facts)
             else:
-                found[f"{prefix}{key_name(f.name)}"] = facts
+                found[f"{prefix}{name}"] = facts
 
     walk(Config, "", KeyFacts())
     return found
@@ -80,10 +79,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def config_digest(config: Config) -> str:
     """sha256 of what determines a run's numbers; where, on what and how it runs does not count."""
-    told: dict[str, Any] = {}
-    for path, value in settings(config).items():
-        put(told, path, value)
-    return json_sha256(told)
+    return json_sha256(nested(settings(config).items()))
 
 
 def told_apart(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 4) -> str:

@@ -14,35 +14,20 @@ from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.config.nearest import nearest
 from fs_fedmllm.config.schema import Config
 from fs_fedmllm.errors import ConfigError
-from fs_fedmllm.keys import key_types
+from fs_fedmllm.keys import all_keys, key_types
 
-
-def _all_keys(cls: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, kind in key_types(cls).items():
-        path = f"{prefix}{name}"
-        keys += _all_keys(kind, path + ".") if dataclasses.is_dataclass(kind) else [path]
-    return keys
-
-
-@functools.cache
-def _known() -> tuple[str, ...]:
-    return tuple(_all_keys(Config))
+_KINDS = {path: kind for path, _, kind in all_keys(Config)}
 
 
 def known_keys() -> list[str]:
     """Every key that a configuration may have, as a dotted path."""
-    return list(_known())
+    return list(_KINDS)
 
 
 @functools.cache
 def text_keys() -> frozenset[str]:
     """Keys whose value is a text."""
-    return frozenset(path for path in known_keys() if _kind(path) is str)
-
-
-def _kind(path: str) -> Any:
-    return functools.reduce(lambda cls, name: key_types(cls)[name], path.split("."), Config)
+    return frozenset(path for path, kind in _KINDS.items() if kind is str)
 
 
 #: Sections of the schema and of FederatedScope; any other is that of somebody else's extension.

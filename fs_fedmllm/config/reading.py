@@ -14,7 +14,7 @@ from fs_fedmllm.config.building import build, with_outside_parameters
 from fs_fedmllm.config.checks import check, numbers
 from fs_fedmllm.config.clients import PER_CLIENT, SAME, client_id, client_words
 from fs_fedmllm.config.host_keys import host_key
-from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, put
+from fs_fedmllm.config.host_reading import METHOD_PREFIX, HostReader, host_values, leaves, nested, put
 from fs_fedmllm.config.known_keys import KNOWN_SECTIONS, divide, known_keys, unknown_key
 from fs_fedmllm.config.overrides import apply_overrides
 from fs_fedmllm.config.places import placed
@@ -31,10 +31,7 @@ def _typed(own: Mapping[str, Any], where: str) -> dict[str, Any]:
     for path, value, valid in numbers(made):
         if not valid.holds(value) and path in PER_CLIENT:
             raise ConfigError(f"{where}.{path} is {value!r}; it must be {valid}.")
-    typed: dict[str, Any] = {}
-    for path, _ in leaves(own):
-        put(typed, path, functools.reduce(getattr, path.split("."), made))
-    return typed
+    return nested((path, functools.reduce(getattr, path.split("."), made)) for path, _ in leaves(own))
 
 
 def read_clients(raw: Any, where: str) -> dict[str, dict[str, Any]]:

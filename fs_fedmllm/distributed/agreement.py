@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fs_fedmllm.config import Config, key_facts
+from fs_fedmllm.config.host_reading import leaves
 from fs_fedmllm.config.identity import flat
 from fs_fedmllm.distributed.messages import shown
 from fs_fedmllm.files.sealing import json_sha256
@@ -17,20 +18,9 @@ from fs_fedmllm.files.sealing import json_sha256
 
 def agreed_keys(config: Config) -> dict[str, Any]:
     """The keys that both sides must have alike, flat, with their values."""
-    agreed: dict[str, Any] = {}
-
-    def walk(path: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name, item in value.items():
-                walk(f"{path}.{name}", item)
-        else:
-            agreed[path] = value
-
     facts = key_facts()
-    for path, value in flat(config).items():  # as it travels: both sides compare what came over the wire
-        if facts[path].owner == "run" and facts[path].numbers:
-            walk(path, value)
-    return agreed
+    own = flat(config).items()  # as it travels: both sides compare what came over the wire
+    return dict(leaves({path: value for path, value in own if facts[path].owner == "run" and facts[path].numbers}))
 
 
 def differences(server: Mapping[str, Any], client: Mapping[str, Any]) -> list[str]:

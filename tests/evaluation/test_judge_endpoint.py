@@ -19,7 +19,8 @@ from waiting import LONG, wait_until
 
 pytest.importorskip("openai")
 
-from fs_fedmllm.tools.judge import JudgeConfig, JudgeError, JudgeRow, judge_answers
+from fs_fedmllm.tools.judge import JudgeConfig, JudgeRow, judge_answers
+from fs_fedmllm.tools.judge.config import JudgeError
 from fs_fedmllm.tools.judge.request import retry_after
 from fs_fedmllm.tools.judge.runner import _Run
 

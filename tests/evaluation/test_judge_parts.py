@@ -10,18 +10,11 @@ import sys
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from fs_fedmllm.tools.judge import (
-    JudgeConfig,
-    JudgeError,
-    JudgeReport,
-    JudgeRow,
-    RowVerdict,
-    agreement,
-    with_exact_match,
-)
+from fs_fedmllm.tools.judge import JudgeConfig, JudgeRow, with_exact_match
+from fs_fedmllm.tools.judge.agreement import agreement
 from fs_fedmllm.tools.judge.budget import Usage
 from fs_fedmllm.tools.judge.cache import Reply, VerdictCache
-from fs_fedmllm.tools.judge.config import is_dated
+from fs_fedmllm.tools.judge.config import JudgeError, is_dated
 from fs_fedmllm.tools.judge.prompts import (
     STRUCTURED,
     UPSTREAM,
@@ -30,6 +23,7 @@ from fs_fedmllm.tools.judge.prompts import (
     structured_messages,
     upstream_messages,
 )
+from fs_fedmllm.tools.judge.report import JudgeReport, RowVerdict
 from fs_fedmllm.tools.judge.rows import verdict_key
 
 ROW = JudgeRow("r", "What is shown?", "lung", "left lung", "open")

@@ -9,14 +9,8 @@ from scenario_rows import ids, medical, paired, presence
 
 from fs_fedmllm.data.client_names import called, client_by, shown_name
 from fs_fedmllm.errors import ConfigError, ScenarioError
-from fs_fedmllm.scenarios import (
-    ScenarioParams,
-    apply_manifest,
-    apply_scenario,
-    params_of,
-    read_manifest,
-    write_manifest,
-)
+from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, params_of
+from fs_fedmllm.scenarios.manifest import apply_manifest, read_manifest, write_manifest
 
 SITES = ["Nord", "Ost", "Süd", "West"]
 

@@ -5,7 +5,8 @@ from scenario_rows import medical, paired
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
-from fs_fedmllm.scenarios import SWITCHES, ScenarioParams, apply_scenario, profile_params
+from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, profile_params
+from fs_fedmllm.scenarios.switches import SWITCHES
 
 ROWS = paired([0, 1] * 30, per_tweet=20)
 IMAGES = [Sample(f"i{n}", "/i.png", None, "a", label=0) for n in range(20)]

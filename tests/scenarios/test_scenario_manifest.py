@@ -8,14 +8,8 @@ from scenario_rows import medical, paired
 
 from fs_fedmllm.data.sample import Sample
 from fs_fedmllm.errors import ScenarioError
-from fs_fedmllm.scenarios import (
-    ScenarioParams,
-    apply_manifest,
-    apply_scenario,
-    profile_params,
-    read_manifest,
-    write_manifest,
-)
+from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, profile_params
+from fs_fedmllm.scenarios.manifest import apply_manifest, read_manifest, write_manifest
 from fs_fedmllm.scenarios.rates import measured_rates, nominal_rates, said_rates
 
 DIGESTS = {

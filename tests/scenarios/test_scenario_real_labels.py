@@ -8,7 +8,8 @@ import pytest
 from scenario_rows import presence
 
 from fs_fedmllm.data.sample import Sample
-from fs_fedmllm.scenarios import ScenarioParams, apply_manifest, apply_scenario, profile_params
+from fs_fedmllm.scenarios import ScenarioParams, apply_scenario, profile_params
+from fs_fedmllm.scenarios.manifest import apply_manifest
 
 ROOT = os.environ.get("FS_FEDMLLM_DATA", "")
 FILE = Path(ROOT) / "crisismmd" / "humanitarian_ids_no_text.tsv"

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fs_fedmllm.config.host_reading import put
+from fs_fedmllm.config.host_reading import nested
 from fs_fedmllm.errors import ConfigError, FedMLLMError
 from fs_fedmllm.files.atomic import write_atomically
 from fs_fedmllm.files.untrusted import read_json, read_mapping
@@ -108,10 +108,7 @@ def make_ready(workspace: Path, data: str = "", *, own_rows: bool = False) -> li
     if own_rows:
         own["fedmllm.network.own_rows"] = True
     if own:
-        nested: dict[str, Any] = {}
-        for name, value in own.items():
-            put(nested, name, value)
-        write_atomically(workspace / LOCAL / SITE_FILE, yaml.safe_dump(nested).encode())
+        write_atomically(workspace / LOCAL / SITE_FILE, yaml.safe_dump(nested(own.items())).encode())
     return said
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_fedmllm.config import Config, from_mapping, key_facts, read_yaml
-from fs_fedmllm.config.host_reading import leaves, put
+from fs_fedmllm.config.host_reading import leaves, nested, put
 from fs_fedmllm.config.metric_paths import metric_paths
 from fs_fedmllm.distributed.messages import shown
 from fs_fedmllm.errors import ConfigError
@@ -54,14 +54,9 @@ def own_settings(workspace: Path) -> dict[str, Any]:
 
 def without_reserved(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A configuration as a job may carry it, and the keys that were left out of it."""
-    left: dict[str, Any] = {}
-    out = []
-    for name, value in leaves(raw):
-        if name in RESERVED:
-            out.append(name)
-        else:
-            put(left, name, value)
-    return left, out
+    given = dict(leaves(raw))
+    left = nested((name, value) for name, value in given.items() if name not in RESERVED)
+    return left, [name for name in given if name in RESERVED]
 
 
 def is_file(template: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fs_fedmllm.config import Config, from_mapping, key_facts, to_mapping
-from fs_fedmllm.config.host_reading import leaves, put
+from fs_fedmllm.config.host_reading import leaves, nested, put
 from fs_fedmllm.errors import HostError
 from fs_fedmllm.extras import check_extras, require_extra
 from fs_fedmllm.files.untrusted import read_json
@@ -89,14 +89,10 @@ def run_simulated(config: Config, raw: Mapping[str, Any], path: Path, sites: int
 
 
 def _own(config: Config, names: list[str]) -> dict[str, Any]:
-    own: dict[str, Any] = {}
-    put(own, "outdir", os.path.abspath(config.outdir))
     values = dict(leaves(to_mapping(config)))
-    for name in names:
-        if name != "outdir" and key_facts()[name].owner == "site":
-            value = values[name]
-            put(own, name, os.path.abspath(value) if isinstance(value, str) and value else value)
-    return own
+    own = {name: values[name] for name in names if key_facts()[name].owner == "site"}
+    own = {name: os.path.abspath(value) if isinstance(value, str) and value else value for name, value in own.items()}
+    return nested({**own, "outdir": os.path.abspath(config.outdir)}.items())
 
 
 def _simulate(root: Path, workspace: Path, names: list[str]) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from fs_fedmllm import config as schema
 from fs_fedmllm.algorithms.proximal import layer_mask
+from fs_fedmllm.config.precision import PEFT_METHODS, REFUSED_METHODS
 from fs_fedmllm.errors import ConfigError, ModelError
 from fs_fedmllm.models.encoding import Encoder
 from fs_fedmllm.models.export import read_adapter
@@ -70,7 +71,7 @@ def _reloaded(federation: Federation, written, arguments):
     return PeftModel.from_pretrained(fresh, str(written.path / "adapter")).eval()
 
 
-@pytest.mark.parametrize("method", schema.PEFT_METHODS)
+@pytest.mark.parametrize("method", PEFT_METHODS)
 def test_a_method_through_a_federated_run(method, twin, short_config) -> None:
     rate = {"ia3": 0.1, "vera": 0.1}.get(method, 0.02)
     config = short_config(
@@ -101,7 +102,7 @@ def test_a_method_through_a_federated_run(method, twin, short_config) -> None:
     torch.testing.assert_close(_logits(federation, merged), ours, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", sorted(schema.REFUSED_METHODS))
+@pytest.mark.parametrize("method", sorted(REFUSED_METHODS))
 def test_a_method_that_does_not_average_is_refused_with_the_reason(method, short_config) -> None:
     with pytest.raises(ConfigError, match=rf"peft is '{method}'.*cannot be federated: .{{20}}"):
         short_config("cross_i3t7", "model.fedmllm.peft", method)
