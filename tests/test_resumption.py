@@ -234,8 +234,9 @@ def test_another_chat_template_or_tokenizer_is_another_run(tmp_path, short_confi
     for other in ("README.md", "vocab.json", "tokenizer.model"):  # what nobody reads, and what was fetched meanwhile
         (base / other).write_text("Whatever.")
     assert read_head(folder, identity(config, rows), belongings(config, rows)) is not None
-    with (base / name).open("a") as file:
-        file.write("\n")
+    before = (base / name).read_text() if (base / name).exists() else ""
+    changed = json.dumps({**json.loads(before or "{}"), "padding": 1}) if name.endswith(".json") else f"{before}\n"
+    (base / name).write_text(changed)
     with pytest.raises(ConfigError, match=r"another chat template, tokenizer or processor \(.*model\.fedmllm\.path"):
         read_head(folder, identity(config, rows), belongings(config, rows))
 

@@ -9,8 +9,10 @@ everywhere, so samples tell them apart. It is no proof against somebody who hide
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,11 @@ PROCESSOR = (
     "vocab.txt",
 )  # fmt: skip
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
+#: Keys of such files that ``save_pretrained`` writes of itself, and that make no row another.
+SAVED = {
+    "is_local", "local_files_only", "model_specific_special_tokens", "name_or_path", "processor_class",
+    "special_tokens_map_file", "tokenizer_file", "transformers_version",
+}  # fmt: skip
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -55,7 +62,8 @@ def processor_files(options: ModelOptions) -> dict[str, str]:
         options: ``model.fedmllm``; nothing is fetched.
 
     Returns:
-        File's name -> sha256 of its content. Of a folder, a chat template that is not there counts as an empty one,
+        File's name -> sha256 of what it says: of JSON not the order of keys, nor what saving it again adds, and of a
+        template not the kind of line ends. Of a folder, a chat template that is not there counts as an empty one,
         since one that is added would be taken. Of a hub's model, only what is here already is in it.
     """
     path = resolve_path(options.path)
@@ -65,9 +73,22 @@ def processor_files(options: ModelOptions) -> dict[str, str]:
     found = dict.fromkeys(TEMPLATES, "") if folder == Path(path) else {}
     for file in [folder / name for name in (*TEMPLATES, *PROCESSOR)] + sorted(folder.glob("*.py")):
         if file.is_file():
-            with open_regular(file) as stream:
-                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[file.name] = hashlib.sha256(_says(file)).hexdigest()
     return found
+
+
+def _says(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        data = stream.read()
+    if file.suffix == ".jinja":
+        return data.replace(b"\r\n", b"\n")
+    if file.suffix == ".json":
+        with contextlib.suppress(ValueError):  # damaged: its bytes are what can be compared
+            content = parse_json(data.decode("utf-8"))
+            if isinstance(content, dict):
+                content = {key: value for key, value in content.items() if key not in SAVED}
+            return json.dumps(content, sort_keys=True).encode()
+    return data
 
 
 def _folder(path: str, revision: str) -> Path | None:

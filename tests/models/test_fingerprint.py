@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fs_fedmllm.config import ModelOptions
 from fs_fedmllm.models import fingerprint
-from fs_fedmllm.models.fingerprint import base_fingerprint
+from fs_fedmllm.models.fingerprint import base_fingerprint, processor_files
 from fs_fedmllm.models.loader import TINY
 
 
@@ -73,3 +74,29 @@ def test_without_safetensors_both_ends_of_the_files_count(tmp_path: Path) -> Non
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80" * 2_999_999 + b"\x81")
     assert len(first) == 64 and of(tmp_path) != first
     assert of(tmp_path / "nobody" / "knows") == ""
+
+
+def test_a_processor_that_was_saved_again_is_the_same_and_one_that_writes_other_tokens_is_not(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    def files(folder: Path) -> dict[str, str]:
+        return processor_files(replace(ModelOptions(), path=str(folder)))
+
+    ours, again = processor_files(ModelOptions()), tmp_path / "again"
+    AutoProcessor.from_pretrained(TINY).save_pretrained(again)
+    assert (again / "tokenizer_config.json").read_bytes() != (TINY / "tokenizer_config.json").read_bytes()
+    template = (again / "chat_template.jinja").read_bytes()
+    (again / "chat_template.jinja").write_bytes(template.replace(b"\n", b"\r\n"))
+    config = json.loads((again / "tokenizer.json").read_text())
+    (again / "tokenizer.json").write_text(json.dumps(dict(reversed(config.items())), indent=1))
+    assert files(again) == ours
+    for name, change in (
+        ("chat_template.jinja", lambda text: text + " "),
+        ("tokenizer_config.json", lambda text: json.dumps({**json.loads(text), "eos_token": "<image>"})),
+        ("tokenizer.json", lambda text: json.dumps({**json.loads(text), "normalizer": {"type": "Lowercase"}})),
+        ("processor_config.json", lambda text: "{"),
+    ):
+        other = shutil.copytree(again, tmp_path / name)
+        (other / name).write_text(change((other / name).read_text()))
+        found = files(other)
+        assert {key for key in ours if found[key] != ours[key]} == {name}
