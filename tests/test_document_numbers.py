@@ -710,7 +710,12 @@ def test_what_findings_say_of_a_second_base_is_in_the_raw_figures() -> None:
             method = row["method"] if row["level"] == "cross_i3t7" else f"{row['level']} {row['method']}"
             if row["value"]:
                 raw.setdefault((method, row["metric"]), []).append(f"{float(row['value']):.1f}")
-    methods["FedAvg, aligned scenario, alpha 0.5"] = "aligned_a05 fedavg"
+    methods |= {
+        "FedAvg, missing 50 %": "missing_b50 fedavg",
+        "FedAvg, hybrid p = 0.6": "hybrid_p60 fedavg",
+        "FedAvg, aligned, alpha 0.5": "aligned_a05 fedavg",
+        "FedAvg, aligned, one word an answer": "aligned_a05 whole",
+    }
     page = text_of(REPOSITORY / "docs" / "findings.md").split("### A second base")[1].split("\n## ")[0]
     for name, method in methods.items():
         joint, product = raw[method, "test_acc"], raw[method, "results.views.product.acc"]
