@@ -170,14 +170,16 @@ def own_anchors(
 
 
 def watched(half: ClientHalf, representations: torch.Tensor) -> torch.Tensor:
-    """The same representations; the gradient that a half of another package has for them is looked at on its way back.
+    """The same representations; a half of another package has its own, whose gradient is looked at on its way back.
 
     Raises:
         AlgorithmError: in the backward pass, of a gradient that is not finite though the representations are.
     """
-    if not is_outside(half) or not representations.requires_grad or not _finite([representations]):
+    if not is_outside(half):
         return representations
-    own = representations.view_as(representations)
+    own = representations.clone()  # it may write into them, and other halves are shown them too
+    if not own.requires_grad or not _finite([own]):
+        return own
 
     def look(gradient: torch.Tensor) -> None:
         if not _finite([gradient]):

@@ -103,6 +103,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from fs_fedmllm.tools.sweeps import figures_file, runner
     from fs_fedmllm.tools.sweeps.files import FIGURES, LOCK
 
+    runner.refuse_other_table(out, table.name)
     known = figures_file.known_runs((cell.key, cell.seed, cell.coordinates) for cell in every)
     found = figures_file.gathered([Path(name) for name in args.figures], out / FIGURES, table, known)
     recorded = found.runs

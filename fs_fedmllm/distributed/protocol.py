@@ -3,7 +3,8 @@
 ============  =====================================================  ==============================================
 client asks   with                                                   server answers
 ============  =====================================================  ==============================================
-``join``      client, rows, missing_rate, agreed keys, data set      ``welcome``: round, rounds, run; or ``refused``
+``join``      client, rows, missing_rate, agreed keys, data set,     ``welcome``: round, rounds; or ``refused``
+              base, processor
 ``next``      client, seconds to wait, the answer it still holds     ``task``, ``wait``, ``finish`` or ``rejoin``
 ``answer``    client, phase, round, start; tensors                   ``accepted``, ``refused`` or ``rejoin``
 ``leave``     client, why                                            ``accepted``

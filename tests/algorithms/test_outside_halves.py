@@ -120,6 +120,16 @@ def test_a_finite_row_loss_whose_gradient_is_not_finite_names_algorithm_client_a
     assert watched(half(), shown.detach()).requires_grad is False
 
 
+def test_a_half_that_writes_into_representations_writes_into_its_own() -> None:
+    leaf = torch.ones(2, 3, requires_grad=True)
+    shown = leaf * 2
+    for given in (shown, shown.detach()):
+        watched(half(), given).mul_(0)
+        assert bool((shown == 2).all())
+    (watched(half(), shown).mul_(3).sum() + shown.sum()).backward()
+    assert leaf.grad is not None and bool((leaf.grad == 8).all())
+
+
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [

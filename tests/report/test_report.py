@@ -24,12 +24,14 @@ import short_table
 from fs_fedmllm import cli
 from fs_fedmllm.evaluation.predictions import PredictionsError, read_predictions
 from fs_fedmllm.evaluation.recorded import RecordError
-from fs_fedmllm.tools.report.figures import entries, holm
+from fs_fedmllm.tools.report.cells import cell_of
+from fs_fedmllm.tools.report.figures import Entry, entries, holm, mean_slices
 from fs_fedmllm.tools.report.finished import Run, model_name
 from fs_fedmllm.tools.report.grids import Cell, Grid
 from fs_fedmllm.tools.report.runs import read_sheet
 from fs_fedmllm.tools.report.seeds import claims
 from fs_fedmllm.tools.report.templates import environment, rendered
+from fs_fedmllm.tools.sweeps.table import Metric
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -331,6 +333,20 @@ def test_the_model_before_training_has_no_figure_of_the_run(tmp_path) -> None:
     for name in ("results.views.product.acc", "results.seconds.total"):
         assert run.value(name, "last") is not None
         assert run.value(name, "zero_shot") is None
+
+
+def test_a_figure_of_a_class_that_is_undefined_is_in_no_mean(tmp_path: Path) -> None:
+    runs = [
+        Run(tmp_path, 0, {"classes": {"a": {"f1": odd}, "b": {"f1": 0.5}}})
+        for odd in (None, float("nan"), 10**400, 0.25)
+    ]
+    assert mean_slices(runs, "classes", "f1") == {"a": 0.25, "b": 0.5}
+    assert [run.value("results.classes.a.f1", "last") for run in runs] == [None, None, None, 0.25]
+
+
+def test_a_cell_that_diverged_says_how_many_runs_lack_the_figure() -> None:
+    cell = cell_of(Entry(None, diverged=(3,), lacking=2), Metric("test_auc", "AUC"))
+    assert (cell.figure, cell.lines) == ("diverged", ("after 3 rounds", "and 2 that have no such figure"))
 
 
 def test_a_figure_that_is_no_finite_number_is_in_no_mean_and_said(tmp_path: Path, recwarn) -> None:

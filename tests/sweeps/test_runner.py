@@ -172,8 +172,11 @@ def test_a_folder_takes_one_table(tmp_path: Path, capsys) -> None:
     runner.write_index(out, {"title": "One"}, "one", [], tiny=True)  # the same table, edited
     before = (out / "sweep.json").read_bytes()
     table = short_table.write(tmp_path)
-    assert cli.main(["sweep", str(table), "--out", str(out)]) == 2
-    assert f"{out} (--out) holds the sweep of the table 'one', and this one is 'short'" in capsys.readouterr().err
+    (out / "figures.csv").write_text("of,the,other\n")
+    for more in ([], ["--dry-run"]):
+        assert cli.main(["sweep", str(table), "--out", str(out), *more]) == 2
+        assert f"{out} (--out) holds the sweep of the table 'one', and this one is 'short'" in capsys.readouterr().err
+    (out / "figures.csv").unlink()
     assert (out / "sweep.json").read_bytes() == before
     assert {path.name for path in out.iterdir()} <= {"sweep.json", "lock"}
     for damaged in ("{", "[]", ""):

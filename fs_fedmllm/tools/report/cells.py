@@ -29,17 +29,18 @@ def said_p(p_value: float) -> str:
 def cell_of(entry: Entry, metric: Metric) -> Cell:
     """An entry as text."""
     after = ", ".join(str(count) for count in sorted(entry.diverged))
+    lacking = f"{entry.lacking} that {'has' if entry.lacking == 1 else 'have'} no such figure"
     if entry.spread is None:
         lines = [_reported(entry, metric)] if entry.paper is not None else []
         if entry.diverged:
-            return Cell("diverged", (f"after {after} rounds", *lines))
+            return Cell("diverged", (f"after {after} rounds", *([f"and {lacking}"] if entry.lacking else []), *lines))
         return Cell("–", tuple(lines))
     figure = number(entry.spread.mean, metric)
     if entry.spread.std is not None:
         figure += f" ± {number(entry.spread.std, metric)}"
     lines = [f"without {len(entry.diverged)} that diverged after {after} rounds"] if entry.diverged else []
     if entry.lacking:
-        lines.append(f"without {entry.lacking} that {'has' if entry.lacking == 1 else 'have'} no such figure")
+        lines.append(f"without {lacking}")
     if entry.interval is not None:
         lines.append(f"[{number(entry.interval.low, metric)}, {number(entry.interval.high, metric)}]")
     if entry.paper is not None:

@@ -12,7 +12,7 @@ from fs_fedmllm.evaluation.predictions import shown_as
 from fs_fedmllm.evaluation.row_metrics import RowMetric, StatisticsError, mean_of
 from fs_fedmllm.evaluation.slices import groups_of, row_metric
 from fs_fedmllm.evaluation.statistics import Difference, Interval, Spread, bootstrap, over_seeds, paired_bootstrap
-from fs_fedmllm.tools.report.finished import Run
+from fs_fedmllm.tools.report.finished import Run, figure_of
 from fs_fedmllm.tools.report.runs import Sheet, split_name
 from fs_fedmllm.tools.sweeps.table import Metric, Reported
 
@@ -68,8 +68,8 @@ def entries(sheet: Sheet, column: Mapping[str, str], index: int) -> list[Entry]:
         at = sheet.table.place(place)
         every = sheet.at(place)
         sound = [run for run in every if run.diverged is None or at != "last"]
-        runs = [run for run in sound if run.value(metric.name, at) is not None]
-        values = [value for run in runs if (value := run.value(metric.name, at)) is not None]
+        valued = [(run, value) for run in sound if (value := run.value(metric.name, at)) is not None]
+        runs, values = [run for run, _ in valued], [value for _, value in valued]
         versus, interval = None, None
         if at == "last":
             interval = _interval(runs, metric)
@@ -157,6 +157,6 @@ def mean_slices(runs: Sequence[Run], key: str, figure: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for name, numbers in (run.results.get(key) or {}).items():
-            if figure in numbers:
-                found.setdefault(name, []).append(numbers[figure])
+            if (value := figure_of(numbers.get(figure))) is not None:
+                found.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in found.items()}

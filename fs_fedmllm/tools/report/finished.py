@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,7 +181,12 @@ def of_test_set(name: str) -> tuple[str, str]:
 def _number(tree: Any, path: Sequence[str]) -> float | None:
     for part in path:
         tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return float(tree) if is_number(tree) and math.isfinite(tree) else None
+    return figure_of(tree)
+
+
+def figure_of(value: Any) -> float | None:
+    """What a file has for a figure, which is null or not finite where it is undefined; None then."""
+    return float(value) if is_number(value) and abs(value) <= sys.float_info.max else None
 
 
 def read_run(folder: Path) -> Run | None:

@@ -94,11 +94,11 @@ def finished_here(out: Path, cell: Cell) -> bool:
     return True
 
 
-def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
-    """Write ``sweep.json``: the table as read, and which folder holds which cell. A report needs nothing else.
+def refuse_other_table(out: Path, name: str) -> None:
+    """A folder takes one table.
 
     Raises:
-        SweepError: the folder holds the sweep of another table, whose report it would replace.
+        SweepError: it holds the sweep of another one, whose index, and so whose report, would be replaced.
     """
     there: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one, which is written anew
@@ -108,6 +108,15 @@ def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cel
             f"{out} (--out) holds the sweep of the table {there['name']!r}, and this one is {name!r}. Name another "
             f"folder, or, if the table was renamed, remove {out / INDEX}; runs that are finished stand."
         )
+
+
+def write_index(out: Path, table: dict[str, Any], name: str, cells: Sequence[Cell], *, tiny: bool) -> None:
+    """Write ``sweep.json``: the table as read, and which folder holds which cell. A report needs nothing else.
+
+    Raises:
+        SweepError: as :func:`refuse_other_table`.
+    """
+    refuse_other_table(out, name)
     index = {
         "version": VERSION,
         "commit": commit(),

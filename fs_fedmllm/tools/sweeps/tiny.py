@@ -24,7 +24,7 @@ _SHORT = (
 
 
 def as_tiny(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration file's mapping with the embedded model and data, and two rounds of two steps."""
+    """A configuration file's mapping with the embedded model and data, and two rounds of two steps; one stays one."""
     made = apply_overrides(dict(raw), [*TINY, *_SHORT])
     stand_in = STAND_INS.get(str(made.get("data", {}).get("type", "")))
     if stand_in is not None:
